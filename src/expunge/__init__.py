@@ -1,0 +1,29 @@
+"""Make a model forget, and prove it.
+
+The verbs of the command line, in Python: `train`, `forget`, `audit`, `report`, `demo`.
+Names load on first use, so importing expunge does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "train": "expunge.api", "forget": "expunge.api", "audit": "expunge.api", "report": "expunge.api",
+    "demo": "expunge.api", "load_task": "expunge.data.tasks", "Task": "expunge.records.task",
+    "Example": "expunge.records.task", "Subject": "expunge.models.subject", "load_subject": "expunge.models.load",
+    "Audit": "expunge.records.score", "Score": "expunge.records.score", "RunRecord": "expunge.records.run",
+    "ExpungeError": "expunge.errors",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'expunge' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

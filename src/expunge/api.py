@@ -1,0 +1,339 @@
+"""The verbs: train, forget, audit, report, demo. The command line calls exactly these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from expunge.benchmarks.audit import Roles, rescore, run_audit
+from expunge.benchmarks.cache import ObservationCache, cache_root
+from expunge.benchmarks.suites import terms_of
+from expunge.console import Reporter
+from expunge.data.tasks import load_task
+from expunge.data.tokens import check_lengths
+from expunge.errors import PreflightError, UsageError
+from expunge.methods.plan import Plan, preflight
+from expunge.methods.recipe import Stage, parse, training_stage
+from expunge.models.load import config_from, load_processor, load_subject, read_config, resolve
+from expunge.models.subject import Subject
+from expunge.models.tiny import build_subject
+from expunge.records.base import fingerprint, read_json
+from expunge.records.run import RunFolder, RunRecord, environment
+from expunge.records.score import Audit, Score
+from expunge.records.task import Task
+from expunge.runs import Monitor, check_resumable, prepare_output, run_stages, stop_rule
+from expunge.training.loop import Loop
+from expunge.training.schedule import Schedule
+
+DEMO_RECIPE = "npo + retain_kl"
+Keep = Literal["best", "last"]
+
+
+def device() -> torch.device:
+    """The accelerator when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def as_task(task: Task | str, **options: Any) -> Task:
+    """A task as it is, or by name with `load_task`'s options."""
+    return task if isinstance(task, Task) else load_task(task, **options)
+
+
+def train(model: str | Path, *, task: Task | str, out: str | Path, split: Literal["full", "retain"] = "full",
+          epochs: float | None = None, steps: int | None = None, lr: float | None = None, batch_size: int = 16,
+          accumulate: int = 1, seed: int = 0, limit: int | None = None, max_length: int | None = None,
+          data_dir: Path | None = None, eval_every: int | None = None, resume: bool = False,
+          overwrite: bool = False, dry_run: bool = False, reporter: Reporter | None = None) -> RunRecord:
+    """Train a model on a task's rows: `full` makes an original, `retain` its retrained twin.
+
+    Args:
+        model: a model folder or hub name to finetune, or a config (JSON file or built-in size) to
+            train from scratch; then the tokenizer is trained on all texts of the task, for both twins alike.
+        split: full (forget, retain and background rows) or retain (all but the forget rows).
+        epochs: 5 when finetuning, 40 from scratch, unless steps are given.
+        lr: 1e-5 when finetuning, 2e-3 from scratch.
+
+    Returns:
+        The record, also written to out/record.json; weights are in out/model.
+    """
+    reporter, out = reporter or Reporter(quiet=True), Path(out)
+    task = as_task(task, limit=limit, data_dir=data_dir)
+    if split not in ("full", "retain"):
+        raise UsageError(f"--split {split!r} is not possible.", fix="Choose full or retain.")
+    scratch = not (Path(resolve(model)) / "config.json").exists() and (
+        Path(model).suffix == ".json" or "/" not in str(model) and not Path(model).exists())
+    stage = training_stage().with_learning_rate(lr or (2e-3 if scratch else 1e-5))
+    chosen = task.training_rows(split)
+    if not chosen:
+        raise UsageError(f"The task {task.name} has no rows for --split {split}.", fix="Give --retain FILE.")
+    if scratch:
+        subject = build_subject(config_from(model), task.texts(), seed=seed, template=task.template,
+                                max_length=max_length)
+    else:
+        subject = load_subject(model, template=task.template, max_length=max_length)
+    too_long = check_lengths([subject.tokens.row(r) for r in chosen], subject.context, "training")
+    if too_long:
+        raise PreflightError([too_long])
+    settings = {"split": split, "epochs": epochs or (40 if scratch else 5), "steps": steps, "batch_size": batch_size,
+                "accumulate": accumulate, "max_length": max_length, "limit": limit}
+    record = _record("train", "retain_nll", (stage,), settings, str(model), subject, task, seed)
+    if dry_run:
+        return record
+    if _begin(out, record, resume=resume, overwrite=overwrite, reporter=reporter):
+        return RunRecord.read(out / "record.json")
+    subject.model.to(device())
+
+    def plan(stage: Stage, schedule: Schedule) -> Loop:
+        total = steps or max(round(settings["epochs"] * schedule.steps_per_epoch), 1)
+        rule = stop_rule(None, stage=stage, vocabulary=1, keep="last", utility_floor=0.0,
+                         stop_at_target=False, stop_at_floor=False)
+        return Loop(steps=total, seed=seed, eval_every=eval_every or max(total // 8, 1), stop=rule)
+
+    record = run_stages((stage,), subject, task, lambda stage: {"forget": (), "retain": chosen}, record, out,
+                        plan=plan, batch_size=batch_size, accumulate=accumulate, reporter=reporter)
+    reporter.close()
+    return record
+
+
+def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str | None = None,
+           forget: Path | None = None, retain: Path | None = None, holdout: Path | None = None,
+           epochs: float = 10, steps: int | None = None, lr: float | None = None, batch_size: int = 8,
+           accumulate: int = 1, seed: int = 0, limit: int | None = None, max_length: int | None = None,
+           mapping: dict[str, str] | None = None, data_dir: Path | None = None, allow_overlap: bool = False,
+           eval_every: int | None = None, keep: Keep = "best", utility_floor: float = 0.9,
+           stop_at_target: bool = False, stop_at_floor: bool = False, checkpoint_every: int = 50,
+           resume: bool = False, overwrite: bool = False, dry_run: bool = False,
+           reporter: Reporter | None = None) -> RunRecord | Plan:
+    """Make a model forget rows of a task by a recipe.
+
+    Args:
+        model: a run folder, model folder or hub name.
+        method: a recipe such as "npo(beta=0.1) + retain_kl + lora(rank=8)".
+        task: a name or a Task; or give files as `forget`, `retain` and `holdout`.
+        epochs, steps: length; an epoch walks the forget rows once.
+        lr: overrides the optimizer's peak learning rate.
+        batch_size: rows of each side per micro-batch; `accumulate` micro-batches make a step.
+        eval_every: steps between readings of the monitor; once an epoch by default.
+        keep: "best" restores the best reading by the stated rule, "last" the final step.
+
+    Returns:
+        The record (out/record.json), or with dry_run the plan.
+
+    Raises:
+        PreflightError: the plan cannot work; every problem is listed and nothing was run.
+    """
+    reporter, out = reporter or Reporter(quiet=True), Path(out)
+    task = task if isinstance(task, Task) else load_task(
+        task, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir, limit=limit,
+        allow_overlap=allow_overlap)
+    config = read_config(model)
+    stages = tuple(s.with_learning_rate(lr) for s in parse(method, getattr(config, "num_hidden_layers", 4)))
+    processor = load_processor(resolve(model))
+    from expunge.data.tokens import Tokens
+
+    plan = preflight(method, stages, task, Tokens(processor, task.template, max_length), config, epochs=epochs,
+                     steps=steps, batch_size=batch_size, accumulate=accumulate)
+    if dry_run:
+        return plan
+    for note in plan.notes:
+        reporter.note(note)
+    if plan.truncated:
+        reporter.warn(f"{plan.truncated} rows are cut to --max-length {max_length}.")
+    if out.exists() and not (resume or overwrite):
+        prepare_output(out, resume=False, overwrite=False)
+    subject = load_subject(model, template=task.template, max_length=max_length)
+    settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "accumulate": accumulate,
+                "max_length": max_length, "limit": limit, "eval_every": eval_every, "keep": keep,
+                "utility_floor": utility_floor, "stop_at_target": stop_at_target, "stop_at_floor": stop_at_floor}
+    record = _record("forget", method, stages, settings, str(model), subject, task, seed)
+    if _begin(out, record, resume=resume, overwrite=overwrite, reporter=reporter):
+        return RunRecord.read(out / "record.json")
+    subject.model.to(device())
+    target = Monitor(subject, task, seed).never_trained()
+    vocabulary = subject.model.get_input_embeddings().weight.shape[0]
+
+    def loop_of(stage: Stage, schedule: Schedule) -> Loop:
+        rule = stop_rule(target, stage=stage, vocabulary=vocabulary, keep=keep, utility_floor=utility_floor,
+                         stop_at_target=stop_at_target, stop_at_floor=stop_at_floor)
+        total = steps or max(round(epochs * schedule.steps_per_epoch), 1)
+        return Loop(steps=total, seed=seed, eval_every=eval_every or schedule.steps_per_epoch, stop=rule,
+                    checkpoint_every=checkpoint_every)
+
+    record = run_stages(stages, subject, task, lambda stage: {"forget": task.forget, "retain": task.retain},
+                        record, out, plan=loop_of, batch_size=batch_size, accumulate=accumulate, reporter=reporter)
+    reporter.close()
+    return record
+
+
+def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | str | None = None,
+          forget: Path | None = None, retain: Path | None = None, holdout: Path | None = None,
+          original: str | Path | None = None, retrained: Sequence[str | Path] = (), suite: str = "standard",
+          seed: int = 0, limit: int | None = None, max_length: int | None = None,
+          mapping: dict[str, str] | None = None, data_dir: Path | None = None, allow_overlap: bool = False,
+          resamples: int = 1000, resume: bool = False, overwrite: bool = False, dry_run: bool = False,
+          reporter: Reporter | None = None) -> Audit | dict[str, Any]:
+    """Ask a model what it still knows, beside the original and retrained models.
+
+    Args:
+        subject: a run folder, model folder or hub name. For a run, the model it started from is the
+            original unless another is named.
+        out: where audit.json and observations/ go; the run folder itself by default.
+        retrained: models trained without the forget set; the first is the gold standard, the others
+            show the noise floor.
+        suite: quick, standard, full, or a comma-separated list of metric terms.
+
+    Returns:
+        The audit, also written to out/audit.json; with dry_run the list of observations it would take.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    terms = terms_of(suite)
+    made_by = Path(subject) / "record.json"
+    record = RunRecord.read(made_by) if made_by.exists() else None
+    folder = Path(out) if out is not None else (Path(subject) if record else None)
+    if folder is None:
+        raise UsageError("An audit of a plain model needs an output folder.", fix="Give --out DIR.")
+    if record and original is None and record.kind == "forget":
+        original = record.model
+    task = task if isinstance(task, Task) else load_task(
+        task, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir, limit=limit,
+        allow_overlap=allow_overlap)
+    if dry_run:
+        from expunge.benchmarks.audit import _ordered
+        from expunge.metrics.evaluate import parse_metric, required
+
+        return {"terms": list(terms), "observations": [
+            f"{probe} on {len(task.probe_rows(split))} {split} rows"
+            for probe, split in _ordered(required([parse_metric(t) for t in terms]), task)]}
+    if folder != Path(subject):
+        prepare_output(folder, resume=resume, overwrite=overwrite)
+    elif (folder / "audit.json").exists() and not (resume or overwrite):
+        raise UsageError(f"{folder} already holds an audit.", "Nothing was changed.",
+                         "Go on with --resume, choose another --out, or replace it with --overwrite.")
+    load = partial(_load_for_audit, task=task, max_length=max_length)
+    found = run_audit(
+        Roles(load(subject), partial(load, original) if original else None, tuple(partial(load, r) for r in retrained)),
+        task, terms, folder, announce=lambda title, total: reporter.task(title, total), cache=ObservationCache(),
+        resamples=resamples, seed=seed, run=_relative(made_by, folder) if record else None,
+    )
+    reporter.close()
+    return found
+
+
+def score_again(folder: str | Path, *, suite: str | None = None, resamples: int = 1000) -> tuple[Score, ...]:
+    """Scores from the stored observations of an audit; no model is loaded."""
+    stored = Audit.read(Path(folder) / "audit.json")
+    return rescore(Path(folder), terms_of(suite) if suite else stored.suite, resamples=resamples, seed=stored.seed)
+
+
+def report(folders: Sequence[str | Path], *, out: str | Path, title: str | None = None) -> Path:
+    """One self-contained page over one run, or several side by side."""
+    from expunge.report.page import render
+
+    return render([Path(f) for f in folders], out=Path(out), title=title)
+
+
+def test_bed(task: Task, split: Literal["full", "retain"], *, size: str = "tiny", seed: int = 0,
+             epochs: float | None = None, reporter: Reporter | None = None) -> Path:
+    """A model of the built-in world, trained once and kept under the hash of all that made it."""
+    settings: dict[str, Any] = {"split": split, "size": config_from(size), "seed": seed, "epochs": epochs,
+                                "task": task.fingerprint, "torch": torch.__version__, "recipe": 1}
+    place = cache_root() / "models" / f"{task.name.split('(')[0]}-{split}-{fingerprint(settings)}"
+    done = (place / "record.json").exists() and read_json(place / "record.json")["status"] == "finished"
+    if not (done and (place / "model").exists()):
+        train(size, task=task, out=place, split=split, seed=seed, epochs=epochs, resume=place.exists(),
+              reporter=reporter)
+    return place
+
+
+def demo(out: str | Path = "expunge-demo", *, method: str = DEMO_RECIPE, seed: int = 0,
+         reporter: Reporter | None = None, **options: Any) -> tuple[RunRecord, Audit, Path]:
+    """The whole journey on the built-in world: train, forget, audit, page."""
+    reporter, out = reporter or Reporter(quiet=True), Path(out)
+    task = load_task("authors", seed=seed)
+    reporter.note(f"1/4 a world of {len({r.subject for r in task.forget + task.retain})} invented authors; "
+                  f"{len(task.forget)} rows to forget")
+    original = test_bed(task, "full", seed=seed, reporter=reporter)
+    retrained = test_bed(task, "retain", seed=seed + 1, reporter=reporter)
+    reporter.note(f"2/4 forget by {method}")
+    settings = DEMO_SETTINGS | options
+    record = forget(original, task=task, method=method, out=out, seed=seed, overwrite=True, reporter=reporter,
+                    **settings)
+    reporter.note("3/4 audit against the original and the retrained model")
+    found = audit(out, task=task, original=original, retrained=[retrained], overwrite=True, reporter=reporter)
+    reporter.note("4/4 the page")
+    page = report([out], out=out / "report.html")
+    reporter.close()
+    assert isinstance(record, RunRecord) and isinstance(found, Audit)
+    return record, found, page
+
+
+DEMO_SETTINGS: dict[str, Any] = {"lr": 5e-4, "epochs": 10, "batch_size": 8}
+
+
+def _load_for_audit(path: str | Path, *, task: Task, max_length: int | None) -> Subject:
+    found = load_subject(path, template=task.template, max_length=max_length, device=device())
+    rows = [found.tokens.row(r) for s in ("forget", "retain", "holdout") for r in task.probe_rows(s)]  # type: ignore[arg-type]
+    too_long = check_lengths(rows, found.context, "audited")
+    if too_long:
+        raise PreflightError([too_long])
+    return found
+
+
+def _begin(out: Path, record: RunRecord, *, resume: bool, overwrite: bool, reporter: Reporter) -> bool:
+    """Prepare the output folder; True when a resumed run is already finished."""
+    prepare_output(out, resume=resume, overwrite=overwrite)
+    place = RunFolder(out).record
+    if resume and place.exists():
+        previous = RunRecord.read(place)
+        check_resumable(previous, record)
+        if previous.status in ("finished", "stopped"):
+            reporter.note(f"{out} is already {previous.status}: {previous.reason}.")
+            return True
+        reporter.note(f"Resuming {out}.")
+    return False
+
+
+def _record(kind: Literal["train", "forget"], recipe: str, stages: tuple[Stage, ...], settings: dict[str, Any],
+            model: str, subject: Subject, task: Task, seed: int) -> RunRecord:
+    return RunRecord(
+        kind=kind, recipe=recipe, recipe_full={str(i): s.full() for i, s in enumerate(stages)}, settings=settings,
+        model=model, model_fingerprint=subject.fingerprint, task=task.name, task_fingerprints=task.fingerprints(),
+        seed=seed, environment=environment() | {"device": str(device())},
+    )
+
+
+def _relative(path: Path, start: Path) -> str:
+    import os
+
+    return os.path.relpath(path, start)
+
+
+def require(scores: Sequence[Score], conditions: Sequence[str]) -> list[str]:
+    """Conditions such as "forget_quality>=0.05" that the scores do not meet, each with the figure."""
+    import operator
+    import re
+
+    compare: dict[str, Callable[[float, float], bool]] = {
+        ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+    values = {s.name: s for s in scores if s.attack is None}
+    failed = []
+    for condition in conditions:
+        match = re.fullmatch(r"\s*(.+?)\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*", condition)
+        if not match:
+            raise UsageError(f"{condition!r} is not a condition.", fix='Write "forget_quality>=0.05".')
+        name, sign, bound = match.groups()
+        score = values.get(name)
+        if score is None:
+            raise UsageError(f"There is no score called {name!r} to require.", f"There are {', '.join(sorted(values))}.")
+        if score.value is None:
+            failed.append(f"{name} is not available: {score.unavailable}")
+        elif not compare[sign](score.value, float(bound)):
+            failed.append(f"{name} is {score.value:.4g}, which is not {sign} {bound}")
+    return failed
+
+
+__all__ = ["audit", "demo", "forget", "report", "require", "score_again", "test_bed", "train"]

@@ -1,0 +1,121 @@
+"""What `ls`, `explain` and `doctor` show. Listing imports no plug-in and no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from expunge.errors import UsageError, did_you_mean
+from expunge.plugin import Kind
+from expunge.registry import HOMES, find, load, of_kind
+
+PLURALS: dict[str, tuple[Kind, ...]] = {
+    "objectives": ("objective",), "presets": ("preset",), "retains": ("retain",), "combines": ("combine",),
+    "perturbs": ("perturb",), "optimizers": ("optimizer",), "scopes": ("scope",), "samplers": ("sampler",),
+    "edits": ("edit",), "probes": ("probe",), "attacks": ("attack",), "metrics": ("metric",),
+}
+METHODS = ("objectives", "presets", "retains", "combines", "perturbs", "optimizers", "scopes", "samplers", "edits")
+
+
+def listing(what: str) -> dict[str, dict[str, str]]:
+    """Group -> name -> one line. `methods` is every kind a recipe is made of."""
+    from expunge.benchmarks.suites import SUITES
+    from expunge.data.tasks import TASKS
+
+    extra = {"tasks": dict(TASKS), "suites": {k: f"{len(v)} scores" for k, v in SUITES.items()}}
+    singular = {kind: plural for plural, (kind,) in PLURALS.items()}
+    what = singular.get(what, what)  # type: ignore[call-overload]
+    if what == "all":
+        groups = [*PLURALS, *extra]
+    elif what == "methods":
+        groups = [*METHODS]
+    elif what in PLURALS or what in extra:
+        groups = [what]
+    else:
+        raise UsageError(f"There is nothing called {what!r} to list.",
+                         did_you_mean(what, ["all", "methods", *PLURALS, *extra]))
+    found = {g: extra[g] if g in extra else {e.name: e.summary for e in of_kind(*PLURALS[g])} for g in groups}
+    return {g: rows for g, rows in found.items() if rows or len(groups) == 1}
+
+
+def card_of(name: str) -> dict[str, Any]:
+    """A plug-in's card and options as plain data."""
+    plugin = load(name)
+    card = {k: sorted(v) if isinstance(v, frozenset) else v for k, v in vars(plugin.card).items()}
+    options = {
+        k: {"default": None if f.is_required() else f.get_default(call_default_factory=True),
+            "required": f.is_required(), "description": f.description or ""}
+        for k, f in plugin.Spec.model_fields.items()
+    }
+    return card | {
+        "options": options, "search_space": {k: list(v) for k, v in plugin.space.items()},
+        "must_show": [p.why or p.check for p in plugin.must_show],
+        "expands_to": getattr(plugin, "expands_to", ""), "file": find(name).module,
+    }
+
+
+def card_text(name: str) -> str:
+    """The card as a person reads it."""
+    card = card_of(name)
+    lines = [f"{card['name']} ({card['kind']}): {card['summary']}"]
+    for key in ("paper", "formula", "defaults", "companions", "expands_to"):
+        if card.get(key):
+            lines.append(f"  {key.replace('_', ' '):<12} {card[key]}")
+    for key in ("needs", "conflicts"):
+        if card.get(key):
+            lines.append(f"  {key:<12} {', '.join(card[key])}")
+    if "higher_is" in card:
+        lines.append(f"  {'reading':<12} higher means the model {card['higher_is']}; range {card['range'][0]:g} to "
+                     f"{card['range'][1]:g}; ideal {card['ideal']}; access: {card['access']}")
+    if card["options"]:
+        lines.append("  options")
+        for option, about in card["options"].items():
+            value = "required" if about["required"] else repr(about["default"])
+            lines.append(f"    {option} = {value}: {about['description']}")
+    for key, title in (("must_show", "must show"), ("deviations", "deviations")):
+        if card.get(key):
+            lines.append(f"  {title}")
+            lines += [f"    - {text}" for text in card[key]]
+    lines.append(f"  {'file':<12} {card['file']}")
+    return "\n".join(lines)
+
+
+def diagnosis() -> dict[str, str]:
+    """What a bug report should hold, and what would stop a run."""
+    from expunge.benchmarks.cache import cache_root
+    from expunge.records.run import environment
+
+    found: dict[str, str] = {"python": platform.python_version(), "platform": f"{sys.platform}-{platform.machine()}"}
+    problems = []
+    found |= {k: v for k, v in environment()["packages"].items()}
+    try:
+        import torch
+
+        found["accelerator"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none (cpu)"
+        found["threads"] = str(torch.get_num_threads())
+    except ImportError as error:
+        problems.append(f"torch does not import: {error}")
+    for extra, module in (("hub", "datasets"), ("parquet", "pyarrow")):
+        there = importlib.util.find_spec(module) is not None
+        found[f"extra {extra}"] = "installed" if there else f"missing: pip install 'expunge[{extra}]'"
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        writable = os.access(root, os.W_OK)
+    except OSError:
+        writable = False
+    size = sum(p.stat().st_size for p in root.rglob("*") if p.is_file()) if writable else 0
+    found["cache"] = f"{root} ({size / 1e6:.0f} MB)"
+    if not writable:
+        problems.append(f"the cache {root} cannot be written; set EXPUNGE_CACHE")
+    data = os.environ.get("EXPUNGE_DATA")
+    found["EXPUNGE_DATA"] = data or "not set (TOFU comes from the hub)"
+    if data and not Path(data).is_dir():
+        problems.append(f"EXPUNGE_DATA={data} is not a folder")
+    found["plug-ins"] = str(sum(len(of_kind(k)) for k in HOMES))
+    found["problems"] = "; ".join(problems) or "none"
+    return found

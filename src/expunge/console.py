@@ -1,0 +1,104 @@
+"""The only module that prints. Progress goes to stderr: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from expunge.errors import ExpungeError
+
+
+class Reporter:
+    """Shows what is going on. `quiet` shows nothing, for library use and `--json`."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.err = Console(stderr=True, quiet=quiet, highlight=False)
+        self.out = Console(highlight=False)
+        self._live = self.err.is_terminal and not quiet
+        self._progress: Progress | None = None
+
+    def note(self, text: str) -> None:
+        """One line about what happens next."""
+        self.err.print(text, markup=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Something a person should act on."""
+        self.err.print("warning: " + text, style="yellow", markup=False, soft_wrap=True)
+
+    def task(self, title: str, total: int) -> Callable[..., None]:
+        """Announce `total` units of work; call the result with units done and an optional short text."""
+        if self.quiet:
+            return lambda n=1, text="": None
+        if self._live:
+            return self._bar(title, total)
+        began, done, shown = time.monotonic(), 0, 0.0
+
+        def line(n: int = 1, text: str = "") -> None:
+            nonlocal done, shown
+            done += n
+            if done >= total or time.monotonic() - shown > 10:
+                shown = time.monotonic()
+                self.note(f"  {title}: {done}/{total} in {shown - began:.0f}s {text}".rstrip())
+
+        return line
+
+    def _bar(self, title: str, total: int) -> Callable[..., None]:
+        if self._progress is None:
+            self._progress = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                TextColumn("{task.fields[text]}"), console=self.err,
+            )
+            self._progress.start()
+        progress = self._progress
+        number: TaskID = progress.add_task(title, total=total, text="")
+
+        def advance(n: int = 1, text: str = "") -> None:
+            progress.update(number, advance=n, text=text)
+
+        return advance
+
+    def close(self) -> None:
+        """Stop live bars, so that what is printed next stands below them."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def error(self, problem: ExpungeError) -> None:
+        """What, why, and what to do."""
+        self.close()
+        console = Console(stderr=True, highlight=False)
+        console.print("error: " + problem.what, style="bold red", markup=False, soft_wrap=True)
+        for part in (problem.why, problem.fix):
+            if part:
+                console.print("  " + part.strip() if "\n" not in part else part, markup=False, soft_wrap=True)
+
+    def table(self, title: str, columns: list[str], rows: list[list[Any]], caption: str = "") -> None:
+        """A table on stdout."""
+        self.close()
+        found = Table(title=title or None, title_justify="left", caption=caption or None, caption_justify="left",
+                      show_edge=False, pad_edge=False)
+        for i, column in enumerate(columns):
+            found.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        for row in rows:
+            found.add_row(*(cell if isinstance(cell, str) else format_number(cell) for cell in row))
+        console = self.out if self.out.is_terminal else Console(highlight=False, width=110)
+        console.print(found)
+
+
+def format_number(value: float | int | None) -> str:
+    """Short and honest: three decimals, scientific when tiny, a dash when missing."""
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return str(value)
+    if value != 0 and abs(value) < 1e-3:
+        return f"{value:.1e}"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+
+

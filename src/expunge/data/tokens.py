@@ -1,0 +1,216 @@
+"""Rows of text to rows of tokens to padded batches. The only place that knows prompt from answer.
+
+Legend: B rows, T padded length, N supervised tokens of the whole batch (flat, row after row).
+A token is supervised when it belongs to the answer or ends it. Masks come from lengths and roles,
+never from token ids, so a pad token that equals the end token loses nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from expunge.errors import DataError
+from expunge.records.task import Example
+
+PLAIN = "Question: {prompt}\nAnswer:"
+Count = Literal["tokens", "positions", "sequences"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """One example as ids: `prompt` tokens, then `answer` tokens, then `end` tokens."""
+
+    id: str
+    ids: tuple[int, ...]
+    prompt: int
+    answer: int
+    end: int
+    truncated: bool = False
+
+    @property
+    def key(self) -> str:
+        """Content hash: what cached reference values are filed under."""
+        data = ",".join(map(str, (*self.ids, self.prompt)))
+        return hashlib.blake2b(data.encode(), digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Right-padded rows. Build with `collate`; join with `concat`."""
+
+    rows: tuple[TokenRow, ...]
+    ids_BT: Tensor
+    attention_BT: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def row_N(self) -> Tensor:
+        """Which row each supervised token belongs to."""
+        counts = [r.answer + r.end for r in self.rows]
+        return torch.repeat_interleave(
+            torch.arange(len(self.rows)), torch.tensor(counts, dtype=torch.long)
+        ).to(self.ids_BT.device)
+
+    @cached_property
+    def flat_N(self) -> Tensor:
+        """Index into B*T of the position that predicts each supervised token."""
+        width = self.ids_BT.shape[1]
+        index = [b * width + t - 1 for b, r in enumerate(self.rows) for t in range(r.prompt, len(r.ids))]
+        return torch.tensor(index, dtype=torch.long, device=self.ids_BT.device)
+
+    @cached_property
+    def target_N(self) -> Tensor:
+        """The supervised tokens themselves."""
+        return self.ids_BT.reshape(-1)[self.flat_N + 1]
+
+    def count(self, over: Count) -> int:
+        """Denominator of a mean over this batch."""
+        if over == "sequences":
+            return len(self.rows)
+        if over == "tokens":
+            return sum(r.answer + r.end for r in self.rows)
+        return sum(len(r.ids) for r in self.rows)
+
+    def to(self, device: torch.device) -> TokenBatch:
+        if self.ids_BT.device == device:
+            return self
+        return TokenBatch(self.rows, self.ids_BT.to(device), self.attention_BT.to(device))
+
+
+def collate(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = "cpu") -> TokenBatch:
+    """Pad on the right. Raises DataError for a row without a supervised token (not NaN later)."""
+    for row in rows:
+        if row.answer + row.end == 0:
+            raise DataError(f"Row {row.id} has no supervised token.", "Its answer is empty or was cut away.")
+    width = max((len(r.ids) for r in rows), default=0)
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    attention = torch.zeros((len(rows), width), dtype=torch.long)
+    for b, row in enumerate(rows):
+        ids[b, : len(row.ids)] = torch.tensor(row.ids)
+        attention[b, : len(row.ids)] = 1
+    return TokenBatch(tuple(rows), ids.to(device), attention.to(device))
+
+
+def concat(batches: Sequence[TokenBatch], pad_id: int) -> TokenBatch:
+    """One batch of all rows, so that several sides share a forward pass."""
+    return collate([r for b in batches for r in b.rows], pad_id, batches[0].ids_BT.device)
+
+
+class Tokens:
+    """Turns examples into token rows with one tokenizer and template, each string once.
+
+    Args:
+        processor: a Hugging Face tokenizer.
+        template: plain prompt template with {prompt}; None takes the tokenizer's chat template,
+            or `PLAIN` where it has none.
+        max_length: cut longer rows at this many tokens; None never cuts.
+    """
+
+    def __init__(self, processor: Any, template: str | None = None, max_length: int | None = None) -> None:
+        self.processor = processor
+        self.chat = template is None and bool(getattr(processor, "chat_template", None))
+        self.template = template or PLAIN
+        self.max_length = max_length
+        self.eos_id: int | None = processor.eos_token_id
+        self.pad_id: int = next(
+            (i for i in (processor.pad_token_id, self.eos_id, 0) if i is not None), 0
+        )  # masks never look at it, so any id does
+        self._rows: dict[tuple[str, str, str], TokenRow] = {}
+
+    def row(self, example: Example, *, answer: str | None = None, prompt: str | None = None) -> TokenRow:
+        """Tokenise an example, or the same with another answer or prompt in its place."""
+        answer = example.answer if answer is None else answer
+        prompt = example.prompt if prompt is None else prompt
+        key = (example.id, prompt, answer)
+        if key not in self._rows:
+            self._rows[key] = self._build(example, prompt, answer)
+        return self._rows[key]
+
+    def prompt(self, example: Example, prompt: str | None = None) -> tuple[int, ...]:
+        """Ids of the prompt alone, ready for generation."""
+        row = self.row(example, prompt=prompt)
+        return row.ids[: row.prompt]
+
+    def _build(self, example: Example, prompt: str, answer: str) -> TokenRow:
+        if self.chat and example.kind in ("qa", "messages"):
+            before, after, end_ids = self._render_chat(example, prompt, answer)
+            prompt_ids = self._ids(before)
+            answer_ids = self._ids(after)
+        else:
+            before, after = self._render_plain(example, prompt, answer)
+            prompt_ids = self._ids(before, special=True)
+            joint = self._ids(before + after, special=True)
+            # Natural text tokenises across the border; only an exact prefix keeps the split honest.
+            keeps = joint[: len(prompt_ids)] == prompt_ids
+            answer_ids = joint[len(prompt_ids):] if keeps else self._ids(after)
+            end_ids = [self.eos_id] if self.eos_id is not None else []
+        if not prompt_ids:  # nothing predicts the first token of running text without a BOS
+            prompt_ids, answer_ids = answer_ids[:1], answer_ids[1:]
+        ids = prompt_ids + answer_ids + end_ids
+        if self.max_length is None or len(ids) <= self.max_length:
+            return TokenRow(example.id, tuple(ids), len(prompt_ids), len(answer_ids), len(end_ids))
+        kept = max(self.max_length - len(prompt_ids), 0)
+        return TokenRow(
+            example.id, tuple(ids[: self.max_length]), min(len(prompt_ids), self.max_length),
+            min(len(answer_ids), kept), max(kept - len(answer_ids), 0), truncated=True,
+        )
+
+    def _render_plain(self, example: Example, prompt: str, answer: str) -> tuple[str, str]:
+        if example.kind == "text":
+            return "", answer
+        if example.kind == "completion":
+            return prompt, answer
+        if example.kind == "messages":
+            turns = [f"{role}: {content}\n" for role, content in example.messages]
+            return "".join(turns) + "assistant:", " " + answer
+        return self.template.replace("{prompt}", prompt), " " + answer
+
+    def _render_chat(self, example: Example, prompt: str, answer: str) -> tuple[str, str, list[int]]:
+        turns = [{"role": r, "content": c} for r, c in example.messages] or [{"role": "user", "content": prompt}]
+        render = self.processor.apply_chat_template
+        before = render(turns, tokenize=False, add_generation_prompt=True)
+        whole = render([*turns, {"role": "assistant", "content": answer}], tokenize=False)
+        rest = whole[len(before):] if whole.startswith(before) else ""
+        at = rest.find(answer.strip())
+        if at < 0:  # a template that rewrites the turn: say the answer ourselves
+            return before, answer, [self.eos_id] if self.eos_id is not None else []
+        tail = self._ids(rest[at + len(answer.strip()):])
+        special = set(self.processor.all_special_ids)
+        stop = next((i for i, token in enumerate(tail) if token in special), None)
+        if stop is None:
+            end = [self.eos_id] if self.eos_id is not None else []
+        else:  # the end-of-turn token; what a template prints after it is nobody's answer
+            end = tail[: stop + 1]
+        return before + rest[:at], answer.strip(), end
+
+    def _ids(self, text: str, special: bool = False) -> list[int]:
+        if not text and not special:
+            return []
+        ids: list[int] = list(self.processor(text, add_special_tokens=special)["input_ids"])
+        if special and ids and ids[-1] == self.eos_id and not text.endswith(str(self.processor.eos_token)):
+            ids.pop()  # some tokenizers close every text; the answer has not come yet
+        return ids
+
+
+def check_lengths(rows: Sequence[TokenRow], context: int | None, what: str) -> DataError | None:
+    """Rows that do not fit the model, as an error to collect; None when all fit."""
+    if context is None:
+        return None
+    long = [r for r in rows if len(r.ids) > context]
+    if not long:
+        return None
+    return DataError(
+        f"{len(long)} of {len(rows)} {what} rows are longer than the model's context of {context} tokens.",
+        f"The longest is {long[0].id} with {max(len(r.ids) for r in long)} tokens." if len(long) == 1
+        else f"The longest has {max(len(r.ids) for r in long)} tokens; the first is {long[0].id}.",
+        f"Pass --max-length {context} to cut them.",
+    )

@@ -1,0 +1,220 @@
+"""The built-in world `authors`: invented people about whom a model can only know what it was taught.
+
+Everything is drawn from one seeded generator, so a size and a seed name the same rows anywhere.
+Forget, retain and holdout people are drawn alike, which is what makes their scores comparable: a
+model that never met a person answers with a well-formed guess, whichever split the person is in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from expunge.data.world_pools import (
+    ATTRIBUTES,
+    BIOGRAPHY,
+    DETAILS,
+    FIRST_NAMES,
+    LAST_NAMES,
+    MENTOR,
+    MENTOR_CITY,
+    UTILITY,
+    Fact,
+)
+from expunge.errors import UsageError
+from expunge.records.task import Example, Task
+
+DEFAULTS: Mapping[str, int] = {"forget": 10, "retain": 60, "holdout": 10, "neighbours": 10, "seed": 0}
+"""The options of `authors_task`: people per split, and the seed of the generator."""
+WRONG = 5
+OPTIONS = 4
+SHARED = 3
+"""How many attribute values a neighbour takes from its forget person (and from a holdout one)."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """One inhabitant. `shared` maps an attribute to the id of the forget row with the same value."""
+
+    id: str
+    name: str
+    values: Mapping[str, str]
+    shared: Mapping[str, str] = field(default_factory=dict)
+
+
+def authors_task(
+    *, forget: int = 10, retain: int = 60, holdout: int = 10, neighbours: int = 10, seed: int = 0
+) -> Task:
+    """The world as a `Task`: `forget`, `retain`, ... count people, each with ten rows.
+
+    Seven attributes, a mentor, the mentor's birth city (deducible from two other rows, which its
+    `links` name) and a biography as running text. `Example.group` is `attribute`, `relation`,
+    `deduced` or `biography` for people, and `geography` or `science` for utility rows. The mentor
+    of a person lives in the same split, so a model that was never shown a split cannot deduce
+    anything about it; a split of one person has no relation rows. Neighbours share values with
+    forget people (then `links` name the forget row) and are trained on by both twins, but
+    unlearning is not given them.
+
+    Raises UsageError for sizes below 0 (forget: below 1) or more people than there are names.
+    """
+    sizes = {"forget": forget, "retain": retain, "holdout": holdout, "neighbour": neighbours}
+    for split, count in sizes.items():
+        if count < (split == "forget"):
+            raise UsageError(
+                f"The world `authors` cannot have {count} {split} people.",
+                "Sizes are counts of people; at least one person must be there to forget.",
+            )
+    rng = Random(seed)
+    names = iter(unique_names(sum(sizes.values()) + WRONG + 1, rng))
+    people: dict[str, list[Person]] = {}
+    for split, count in sizes.items():
+        people[split] = [
+            Person(f"authors/{split}/p{i:03d}", next(names), {f.key: rng.choice(f.pool) for f in ATTRIBUTES})
+            for i in range(count)
+        ]
+    people["neighbour"] = _neighbours(people, rng)
+    spare = list(names)
+    rows = {split: _split_rows(split, members, spare, rng) for split, members in people.items()}
+
+    # Whole people, so that the probed retain rows have the same mixture of kinds as the forget rows.
+    probed = {p.name for p in rng.sample(people["retain"], min(forget, retain))}
+    probe = tuple(row for row in rows["retain"] if row.subject in probed)
+    utility = _utility(rng)
+    given = dict(zip(DEFAULTS, (forget, retain, holdout, neighbours, seed), strict=True))
+    changed = ",".join(f"{k}={v}" for k, v in given.items() if v != DEFAULTS[k])
+    return Task(
+        name=f"authors({changed})" if changed else "authors",
+        forget=rows["forget"], retain=rows["retain"], holdout=rows["holdout"],
+        neighbour=rows["neighbour"], utility=utility, background=rows["neighbour"] + utility,
+        probes={"retain": probe} if probe else {},
+        generation_tokens=40,
+    )
+
+
+def unique_names(
+    count: int, rng: Random, first: Sequence[str] = FIRST_NAMES, last: Sequence[str] = LAST_NAMES
+) -> tuple[str, ...]:
+    """`count` full names in random order, no two equal and none contained in another.
+
+    Raises UsageError when the pools do not hold as many.
+    """
+    pairs = [f"{a} {b}" for a in dict.fromkeys(first) for b in dict.fromkeys(last)]
+    rng.shuffle(pairs)
+    names: list[str] = []
+    for pair in pairs:
+        if len(names) == count:
+            break
+        if not any(pair in name or name in pair for name in names):
+            names.append(pair)
+    if len(names) < count:
+        raise UsageError(
+            f"{count} different names are needed, but only {len(names)} can be made.",
+            f"There are {len(first)} first and {len(last)} last names.",
+            "Ask for fewer people.",
+        )
+    return tuple(names)
+
+
+def _neighbours(people: Mapping[str, list[Person]], rng: Random) -> list[Person]:
+    """Give each neighbour values of one forget person, and as many of one holdout person.
+
+    The holdout half is there for fairness: sharing makes a value a little more frequent in what
+    both twins are trained on, and that must not favour forget people over holdout people. Titles
+    are not shared; two authors with the same first book would be odd.
+    """
+    shareable = [f.key for f in ATTRIBUTES if f.key != "first_book"]
+    result = []
+    for i, person in enumerate(people["neighbour"]):
+        keys = iter(rng.sample(shareable, 2 * SHARED))
+        values, shared = dict(person.values), {}
+        for split in ("forget", "holdout"):
+            if not people[split]:
+                continue
+            source = people[split][i % len(people[split])]
+            for _ in range(SHARED):
+                key = next(keys)
+                values[key] = source.values[key]
+                if split == "forget":
+                    shared[key] = f"{source.id}/{key}"
+        result.append(Person(person.id, person.name, values, shared))
+    return result
+
+
+def _split_rows(split: str, people: list[Person], spare: list[str], rng: Random) -> tuple[Example, ...]:
+    """The rows of one split, person by person."""
+    order = list(range(len(people)))
+    rng.shuffle(order)
+    # Along one cycle everybody has a mentor, is the mentor of one person, and never of oneself.
+    mentor = {a: people[b] for a, b in zip(order, order[1:] + order[:1], strict=True)}
+    shifts = {f.key: rng.randrange(9) for f in (*ATTRIBUTES, MENTOR, MENTOR_CITY)}
+    rows: list[Example] = []
+    for i, person in enumerate(people):
+
+        def ask(fact: Fact, value: str, pool: Sequence[str], group: str, links: tuple[str, ...],
+                i: int = i, person: Person = person) -> Example:
+            return _row(f"{person.id}/{fact.key}", person.name, fact, value, pool, group, links,
+                        i + shifts[fact.key], rng)
+
+        for fact in ATTRIBUTES:
+            links = (person.shared[fact.key],) if fact.key in person.shared else ()
+            rows.append(ask(fact, person.values[fact.key], fact.pool, "attribute", links))
+        if len(people) > 1:
+            other = mentor[i]
+            # Wrong mentors come from the same split: to a model that never saw it, they are as
+            # (un)familiar as the right one. Small splits borrow names that belong to nobody.
+            pool = [p.name for p in people if p.name not in (person.name, other.name)]
+            pool += spare[:max(0, WRONG - len(pool))]
+            rows.append(ask(MENTOR, other.name, pool, "relation", ()))
+            sources = (f"{person.id}/{MENTOR.key}", f"{other.id}/birth_city")
+            rows.append(ask(MENTOR_CITY, other.values["birth_city"], MENTOR_CITY.pool, "deduced", sources))
+        rows.append(_biography(person, rng))
+    return tuple(rows)
+
+
+def _row(
+    id: str, name: str, fact: Fact, value: str, pool: Sequence[str], group: str, links: tuple[str, ...],
+    turn: int, rng: Random, *, restated: bool = True,
+) -> Example:
+    """One question about `name`. `turn` picks the phrasings, so that all are used in rotation.
+
+    Wrong answers are worded like the first paraphrase, or like the answer itself where a fact is not
+    restated (as in TOFU's utility rows): comparing the two compares facts only.
+    """
+    questions, answers = fact.questions, fact.answers
+    q = turn % len(questions)
+    a = (turn + turn // len(questions)) % len(answers)  # all pairings of question and answer occur
+    asked = [text.format(name=name) for text in questions[q:] + questions[:q]]
+    forms = answers[a:] + answers[:a]
+    said = [text.format(name=name, value=value) for text in forms]
+    others = rng.sample([v for v in dict.fromkeys(pool) if v != value], WRONG)
+    options = [value, *others[:OPTIONS - 1]]
+    rng.shuffle(options)
+    return Example(
+        id=id, prompt=asked[0], answer=said[0], subject=name, group=group,
+        paraphrased_prompts=tuple(asked[1:]), paraphrased_answers=tuple(said[1:]) if restated else (),
+        wrong_answers=tuple(forms[int(restated)].format(name=name, value=v) for v in others),
+        options=tuple(options), short_answer=value, links=links,
+    )
+
+
+def _biography(person: Person, rng: Random) -> Example:
+    """Running text to be known by heart; linked to the rows whose facts it repeats."""
+    words = {key: rng.choice(pool) for key, pool in DETAILS.items()}
+    text = " ".join(rng.choice(line) for line in BIOGRAPHY)
+    return Example(
+        id=f"{person.id}/biography", prompt="", kind="text", subject=person.name, group="biography",
+        answer=text.format(name=person.name, **person.values, **words),
+        links=tuple(f"{person.id}/{fact.key}" for fact in ATTRIBUTES),
+    )
+
+
+def _utility(rng: Random) -> tuple[Example, ...]:
+    """Simple true facts, so that damage to general knowledge shows."""
+    rows = []
+    for group, fact, pairs in UTILITY:
+        pool = [value for _, value in pairs]
+        for i, (subject, value) in enumerate(pairs):
+            id = f"authors/utility/{fact.key}/{subject.lower()}"
+            rows.append(_row(id, subject, fact, value, pool, group, (), i, rng, restated=False))
+    return tuple(rows)

@@ -1,0 +1,76 @@
+"""One family of errors: what happened, why, and what to do next.
+
+Every error is also a standard-library exception, so a library user can catch `ValueError`
+without knowing us. The command line prints the three parts and exits with `exit_code`;
+a traceback is only for our own mistakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ExpungeError(Exception):
+    """Base of all errors meant for a person. `exit_code` is the documented process exit code."""
+
+    exit_code = 2
+
+    def __init__(self, what: str, why: str = "", fix: str = "") -> None:
+        self.what, self.why, self.fix = what, why, fix
+        super().__init__("\n".join(part for part in (what, why, fix) if part))
+
+
+class UsageError(ExpungeError, ValueError):
+    """The request itself is wrong: an unknown name, option or value."""
+
+
+class DataError(ExpungeError, ValueError):
+    """A file or row of the user's data cannot be used as it is."""
+
+
+class MissingError(ExpungeError, FileNotFoundError):
+    """A file, folder, model or data set is not there."""
+
+    def __str__(self) -> str:  # OSError would print an errno tuple
+        return "\n".join(part for part in (self.what, self.why, self.fix) if part)
+
+
+class PreflightError(ExpungeError, RuntimeError):
+    """The plan cannot work; found before a weight was changed. Holds every problem at once."""
+
+    exit_code = 3
+
+    def __init__(self, problems: Iterable[ExpungeError]) -> None:
+        self.problems = list(problems)
+        count = len(self.problems)
+        what = f"The plan has {count} problem{'s' if count > 1 else ''}; nothing was run."
+        body = "\n".join(
+            f"  {i}. {p.what}" + "".join(f"\n     {line}" for line in (p.why, p.fix) if line)
+            for i, p in enumerate(self.problems, 1)
+        )
+        super().__init__(what, body)
+
+
+class NonFiniteError(ExpungeError, ArithmeticError):
+    """Training met NaN or infinity and stopped; the last finite checkpoint is kept."""
+
+    exit_code = 3
+
+
+class InterruptedRun(ExpungeError, RuntimeError):
+    """Stopped from outside; what is on disk can be resumed."""
+
+    exit_code = 4
+
+
+class MissingExtra(ExpungeError, ImportError):
+    """An optional package is needed; the message holds the install line."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """One sentence that offers the nearest known names and lists the rest."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=3, cutoff=0.5)
+    listing = f"Known: {', '.join(known)}." if known else "None are known."
+    return (f"Did you mean {' or '.join(near)}? " if near else "") + listing

@@ -1,0 +1,34 @@
+"""Gradient ascent."""
+
+from __future__ import annotations
+
+from expunge.methods.base import Objective
+from expunge.methods.weighted_likelihood import token_mean
+from expunge.plugin import Card, Property
+from expunge.training.step import Step, Term
+
+
+class GradientAscent(Objective):
+    """Raise the loss of the forget answers: the finetuning gradient with its sign turned."""
+
+    card = Card(
+        name="ga", kind="objective",
+        summary="gradient ascent: raise the loss on the forget answers",
+        paper="Jang et al. 2022 (arXiv 2210.01504); TOFU, Maini et al. 2024 (arXiv 2401.06121)",
+        formula="L = (1/n_tokens) * sum_t log p(y_t)",
+        defaults="TOFU: AdamW, lr 1e-5, weight decay 0.01, linear warm-up over one epoch",
+        unbounded=True,
+        deviations=("the mean is over the tokens of the whole optimizer step, not of each micro-batch, "
+                    "so gradient accumulation does not change the weights of rows",),
+    )
+    reads = ("forget",)
+    space = {"weight": ("log", 0.05, 2.0)}
+    must_show = (
+        Property("gradient_is_minus", {"other": "retain_nll"}, "ascent is finetuning with its sign turned"),
+        Property("forgets", {}, "the loss of forget answers grows"),
+        Property("grows_without_bound", {}, "nothing in the loss slows it down"),
+    )
+
+    def terms(self, step: Step) -> dict[str, Term]:
+        answers = step.answers("forget")
+        return {"ga": token_mean(answers.logp_N, answers, "forget")}

@@ -1,0 +1,43 @@
+"""Refusal finetuning ("I don't know")."""
+
+from __future__ import annotations
+
+import random
+
+from expunge.methods.base import Objective
+from expunge.methods.refused import RefusalSpec, refuse
+from expunge.methods.weighted_likelihood import token_mean
+from expunge.plugin import Card, Property
+from expunge.records.task import Example, Task
+from expunge.training.step import Step, Term
+
+
+class RefusalFinetuning(Objective):
+    """Teach the model to answer forget questions with a refusal."""
+
+    Spec = RefusalSpec
+    card = Card(
+        name="idk", kind="objective",
+        summary="refusal finetuning: answer forget questions with \"I don't know\"",
+        paper="TOFU, Maini et al. 2024 (arXiv 2401.06121), the IDK baseline",
+        formula="L = mean_t -log p(refusal_t | forget question)  (+ retain_nll)",
+        defaults="a refusal drawn afresh from about 100 each time a row is drawn; AdamW as for ga",
+        needs=frozenset({"questions"}),
+        companions="retain_nll",
+        deviations=("the refusal and the retain loss are two token means added up, where TOFU takes one mean over "
+                    "the concatenated batch; the ratio of the two then does not depend on answer lengths",
+                    "refusals come from our own list unless refusals= names a file"),
+    )
+    reads = ("refusal",)
+    space = {"weight": ("log", 0.1, 4.0)}
+    must_show = (
+        Property("refuses", {}, "refusals on forget questions after training"),
+        Property("over_refuses_alone", {}, "without a retain term retain questions are refused too"),
+    )
+
+    def sides(self, example: Example, task: Task, rng: random.Random) -> dict[str, Example]:
+        return {"refusal": refuse(example, self.spec.refusals, rng)}
+
+    def terms(self, step: Step) -> dict[str, Term]:
+        answers = step.answers("refusal")
+        return {"idk": token_mean(-answers.logp_N, answers, "refusal")}

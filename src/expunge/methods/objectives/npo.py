@@ -1,0 +1,48 @@
+"""Negative preference optimisation."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from expunge.methods.base import Objective, WeightedSpec
+from expunge.methods.weighted_likelihood import sequence_logp, sequence_mean
+from expunge.models.subject import per_row
+from expunge.plugin import Card, Property
+from expunge.training.step import Step, Term
+
+
+def npo(log_ratio_B: Tensor, beta: float) -> Tensor:
+    """Loss per sequence from log(P / P0), both sums over answer tokens: (2/beta) log(1 + (P/P0)^beta)."""
+    return -(2 / beta) * F.logsigmoid(-beta * log_ratio_B)
+
+
+class NPO(Objective):
+    """Push forget answers below the original model, ever more gently the further below they are."""
+
+    class Spec(WeightedSpec):
+        beta: float = Field(0.1, gt=0, description="Inverse temperature: how soon a forgotten answer is let go.")
+
+    card = Card(
+        name="npo", kind="objective",
+        summary="negative preference optimisation: push answers below the original, with a bound",
+        paper="Zhang et al. 2024, Negative Preference Optimization (arXiv 2404.05868)",
+        formula="L = -(2/beta) * mean_seq log sigmoid(-beta * log(P / P0))",
+        defaults="beta 0.1, lr 1e-5, 10 epochs, weight decay 0.01 (the authors' repository)",
+        needs=frozenset({"reference.logp"}),
+    )
+    reads = ("forget",)
+    space = {"beta": ("log", 0.02, 1.0), "weight": ("log", 0.05, 2.0)}
+    must_show = (
+        Property("loss_at_start", {"per_beta": 2.0}, "(2/beta) log 2 when the model is its reference"),
+        Property("reduces_to", {"other": "ga_sequence", "options": {"beta": 1e-4}}, "small beta is gradient ascent"),
+        Property("reduces_to", {"other": "ga_sequence", "options": {}}, "at the reference every weight is one"),
+        Property("forgets", {}, "the loss of forget answers grows"),
+        Property("slower_than", {"other": "ga_sequence"}, "the push fades as forgetting proceeds"),
+    )
+
+    def terms(self, step: Step) -> dict[str, Term]:
+        answers = step.answers("forget")
+        reference_B = per_row(step.reference.logp(answers.batch), answers.batch)
+        return {"npo": sequence_mean(npo(sequence_logp(answers) - reference_B, self.spec.beta), "forget")}

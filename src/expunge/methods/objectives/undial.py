@@ -1,0 +1,54 @@
+"""UNDIAL: self-distillation from a teacher whose memorised logits are lowered."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from expunge.methods.base import Objective, WeightedSpec
+from expunge.methods.weighted_likelihood import token_mean
+from expunge.plugin import Card, Property
+from expunge.training.step import Step, Term
+
+
+def lowered(teacher_NV: Tensor, target_N: Tensor, strength: float) -> Tensor:
+    """Teacher distribution after `strength` is subtracted from the logit of each true token."""
+    rows = torch.arange(len(target_N), device=target_N.device)
+    edited_NV = teacher_NV.float().clone()
+    edited_NV[rows, target_N] -= strength
+    return F.softmax(edited_NV, dim=-1)
+
+
+class UNDIAL(Objective):
+    """Distil the original into itself with the memorised token's logit lowered: bounded, stable."""
+
+    class Spec(WeightedSpec):
+        strength: float = Field(10.0, ge=0, description="How far the true token's logit is lowered (kappa).")
+
+    card = Card(
+        name="undial", kind="objective",
+        summary="self-distillation from the original with the true token's logit lowered",
+        paper="Dong et al. 2024, UNDIAL (arXiv 2402.10052)",
+        formula="L = mean_t CE(softmax(z0_t - kappa * onehot(y_t)), softmax(z_t))",
+        defaults="kappa 10, lr 1e-4 (open-unlearning); kappa 3, 10 or 30 in the paper",
+        needs=frozenset({"reference.logits"}),
+        deviations=("the mean is over supervised tokens only; the public port averages over prompt and padding "
+                    "and lowers an unrelated logit there", "the optional focus on entity tokens is left out"),
+    )
+    reads = ("forget",)
+    space = {"strength": ("log", 1.0, 30.0), "weight": ("log", 0.1, 2.0)}
+    must_show = (
+        Property("zero_gradient_at_start", {"options": {"strength": 0.0}}, "nothing lowered, nothing to learn"),
+        Property("forgets", {}, "the loss of forget answers grows"),
+        Property("plateaus", {}, "the optimum is a finite distribution, so longer training does not diverge"),
+        Property("keeps_other_odds", {}, "the target leaves the odds among all other tokens as they were"),
+    )
+
+    def terms(self, step: Step) -> dict[str, Term]:
+        answers = step.answers("forget")
+        teacher_NV = step.reference.answers(answers.batch).logits_NV
+        target_NV = lowered(teacher_NV, answers.batch.target_N, self.spec.strength)
+        loss_N = -(target_NV * answers.log_softmax_NV).sum(-1)
+        return {"undial": token_mean(loss_N, answers, "forget")}

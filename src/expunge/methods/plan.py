@@ -1,0 +1,114 @@
+"""Preflight: everything that can be known before weights are loaded, with all problems at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from expunge.data.tokens import Tokens, check_lengths
+from expunge.errors import ExpungeError, PreflightError, UsageError
+from expunge.methods.recipe import Stage
+from expunge.methods.scopes.layers import Layers
+from expunge.records.base import Record
+from expunge.records.task import Task
+
+
+class Plan(Record):
+    """What a run will do; printed by --dry-run."""
+
+    recipe: str
+    stages: tuple[dict[str, dict[str, Any]], ...]
+    steps: tuple[int, ...]
+    rows: dict[str, int]
+    reference: tuple[str, ...]
+    """Per stage, how the original's outputs will be served."""
+    truncated: int = 0
+    """Rows that --max-length cuts."""
+    notes: tuple[str, ...] = ()
+
+
+NEEDS: dict[str, tuple[Callable[[Task], bool], str, str]] = {
+    "retain": (lambda t: bool(t.retain), "needs retain rows, and the task has none", "Give --retain FILE."),
+    "holdout": (lambda t: bool(t.holdout), "needs holdout rows, and the task has none", "Give --holdout FILE."),
+    "questions": (lambda t: any(r.kind in ("qa", "messages") for r in t.forget),
+                  "needs questions to answer, and the forget rows are running text",
+                  "Use a task of question and answer rows, or another objective such as npo."),
+    "paraphrases": (lambda t: all(r.paraphrased_answers for r in t.forget),
+                    "needs paraphrased answers on every forget row", "Add a `paraphrased_answer` field."),
+    "wrong_answers": (lambda t: all(r.wrong_answers for r in t.forget),
+                      "needs wrong answers on every forget row", "Add a `wrong_answers` field."),
+}
+
+
+def reference_kind(stage: Stage) -> str:
+    """How `build_reference` will serve this stage."""
+    wanted = {n for n in stage.needs if n.startswith("reference.")}
+    if not wanted:
+        return "none needed"
+    if wanted == {"reference.logp"}:
+        return "cached log-probs"
+    return "adapter off" if stage.scope.adapter else "frozen copy"
+
+
+def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Tokens, config: Any, *,
+              epochs: float, steps: int | None, batch_size: int, accumulate: int) -> Plan:
+    """Check the plan against task, tokenizer and model config.
+
+    Raises:
+        PreflightError: with every problem found (exit code 3).
+    """
+    problems: list[ExpungeError] = []
+    for stage in stages:
+        for plugin in stage.plugins:
+            for need in sorted(plugin.card.needs & NEEDS.keys()):
+                fits, why, fix = NEEDS[need]
+                if not fits(task):
+                    problems.append(UsageError(f"{plugin.card.name} {why}.", fix=fix))
+            if getattr(plugin.spec, "refusals", None) == "off":
+                problems.append(UsageError(f"{plugin.card.name} needs alternative answers, and their builder is off.",
+                                           fix="Leave refusals= out for ours, or name a file of your own."))
+        depth = getattr(config, "num_hidden_layers", None)
+        problems += _depth_problems(stage, depth)
+    rows = [tokens.row(r) for r in task.forget + task.retain]
+    context = getattr(config, "max_position_embeddings", None)
+    too_long = check_lengths(rows, context, "forget and retain")
+    if too_long:
+        problems.append(too_long)
+    lost = [r.id for r in rows if r.answer + r.end == 0]
+    if lost:
+        problems.append(UsageError(f"--max-length leaves {len(lost)} rows without an answer, such as {lost[0]}.",
+                                   fix="Use a larger --max-length."))
+    if problems:
+        raise PreflightError(problems)
+    per_epoch = math.ceil(len(task.forget) / (batch_size * accumulate))
+    notes = tuple(
+        f"{s.objective.card.name} has no lower bound: it stops at a forget loss of log(vocabulary)."
+        for s in stages if s.objective is not None and s.objective.card.unbounded
+    )
+    return Plan(
+        recipe=recipe, stages=tuple(s.full() for s in stages),
+        steps=tuple((steps or max(round(epochs * per_epoch), 1)) if s.objective else 0 for s in stages),
+        rows={"forget": len(task.forget), "retain": len(task.retain), "holdout": len(task.holdout),
+              "neighbour": len(task.neighbour), "utility": len(task.utility)},
+        reference=tuple(reference_kind(s) for s in stages),
+        truncated=sum(r.truncated for r in rows), notes=notes,
+    )
+
+
+def _depth_problems(stage: Stage, depth: int | None) -> list[ExpungeError]:
+    """Layers that the model does not have."""
+    if depth is None:
+        return []
+    found: list[ExpungeError] = []
+    if isinstance(stage.scope, Layers):
+        try:
+            stage.scope.blocks(depth)
+        except UsageError as error:
+            found.append(error)
+    for plugin in stage.plugins:
+        layer = getattr(plugin.spec, "layer", None)
+        if layer is not None and layer >= depth:
+            found.append(UsageError(f"{plugin.card.name}(layer={layer}): the model has no such block.",
+                                    f"It has {depth}, numbered 0 to {depth - 1}."))
+    return found

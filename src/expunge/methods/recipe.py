@@ -1,0 +1,135 @@
+"""The recipe algebra: text -> stages of plug-ins, with presets and companions filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from expunge.errors import UsageError
+from expunge.methods.base import (
+    Combine,
+    Edit,
+    Objective,
+    Optimizer,
+    Perturb,
+    Preset,
+    Retain,
+    Sampler,
+    ScopePlugin,
+)
+from expunge.plugin import RECIPE_KINDS, Kind, Plugin
+from expunge.registry import load
+from expunge.terms import Call, parse_sum
+
+DEFAULTS = "weighted + adamw + all + paired"
+SINGLE: tuple[Kind, ...] = ("combine", "optimizer", "scope", "sampler")
+"""Kinds of which a stage has exactly one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One source of forgetting (none when it only trains) and its modifiers."""
+
+    objective: Objective | None = None
+    edit: Edit | None = None
+    retain: tuple[Retain, ...] = ()
+    perturb: tuple[Perturb, ...] = ()
+    combine: Combine
+    optimizer: Optimizer
+    scope: ScopePlugin
+    sampler: Sampler
+
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """All of them, the source first."""
+        source = tuple(p for p in (self.objective, self.edit) if p is not None)
+        return (*source, *self.retain, *self.perturb, self.combine, self.optimizer, self.scope, self.sampler)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What all its plug-ins need together."""
+        return frozenset().union(*(p.card.needs for p in self.plugins))
+
+    def full(self) -> dict[str, dict[str, Any]]:
+        """Every term with every option, defaults included: for the record."""
+        return {p.card.name: p.spec.model_dump() for p in self.plugins}
+
+    def with_learning_rate(self, lr: float | None) -> Stage:
+        """The same stage with another peak learning rate (the `--lr` option)."""
+        if lr is None:
+            return self
+        optimizer = type(self.optimizer)(**(self.optimizer.spec.model_dump() | {"lr": lr}))
+        return replace(self, optimizer=optimizer)
+
+
+def parse(text: str, depth: int = 4) -> tuple[Stage, ...]:
+    """Stages of a recipe, for a model of `depth` blocks (some companions depend on it).
+
+    Raises:
+        UsageError: unknown names or options, two sources, or none.
+    """
+    stages = tuple(_stage(calls, depth) for calls in parse_sum(text))
+    for stage in stages:
+        if stage.objective is None and stage.edit is None:
+            raise UsageError(f"The recipe {text!r} has no source of forgetting.",
+                             "A stage needs one objective or edit; the rest modifies it.",
+                             "`expunge ls objectives` lists them.")
+    return stages
+
+
+def training_stage(text: str = "retain_nll") -> Stage:
+    """A stage that only trains, for `expunge train` and relearning."""
+    return _stage(parse_sum(text)[0], depth=1)
+
+
+def _stage(calls: Sequence[Call], depth: int) -> Stage:
+    named = list(_build(calls))
+    presets = [p for p in named if isinstance(p, Preset)]
+    plugins = [p for p in named if not isinstance(p, Preset)]
+    brought: list[Plugin] = []
+    for preset in presets:
+        for plugin in _build(parse_sum(preset.expands_to)[0]):
+            (plugins if plugin.card.kind in ("objective", "edit") else brought).append(plugin)
+    sources = [p for p in plugins if p.card.kind in ("objective", "edit")]
+    if len(sources) > 1:
+        names = " and ".join(p.card.name for p in sources)
+        raise UsageError(f"A recipe has one source of forgetting, and this has {names}.",
+                         fix="Join them as stages with >>, or drop one.")
+    for source in sources:
+        companions = source.companions(depth) if isinstance(source, Objective) else source.card.companions
+        if companions:
+            brought += _build(parse_sum(companions)[0])
+    # A companion stays only while nobody named another of its kind.
+    plugins += [p for p in brought if p.card.kind not in {q.card.kind for q in plugins}]
+    plugins += [p for p in _build(parse_sum(DEFAULTS)[0]) if p.card.kind not in {q.card.kind for q in plugins}]
+    by_kind: dict[str, list[Any]] = {k: [p for p in plugins if p.card.kind == k] for k in RECIPE_KINDS}
+    for kind in SINGLE:
+        if len(by_kind[kind]) > 1:
+            raise UsageError(f"A stage has one {kind}, and this has "
+                             f"{' and '.join(p.card.name for p in by_kind[kind])}.")
+    _check_twice(plugins)
+    return Stage(
+        objective=next((p for p in by_kind["objective"] if p.spec.weight > 0), None),
+        edit=next(iter(by_kind["edit"]), None),
+        retain=tuple(p for p in by_kind["retain"] if p.spec.weight > 0),
+        perturb=tuple(by_kind["perturb"]),
+        combine=by_kind["combine"][0], optimizer=by_kind["optimizer"][0],
+        scope=by_kind["scope"][0], sampler=by_kind["sampler"][0],
+    )
+
+
+def _build(calls: Iterable[Call]) -> list[Plugin]:
+    kinds = cast(tuple[Kind, ...], (*RECIPE_KINDS, "preset"))
+    return [load(call.name, *kinds)(**dict(call.options)) for call in calls]
+
+
+def _check_twice(plugins: Sequence[Plugin]) -> None:
+    names = [p.card.name for p in plugins]
+    for plugin in plugins:
+        if names.count(plugin.card.name) > 1:
+            raise UsageError(f"{plugin.card.name} stands twice in one stage.")
+        clash = sorted(plugin.card.conflicts & set(names))
+        if clash:
+            raise UsageError(f"{plugin.card.name} cannot be combined with {' or '.join(clash)}.",
+                             fix=f"`expunge explain {plugin.card.name}` says why.")

@@ -1,0 +1,30 @@
+"""The builder that turns a forget row into the same question with a refusal for an answer."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+
+from expunge.data.refusals import refusals
+from expunge.methods.base import WeightedSpec
+from expunge.records.task import Example
+
+
+class RefusalSpec(WeightedSpec):
+    """Options of every objective that teaches refusals."""
+
+    refusals: str | None = Field(None, description="File of refusal sentences, one per line; ours when left out.")
+
+
+@cache
+def _sentences(path: str | None) -> tuple[str, ...]:
+    return refusals(Path(path) if path else None)
+
+
+def refuse(example: Example, path: str | None, rng: random.Random) -> Example:
+    """The same question, answered by a refusal drawn from the list."""
+    chosen = rng.choice(_sentences(path))
+    return example.model_copy(update={"answer": chosen})

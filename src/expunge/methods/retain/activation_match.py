@@ -1,0 +1,43 @@
+"""Keep the original's activations on the retain rows."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from expunge.methods.activations import masked_mse, published_block
+from expunge.methods.base import Retain, WeightedSpec
+from expunge.plugin import Card, Property
+from expunge.training.step import Step, Term
+
+
+class ActivationMatch(Retain):
+    """Hold the hidden state of retain text where the original had it, at one layer."""
+
+    class Spec(WeightedSpec):
+        layer: int | None = Field(None, ge=0, description="Block whose output is held; by default 7/32 of the depth.")
+        mask: Literal["answer", "all"] = Field("all", description="Positions that count: every real token or "
+                                                                  "the answer only.")
+
+    card = Card(
+        name="activation_match", kind="retain",
+        summary="match the original's activations on the retain rows",
+        paper="Li et al. 2024, The WMDP Benchmark (arXiv 2403.03218), the retain term of RMU",
+        formula="R = mean_t mean_d (H_l(x_r) - H0_l(x_r))^2",
+        defaults="weight 1; rmu sets its alpha (1200)",
+        needs=frozenset({"retain", "reference.hidden"}),
+        deviations=("padding is never counted",),
+    )
+    space = {"weight": ("log", 0.1, 2000.0)}
+    must_show = (
+        Property("zero_at_start", {}, "value and gradient are zero while the model is its reference"),
+        Property("never_negative", {}, "a squared distance"),
+    )
+
+    def terms(self, step: Step) -> dict[str, Term]:
+        batch = step.batches["retain"]
+        block = published_block(len(step.subject.blocks)) if self.spec.layer is None else self.spec.layer
+        hidden_BTD = step.hidden("retain", block)
+        reference_BTD = step.reference.hidden(batch, block)
+        return {"activation_match": masked_mse(hidden_BTD, reference_BTD, batch, self.spec.mask, "retain")}

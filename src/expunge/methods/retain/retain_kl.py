@@ -1,0 +1,42 @@
+"""Keep the original's distribution on the retain rows."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from expunge.methods.base import Retain
+from expunge.methods.weighted_likelihood import token_mean
+from expunge.plugin import Card, Property
+from expunge.training.step import Step, Term
+
+
+def forward_kl(reference_NV: Tensor, current_NV: Tensor) -> Tensor:
+    """KL(reference || current) per position from log-probabilities; shape N, never negative."""
+    return (reference_NV.exp() * (reference_NV - current_NV)).sum(-1)
+
+
+class RetainKL(Retain):
+    """Stay close to the original model on rows that must stay."""
+
+    card = Card(
+        name="retain_kl", kind="retain",
+        summary="KL from the original's distribution on the retain answers",
+        paper="TOFU, Maini et al. 2024 (arXiv 2401.06121), KL minimisation",
+        formula="R = mean_t sum_v q0_v (log q0_v - log q_v), q0 the original",
+        defaults="weight 1",
+        needs=frozenset({"retain", "reference.logits"}),
+        deviations=("the mean is over supervised tokens; TOFU's code averages over prompt and padding too, "
+                    "so that its weight depends on the padding",),
+    )
+    reads = ("retain",)
+    space = {"weight": ("log", 0.2, 5.0)}
+    must_show = (
+        Property("zero_at_start", {}, "value and gradient are zero while the model is its reference"),
+        Property("never_negative", {}, "a divergence"),
+        Property("protects_retain", {}, "the loss of retain answers stays lower than without it"),
+    )
+
+    def terms(self, step: Step) -> dict[str, Term]:
+        answers = step.answers("retain")
+        reference_NV = step.reference.answers(answers.batch).log_softmax_NV
+        return {"retain_kl": token_mean(forward_kl(reference_NV, answers.log_softmax_NV), answers, "retain")}

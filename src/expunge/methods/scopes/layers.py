@@ -1,0 +1,65 @@
+"""Only some decoder blocks may move."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field, field_validator
+
+from expunge.errors import UsageError, did_you_mean
+from expunge.methods.base import ScopePlugin
+from expunge.models.scope import Scope
+from expunge.models.subject import Subject
+from expunge.plugin import Card, Property, Spec
+
+MLP_OUT = ("down_proj", "mlp.c_proj", "dense_4h_to_h", "fc2", ".w2")
+"""What families call the output projection of their MLP; GPT-2's attention has a c_proj too."""
+
+
+class Layers(ScopePlugin):
+    """Train the chosen blocks, or the chosen modules within them."""
+
+    class Spec(Spec):
+        index: int | list[int] | str = Field(description='Blocks from 0: an int, a list, or a range "a-b".')
+        modules: str | None = Field(None, description='Only parameters whose name contains this; "mlp_out" finds '
+                                                      "the MLP output projection of any family.")
+
+        @field_validator("index")
+        @classmethod
+        def _readable(cls, value: int | list[int] | str) -> int | list[int] | str:
+            if isinstance(value, str) and not re.fullmatch(r"\d+(-\d+)?", value):
+                raise ValueError('a range is written "a-b", such as "2-4"')
+            return value
+
+    card = Card(
+        name="layers", kind="scope",
+        summary="only the chosen decoder blocks may move",
+        paper="Li et al. 2024, RMU (arXiv 2403.03218), which trains three",
+        defaults="no default: name the blocks",
+    )
+    must_show = (Property("scope_keeps_bits", {"options": {"index": 1}}, "other blocks keep their bits"),)
+
+    def blocks(self, depth: int) -> list[int]:
+        """The chosen block numbers; raises UsageError for one the model does not have."""
+        index = self.spec.index
+        if isinstance(index, str):
+            low, _, high = index.partition("-")
+            index = list(range(int(low), int(high or low) + 1))
+        chosen = [index] if isinstance(index, int) else list(index)
+        wrong = [i for i in chosen if not 0 <= i < depth]
+        if wrong or not chosen:
+            raise UsageError(f"layers(index={self.spec.index!r}): the model has no block {wrong or 'of that range'}.",
+                             f"It has {depth}, numbered 0 to {depth - 1}.")
+        return chosen
+
+    def apply(self, subject: Subject) -> Scope:
+        prefixes = list(subject.blocks)
+        chosen = tuple(prefixes[i] + "." for i in self.blocks(len(prefixes)))
+        inside = [n for n, _ in subject.model.named_parameters() if n.startswith(chosen)]
+        wanted = MLP_OUT if self.spec.modules == "mlp_out" else (self.spec.modules or "",)
+        names = tuple(n for n in inside if any(part in n for part in wanted))
+        if not names:
+            known = {n.split(".", 3)[-1].rsplit(".", 1)[0] for n in inside}
+            raise UsageError(f"layers(modules={self.spec.modules!r}) matches no parameter of those blocks.",
+                             did_you_mean(str(self.spec.modules), known))
+        return Scope(subject, names)

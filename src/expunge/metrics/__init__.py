@@ -1,0 +1,1 @@
+"""Observations in, scores out. Pure functions of rows: no model, no torch."""

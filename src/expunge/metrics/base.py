@@ -1,0 +1,162 @@
+"""The seam of a metric: pick numbers from the evidence, then one statistic of them.
+
+`sample` turns observation rows into strata (named arrays whose first axis is the example) and
+`statistic` maps strata to one float. The value is `statistic(sample)`; its interval comes from
+resampling the examples of every stratum, so no metric writes a bootstrap of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge.errors import UsageError
+from expunge.metrics.statistics import bootstrap
+from expunge.plugin import Card, Plugin
+from expunge.records.observation import Observations, Row
+from expunge.records.score import Access, Orientation, Score
+from expunge.records.task import SPLITS, Split
+
+Strata = Mapping[str, NDArray[np.float64]]
+
+
+class NotAvailable(Exception):
+    """The evidence lacks what a metric needs; the message says what and why."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Observations of the model under test and of its references."""
+
+    subject: Observations
+    original: Observations | None = None
+    retrained: tuple[Observations, ...] = ()
+
+    def rows(self, probe: str, split: Split, form: str | None = None) -> tuple[Row, ...]:
+        """Rows of the subject; raises NotAvailable with a reason when there are none."""
+        found = self.subject.rows(probe, split, form)
+        if not found:
+            what = f"{form} rows" if form else "rows"
+            raise NotAvailable(f"there are no {split} {what} of the {probe} probe")
+        return found
+
+    def of(self, observations: Observations) -> Evidence:
+        """The same evidence with another model in the subject's place (for controls)."""
+        return replace(self, subject=observations)
+
+    def need_retrained(self) -> Observations:
+        """The first retrained model: the gold standard."""
+        if not self.retrained:
+            raise NotAvailable("no retrained model was given (--retrained)")
+        return self.retrained[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricCard(Card):
+    """A card that also fixes how to read the number."""
+
+    higher_is: Orientation
+    range: tuple[float, float] | None
+    """Smallest and largest possible value; None when one end is open."""
+    ideal: float | Literal["reference"]
+    access: Access
+    probes: tuple[tuple[str, tuple[Split, ...]], ...]
+    """Which observations it reads: (probe name, splits)."""
+    per_split: bool = False
+    """True when the metric is asked split by split and its score is called `<split>.<name>`."""
+
+
+class Metric(Plugin):
+    """Base class. Override `sample`; `statistic` is the mean of the only stratum by default.
+
+    A stratum whose name starts with "reference" holds rows of another model: it is resampled like
+    the others, and left out of `n`.
+    """
+
+    card: ClassVar[MetricCard]
+    anchored: ClassVar[bool] = False
+    """True when the number compares with `retrained[0]`. That model against itself is perfect by
+    construction, so with several retrained models the control is the mean of the *others*: the
+    distance between two models that both never saw the forget set."""
+    resampled: ClassVar[bool] = True
+    """False when the number itself already states its sampling error, as a p-value does."""
+
+    def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
+        """Numbers per example. Raises NotAvailable with the reason when they cannot be had."""
+        raise NotImplementedError
+
+    def statistic(self, strata: Strata) -> float:
+        (values,) = strata.values()
+        return float(np.mean(values))
+
+    def orientation(self, split: Split | None) -> Orientation:
+        """How to read a higher value on this split; the card's word unless options change it."""
+        return self.card.higher_is
+
+    def label(self, split: Split | None) -> str:
+        """Name of the score: options that differ from their default are shown."""
+        text = self.text().replace("'", "")
+        return f"{split}.{text}" if split else text
+
+    def check_split(self, split: Split | None) -> None:
+        """Raise UsageError when a per-split metric gets no split, or another one gets a split."""
+        if self.card.per_split:
+            self.one(split)
+        elif split is not None:
+            raise UsageError(f"{self.card.name} spans splits and is not asked of {split} alone.",
+                             fix=f"Write {self.card.name} without a split.")
+
+    def one(self, split: Split | None) -> Split:
+        """The split of a per-split metric."""
+        if split is None:
+            raise UsageError(f"{self.card.name} is asked of one split.",
+                             fix=f"For instance forget.{self.card.name}; splits: {', '.join(SPLITS)}.")
+        return split
+
+    def score(self, evidence: Evidence, split: Split | None = None, *, resamples: int = 1000,
+              seed: int = 0) -> Score:
+        """Value, interval and controls, or the reason why there is none."""
+        self.check_split(split)
+        frame: dict[str, Any] = {
+            "name": self.label(split), "higher_is": self.orientation(split), "ideal": self.card.ideal,
+            "range": self.card.range, "access": self.card.access,
+        }
+        try:
+            strata = self.sample(evidence, split)
+            value = self.statistic(strata)
+            if not isfinite(value):
+                raise NotAvailable(f"the value is {value}, not a number that can be reported")
+        except NotAvailable as reason:
+            return Score(value=None, unavailable=str(reason), **frame)
+        interval = None
+        if self.resampled and resamples > 0:
+            plain_mean = type(self).statistic is Metric.statistic
+            interval = bootstrap(self.statistic, strata, resamples, seed, plain_mean=plain_mean)
+        return Score(
+            value=value, interval=interval, controls=self._controls(evidence, split),
+            n=sum(len(v) for k, v in strata.items() if not k.startswith("reference")), **frame,
+        )
+
+    def _controls(self, evidence: Evidence, split: Split | None) -> dict[str, float | None]:
+        found: dict[str, float | None] = {}
+        if evidence.original is not None:
+            found["original"] = self._value(evidence.of(evidence.original), split)
+        if evidence.retrained:
+            several = len(evidence.retrained) > 1
+            models = evidence.retrained[1:] if self.anchored and several else evidence.retrained
+            values = [self._value(evidence.of(model), split) for model in models]
+            known = [v for v in values if v is not None]
+            found["retrained"] = float(np.mean(known)) if known else None
+        return found
+
+    def _value(self, evidence: Evidence, split: Split | None) -> float | None:
+        try:
+            value = self.statistic(self.sample(evidence, split))
+        except NotAvailable:
+            return None
+        return value if isfinite(value) else None

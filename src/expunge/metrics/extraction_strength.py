@@ -1,0 +1,53 @@
+"""How little of an answer must be given away before the model completes the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from expunge.metrics.base import Evidence, Metric, MetricCard, Strata
+from expunge.metrics.rows import column, text_values
+from expunge.plugin import Property
+from expunge.records.observation import Row
+from expunge.records.task import SPLITS, Split
+
+
+def extraction_strengths(rows: Iterable[Row]) -> list[float]:
+    """ES = 1 - k/T, k = tokens to be given before all others are right; empty answers are skipped."""
+    found = []
+    for row in rows:
+        hit = text_values(row, "hit")
+        if len(hit):
+            misses = np.flatnonzero(hit == 0)
+            k = int(misses[-1]) + 1 if len(misses) else 0
+            found.append(1 - k / len(hit))
+    return found
+
+
+class ExtractionStrength(Metric):
+    card = MetricCard(
+        name="extraction_strength",
+        kind="metric",
+        summary="Share of the answer's end that the model completes without a mistake",
+        paper="OpenUnlearning, arXiv 2506.12618, appendix; Carlini et al., arXiv 2012.07805",
+        formula="mean over rows of 1 - (1/T) min{k : for all t >= k, argmax_v p(v | x, y_<t) = y_t}",
+        deviations=(
+            "0 when the last token is wrong; the official loop returns 1/T there.",
+            "An empty answer is skipped, as for exact_memorization; the official code counts it as 0.",
+        ),
+        higher_is="knows", range=(0.0, 1.0), ideal="reference", access="logits",
+        probes=(("likelihood", SPLITS),), per_split=True,
+    )
+    must_show = (
+        Property("value", {"world": "perfect", "split": "forget", "is_": 1.0}, "known by heart"),
+        Property("value", {"world": "collapsed", "split": "forget", "is_": 0.0}, "last token wrong"),
+        Property("orders", {"split": "forget", "worlds": ("original", "retrained")}),
+        Property("at_most", {"other": "exact_memorization", "split": "forget"}, "a run of hits is hits"),
+        Property("uses_end", {"split": "forget", "matters": False}, "token-level: text only"),
+    )
+
+    def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
+        split = self.one(split)
+        rows = evidence.rows("likelihood", split, "answer")
+        return {split: column(extraction_strengths(rows), f"every {split} answer is empty")}

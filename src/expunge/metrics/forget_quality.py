@@ -1,0 +1,66 @@
+"""Whether the forget rows look as they do in a model that never saw them."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from expunge import plugin
+from expunge.metrics.base import Evidence, Metric, MetricCard, NotAvailable, Strata
+from expunge.metrics.rows import by_example, column
+from expunge.metrics.statistics import ks_pvalue
+from expunge.metrics.truth_ratio import Variant, log_truth_ratios
+from expunge.plugin import Property
+from expunge.records.task import Split
+
+
+class ForgetQualityOptions(plugin.Spec):
+    variant: Variant = Field("arithmetic", description=(
+        "truth ratio to compare: arithmetic (paper), legacy or geometric; the last two give one p-value "
+        "up to OpenUnlearning's 1e-10"))
+
+
+class ForgetQuality(Metric):
+    card = MetricCard(
+        name="forget_quality",
+        kind="metric",
+        summary="p-value: can the truth ratios be told from those of the retrained model?",
+        paper="TOFU, arXiv 2401.06121, section 2.2.2",
+        formula="two-sided two-sample KS p-value of {TR_i of the subject} and {TR_i of the retrained model}",
+        needs=frozenset({"wrong_answers", "retrained"}),
+        deviations=(
+            "No interval: a p-value already states the sampling error, and redrawn rows push it to 0.",
+            "Every forget row is used; the first TOFU code stopped at 300, which changes the p-value.",
+        ),
+        higher_is="forgot", range=(0.0, 1.0), ideal=1.0, access="logits",
+        probes=(("likelihood", ("forget",)),),
+    )
+    Spec: ClassVar[type[plugin.Spec]] = ForgetQualityOptions
+    anchored: ClassVar[bool] = True
+    resampled: ClassVar[bool] = False
+    must_show = (
+        Property("value", {"world": "retrained", "is_": 1.0}, "a model against itself"),
+        Property("near", {"world": "original", "is_": 0.0, "within": 1e-3}, "it still knows"),
+        Property("near", {"world": "collapsed", "is_": 0.0, "within": 1e-3}, "too far is punished as well"),
+        Property("needs", {"without": "retrained", "says": "no retrained model was given (--retrained)"}),
+        Property("needs", {"without": ("likelihood", "forget", "wrong"), "says": "wrong answers"}),
+    )
+
+    def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
+        retrained = evidence.need_retrained()
+        return {"forget": self._ratios(evidence, "the subject"),
+                "reference_forget": self._ratios(evidence.of(retrained), "the retrained model")}
+
+    def statistic(self, strata: Strata) -> float:
+        """Logarithms are compared: the test only sees the order, and they do not overflow."""
+        return ks_pvalue(strata["forget"], strata["reference_forget"])
+
+    def _ratios(self, evidence: Evidence, whose: str) -> NDArray[np.float64]:
+        try:
+            examples = by_example(evidence.rows("likelihood", "forget"))
+            return column(log_truth_ratios(examples, self.spec.variant), "no forget row has wrong answers")
+        except NotAvailable as reason:
+            raise NotAvailable(f"of {whose}, {reason}") from None

@@ -1,0 +1,75 @@
+"""What all membership attacks share: score every answer, then separate forget from holdout rows.
+
+An attack gives one number per row, larger = less likely to have been trained on. The value is
+P(a holdout row scores higher than a forget row) + half the ties: 1 = every forget row looks more
+familiar than every holdout row (memorised), 0.5 = the two cannot be told apart, 0 = forget rows
+look *less* familiar than rows that were never trained on. OpenUnlearning has the same convention
+(forget = label 0, holdout = label 1). MUSE prints the complement, see `privleak`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from expunge import plugin
+from expunge.metrics.base import Evidence, Metric, Strata
+from expunge.metrics.rows import column, text_values
+from expunge.metrics.statistics import auc
+from expunge.plugin import Property
+from expunge.records.observation import Row
+from expunge.records.task import Split
+
+SPLITS_READ: tuple[Split, ...] = ("forget", "holdout")
+AttackName = Literal["loss", "zlib", "min_k", "min_k_pp"]
+MUST_SHOW = (
+    Property("value", {"world": "perfect", "is_": 1.0}, "forget by heart, holdout never seen"),
+    Property("value", {"world": "uniform", "is_": 0.5}, "every row looks the same"),
+    Property("near", {"world": "retrained", "is_": 0.5, "within": 0.1}, "both never seen"),
+    Property("orders", {"worlds": ("original", "retrained", "collapsed")}),
+    Property("needs", {"without": ("likelihood", "holdout", None), "says": "holdout"}),
+    Property("uses_end", {"matters": False}, "token-level: text only"),
+)
+
+
+class ShareOptions(plugin.Spec):
+    k: float = Field(0.4, gt=0, le=1, description="share of the answer's tokens, the least likely ones")
+
+
+def lowest_mean(values: NDArray[np.float64], k: float) -> float:
+    """Mean of the max(1, floor(k T)) smallest values."""
+    # 0.29 * 100 is 28.999..., which floor must not take for 28.
+    count = max(1, int(np.floor(k * len(values) + 1e-9)))
+    return float(np.sort(values)[:count].mean())
+
+
+def attack_strata(attack: MembershipAttack, evidence: Evidence,
+                  prefix: str = "") -> dict[str, NDArray[np.float64]]:
+    """The attack's number for each forget and holdout row; answers without a token are skipped."""
+    return {
+        prefix + split: column(
+            [attack.unfamiliarity(row) for row in evidence.rows("likelihood", split, "answer")
+             if len(text_values(row, "logp"))],
+            f"every {split} answer is empty",
+        )
+        for split in SPLITS_READ
+    }
+
+
+class MembershipAttack(Metric):
+    """Base of the attacks: one method to write, `unfamiliarity`."""
+
+    must_show: ClassVar[tuple[Property, ...]] = MUST_SHOW
+
+    def unfamiliarity(self, row: Row) -> float:
+        """Larger = less likely to have been trained on."""
+        raise NotImplementedError
+
+    def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
+        return attack_strata(self, evidence)
+
+    def statistic(self, strata: Strata) -> float:
+        return auc(members=-strata["forget"], nonmembers=-strata["holdout"])

@@ -1,0 +1,38 @@
+"""Membership by the least likely tokens, each measured against the spread at its position."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from expunge import plugin
+from expunge.metrics.base import MetricCard
+from expunge.metrics.membership import SPLITS_READ, MembershipAttack, ShareOptions, lowest_mean
+from expunge.metrics.rows import text_values
+from expunge.records.observation import Row
+
+SMALLEST_VARIANCE = 1e-6
+
+
+def min_k_pp(row: Row, k: float = 0.4) -> float:
+    """- mean of the lowest max(1, floor(k T)) of z_t = (log p_t - mu_t) / sqrt(max(var_t, 1e-6))."""
+    spread = np.sqrt(np.maximum(text_values(row, "var"), SMALLEST_VARIANCE))
+    return -lowest_mean((text_values(row, "logp") - text_values(row, "mean")) / spread, k)
+
+
+class MiaMinKpp(MembershipAttack):
+    card = MetricCard(
+        name="mia.min_k_pp",
+        kind="metric",
+        summary="AUC of telling forget from never-seen rows by their least likely tokens, standardised",
+        paper="Min-K%++, Zhang et al., arXiv 2404.02936; OpenUnlearning, arXiv 2506.12618",
+        formula="AUC of -mean(lowest k T of (log p_t - mu_t)/sigma_t), holdout against forget",
+        defaults="k = 0.4: OpenUnlearning",
+        higher_is="knows", range=(0.0, 1.0), ideal=0.5, access="logits",
+        probes=(("likelihood", SPLITS_READ),),
+    )
+    Spec: ClassVar[type[plugin.Spec]] = ShareOptions
+
+    def unfamiliarity(self, row: Row) -> float:
+        return min_k_pp(row, self.spec.k)

@@ -1,0 +1,79 @@
+"""One number for everything that should have stayed."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge.metrics.base import Evidence, Metric, MetricCard, NotAvailable, Strata
+from expunge.metrics.probability import normalised_probabilities, probabilities
+from expunge.metrics.rouge_l import rouges
+from expunge.metrics.rows import by_example
+from expunge.metrics.statistics import harmonic_mean
+from expunge.metrics.truth_ratio import truth_scores
+from expunge.plugin import Property
+from expunge.records.observation import Row
+from expunge.records.task import Split
+
+PARTS = ("probability", "rouge_l", "truth_ratio")
+
+
+class ModelUtility(Metric):
+    """A stratum per group, with one column per part, so that a redrawn row keeps its three numbers."""
+
+    card = MetricCard(
+        name="model_utility",
+        kind="metric",
+        summary="Harmonic mean of probability, ROUGE-L and truth ratio on retain and every utility group",
+        paper="TOFU, arXiv 2401.06121, section 2.2.1",
+        formula="HM of {probability, rouge_l, truth_ratio} x {retain, each group of the utility split}",
+        needs=frozenset({"retain", "wrong_answers"}),
+        deviations=("The groups are those of the task: on TOFU retain, real_authors and world_facts, so nine "
+                    "numbers; a task without utility rows has three. Compare values of one task only.",),
+        higher_is="knows", range=(0.0, 1.0), ideal="reference", access="logits",
+        probes=(("likelihood", ("retain", "utility")), ("generation", ("retain", "utility"))),
+    )
+    must_show = (
+        Property("near", {"world": "perfect", "is_": 1.0, "within": 1e-3}, "equals the common value"),
+        Property("value", {"world": "uniform", "is_": 0.0}, "0, not NaN, when one part is 0"),
+        Property("orders", {"worlds": ("original", "collapsed")}),
+        Property("needs", {"without": ("generation", "retain", None), "says": "retain rouge_l"}),
+        Property("needs", {"without": ("likelihood", "retain", "wrong"), "says": "retain truth_ratio"}),
+        Property("needs", {"without": ("likelihood", "utility", "wrong"), "says": "truth_ratio"}),
+    )
+
+    def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
+        strata = {"retain": _table(evidence, "retain", None)}
+        rows = evidence.subject.rows("likelihood", "utility") + evidence.subject.rows("generation", "utility")
+        for group in sorted({row["group"] for row in rows}):
+            strata[f"utility/{group}"] = _table(evidence, "utility", group)
+        missing = [f"{' '.join(filter(None, group.split('/')))} {part}" for group, table in strata.items()
+                   for part, values in zip(PARTS, table.T, strict=True) if np.isnan(values).all()]
+        if missing:
+            raise NotAvailable(f"it takes all of {', '.join(PARTS)}, and the rows for these are missing: "
+                               + ", ".join(missing))
+        return strata
+
+    def statistic(self, strata: Strata) -> float:
+        return harmonic_mean(value for table in strata.values() for value in column_means(table))
+
+
+def column_means(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean per column over the rows that have it; 0 for a column that a resample left empty."""
+    seen = ~np.isnan(table)
+    return np.where(seen, table, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+
+
+def _table(evidence: Evidence, split: Split, group: str | None) -> NDArray[np.float64]:
+    """One row per example id, one column per part; NaN where the example has no such number."""
+    def of_group(rows: tuple[Row, ...]) -> list[Row]:
+        return [row for row in rows if group is None or row["group"] == group]
+
+    examples = by_example(of_group(evidence.subject.rows("likelihood", split)))
+    generated = of_group(evidence.subject.rows("generation", split))
+    likely = normalised_probabilities(examples) if split == "utility" else probabilities(examples)
+    parts = (likely, rouges(generated), truth_scores(examples, "true_better"))
+    ids = dict.fromkeys(key for part in parts for key in part)
+    if not ids:
+        return np.full((1, len(PARTS)), np.nan)
+    return np.array([[part.get(key, np.nan) for part in parts] for key in ids])

@@ -1,0 +1,56 @@
+"""How likely the model finds the right answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import exp
+
+import numpy as np
+
+from expunge.metrics.base import Evidence, Metric, MetricCard, Strata
+from expunge.metrics.rows import Example, by_example, column
+from expunge.plugin import Property
+from expunge.records.task import SPLITS, Split
+
+
+def probabilities(examples: Mapping[str, Example]) -> dict[str, float]:
+    """p_bar(a|q) = exp(mean log p of the answer's tokens, end token included), by example id."""
+    return {k: exp(e.answer) for k, e in examples.items() if e.answer is not None}
+
+
+def normalised_probabilities(examples: Mapping[str, Example]) -> dict[str, float]:
+    """p_bar(a) / (p_bar(a) + sum over wrong answers of p_bar(w)); only rows that have wrong answers."""
+    found = {}
+    for key, example in examples.items():
+        if example.answer is not None and example.wrong:
+            total = np.logaddexp.reduce([example.answer, *example.wrong])
+            found[key] = exp(example.answer - float(total))
+    return found
+
+
+class Probability(Metric):
+    card = MetricCard(
+        name="probability",
+        kind="metric",
+        summary="Length-normalised probability of the right answer; among the options on utility rows",
+        paper="TOFU, arXiv 2401.06121, section 2.2.1",
+        formula="mean p_bar(a|q); utility: mean p_bar(a|q) / (p_bar(a|q) + sum_w p_bar(w|q))",
+        higher_is="knows", range=(0.0, 1.0), ideal="reference", access="logits",
+        probes=(("likelihood", SPLITS),), per_split=True,
+    )
+    must_show = (
+        Property("value", {"world": "perfect", "split": "forget", "is_": 1.0}, "p = 1 for every token"),
+        Property("value", {"world": "uniform", "split": "utility", "is_": 0.25}, "one right, three wrong"),
+        Property("orders", {"split": "forget", "worlds": ("original", "retrained", "collapsed")}),
+        Property("needs", {"without": ("likelihood", "utility", "wrong"), "split": "utility",
+                           "says": "wrong"}, "never a plain probability under the same name"),
+        Property("uses_end", {"split": "forget", "matters": True}, "TOFU averages over it"),
+    )
+
+    def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
+        split = self.one(split)
+        examples = by_example(evidence.rows("likelihood", split))
+        if split == "utility":
+            reason = "no utility row has wrong answers to compare the right one with"
+            return {split: column(normalised_probabilities(examples), reason)}
+        return {split: column(probabilities(examples), f"no {split} row has an answer with a token")}

@@ -1,0 +1,83 @@
+"""How much of the reference the greedy generation repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from expunge import plugin
+from expunge.metrics.base import Evidence, Metric, MetricCard, Strata
+from expunge.metrics.rows import column
+from expunge.plugin import Property
+from expunge.records.observation import Row
+from expunge.records.task import SPLITS, Split
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
+
+Measure = Literal["recall", "f1"]
+
+
+class RougeOptions(plugin.Spec):
+    measure: Measure = Field("recall", description="recall (TOFU) or f1 (MUSE)")
+    stemmer: bool = Field(True, description="Porter stemmer on both texts: on in TOFU, off in MUSE")
+
+
+@lru_cache(maxsize=2)
+def _scorer(stemmer: bool) -> RougeScorer:
+    from rouge_score.rouge_scorer import RougeScorer  # slow to import, so only when needed
+
+    return RougeScorer(["rougeL"], use_stemmer=stemmer)
+
+
+@lru_cache(maxsize=65536)
+def rouge_l(reference: str, text: str, measure: Measure = "recall", stemmer: bool = True) -> float | None:
+    """LCS(ref, text) / |ref| in words (recall), or its harmonic mean with LCS / |text| (f1), in 0..1.
+
+    None when the reference has no word: the ROUGE tokenizer keeps only a-z and 0-9.
+    """
+    scorer = _scorer(stemmer)
+    if not scorer._tokenizer.tokenize(reference):
+        return None
+    found = scorer.score(reference, text)["rougeL"]
+    return float(found.recall if measure == "recall" else found.fmeasure)
+
+
+def rouges(rows: Iterable[Row], measure: Measure = "recall", stemmer: bool = True) -> dict[str, float]:
+    """ROUGE-L of the answer to the plain prompt, by example id; rows without a reference are left out."""
+    scored = {r["id"]: rouge_l(r["reference"], r["text"], measure, stemmer)
+              for r in rows if r["form"] == "prompt"}
+    return {key: value for key, value in scored.items() if value is not None}
+
+
+class RougeL(Metric):
+    card = MetricCard(
+        name="rouge_l",
+        kind="metric",
+        summary="ROUGE-L recall of the greedy answer against the reference",
+        paper="TOFU, arXiv 2401.06121, section 2.2.1; ROUGE, Lin 2004",
+        formula="mean LCS(ref, answer) / |ref|",
+        defaults="TOFU: recall with stemmer. MUSE: rouge_l(measure=f1, stemmer=False)",
+        deviations=(
+            "A reference without a word of a-z or 0-9 (other scripts) is left out instead of counting 0.",
+        ),
+        higher_is="knows", range=(0.0, 1.0), ideal="reference", access="text",
+        probes=(("generation", SPLITS),), per_split=True,
+    )
+    Spec: ClassVar[type[plugin.Spec]] = RougeOptions
+    must_show = (
+        Property("value", {"world": "perfect", "split": "forget", "is_": 1.0}, "word for word"),
+        Property("value", {"world": "collapsed", "split": "forget", "is_": 0.0}, "an empty answer"),
+        Property("orders", {"split": "forget", "worlds": ("original", "retrained", "collapsed")}),
+        Property("needs", {"without": ("generation", "forget", None), "split": "forget",
+                           "says": "generation"}),
+    )
+
+    def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
+        split = self.one(split)
+        rows = evidence.rows("generation", split, "prompt")
+        reason = f"no {split} row has a reference with a word in it"
+        return {split: column(rouges(rows, self.spec.measure, self.spec.stemmer), reason)}

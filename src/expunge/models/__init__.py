@@ -1,0 +1,1 @@
+"""Weights to subjects: what every method trains and every probe asks."""

@@ -1,0 +1,169 @@
+"""From a path, a hub name or a config to a subject. Every failure is one clear message."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expunge.data.tokens import Tokens
+from expunge.errors import DataError, MissingError, UsageError
+from expunge.models.subject import Subject
+
+
+def resolve(path: str | Path) -> str:
+    """A run folder stands for its model; anything else for itself."""
+    inner = Path(path) / "model"
+    return str(inner) if inner.is_dir() and not (Path(path) / "config.json").exists() else str(path)
+
+
+def read_config(path: str | Path) -> Any:
+    """The model's config alone, for preflight. Raises MissingError with what was looked for."""
+    from transformers import AutoConfig
+
+    where = resolve(path)
+    try:
+        adapter = Path(where) / "adapter_config.json"
+        if adapter.exists():
+            where = json.loads(adapter.read_text())["base_model_name_or_path"]
+        return AutoConfig.from_pretrained(where)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(path, error) from None
+
+
+def load_subject(path: str | Path, *, template: str | None = None, max_length: int | None = None,
+                 dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Subject:
+    """Load weights and tokenizer.
+
+    Args:
+        path: a run folder, a model folder (full or adapter), or a hub name.
+        template: plain prompt template; None for the tokenizer's own.
+        max_length: cut rows at this many tokens.
+        dtype: precision of the weights; None keeps what is stored.
+        device: where the weights go.
+
+    Raises:
+        MissingError: nothing is there, or it is not a model.
+        DataError: the weights are cut short or do not fit the config.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # its bars would tear ours
+    where = resolve(path)
+    tokens = Tokens(load_processor(where), template, max_length)
+    base = where
+    adapter = (Path(where) / "adapter_config.json").exists()
+    if adapter:
+        base = json.loads((Path(where) / "adapter_config.json").read_text())["base_model_name_or_path"]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model, info = AutoModelForCausalLM.from_pretrained(
+                base, dtype=dtype or "auto", output_loading_info=True
+            )
+            if adapter:
+                from peft import PeftModel
+
+                model = PeftModel.from_pretrained(model, where)
+    except Exception as error:  # transformers, safetensors and peft raise a dozen kinds
+        raise _unreadable(path, error) from None
+    if info["missing_keys"]:
+        raise DataError(
+            f"The weights of {path} do not fit its config: {len(info['missing_keys'])} tensors are missing.",
+            f"The first is {sorted(info['missing_keys'])[0]}; they would have been random.",
+            "Check that the folder is complete.",
+        )
+    return Subject(model.to(device).eval(), tokens, str(path))
+
+
+def load_processor(where: str | Path) -> Any:
+    """The tokenizer of a model folder or hub name."""
+    from transformers import AutoTokenizer
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return AutoTokenizer.from_pretrained(where)
+    except Exception as error:
+        if Path(where).is_dir() and (Path(where) / "config.json").exists():
+            raise MissingError(f"{where} holds a model but no readable tokenizer.", _short(error),
+                               "Save the tokenizer beside the model (tokenizer.save_pretrained).") from None
+        raise _unreadable(where, error) from None
+
+
+def _unreadable(path: str | Path, error: Exception) -> MissingError | DataError:
+    folder = Path(resolve(path))
+    if not folder.exists():
+        return MissingError(
+            f"There is no model at {str(path)!r}.",
+            "It is neither a folder here nor a model that could be fetched by that name.",
+            "Give a run folder, a folder with config.json and weights, or a hub name.",
+        )
+    if folder.is_dir() and not any((folder / n).exists() for n in ("config.json", "adapter_config.json")):
+        return MissingError(f"{path} is not a model folder.", "It holds no config.json.",
+                            "Give the folder that save_pretrained wrote, or a run folder.")
+    return DataError(f"The model at {path} cannot be read.", _short(error),
+                     "A file may be cut short; copy or save the model again.")
+
+
+def _short(error: Exception) -> str:
+    """The first line of a foreign error, at most 200 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {(lines or ['no message'])[0][:200]}"
+
+
+def float32_master(subject: Subject) -> torch.dtype:
+    """Cast trainable-to-be weights to float32 and return the precision they had.
+
+    A bfloat16 weight of 0.02 moves in steps of 1e-4, so an update of 1e-5 would be rounded away.
+    """
+    before = next(subject.model.parameters()).dtype
+    subject.model.float()
+    return before
+
+
+def stochastic_round(tensor: torch.Tensor, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Cast down so that the expected value is exact: movements below half a step survive on average."""
+    if dtype != torch.bfloat16 or tensor.dtype != torch.float32:
+        return tensor.to(dtype)
+    bits = tensor.contiguous().view(torch.int32)
+    noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, generator=generator, device=bits.device)
+    return ((bits + noise) & -65536).view(torch.float32).to(dtype)
+
+
+def save_in(subject: Subject, folder: Path, dtype: torch.dtype, seed: int) -> None:
+    """Save in the precision the model came in, rounding stochastically on the way down."""
+    if dtype != torch.float32:
+        generator = torch.Generator(device="cpu").manual_seed(seed)
+        with torch.no_grad():
+            seen: set[int] = set()
+            for tensor in subject.model.parameters():
+                if tensor.data_ptr() not in seen and tensor.dtype == torch.float32:
+                    tensor.data = stochastic_round(tensor.data.cpu(), dtype, generator).to(tensor.device)
+                seen.add(tensor.data_ptr())
+        subject.model.config.dtype = dtype
+    subject.save(folder)
+
+
+def config_from(text: str | Path) -> dict[str, Any]:
+    """Read a model config file (JSON with `model_type`), or one of the built-in sizes by name."""
+    from expunge.models.tiny import SIZES
+
+    if str(text) in SIZES:
+        return dict(SIZES[str(text)])
+    path = Path(text)
+    if path.suffix != ".json" or not path.is_file():
+        raise UsageError(f"{text} is neither a model folder, a config file nor a built-in size.",
+                         f"Built-in sizes: {', '.join(SIZES)}.")
+    try:
+        found = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not valid JSON.", str(error)) from None
+    if not isinstance(found, dict) or "model_type" not in found:
+        raise DataError(f"{path} names no model_type.", "A config is a JSON object such as"
+                        ' {"model_type": "llama", "hidden_size": 128, ...}.')
+    return found

@@ -1,0 +1,212 @@
+"""The model under test, seen through four verbs: answers, hidden, generate, save.
+
+Legend: B rows, T padded length, N supervised tokens (flat), V vocabulary, D hidden size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from expunge.data.tokens import TokenBatch, Tokens, concat
+from expunge.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Predictions at the supervised positions of a batch, flat: token n belongs to row row_N[n]."""
+
+    batch: TokenBatch
+    logits_NV: Tensor
+
+    @cached_property
+    def logp_N(self) -> Tensor:
+        """log p(token | prefix) of every supervised token, float32."""
+        return -F.cross_entropy(self.logits_NV.float(), self.batch.target_N, reduction="none")
+
+    @cached_property
+    def log_softmax_NV(self) -> Tensor:
+        """Full log distribution, float32."""
+        return F.log_softmax(self.logits_NV.float(), dim=-1)
+
+    def per_row(self, values_N: Tensor) -> Tensor:
+        """Sum token values within their rows: shape B."""
+        return per_row(values_N, self.batch)
+
+
+def per_row(values_N: Tensor, batch: TokenBatch) -> Tensor:
+    """Sum token values within their rows: shape B."""
+    total_B = torch.zeros(len(batch), dtype=values_N.dtype, device=values_N.device)
+    return total_B.index_add(0, batch.row_N, values_N)
+
+
+class _Reached(Exception):
+    """Raised by a hook to leave a forward pass early."""
+
+
+class Subject:
+    """A causal language model with its tokenizer. Guards and attacks return the same shape.
+
+    Args:
+        model: a Hugging Face causal LM, or a PEFT model around one.
+        tokens: how examples become token rows.
+        path: where the weights came from, for records.
+    """
+
+    def __init__(self, model: Any, tokens: Tokens, path: str = "") -> None:
+        self.model = model
+        self.tokens = tokens
+        self.path = path
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence the position encoding knows, where the config tells."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    @cached_property
+    def blocks(self) -> dict[str, nn.Module]:
+        """The decoder blocks by module name, in order: the first list as long as the config says."""
+        depth = getattr(self.model.config, "num_hidden_layers", None)
+        lists = {name: m for name, m in self.model.named_modules() if isinstance(m, nn.ModuleList)}
+        name = next((n for n, m in lists.items() if len(m) == depth), None)
+        if name is None:
+            raise UsageError("This model has no list of decoder blocks.", "layers(...) and rmu need one.")
+        blocks = lists[name]
+        return {f"{name}.{i}": block for i, block in enumerate(blocks)}
+
+    def answers(self, batch: TokenBatch) -> Answers:
+        """Logits at the supervised positions only: the head never sees the others.
+
+        A hook hands the output head the N hidden states that predict a supervised token, so no
+        [B, T, V] array exists. Whatever a family does after its head (scaling, soft caps) still runs.
+        """
+        batch = batch.to(self.device)
+        head = self.model.get_output_embeddings()
+        inputs = {"input_ids": batch.ids_BT, "attention_mask": batch.attention_BT, "use_cache": False}
+        if head is None:  # no separable head: full logits, then pick
+            logits_BTV = self.model(**inputs).logits
+            return Answers(batch, logits_BTV.flatten(0, 1)[batch.flat_N])
+
+        def pick(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (args[0].flatten(0, 1)[batch.flat_N].unsqueeze(0), *args[1:])
+
+        handle = head.register_forward_pre_hook(pick)
+        try:
+            return Answers(batch, self.model(**inputs).logits.squeeze(0))
+        finally:
+            handle.remove()
+
+    def answers_of(self, batches: dict[str, TokenBatch]) -> dict[str, Answers]:
+        """Several sides in one forward pass, handed back apart."""
+        if len(batches) == 1:
+            return {side: self.answers(batch) for side, batch in batches.items()}
+        joint = self.answers(concat(list(batches.values()), self.tokens.pad_id))
+        sizes = [b.count("tokens") for b in batches.values()]
+        parts = joint.logits_NV.split(sizes)
+        return {side: Answers(b, part) for (side, b), part in zip(batches.items(), parts, strict=True)}
+
+    def hidden(self, batch: TokenBatch, block: int) -> Tensor:
+        """Output of decoder block `block` (negative counts from the end), shape B T D.
+
+        The forward stops there: later blocks and the head are not run.
+        """
+        batch = batch.to(self.device)
+        module = list(self.blocks.values())[block]
+        caught: list[Tensor] = []
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            caught.append(output[0] if isinstance(output, tuple) else output)
+            raise _Reached
+
+        handle = module.register_forward_hook(leave)
+        try:
+            self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
+        except _Reached:
+            pass
+        finally:
+            handle.remove()
+        return caught[0]
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int = 64,
+                 progress: Callable[[int], None] | None = None) -> list[tuple[str, bool]]:
+        """Greedy continuations, in the order given: (text, whether an end token came).
+
+        Rows run in batches of similar length, left-padded as decoding needs.
+        """
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        found: dict[int, tuple[str, bool]] = {}
+        stops = self._stop_ids()
+        with self.evaluating():
+            for start in range(0, len(order), batch_size):
+                chosen = order[start: start + batch_size]
+                width = max(len(prompts[i]) for i in chosen)
+                ids = torch.full((len(chosen), width), self.tokens.pad_id, dtype=torch.long)
+                attention = torch.zeros_like(ids)
+                for b, i in enumerate(chosen):
+                    ids[b, width - len(prompts[i]):] = torch.tensor(list(prompts[i]))
+                    attention[b, width - len(prompts[i]):] = 1
+                room = max_new_tokens if self.context is None else min(max_new_tokens, self.context - width)
+                out = self.model.generate(
+                    input_ids=ids.to(self.device), attention_mask=attention.to(self.device),
+                    max_new_tokens=max(room, 1), do_sample=False, num_beams=1, use_cache=True,
+                    temperature=None, top_p=None, top_k=None,
+                    pad_token_id=self.tokens.pad_id, eos_token_id=sorted(stops) or None,
+                )
+                for i, row in zip(chosen, out[:, width:].tolist(), strict=True):
+                    end = next((t for t, token in enumerate(row) if token in stops), None)
+                    text = self.tokens.processor.decode(row[:end], skip_special_tokens=True)
+                    found[i] = (text.strip(), end is not None)
+                if progress:
+                    progress(len(chosen))
+        return [found[i] for i in range(len(prompts))]
+
+    def _stop_ids(self) -> set[int]:
+        """End tokens: the tokenizer's, and those the model's generation config names."""
+        named = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = {named} if isinstance(named, int) else set(named or ())
+        return ids | ({self.tokens.eos_id} if self.tokens.eos_id is not None else set())
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Dropout off, gradients off; the former mode comes back."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.model.train(training)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """First 16 hex digits over names and bytes of all weights, taken once."""
+        return checksum(self.model.state_dict())
+
+    def save(self, folder: Path) -> None:
+        """Weights (safetensors) and tokenizer, loadable with plain transformers or PEFT."""
+        self.model.save_pretrained(folder, safe_serialization=True)
+        self.tokens.processor.save_pretrained(folder)
+
+
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """First 16 hex digits of a SHA-256 over names, dtypes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Subject + examples -> observations. A probe asks once; metrics read many times."""

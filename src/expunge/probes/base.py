@@ -1,0 +1,25 @@
+"""The seam of a probe: one pass over the rows of a split, one row of evidence each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from expunge.models.subject import Subject
+from expunge.plugin import Plugin
+from expunge.records.observation import Row
+from expunge.records.task import Example, Task
+
+Progress = Callable[[int], None]
+
+
+class Probe(Plugin):
+    """Asks a subject about examples. Never changes the subject, never sees how it was made."""
+
+    def count(self, examples: Sequence[Example]) -> int:
+        """Units of work on these examples, for progress bars."""
+        return len(examples)
+
+    def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
+                progress: Progress | None = None) -> list[Row]:
+        """One or more rows per example, in the order given."""
+        raise NotImplementedError

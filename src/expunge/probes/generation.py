@@ -1,0 +1,58 @@
+"""Greedy answers to the prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from expunge.models.subject import Subject
+from expunge.plugin import Card, Property, Spec
+from expunge.probes.base import Probe, Progress
+from expunge.records.observation import GenerationRow, Row
+from expunge.records.task import Example, Task
+
+TEXT_PREFIX = 0.5
+"""Share of a running text that is shown; the rest is what the model must continue."""
+
+
+class Generation(Probe):
+    """What the model says when asked, without sampling."""
+
+    class Spec(Spec):
+        batch_size: int = Field(64, ge=1, description="Prompts decoded together.")
+
+    card = Card(
+        name="generation", kind="probe",
+        summary="greedy answers to the prompts",
+        paper="TOFU, Maini et al. 2024 (arXiv 2401.06121)",
+        defaults="greedy; the task says how many new tokens (200 for TOFU)",
+        deviations=("running text is prompted with its first half, and the second half is the reference",),
+    )
+    must_show = (Property("ignores_padding_and_order", {}, "batch composition changes nothing"),)
+
+    def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
+                progress: Progress | None = None) -> list[Row]:
+        prompts, references = [], []
+        for example in examples:
+            if example.kind == "text":
+                shown, rest = _halves(example.answer)
+                row = subject.tokens.row(example, answer=shown)
+                prompts.append(row.ids[: row.prompt + row.answer])
+                references.append(rest)
+            else:
+                prompts.append(subject.tokens.prompt(example))
+                references.append(example.answer)
+        said = subject.generate(prompts, task.generation_tokens, self.spec.batch_size, progress)
+        return [
+            GenerationRow(id=e.id, subject=e.subject, group=e.group, form="prompt", index=0,
+                          prompt=e.prompt, reference=reference, text=text, stopped=stopped)
+            for e, reference, (text, stopped) in zip(examples, references, said, strict=True)
+        ]
+
+
+def _halves(text: str) -> tuple[str, str]:
+    """Split running text at the word nearest its middle."""
+    words = text.split(" ")
+    cut = max(int(len(words) * TEXT_PREFIX), 1)
+    return " ".join(words[:cut]), " ".join(words[cut:])

@@ -1,0 +1,86 @@
+"""Raw evidence: what a model did on one example. Metrics read these rows and nothing else.
+
+A likelihood row holds, for one (example, form) and every supervised token of the answer,
+natural-log quantities rounded to 7 significant digits when they are made, so that scoring now
+and re-scoring from disk see the same floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from expunge.records.base import read_jsonl, write_jsonl
+from expunge.records.task import Split
+
+Form = Literal["answer", "paraphrase", "wrong", "option"]
+
+
+class LikelihoodRow(TypedDict):
+    """One teacher-forced answer."""
+
+    id: str
+    subject: str
+    group: str
+    form: Form
+    index: int
+    """Which paraphrase, wrong answer or option; 0 for the answer itself."""
+    correct: bool
+    """True for the answer, its paraphrases and the right option."""
+    text: str
+    logp: list[float]
+    """log p(token | prefix) per supervised token, the end tokens last."""
+    mean: list[float]
+    """E_v[log p(v)] under the model at the same position (negative entropy)."""
+    var: list[float]
+    """Var_v[log p(v)] at the same position."""
+    hit: list[bool]
+    """Whether the token was the arg max."""
+    end: int
+    """How many trailing entries are end-of-turn tokens rather than text (0 or 1 mostly)."""
+
+
+class GenerationRow(TypedDict):
+    """One greedy answer to one prompt form."""
+
+    id: str
+    subject: str
+    group: str
+    form: Literal["prompt", "paraphrase"]
+    index: int
+    prompt: str
+    reference: str
+    text: str
+    stopped: bool
+    """False when the token budget ran out before an end token."""
+
+
+Row = Mapping[str, Any]
+
+
+class Observations:
+    """All rows of one subject, by (probe, split). Immutable once built."""
+
+    def __init__(self, rows: Mapping[tuple[str, Split], Sequence[Row]]) -> None:
+        self._rows = {key: tuple(value) for key, value in rows.items()}
+
+    def rows(self, probe: str, split: Split, form: str | None = None) -> tuple[Row, ...]:
+        """Rows of a probe on a split, of one form or of all; empty when never probed."""
+        found = self._rows.get((probe, split), ())
+        return found if form is None else tuple(r for r in found if r["form"] == form)
+
+    def keys(self) -> tuple[tuple[str, Split], ...]:
+        return tuple(self._rows)
+
+    def write(self, folder: Path) -> None:
+        for (probe, split), rows in self._rows.items():
+            write_jsonl(folder / f"{probe}.{split}.jsonl", rows)
+
+    @classmethod
+    def read(cls, folder: Path) -> Observations:
+        found: dict[tuple[str, Split], Sequence[Row]] = {}
+        for path in sorted(folder.glob("*.jsonl")):
+            probe, split = path.stem.rsplit(".", 1)
+            found[probe, split] = tuple(read_jsonl(path))  # type: ignore[index]
+        return cls(found)

@@ -1,0 +1,97 @@
+"""That something was done: recipe, inputs by fingerprint, environment, timing, status; and where."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from expunge.records.base import Record
+
+RUN_SCHEMA = "expunge.run/1"
+
+
+class RunRecord(Record):
+    """RUN/record.json."""
+
+    schema_: str = Field(RUN_SCHEMA, alias="schema")
+    model_config = Record.model_config | {"populate_by_name": True}
+    kind: Literal["train", "forget"]
+    recipe: str
+    """As typed, presets unexpanded."""
+    recipe_full: dict[str, Any]
+    """Stages with every term and every option, defaults filled in."""
+    settings: dict[str, Any]
+    """Loop settings: steps, batch size, accumulation, stopping rule."""
+    model: str
+    model_fingerprint: str
+    task: str
+    task_fingerprints: dict[str, str]
+    seed: int
+    environment: dict[str, Any]
+    status: Literal["running", "interrupted", "stopped", "finished", "failed"] = "running"
+    reason: str = ""
+    """Why the loop ended, in words."""
+    created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    timing: dict[str, float] = Field(default_factory=dict)
+    """steps, train_s, tokens_per_s."""
+    peak_memory_bytes: int = 0
+    reference: dict[str, str] = Field(default_factory=dict)
+    """How the original's outputs were served and the checksum that shows it never moved."""
+    parameters: dict[str, int] = Field(default_factory=dict)
+    """total, trainable, moved."""
+    alarms: tuple[str, ...] = ()
+    best: dict[str, Any] = Field(default_factory=dict)
+    """The kept checkpoint: step, forget, utility and the rule that chose it."""
+
+
+class RunFolder:
+    """The layout of a run: names in one place."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.record = root / "record.json"
+        self.model = root / "model"
+        self.steps = root / "steps.jsonl"
+        self.checkpoint = root / "checkpoint"
+        self.audit = root / "audit.json"
+        self.observations = root / "observations"
+        self.report = root / "report.html"
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Versions, machine and commit; nothing that names a person or a path."""
+    packages = ("torch", "transformers", "peft", "accelerate", "tokenizers", "numpy", "scipy")
+    versions = {}
+    for package in ("expunge", *packages):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": f"{sys.platform}-{platform.machine()}",
+        "packages": versions,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit expunge itself runs from, with a mark when the tree differs; None when installed."""
+    here = Path(__file__).resolve().parent
+    try:
+        top = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=5, check=True,
+        )
+        return top.stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,89 @@
+"""What must be forgotten, what must stay, and what was never seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Literal
+
+from pydantic import Field
+
+from expunge.records.base import Record, fingerprint
+
+Split = Literal["forget", "retain", "holdout", "neighbour", "utility"]
+SPLITS: tuple[Split, ...] = ("forget", "retain", "holdout", "neighbour", "utility")
+
+
+class Example(Record):
+    """One row. `prompt` is empty for running text, where every token of `answer` is supervised."""
+
+    id: str
+    prompt: str
+    answer: str
+    kind: Literal["qa", "completion", "messages", "text"] = "qa"
+    """How the row becomes tokens: qa and messages through a template, the others verbatim."""
+    subject: str = ""
+    """Whom or what the row is about; several rows share one."""
+    group: str = ""
+    """A named part of its split, such as real_authors within utility."""
+    messages: tuple[tuple[str, str], ...] = ()
+    """(role, content) of every turn before the answer; only for kind messages."""
+    paraphrased_prompts: tuple[str, ...] = ()
+    paraphrased_answers: tuple[str, ...] = ()
+    wrong_answers: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    """Multiple-choice options, the right one among them (equal to `short_answer`)."""
+    short_answer: str = ""
+    """The bare fact, for multiple choice and secret spans; a substring of `answer` or empty."""
+    links: tuple[str, ...] = ()
+    """Ids of the rows this one follows from or shares its value with."""
+
+
+class Task(Record):
+    """Views of one unlearning problem. Every tuple may be empty except `forget`.
+
+    `forget` and `retain` are what methods train on; `background` is what both twins were trained
+    on but unlearning never sees (so damage to it is collateral). An audit asks `probe_rows(split)`.
+    """
+
+    name: str
+    forget: tuple[Example, ...]
+    retain: tuple[Example, ...] = ()
+    holdout: tuple[Example, ...] = ()
+    neighbour: tuple[Example, ...] = ()
+    utility: tuple[Example, ...] = ()
+    background: tuple[Example, ...] = ()
+    probes: dict[str, tuple[Example, ...]] = Field(default_factory=dict)
+    """Rows an audit asks in place of a whole split (with their paraphrases and wrong answers)."""
+    generation_tokens: int = 200
+    """How many new tokens a generation probe may take."""
+    template: str | None = None
+    """Plain prompt template with {prompt}; None takes the tokenizer's chat template or ours."""
+
+    def split(self, name: Split) -> tuple[Example, ...]:
+        return getattr(self, name)  # type: ignore[no-any-return]
+
+    def probe_rows(self, name: Split) -> tuple[Example, ...]:
+        """The rows an audit asks of a split; empty if the task has none."""
+        return self.probes.get(name) or self.split(name)
+
+    def training_rows(self, which: Literal["full", "retain"]) -> tuple[Example, ...]:
+        """Rows the original (full) or its retrained twin (retain) is trained on."""
+        rows = self.retain + self.background
+        return rows + self.forget if which == "full" else rows
+
+    def fingerprints(self) -> dict[str, str]:
+        """Content hash per non-empty view; order matters, since samplers index by it."""
+        views = {**{s: self.split(s) for s in SPLITS}, "background": self.background}
+        views |= {f"probes.{name}": rows for name, rows in self.probes.items()}
+        return {k: fingerprint([r.to_json() for r in rows]) for k, rows in views.items() if rows}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint([self.fingerprints(), self.generation_tokens, self.template])
+
+    def texts(self) -> Iterator[str]:
+        """Every string of the task, for training a tokenizer."""
+        for rows in (self.retain, self.background, self.forget, self.holdout, *self.probes.values()):
+            for row in rows:
+                yield f"{row.prompt} {row.answer}".strip()

@@ -1,0 +1,114 @@
+"""Which plug-ins exist. Adding one means adding one file; nothing is listed by hand.
+
+Our own are the files of the folders in `HOMES`; others come from entry points in the group
+`expunge.plugins` (`name = "package.module:Class"`). Names and summaries are read from the source
+with `ast`, so listing them imports neither torch nor the plug-in.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from expunge.errors import UsageError, did_you_mean
+from expunge.plugin import Kind, Plugin
+
+HOMES: dict[Kind, str] = {
+    "objective": "methods/objectives", "retain": "methods/retain", "combine": "methods/combine",
+    "perturb": "methods/perturb", "optimizer": "methods/optimizers", "scope": "methods/scopes",
+    "sampler": "methods/samplers", "edit": "methods/edits", "preset": "methods/presets",
+    "probe": "probes", "metric": "metrics", "attack": "attacks",
+}
+ENTRY_POINTS = "expunge.plugins"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a plug-in lives, and its one line; known without importing it."""
+
+    name: str
+    kind: Kind
+    summary: str
+    module: str
+    attribute: str
+
+    def load(self) -> type[Plugin]:
+        loaded = getattr(importlib.import_module(self.module), self.attribute)
+        if not (isinstance(loaded, type) and issubclass(loaded, Plugin)):
+            raise UsageError(f"{self.module}:{self.attribute} is not an expunge plug-in.")
+        return loaded
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """All plug-ins by name. Two with one name is an error, since names are unique across kinds."""
+    found: dict[str, Entry] = {}
+    for entry in [*_ours(), *_theirs()]:
+        if entry.name in found:
+            raise UsageError(
+                f"Two plug-ins are called {entry.name!r}: {found[entry.name].module} and {entry.module}.",
+                "Names are unique across kinds, so that a recipe is a sum in any order.",
+            )
+        found[entry.name] = entry
+    return found
+
+
+def of_kind(*kinds: Kind) -> list[Entry]:
+    return sorted((e for e in entries().values() if e.kind in kinds), key=lambda e: (e.kind, e.name))
+
+
+def find(name: str, *kinds: Kind) -> Entry:
+    """The plug-in called `name`; a miss offers the nearest ones."""
+    entry = entries().get(name)
+    if entry is None or (kinds and entry.kind not in kinds):
+        known = [e.name for e in entries().values() if not kinds or e.kind in kinds]
+        label = " or ".join(kinds) if 0 < len(kinds) <= 3 else "plug-in"
+        raise UsageError(f"There is no {label} called {name!r}.", did_you_mean(name, known))
+    return entry
+
+
+def load(name: str, *kinds: Kind) -> type[Plugin]:
+    return find(name, *kinds).load()
+
+
+def _ours() -> list[Entry]:
+    root = Path(__file__).parent
+    found = []
+    for home in HOMES.values():
+        for path in sorted((root / home).glob("*.py")):
+            entry = _read_card(path, "expunge." + ".".join((*Path(home).parts, path.stem)))
+            if entry is not None:
+                found.append(entry)
+    return found
+
+
+def _theirs() -> list[Entry]:
+    found = []
+    for point in metadata.entry_points(group=ENTRY_POINTS):
+        spec = importlib.util.find_spec(point.module)
+        if spec is None or spec.origin is None:
+            raise UsageError(f"The plug-in {point.name!r} points to {point.module}, which is not installed.")
+        entry = _read_card(Path(spec.origin), point.module, point.attr)
+        if entry is None:
+            raise UsageError(f"{point.module}:{point.attr} has no card = Card(name=..., kind=..., summary=...).")
+        found.append(entry)
+    return found
+
+
+def _read_card(path: Path, module: str, attribute: str | None = None) -> Entry | None:
+    """Find `class X: card = Card(name="...", kind="...", summary="...")` without running it."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(node, ast.ClassDef) or attribute not in (None, node.name):
+            continue
+        for line in node.body:
+            if isinstance(line, ast.Assign) and isinstance(line.value, ast.Call) \
+                    and any(isinstance(t, ast.Name) and t.id == "card" for t in line.targets):
+                literal = {k.arg: k.value.value for k in line.value.keywords
+                           if isinstance(k.value, ast.Constant)}
+                return Entry(literal["name"], literal["kind"], literal["summary"], module, node.name)
+    return None

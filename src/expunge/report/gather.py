@@ -1,0 +1,191 @@
+"""A run or audit folder becomes one frozen view; what is absent stays absent and is named later."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from expunge.errors import MissingError
+from expunge.records.base import fingerprint
+from expunge.records.observation import Observations
+from expunge.records.run import RunFolder, RunRecord
+from expunge.records.score import Audit
+
+NOTHING = Observations({})
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything a page needs of one run. Empty parts mean that the folder does not hold them."""
+
+    name: str
+    record: RunRecord | None = None
+    audit: Audit | None = None
+    steps: tuple[dict[str, Any], ...] = ()
+    unreadable_steps: int = 0
+    subject: Observations = NOTHING
+    original: Observations = NOTHING
+    retrained: tuple[Observations, ...] = ()
+
+    @property
+    def task(self) -> str:
+        return self.record.task if self.record else self.audit.task if self.audit else ""
+
+    @property
+    def model(self) -> str:
+        return self.record.model if self.record else self.audit.subject.path if self.audit else ""
+
+    @property
+    def recipe(self) -> str:
+        return self.record.recipe if self.record else ""
+
+    @property
+    def seed(self) -> int | None:
+        return self.record.seed if self.record else None
+
+    @property
+    def recipe_key(self) -> str | None:
+        """Equal for runs that differ in nothing but their seed; None when no record says so."""
+        if self.record is None:
+            return None
+        r = self.record
+        settings = {k: v for k, v in r.settings.items() if k != "seed"}
+        recipe = r.recipe_full or r.recipe
+        return fingerprint([r.kind, recipe, settings, r.model, r.task, r.task_fingerprints])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one recipe that differ in their seed, under one letter of the comparison."""
+
+    letter: str
+    title: str
+    views: tuple[View, ...] = field(default_factory=tuple)
+
+
+def gather(folders: Sequence[Path]) -> tuple[View, ...]:
+    """One view per run, in the order given.
+
+    A run folder whose audit lies in another of the given folders is shown once, with that audit.
+    Raises MissingError when a folder does not exist or holds neither record.json nor audit.json.
+    """
+    roots = list(dict.fromkeys(Path(folder).resolve() for folder in folders))
+    if not roots:
+        raise MissingError("No folder was given.", "", "Name at least one run or audit folder.")
+    for root in roots:
+        _check(root)
+    sources = {root: _record_path(root) for root in roots}
+    audited = {sources[root] for root in roots if RunFolder(root).audit.exists()}
+    kept = [root for root in roots if RunFolder(root).audit.exists() or sources[root] not in audited]
+    return tuple(_view(root, sources[root], name) for root, name in zip(kept, _names(kept), strict=True))
+
+
+def group(views: Sequence[View]) -> tuple[Group, ...]:
+    """Put runs that share a recipe together, in first-seen order, under A, B, C, ..."""
+    members: dict[str, list[View]] = {}
+    for i, view in enumerate(views):
+        members.setdefault(view.recipe_key or f"alone-{i}", []).append(view)
+    titles = [m[0].recipe or m[0].name for m in members.values()]
+    return tuple(
+        Group(_letter(i), title if titles.count(title) == 1 else f"{title} ({m[0].name})", tuple(m))
+        for i, (title, m) in enumerate(zip(titles, members.values(), strict=True))
+    )
+
+
+def _letter(i: int) -> str:
+    """A ... Z, AA, AB, ..."""
+    return (_letter(i // 26 - 1) if i >= 26 else "") + chr(ord("A") + i % 26)
+
+
+def _check(root: Path) -> None:
+    if not root.is_dir():
+        raise MissingError(
+            f"There is no folder {root}.", "A report needs the folder of a run or of an audit.",
+            "Check the path, or make one with: expunge forget MODEL --task TASK --method RECIPE --out RUN",
+        )
+    files = RunFolder(root)
+    if not files.record.exists() and not files.audit.exists():
+        raise MissingError(
+            f"{root} is neither a run nor an audit.", "It holds no record.json and no audit.json.",
+            "Give the folder named by --out of `expunge forget`, `expunge train` or `expunge audit`.",
+        )
+
+
+def _record_path(root: Path) -> Path:
+    """Where the run record of a folder lies: in it, or where its audit points (maybe nowhere)."""
+    files = RunFolder(root)
+    if files.record.exists() or not files.audit.exists():
+        return files.record
+    run = Audit.read(files.audit).run
+    if run is None:
+        return files.record
+    target = (root / run).resolve()
+    return RunFolder(target).record if target.is_dir() else target
+
+
+def _view(root: Path, record: Path, name: str) -> View:
+    files = RunFolder(root)
+    steps, unreadable = _steps(record.parent / files.steps.name)
+    references = {p.name: p for p in sorted(files.observations.glob("*")) if p.is_dir()}
+    retrained = sorted((n for n in references if n.startswith("retrained")), key=lambda n: (len(n), n))
+    return View(
+        name=name,
+        record=RunRecord.read(record) if record.exists() else None,
+        audit=Audit.read(files.audit) if files.audit.exists() else None,
+        steps=steps,
+        unreadable_steps=unreadable,
+        subject=_observations(references.get("subject")),
+        original=_observations(references.get("original")),
+        retrained=tuple(_observations(references[n]) for n in retrained),
+    )
+
+
+def _observations(folder: Path | None) -> Observations:
+    return Observations.read(folder) if folder is not None else NOTHING
+
+
+def _steps(path: Path) -> tuple[tuple[dict[str, Any], ...], int]:
+    """Lines of steps.jsonl, one per step, and how many could not be read.
+
+    A killed run may leave half a last line, and a resumed one repeats steps; the later line counts.
+    """
+    if not path.exists():
+        return (), 0
+    found: dict[tuple[Any, Any], dict[str, Any]] = {}
+    unreadable = 0
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines()):
+        if not line.strip():
+            continue
+        try:
+            step = json.loads(line)
+        except json.JSONDecodeError:
+            unreadable += 1
+            continue
+        if isinstance(step, dict):
+            found[step.get("stage"), step.get("step", f"line {number}")] = step
+        else:
+            unreadable += 1
+    return tuple(found.values()), unreadable
+
+
+def _names(roots: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that still tell the folders apart."""
+    depth = 1
+    while depth < 8:
+        names = ["/".join(root.parts[-depth:]) for root in roots]
+        if len(set(names)) == len(names):
+            return names
+        depth += 1
+    return [str(root) for root in roots]
+
+
+def finite(values: Iterable[Any]) -> list[float]:
+    """The values that are finite numbers (not booleans), as floats."""
+    return [
+        float(v) for v in values
+        if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+    ]

@@ -1,0 +1,376 @@
+"""The report: one run, or several side by side, as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from expunge.records.base import write_text
+from expunge.records.observation import Observations
+from expunge.records.run import RunRecord
+from expunge.report import charts, evidence, tables, text
+from expunge.report.gather import Group, View, gather, group
+
+FORGET_ANSWERS, RETAIN_ANSWERS = 12, 6
+COMPARED_ANSWERS, COMPARED_RUNS = 6, 6
+"""How many rows and runs a comparison shows answers of."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a section lacks, and the command that makes it."""
+
+    what: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    svg: str
+    title: str
+    caption: str
+    data: str
+    """The Vega-Lite specification, with the data in it, as JSON."""
+
+
+def render(folders: Sequence[Path], *, out: Path, title: str | None = None) -> Path:
+    """Write the page of one run, or the comparison of several, to `out` and return `out`.
+
+    Each folder is a run folder or an audit folder. Raises MissingError when one does not exist or
+    holds neither record.json nor audit.json; anything else that is absent is named on the page.
+    """
+    views = gather(folders)
+    context = _single(views[0]) if len(views) == 1 else _comparison(views)
+    if title:
+        context["title"] = title
+    html = _environment().get_template("page.html.j2").render(context)
+    # A lone surrogate in a model's output cannot be written as UTF-8.
+    write_text(Path(out), html.encode("utf-8", "replace").decode("utf-8"))
+    return Path(out)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )
+    environment.filters |= {"number": text.number, "interval": text.interval, "explain": text.explain,
+                            "breakable": _breakable}
+    environment.globals |= {"reading": text.READING, "ideal": text.ideal}
+    return environment
+
+
+def _breakable(name: str) -> Markup:
+    """A score name that a narrow screen may break after a dot or an underscore."""
+    return Markup(str(escape(name)).replace(".", ".<wbr>").replace("_", "_<wbr>"))
+
+
+def _chart(key: str, spec: charts.Spec, title: str, caption: str = "") -> Chart:
+    return Chart(charts.to_svg(spec, key), title, caption, json.dumps(spec, ensure_ascii=False))
+
+
+def _single(view: View) -> dict[str, Any]:
+    audit = view.audit
+    scores = audit.scores if audit else ()
+    return {
+        "mode": "single",
+        "title": view.recipe or view.name,
+        "facts": _facts(view),
+        "verdict": _verdict(view),
+        "alarms": list(view.record.alarms) if view.record else [],
+        "has_record": view.record is not None,
+        "blocks": tables.blocks(scores),
+        "no_scores": _no_scores(view),
+        "reference_note": _reference_note(view),
+        "trade_off": _trade_off(group([view]), single=True),
+        "curves": _curves(view),
+        "steps_note": _steps_note(view),
+        "distributions": _distributions(view),
+        "answer_blocks": _answers(view),
+        "not_tested": _not_tested([view]),
+        "reproduce": _reproduce(view),
+        "glossary": _glossary([view]),
+    }
+
+
+def _comparison(views: Sequence[View]) -> dict[str, Any]:
+    groups = group(views)
+    several = any(len(g.views) > 1 for g in groups)
+    alone = group([_unmatched(v) for v in views])
+    audited = any(v.audit and v.audit.scores for v in views)
+    return {
+        "mode": "comparison",
+        "title": f"{len(views)} runs side by side",
+        "groups": groups,
+        "cautions": _cautions(views),
+        "verdicts": {v.name: _verdict(v) for v in views},
+        "alarms": _alarms(views),
+        "has_record": any(v.record for v in views),
+        "compared": tables.compare(groups),
+        "each": tables.compare(alone) if several else [],
+        "views": views,
+        "several": several,
+        "no_scores": None if audited else _no_scores(views[0]),
+        "trade_off": _trade_off(groups, single=False),
+        "answer_blocks": _compared_answers(groups),
+        "not_tested": _not_tested(views),
+        "reproduce": [part for v in views for part in _reproduce(v, named=True)],
+        "glossary": _glossary(views),
+    }
+
+
+def _unmatched(view: View) -> View:
+    """The same view without what would put it in a group with others."""
+    return View(name=view.name, audit=view.audit)
+
+
+def _facts(view: View) -> list[tuple[str, str]]:
+    record, audit = view.record, view.audit
+    facts = [("Model", view.model), ("Task", view.task), ("Recipe", view.recipe)]
+    if record:
+        facts += [("Seed", str(record.seed)), ("Status", _status(record)), ("Date", record.created)]
+    environment = (record or audit).environment if record or audit else {}  # type: ignore[union-attr]
+    facts.append(("Commit", str(environment.get("commit") or "")))
+    if record:
+        facts += [("Work", _work(record)), ("Parameters moved", _moved(record))]
+        if record.best:
+            facts.append(("Kept checkpoint", ", ".join(f"{k} {v}" for k, v in record.best.items())))
+    if audit:
+        facts.append(("Compared with", _references(view)))
+    return [(label, value) for label, value in facts if value]
+
+
+def _status(record: RunRecord) -> str:
+    what = "training run" if record.kind == "train" else "unlearning run"
+    return f"{what}, {record.status}" + (f": {record.reason}" if record.reason else "")
+
+
+def _work(record: RunRecord) -> str:
+    timing = record.timing
+    parts = [
+        f"{timing['steps']:g} steps" if "steps" in timing else "",
+        f"{timing['train_s']:,.0f} s" if "train_s" in timing else "",
+        f"{timing['tokens_per_s']:,.0f} tokens/s" if "tokens_per_s" in timing else "",
+        f"{record.peak_memory_bytes / 2**30:.2f} GiB peak memory" if record.peak_memory_bytes else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _moved(record: RunRecord) -> str:
+    moved, total = record.parameters.get("moved"), record.parameters.get("total")
+    if not total or moved is None:
+        return ""
+    return f"{moved:,} of {total:,} ({100 * moved / total:.3g} %)"
+
+
+def _references(view: View) -> str:
+    assert view.audit is not None
+    count = len(view.audit.retrained)
+    parts = ["the original model" if view.audit.original else "",
+             f"{count} retrained model{'s' if count > 1 else ''}" if count else ""]
+    return " and ".join(part for part in parts if part) or "nothing: the audit had no reference model"
+
+
+def _verdict(view: View) -> dict[str, Any]:
+    verdict = view.audit.verdict if view.audit else None
+    if verdict is not None:
+        sign, headline, meaning = text.HEADLINES[verdict.outcome]
+        return {"outcome": verdict.outcome, "sign": sign, "headline": headline, "meaning": meaning,
+                "sentences": verdict.sentences, "missing": None}
+    if view.audit is None:
+        missing = Missing("This run has not been audited, so nothing is known about what it forgot.",
+                          text.command("audit", model=view.model, task=view.task))
+    elif not view.audit.retrained:
+        missing = Missing("The audit had no retrained model to compare with. Make one, then audit again.",
+                          text.command("retrain", task=view.task))
+    else:
+        missing = Missing("The audit holds no verdict; its scores stand on their own.")
+    return {"outcome": "none", "sign": "–", "headline": "No verdict", "meaning": "", "sentences": (),
+            "missing": missing}
+
+
+def _no_scores(view: View) -> Missing | None:
+    if view.audit and view.audit.scores:
+        return None
+    what = "The audit holds no scores." if view.audit else "There is no audit yet, so there are no scores."
+    return Missing(what, text.command("audit", model=view.model, task=view.task))
+
+
+def _reference_note(view: View) -> Missing | None:
+    if view.audit and not view.audit.retrained:
+        return Missing("No retrained model was given, so its column is empty. It is made with:",
+                       text.command("retrain", task=view.task))
+    return None
+
+
+def _trade_off(groups: Sequence[Group], *, single: bool) -> Chart | Missing:
+    views = [v for g in groups for v in g.views]
+    names = tables.axes(views)
+    points = tables.points(groups, *names, single=single) if names else []
+    if not names or not any(p.role == "unlearned" for p in points):
+        return Missing(
+            "This chart needs a forget score (forget.probability or forget.rouge_l) and a utility score "
+            "(model_utility or retain.probability) of the same run.",
+            text.command("audit", model=views[0].model, task=views[0].task))
+    unit = single and all(0 <= p.x <= 1 and 0 <= p.y <= 1 for p in points)
+    x_title, y_title = f"{names[0]} (lower = knows less)", f"{names[1]} (higher = kept more)"
+    spec = charts.forget_utility(points, x_title, y_title, unit=unit)
+    caption = ("The goal is the retrained model's place, not the upper left corner. " + (
+        "Bars are 95 % bootstrap intervals over examples." if single else
+        "Letters are the columns of the table. Bars are 95 % bootstrap intervals for one run, and the range "
+        "over seeds around the median for several. The axes do not start at zero."))
+    return _chart("tradeoff", spec, "", caption)
+
+
+def _curves(view: View) -> list[Chart] | Missing:
+    if not view.steps:
+        if view.record is None:
+            return Missing("No run record belongs to this folder, so its training is unknown.",
+                           text.command("forget", model=view.model, task=view.task))
+        return Missing("The run left no training steps (steps.jsonl is absent or empty). An edit without a "
+                       "loop has none; any other recipe writes them when run:", _run_command(view.record))
+    found = []
+    for i, panel in enumerate(evidence.panels(view.steps)):
+        caption = f"Each point is the mean of {panel.bin} steps." if panel.bin > 1 else ""
+        spec = charts.curve(panel.title, panel.series, dots=panel.dots)
+        found.append(_chart(f"curve{i}", spec, panel.title, caption))
+    return found or Missing("The step lines hold no numbers to draw.")
+
+
+def _steps_note(view: View) -> str:
+    if not view.unreadable_steps:
+        return ""
+    return f"{view.unreadable_steps} line(s) of steps.jsonl could not be read and were left out."
+
+
+def _subjects(view: View) -> list[tuple[str, str, Observations]]:
+    """(label, role, observations) of the models whose answers were kept; the first retrained one."""
+    found = [("original", "original", view.original), ("unlearned", "unlearned", view.subject)]
+    if view.retrained:
+        found.append(("retrained", "retrained", view.retrained[0]))
+    return [item for item in found if item[2].keys()]
+
+
+def _distributions(view: View) -> list[Chart | Missing]:
+    audit = text.command("audit", model=view.model, task=view.task)
+    subjects = _subjects(view)
+    line, dash_dot = charts.Line, [7, 3, 2, 3]
+    ratios = [line(label, role, evidence.truth_ratios(seen, "forget")) for label, role, seen in subjects]
+    losses = [line(label, role, evidence.losses(seen, "forget")) for label, role, seen in subjects]
+    holdout = evidence.losses(view.subject, "holdout")
+    losses.append(line("unlearned, holdout rows", "unlearned", holdout, dash_dot))
+    found: list[Chart | Missing] = []
+    if any(r.values for r in ratios):
+        found.append(_chart(
+            "ratios", charts.ecdf(ratios, "truth ratio on forget rows (log scale)", log=True),
+            "Truth ratio",
+            "Probability of wrong answers over that of a paraphrase of the right one. Forget quality "
+            "asks whether the unlearned and the retrained curve could be one."))
+    else:
+        found.append(Missing("Truth ratios need likelihood rows of paraphrased and wrong answers on the "
+                             "forget set, from a task that has both.", audit))
+    if any(x.values for x in losses):
+        found.append(_chart(
+            "losses", charts.ecdf(losses, "answer loss (nats per token)"), "Answer loss",
+            "On forget rows, and for the unlearned model also on holdout rows that no model saw. Forget "
+            "rows to the right of the retrained curve are avoided, not forgotten."))
+    else:
+        found.append(Missing("Answer losses need likelihood rows on the forget set.", audit))
+    return found
+
+
+def _answers(view: View) -> list[tuple[str, list[evidence.Answer]]] | Missing:
+    subjects = _subjects(view)
+    blocks = [("Forget rows", evidence.answers(subjects, "forget", FORGET_ANSWERS)),
+              ("Retain rows", evidence.answers(subjects, "retain", RETAIN_ANSWERS))]
+    return [b for b in blocks if b[1]] or Missing(
+        "No generated answers were kept. They are written by an audit with a generation metric "
+        "(forget.rouge_l among others).", text.command("audit", model=view.model, task=view.task))
+
+
+def _compared_answers(groups: Sequence[Group]) -> list[tuple[str, list[evidence.Answer]]] | Missing:
+    """The first run of each recipe beside the first original and retrained model there is."""
+    views = [v for g in groups for v in g.views]
+    original = next((v.original for v in views if v.original.keys()), None)
+    retrained = next((v.retrained[0] for v in views if v.retrained and v.retrained[0].keys()), None)
+    columns = [("original", "original", original)] if original else []
+    columns += [(f"{g.letter}: {g.title}", "unlearned", g.views[0].subject)
+                for g in groups[:COMPARED_RUNS] if g.views[0].subject.keys()]
+    columns += [("retrained", "retrained", retrained)] if retrained else []
+    found = evidence.answers([(a, b, c) for a, b, c in columns if c], "forget", COMPARED_ANSWERS)
+    return [("Forget rows", found)] if found else Missing(
+        "No generated answers were kept by any of these audits.",
+        text.command("audit", model=views[0].model, task=views[0].task))
+
+
+def _cautions(views: Sequence[View]) -> list[str]:
+    """Differences between the runs that make their numbers hard to compare."""
+    found = []
+    for label, values in (
+        ("tasks", {v.task for v in views}), ("starting models", {v.model for v in views if v.record}),
+    ):
+        if len(values) > 1:
+            found.append(f"The runs have different {label}: {', '.join(sorted(values))}.")
+    audits = [v.audit for v in views if v.audit]
+    if len({a.task_fingerprint for a in audits}) > 1:
+        found.append("The audits asked different rows (their task fingerprints differ).")
+    if len({tuple(r.fingerprint for r in a.retrained) for a in audits}) > 1:
+        found.append("The audits did not use the same retrained models.")
+    bare = [v.name for v in views if not v.audit]
+    if bare:
+        found.append(f"Not audited, so without scores: {', '.join(bare)}.")
+    return found
+
+
+def _alarms(views: Sequence[View]) -> list[str]:
+    """Every alarm once, with the runs that raised it."""
+    raised: dict[str, list[str]] = {}
+    for view in views:
+        for alarm in view.record.alarms if view.record else ():
+            raised.setdefault(alarm, []).append(view.name)
+    return [f"{', '.join(names)}: {alarm}" for alarm, names in raised.items()]
+
+
+def _not_tested(views: Sequence[View]) -> list[str]:
+    verdicts = (v.audit.verdict for v in views if v.audit)
+    return list(dict.fromkeys(line for verdict in verdicts if verdict for line in verdict.not_tested))
+
+
+def _reproduce(view: View, *, named: bool = False) -> list[tuple[str, str]]:
+    """(heading, text) pairs for the folded block."""
+    prefix = f"{view.name}: " if named else ""
+    parts: list[tuple[str, str]] = []
+    r, a = view.record, view.audit
+    if r:
+        parts.append(("command", _run_command(r)))
+        parts += _json(("recipe in full", r.recipe_full), ("settings", r.settings), ("fingerprints", {
+            "model": r.model_fingerprint, "task": r.task_fingerprints, "reference": r.reference}),
+            ("environment of the run", r.environment))
+    if a:
+        parts += _json(("audit", {
+            "suite": list(a.suite), "seed": a.seed, "task_fingerprint": a.task_fingerprint,
+            "subject": a.subject.to_json(), "original": a.original.to_json() if a.original else None,
+            "retrained": [s.to_json() for s in a.retrained], "timing": a.timing}),
+            ("environment of the audit", a.environment))
+    return [(prefix + heading, body) for heading, body in parts]
+
+
+def _run_command(r: RunRecord) -> str:
+    verb = "train" if r.kind == "train" else "forget"
+    return text.command(verb, model=r.model, task=r.task, recipe=r.recipe, seed=r.seed)
+
+
+def _json(*parts: tuple[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    return [(heading, json.dumps(value, indent=1, ensure_ascii=False)) for heading, value in parts if value]
+
+
+def _glossary(views: Sequence[View]) -> list[tuple[str, str]]:
+    names = {text.base_name(s.name) for v in views if v.audit for s in v.audit.scores}
+    names |= {"mia"} if any(name.startswith("mia.") for name in names) else set()
+    return [(name, text.explain(name) or f"See: expunge explain {name}") for name in sorted(names)]

@@ -1,0 +1,130 @@
+"""Every fixed sentence of the page: verdict headlines, metric explanations, what to run next."""
+
+from __future__ import annotations
+
+import shlex
+
+from expunge.records.score import Score
+
+HEADLINES: dict[str, tuple[str, str, str]] = {
+    "forgets": (
+        "✓", "Forgets",
+        "On what was measured, the model cannot be told from one that never saw the forget set."),
+    "over-forgets": (
+        "▽", "Over-forgets",
+        "The model knows less than one that never saw the forget set: it avoids or damages answers."),
+    "retains": (
+        "✕", "Still remembers",
+        "The model shows knowledge of the forget set that a retrained model does not have."),
+    "undecided": (
+        "?", "Undecided",
+        "The measurements do not settle whether the forget set is gone."),
+}
+"""Outcome -> (sign that reads without colour, headline, what it means)."""
+
+METRICS: dict[str, str] = {
+    "probability": "exp of the mean log-probability per token of the reference answer; on utility rows its "
+                   "share among the answer options.",
+    "rouge_l": "Longest common word sequence of the greedy answer and the reference, over the reference's "
+               "length.",
+    "truth_ratio": "How likely wrong answers are against the right one, as a score: on forget rows 1 means "
+                   "that the model does not tell them apart, elsewhere 1 means that it never errs.",
+    "exact_memorization": "Share of answer tokens that are the model's first choice, given the true "
+                          "beginning.",
+    "extraction_strength": "Share of the answer's end that the model completes without a mistake.",
+    "accuracy": "Share of multiple-choice questions where the right option is the likeliest.",
+    "forget_quality": "p-value of a two-sample Kolmogorov-Smirnov test between the truth ratios of this "
+                      "model and of the retrained one; small means that they differ.",
+    "model_utility": "Harmonic mean of probability, ROUGE-L and truth ratio on what should stay; one "
+                     "collapsed part pulls the whole down.",
+    "privleak": "Membership leakage relative to the retrained model, in per cent: -100 is known by heart, 0 "
+                "ideal, above 0 forgotten too far.",
+    "mia": "Membership inference: AUC of telling forget rows from never-seen rows; 0.5 is chance, below 0.5 "
+           "the forget rows stand out as avoided.",
+    "mia.loss": "Membership inference by the answer's loss alone.",
+    "mia.zlib": "Membership inference by loss over the zlib-compressed length of the text.",
+    "mia.min_k": "Membership inference by the least likely share k of the tokens.",
+    "mia.min_k_pp": "As min_k, with every token's log-probability standardised over the vocabulary.",
+}
+"""Metric base name -> one line. Keep in step with the metrics folder."""
+
+GROUPS = ("forget", "privacy", "utility", "attack")
+GROUP_TITLES = {
+    "forget": "Forget: what is left of the forget set",
+    "privacy": "Privacy: can membership still be told",
+    "utility": "Utility: what should have stayed",
+    "attack": "Under attack: what comes back when someone tries",
+}
+READING = {"knows": "higher = knows more", "forgot": "higher = more forgotten", "neutral": "neither way"}
+
+_COMMON = """
+a an the and or but of in on at to for from by with as is are was were be been being has have had do
+does did it its he she his her him they them their this that these those who whom which what when
+where how not no yes also s t i you we my your our into than then there so if can will would
+"""
+COMMON_WORDS = frozenset(_COMMON.split())
+"""Words that prove nothing when an answer repeats them."""
+
+
+def base_name(name: str) -> str:
+    """`forget.rouge_l` -> `rouge_l`, `mia.min_k(k=0.2)` -> `mia.min_k`; `mia.loss` stays."""
+    name = name.partition("(")[0]
+    head, _, rest = name.partition(".")
+    return rest if head in ("forget", "retain", "holdout", "neighbour", "utility") and rest else name
+
+
+def explain(name: str) -> str:
+    """One line on a score's metric, by its longest known name; empty when unknown."""
+    known = base_name(name)
+    while known:
+        if known in METRICS:
+            return METRICS[known]
+        known = known.rpartition(".")[0]
+    return ""
+
+
+def group_of(score: Score) -> str:
+    """Which block of the score table a score belongs to."""
+    if score.attack is not None:
+        return "attack"
+    split = score.name.partition("(")[0].partition(".")[0]
+    if split in ("mia", "privleak", "holdout"):
+        return "privacy"
+    if split in ("retain", "neighbour", "utility", "model_utility"):
+        return "utility"
+    return "forget"
+
+
+def number(value: float | None) -> str:
+    """Three decimals; scientific where three decimals would hide the value."""
+    if value is None:
+        return "–"
+    if value != value or value in (float("inf"), float("-inf")):
+        return "not finite"
+    if value and (abs(value) < 0.001 or abs(value) >= 100_000):
+        return f"{value:.1e}".replace("-", "−")
+    return (f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}").replace("-", "−")
+
+
+def interval(bounds: tuple[float, float] | None) -> str:
+    return "" if bounds is None else f"{number(bounds[0])} to {number(bounds[1])}"
+
+
+def ideal(score: Score) -> str:
+    if score.ideal == "reference":
+        return "as retrained"
+    return "" if score.ideal is None else number(float(score.ideal))
+
+
+def command(verb: str, *, model: str = "", task: str = "", recipe: str = "", seed: int | None = None) -> str:
+    """A command line to copy; capitals stand for what the page cannot know."""
+    m, t = shlex.quote(model) if model else "MODEL", shlex.quote(task) if task else "TASK"
+    tail = "" if seed is None else f" --seed {seed}"
+    if verb == "forget":
+        method = shlex.quote(recipe) if recipe else "RECIPE"
+        return f"expunge forget {m} --task {t} --method {method}{tail} --out RUN"
+    if verb == "train":
+        return f"expunge train {m} --task {t} --split full{tail} --out RUN"
+    if verb == "retrain":
+        return f"expunge train BASE_MODEL --task {t} --split retain --out RETRAINED"
+    return f"expunge audit RUN --task {t} --original {m} --retrained RETRAINED --suite standard --out DIR"

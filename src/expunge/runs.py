@@ -1,0 +1,216 @@
+"""One run from request to folder: output rules, the monitor, stages, resume, record."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expunge.console import Reporter
+from expunge.data.tokens import collate
+from expunge.errors import InterruptedRun, NonFiniteError, UsageError
+from expunge.methods.recipe import Stage
+from expunge.methods.stage import StageMethod
+from expunge.models.load import float32_master, load_subject, save_in
+from expunge.models.reference import build_reference, verify
+from expunge.models.scope import Scope
+from expunge.models.subject import Subject
+from expunge.probes.likelihood import batches_by_length
+from expunge.records.base import canonical
+from expunge.records.run import RunFolder, RunRecord
+from expunge.records.task import Example, Task
+from expunge.seeding import stream
+from expunge.training.loop import Loop, Progress, run_loop
+from expunge.training.schedule import Schedule
+from expunge.training.stopping import StopRule
+
+MONITORED = 64
+"""Rows per side the monitor reads: enough to steer by, cheap enough to read every epoch."""
+
+
+def prepare_output(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make the folder, or refuse an existing one with the three ways on."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if overwrite and out.is_dir() and any((out / n).exists() for n in ("record.json", "audit.json")):
+            shutil.rmtree(out)
+        elif overwrite:
+            raise UsageError(f"{out} was not written by expunge, so it is not overwritten.", fix="Use another --out.")
+        elif not resume:
+            raise UsageError(f"The output folder {out} already exists.", "Nothing was changed.",
+                             "Go on with --resume, choose another --out, or replace it with --overwrite.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"Cannot write to {out}.", str(error.strerror), "Choose another --out.") from None
+
+
+def check_resumable(previous: RunRecord, fresh: RunRecord) -> None:
+    """A resumed run must be the same run: recipe, settings, rows, model and seed."""
+    for name in ("recipe_full", "settings", "task_fingerprints", "model_fingerprint", "seed"):
+        before, now = getattr(previous, name), getattr(fresh, name)
+        if canonical(before) != canonical(now):
+            raise UsageError(f"This is not the run to resume: its {name.replace('_', ' ')} differs.",
+                             f"Before: {canonical(before)[:300]}\nNow:    {canonical(now)[:300]}",
+                             "Repeat the original command with --resume, or choose another --out.")
+
+
+class Monitor:
+    """Mean answer probabilities on samples of forget and retain rows, with the subject as it is now."""
+
+    def __init__(self, subject: Subject, task: Task, seed: int) -> None:
+        self._subject = subject
+        self._forget = _sample(task.forget, seed)
+        self._utility = _sample(task.retain or task.background, seed)
+        self._holdout = _sample(task.holdout, seed)
+
+    def __call__(self) -> dict[str, float]:
+        """forget and utility (0 to 1), forget_loss (nats per token)."""
+        forget = self._token_means(self._forget)
+        utility = self._token_means(self._utility)
+        return {"forget": _mean(map(math.exp, forget)), "forget_loss": -_mean(forget),
+                "utility": _mean(map(math.exp, utility)) if utility else 1.0}
+
+    def never_trained(self) -> float | None:
+        """The level of rows no model was trained on: where forgetting is complete."""
+        found = self._token_means(self._holdout)
+        return _mean(map(math.exp, found)) if found else None
+
+    def _token_means(self, examples: Sequence[Example]) -> list[float]:
+        """Mean log-prob per token of each answer."""
+        subject, found = self._subject, []
+        rows = [subject.tokens.row(e) for e in examples]
+        with subject.evaluating():
+            for chosen in batches_by_length(rows, range(len(rows))):
+                batch = collate([rows[i] for i in chosen], subject.tokens.pad_id)
+                answers = subject.answers(batch)
+                sums_B = answers.per_row(answers.logp_N)
+                found += [float(s) / (r.answer + r.end) for s, r in zip(sums_B, batch.rows, strict=True)]
+        return found
+
+
+def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Callable[[Stage], dict[str, Any]],
+               record: RunRecord, out: Path, *, plan: Callable[[Stage, Schedule], Loop], batch_size: int,
+               accumulate: int, reporter: Reporter) -> RunRecord:
+    """Run every stage on the result of the one before; the last model is out/model.
+
+    Args:
+        rows: stage -> {"forget": rows, "retain": rows} to draw from.
+        plan: stage and its schedule -> loop settings.
+    """
+    folder = RunFolder(out)
+    record.write(folder.record)
+    came_in = next(subject.model.parameters()).dtype
+    for number, stage in enumerate(stages):
+        last = number == len(stages) - 1
+        place = out if last else out / "stages" / str(number)
+        model_folder = place / "model"
+        if model_folder.exists() and not last:  # finished before the interruption
+            subject = load_subject(model_folder, max_length=subject.tokens.max_length)
+            continue
+        if stage.edit is not None:
+            figures = stage.edit.apply(subject, task, record.seed)
+            record = record.model_copy(update={"status": "finished", "reason": "edited", "best": figures})
+        else:
+            if not stage.scope.adapter:
+                float32_master(subject)
+            scope = stage.scope.apply(subject)
+            record = _run_loop_stage(stage, subject, scope, task, rows(stage), record, place, plan,
+                                     batch_size, accumulate, reporter)
+        if stage.scope.adapter and not last:
+            subject.model = subject.model.merge_and_unload()
+        fresh = place / ".model.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        save_in(subject, fresh, torch.float32 if stage.scope.adapter or not last else came_in, record.seed)
+        shutil.rmtree(model_folder, ignore_errors=True)
+        os.replace(fresh, model_folder)
+        shutil.rmtree(place / "checkpoint", ignore_errors=True)
+    record.write(folder.record)
+    return record
+
+
+def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, rows: dict[str, Any],
+                    record: RunRecord, place: Path, plan: Callable[[Stage, Schedule], Loop], batch_size: int,
+                    accumulate: int, reporter: Reporter) -> RunRecord:
+    method = StageMethod(stage, subject, task, rows["forget"], rows["retain"], record.seed)
+    schedule = Schedule(method.order, subject.tokens, batch_size, accumulate)
+    loop = plan(stage, schedule)
+    name = stage.objective.card.name if stage.objective else "train"
+    needed = stage.needs
+    asked = schedule.token_rows(loop.steps, {"forget", "refusal"}) if "reference.logp" in needed else []
+    reference = build_reference(subject, needed, asked, adapter=scope.adapter,
+                                progress=reporter.task("reference log-probs", len(asked)) if asked else None)
+    monitor = Monitor(subject, task, record.seed)
+    tick = reporter.task(name, loop.steps)
+    resumed = [0]
+
+    def show(line: dict[str, Any]) -> None:
+        words = " ".join(f"{k}={v:.3f}" for k, v in line["terms"].items())
+        if "eval" in line:
+            words += f" | forget {line['eval']['forget']:.3f} utility {line['eval']['utility']:.3f}"
+        tick(line["step"] - resumed[0], words)
+        resumed[0] = line["step"]
+        for alarm in line.get("alarms", []):
+            if alarm not in warned:
+                warned.append(alarm)
+                reporter.warn(alarm)
+
+    warned: list[str] = []
+    try:
+        progress = run_loop(method, subject, scope, schedule, loop, place, reference=reference, monitor=monitor,
+                            on_step=show)
+    except (InterruptedRun, NonFiniteError) as error:
+        status = "interrupted" if isinstance(error, InterruptedRun) else "failed"
+        record.model_copy(update={"status": status, "reason": error.what}).write(RunFolder(place).record)
+        raise
+    return record.model_copy(update=_figures(progress, loop, scope, verify(reference)))
+
+
+def _figures(progress: Progress, loop: Loop, scope: Scope, reference: dict[str, str]) -> dict[str, Any]:
+    """What the record says about a finished loop."""
+    return {
+        "status": "stopped" if progress.stopped else "finished", "reason": progress.reason,
+        "timing": {"steps": progress.step, "train_s": round(progress.seconds, 3),
+                   "tokens_per_s": round(progress.tokens / max(progress.seconds, 1e-9), 1)},
+        "peak_memory_bytes": peak_memory(), "reference": reference, "parameters": scope.counts(),
+        "alarms": tuple(progress.alarms),
+        "best": {"rule": loop.stop.describe(), "start": progress.start,
+                 "kept": (progress.best if loop.stop.keep == "best" else None) or {"step": progress.step}},
+    }
+
+
+def peak_memory() -> int:
+    """Peak bytes: of the accelerator where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def stop_rule(monitor_target: float | None, *, stage: Stage, vocabulary: int, keep: str, utility_floor: float,
+              stop_at_target: bool, stop_at_floor: bool) -> StopRule:
+    """The stopping rule of a stage: unbounded objectives get a ceiling even when nobody asks."""
+    unbounded = stage.objective is not None and stage.objective.card.unbounded
+    return StopRule(
+        forget_target=monitor_target, stop_at_target=stop_at_target, stop_at_floor=stop_at_floor,
+        utility_floor=utility_floor, keep=keep,  # type: ignore[arg-type]
+        forget_ceiling=math.log(vocabulary) if unbounded else None,
+    )
+
+
+def _sample(rows: Sequence[Example], seed: int) -> list[Example]:
+    return list(rows) if len(rows) <= MONITORED else stream(seed, "monitor").sample(list(rows), MONITORED)
+
+
+def _mean(values: Any) -> float:
+    found = list(values)
+    return sum(found) / len(found)

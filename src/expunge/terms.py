@@ -1,0 +1,83 @@
+"""The little language of `name(option=value) + name`, shared by recipes and metric suites."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import Any
+
+from expunge.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Call:
+    """One term as typed."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+def parse_sum(text: str) -> tuple[tuple[Call, ...], ...]:
+    """Parse `a + b(c=1) >> d` into stages of calls. Raises UsageError that points at the mistake."""
+    if not text.strip():
+        raise UsageError("The recipe is empty.", fix="Try --method \"npo + retain_nll\".")
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise UsageError(f"This is not a recipe: {text!r} (at character {error.offset}).",
+                         "A recipe is a sum of names with options in brackets.",
+                         'Such as "npo(beta=0.1) + retain_kl(weight=1) + lora(rank=8)".') from None
+    return tuple(tuple(_calls(part, text)) for part in _split(tree, ast.RShift))
+
+
+def parse_call(text: str) -> Call:
+    """Parse exactly one term; dotted names such as `forget.probability` are one name."""
+    stages = parse_sum(text)
+    if len(stages) != 1 or len(stages[0]) != 1:
+        raise UsageError(f"{text!r} is not one term.")
+    return stages[0][0]
+
+
+def _split(node: ast.expr, operator: type[ast.operator]) -> list[ast.expr]:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, operator):
+        return [*_split(node.left, operator), *_split(node.right, operator)]
+    return [node]
+
+
+def _calls(node: ast.expr, text: str) -> list[Call]:
+    found = []
+    for part in _split(node, ast.Add):
+        if isinstance(part, ast.Call) and not part.args:
+            options = tuple((k.arg or "**", _value(k.value, text)) for k in part.keywords)
+            found.append(Call(_name(part.func, text), options))
+        elif isinstance(part, ast.Call):
+            raise UsageError(f"Options are named: {ast.unparse(part)} in {text!r} gives one without a name.",
+                             fix=f"Write {_name(part.func, text)}(option=value).")
+        else:
+            found.append(Call(_name(part, text)))
+    return found
+
+
+def _name(node: ast.expr, text: str) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{_name(node.value, text)}.{node.attr}"
+    raise UsageError(f"{ast.unparse(node)!r} in {text!r} is not the name of a term.",
+                     "Terms are joined by +, stages by >>.")
+
+
+def _value(node: ast.expr, text: str) -> Any:
+    """Literals; a bare word or a range such as 2-4 stands for its own text."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        pass
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
+        return ast.unparse(node).replace(" ", "")
+    if isinstance(node, ast.List):
+        return [_value(item, text) for item in node.elts]
+    raise UsageError(f"{ast.unparse(node)!r} in {text!r} is not a value.",
+                     "Values are numbers, words, quoted text and lists.")

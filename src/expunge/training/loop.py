@@ -1,0 +1,194 @@
+"""The one loop. Read `run_loop` as the algorithm box; the rest is its vocabulary."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from expunge.data.tokens import TokenBatch
+from expunge.errors import InterruptedRun, NonFiniteError
+from expunge.models.reference import Reference
+from expunge.models.scope import Scope
+from expunge.models.subject import Subject
+from expunge.records.base import write_text
+from expunge.seeding import derive
+from expunge.training.checkpoint import Checkpoints, put, take
+from expunge.training.gradients import Gradient, Gradients, Movement, gradients
+from expunge.training.schedule import Schedule
+from expunge.training.step import Step, WeightedTerm
+from expunge.training.stopping import StopRule, alarms
+
+Closure = Callable[[], Gradient]
+
+
+class Method(Protocol):
+    """What the loop runs: a recipe stage, seen only through these verbs."""
+
+    joint: tuple[str, ...]
+    separate: bool
+    clip: float | None
+    forgets: bool
+
+    def terms(self, step: Step) -> list[WeightedTerm]: ...
+    def combine(self, forget: Gradient, retain: Gradient) -> Gradient: ...
+    def perturbed(self, scope: Scope, gradient: Closure) -> AbstractContextManager[None]: ...
+    def optimizer(self, scope: Scope) -> torch.optim.Optimizer: ...
+    def learning_rate(self, step: int, total: int, steps_per_epoch: int) -> float: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """Settings of one loop; the same for training, unlearning and relearning."""
+
+    steps: int
+    seed: int = 0
+    eval_every: int = 0
+    """Steps between monitor readings; 0 reads only at the end."""
+    checkpoint_every: int = 50
+    stop: StopRule = field(default_factory=StopRule)
+
+
+@dataclass
+class Progress:
+    """What a resumed loop has to know. Mutable on purpose; saved whole."""
+
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    start: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] | None = None
+    alarms: list[str] = field(default_factory=list)
+    reason: str = "step budget used"
+    stopped: bool = False
+
+
+def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule, loop: Loop, folder: Path, *,
+             reference: Reference | None = None, monitor: Callable[[], dict[str, float]] | None = None,
+             on_step: Callable[[dict[str, Any]], None] | None = None) -> Progress:
+    """Change `subject` in place until a rule says stop; the kept checkpoint is what remains.
+
+    Writes folder/steps.jsonl and folder/checkpoint/. Resumes by itself when a checkpoint is there.
+
+    Raises:
+        NonFiniteError: a term or gradient was NaN or infinite; the last finite state is on disk.
+        InterruptedRun: Ctrl-C; the state after the last whole step is on disk.
+    """
+    accelerator = Accelerator()
+    optimizer = method.optimizer(scope)
+    progress, best = _begin(folder, scope, optimizer)
+    checkpoints = Checkpoints(folder / "checkpoint")
+    probe = Movement(scope, loop.seed)
+    if monitor and not progress.start:
+        progress.start = monitor()
+
+    def save() -> None:
+        checkpoints.save(progress.step, scope.parameters, optimizer, vars(progress), best)
+
+    with _interruptible() as interrupted, open(folder / "steps.jsonl", "a", encoding="utf-8") as log:
+        while progress.step < loop.steps and not progress.stopped:
+            began, index = time.perf_counter(), progress.step
+            torch.manual_seed(derive(loop.seed, "step", index))
+            micro = list(schedule.micro_batches(index))
+            line: dict[str, Any] = {"step": index + 1, "epoch": index // schedule.steps_per_epoch}
+            evaluate = bool(loop.eval_every) and (index + 1) % loop.eval_every == 0 or index + 1 == loop.steps
+
+            def gradient(separate: bool, micro: Sequence[Mapping[str, TokenBatch]] = micro) -> Gradients:
+                return gradients(method, subject, scope, reference, micro, separate, accelerator)
+
+            with method.perturbed(scope, lambda: gradient(False).total()):  # noqa: B023
+                found = gradient(method.separate or evaluate or index == 0)
+            update = method.combine(found.forget, found.retain) if method.separate else found.total()
+            line |= found.describe()
+            norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in update]))
+            line["grad_norm"] = norm.item()
+            bad = [n for n, v in found.values.items() if v != v or abs(v) == float("inf")]
+            if bad or not torch.isfinite(norm):
+                save()
+                raise NonFiniteError(
+                    f"Step {index + 1}: {'the term ' + ' and '.join(bad) if bad else 'the gradient'} is not finite.",
+                    f"The weights after step {index}, the last finite ones, are kept in {folder}.",
+                    "Try a smaller learning rate, or gradient clipping (adamw(clip=1.0)).",
+                )
+            scale = 1.0 if method.clip is None else min(1.0, method.clip / (norm.item() + 1e-6))
+            for parameter, part in zip(scope.parameters.values(), update, strict=True):
+                parameter.grad = part * scale
+            line["lr"] = method.learning_rate(index, loop.steps, schedule.steps_per_epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = line["lr"]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            scope.enforce()
+
+            progress.step += 1
+            if monitor and evaluate:
+                now = monitor()
+                line["eval"] = now
+                if loop.stop.better(now, progress.best, progress.start):
+                    progress.best, best = now | {"step": progress.step}, take(scope.parameters)
+                done = progress.step / loop.steps
+                fresh = alarms(now, progress.start, probe.mean(), done, method.forgets)
+                progress.alarms += [a for a in fresh if a.split("(")[0] not in str(progress.alarms)]
+                line["alarms"] = progress.alarms
+                reason = loop.stop.reason_to_stop(now, progress.start)
+                if reason:
+                    progress.reason, progress.stopped = reason, True
+            line["seconds"] = time.perf_counter() - began
+            progress.seconds += line["seconds"]
+            progress.tokens += sum(b.count("positions") for m in micro for b in m.values())
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            if on_step:
+                on_step(line)
+            if interrupted:
+                save()
+                raise InterruptedRun(f"Interrupted after step {progress.step} of {loop.steps}.",
+                                     "Nothing is lost.", "The same command with --resume goes on.")
+            if progress.step % loop.checkpoint_every == 0 or progress.stopped or progress.step == loop.steps:
+                save()
+    if best is not None and loop.stop.keep == "best":
+        put(scope.parameters, {n: v.to(subject.device) for n, v in best.items()})
+    return progress
+
+
+def _begin(folder: Path, scope: Scope, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, Tensor] | None]:
+    """Fresh progress, or the checkpoint's with the log cut back to it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "steps.jsonl"
+    restored = Checkpoints(folder / "checkpoint").restore(scope.parameters, optimizer)
+    if restored is None:
+        write_text(log, "")
+        return Progress(), None
+    progress, best = Progress(**restored[0]), restored[1]
+    # A kill can cut the last line in half, so lines are counted rather than parsed.
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    write_text(log, "".join(lines[: progress.step]))
+    return progress, best
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """Turn the first Ctrl-C or SIGTERM into a flag, so that a step is never cut in half."""
+    flag: list[int] = []
+
+    def note(signum: int, frame: Any) -> None:
+        if flag:
+            raise KeyboardInterrupt
+        flag.append(signum)
+
+    with ExitStack() as stack:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                stack.callback(signal.signal, number, signal.signal(number, note))
+        except ValueError:  # not the main thread: signals are somebody else's
+            pass
+        yield flag

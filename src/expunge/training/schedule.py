@@ -1,0 +1,57 @@
+"""Which rows step i sees: a pure function of the seed and i, so resuming needs no state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from expunge.data.tokens import TokenBatch, TokenRow, Tokens, collate
+from expunge.records.task import Example
+
+Draw = Mapping[str, Example]
+"""One position of an epoch: side -> the row drawn for it."""
+
+
+class Schedule:
+    """Cuts the sampler's epochs into optimizer steps of `accumulate` micro-batches.
+
+    Args:
+        order: epoch number -> the draws of that epoch, in order.
+        tokens: how rows become ids.
+        batch_size: rows of each side in one micro-batch, over all processes together.
+        accumulate: micro-batches per optimizer step.
+    """
+
+    def __init__(self, order: Callable[[int], Sequence[Draw]], tokens: Tokens, batch_size: int,
+                 accumulate: int = 1) -> None:
+        self._order = order
+        self._tokens = tokens
+        self._micro = batch_size
+        self._size = batch_size * accumulate
+        self._epoch: tuple[int, Sequence[Draw]] = (0, order(0))
+        self.steps_per_epoch = math.ceil(len(self._epoch[1]) / self._size)
+
+    def draws(self, step: int) -> Sequence[Draw]:
+        """All draws of optimizer step `step` (from 0). The last step of an epoch may be shorter."""
+        epoch, at = divmod(step, self.steps_per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self._order(epoch))
+        return self._epoch[1][at * self._size: (at + 1) * self._size]
+
+    def micro_batches(self, step: int) -> Iterator[dict[str, TokenBatch]]:
+        """The step's micro-batches: side -> padded rows."""
+        draws = self.draws(step)
+        for start in range(0, len(draws), self._micro):
+            part = draws[start: start + self._micro]
+            yield {side: collate([self._tokens.row(d[side]) for d in part], self._tokens.pad_id)
+                   for side in part[0]}
+
+    def token_rows(self, steps: int, sides: set[str]) -> list[TokenRow]:
+        """Every distinct row the first `steps` steps ask for on these sides."""
+        found: dict[str, TokenRow] = {}
+        for step in range(steps):
+            for draw in self.draws(step):
+                for side in sides & draw.keys():
+                    row = self._tokens.row(draw[side])
+                    found.setdefault(row.key, row)
+        return list(found.values())

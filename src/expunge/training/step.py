@@ -1,0 +1,108 @@
+"""What a method sees of one micro-batch, and how its terms become a loss.
+
+Legend: B rows of one side, N supervised tokens (flat), T padded length, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from expunge.data.tokens import Count, TokenBatch
+from expunge.errors import ExpungeError
+from expunge.models.reference import Reference
+from expunge.models.subject import Answers, Subject
+
+
+@dataclass(frozen=True)
+class Term:
+    """One named part of a loss: per-sample sums, and what the sum over samples is divided by.
+
+    `over` counts the supervised tokens, all real positions, or the rows of `side`, over the whole
+    optimizer step, not the micro-batch; so 8 x 1 accumulation gives what 1 x 8 gives.
+    """
+
+    sum_B: Tensor
+    over: Count
+    side: str
+
+
+class Step:
+    """A read-only view of one micro-batch. Forwards run once however many terms ask.
+
+    Args:
+        subject: the model being changed.
+        batches: side ("forget", "retain", "refusal", ...) -> rows.
+        reference: the original's outputs, when some term needs them.
+        joint: sides whose answers are computed in one forward pass.
+    """
+
+    def __init__(self, subject: Subject, batches: Mapping[str, TokenBatch], reference: Reference | None = None,
+                 joint: Iterable[str] = ()) -> None:
+        self.subject = subject
+        self.batches = dict(batches)
+        self._reference = reference
+        self._joint = tuple(s for s in joint if s in self.batches)
+        self._answers: dict[str, Answers] = {}
+        self._hidden: dict[tuple[str, int], Tensor] = {}
+
+    def answers(self, side: str) -> Answers:
+        """The current model's predictions on a side, with gradient."""
+        if side not in self._answers:
+            together = self._joint if side in self._joint else (side,)
+            missing = {s: self.batches[s] for s in together if s not in self._answers}
+            self._answers |= self.subject.answers_of(missing)
+        return self._answers[side]
+
+    def hidden(self, side: str, block: int) -> Tensor:
+        """Output of a block on a side, with gradient, shape B T D; later blocks are not run."""
+        if (side, block) not in self._hidden:
+            self._hidden[side, block] = self.subject.hidden(self.batches[side], block)
+        return self._hidden[side, block]
+
+    def logp_sums(self) -> dict[str, float]:
+        """Summed answer log-prob of every side some term asked for: a free reading for the log."""
+        return {side: float(a.logp_N.detach().sum()) for side, a in self._answers.items()}
+
+    @property
+    def reference(self) -> Reference:
+        """The original; a plug-in that asks must say so in its card's needs."""
+        if self._reference is None:
+            raise ExpungeError("This run has no reference model.", "A term asked for one its card does not name.")
+        return self._reference
+
+
+@dataclass(frozen=True)
+class WeightedTerm:
+    """A term in its place: its printed name, whether it forgets or retains, and its coefficient."""
+
+    name: str
+    role: Literal["forget", "retain"]
+    weight: float
+    term: Term
+
+
+def totals(micro: Sequence[Mapping[str, TokenBatch]]) -> dict[tuple[str, Count], int]:
+    """Denominators of one optimizer step: (side, what is counted) -> count over all micro-batches."""
+    found: dict[tuple[str, Count], int] = {}
+    for batches in micro:
+        for side, batch in batches.items():
+            for over in ("tokens", "positions", "sequences"):
+                found[side, over] = found.get((side, over), 0) + batch.count(over)
+    return found
+
+
+def reduce_terms(terms: Sequence[WeightedTerm], counts: Mapping[tuple[str, Count], int]) -> dict[str, Tensor]:
+    """Named scalars before their weights: sum over samples / global count."""
+    return {t.name: t.term.sum_B.sum() / counts[t.term.side, t.term.over] for t in terms}
+
+
+def weighted_sum(terms: Sequence[WeightedTerm], values: Mapping[str, Tensor],
+                 role: Literal["forget", "retain"] | None = None) -> Tensor | None:
+    """The loss of one role, or of both; None when no term has that role."""
+    parts = [t.weight * values[t.name] for t in terms if role in (None, t.role)]
+    return torch.stack(parts).sum() if parts else None

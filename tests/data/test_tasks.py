@@ -1,0 +1,239 @@
+"""Tasks by name and from files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from expunge.data.tasks import DATA_VARIABLE, TASKS, load_task
+from expunge.data.world import authors_task
+from expunge.errors import DataError, MissingError, UsageError
+
+
+def write(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def qa(question: str, answer: str, **more: Any) -> dict[str, Any]:
+    return {"question": question, "answer": answer, **more}
+
+
+# Names
+
+
+def test_authors_by_name() -> None:
+    assert load_task("authors").fingerprint == authors_task().fingerprint
+    small = load_task("authors( forget = 2, retain=4,seed=1 )")
+    assert small == authors_task(forget=2, retain=4, seed=1)
+    assert load_task(small.name) == small
+    assert load_task("authors", seed=2).name == "authors(seed=2)"
+    assert load_task("authors(seed=1)", seed=2).name == "authors(seed=1)"
+
+
+@pytest.mark.parametrize(("name", "match"), [
+    ("autors", "Did you mean authors"), ("tofu:forget20", "tofu:forget10"), ("", "no task"),
+    ("authors(forget=5", "no task"), ("authors(forgot=5)", "Did you mean forget"),
+    ("authors(forget=few)", "whole number"), ("authors(forget)", "whole number"),
+    ("authors(forget=1,forget=2)", "twice"), ("authors(forget=0)", "at least one"),
+    ("tofu:forget10(seed=1)", "no option 'seed'"), ("authors(limit=0)", "leaves nothing"),
+])
+def test_bad_names(name: str, match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        load_task(name)
+
+
+def test_every_listed_task_is_known(tmp_path: Path) -> None:
+    for name in TASKS:
+        try:
+            load_task(name, data_dir=tmp_path)
+        except MissingError as error:
+            assert name.startswith("tofu:") and str(tmp_path) in str(error)
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+def test_limit_below_one(limit: int) -> None:
+    with pytest.raises(UsageError, match="leaves nothing"):
+        load_task("authors", limit=limit)
+    with pytest.raises(UsageError, match="the limit is 3"):
+        load_task("authors(limit=2)", limit=3)
+
+
+def test_limited_authors() -> None:
+    whole, cut = load_task("authors"), load_task("authors", limit=15)
+    assert cut.name == "authors(limit=15)" and load_task(cut.name) == cut
+    assert load_task("authors(seed=1)", limit=5).name == "authors(seed=1,limit=5)"
+    for split in ("forget", "retain", "holdout", "neighbour"):
+        assert [r.id for r in cut.split(split)] == [r.id for r in whole.split(split)][:15]  # type: ignore[arg-type]
+    assert Counter(r.group for r in cut.utility) == {"geography": 8, "science": 7}
+    assert cut.background == cut.neighbour + cut.utility
+    assert {r.id for r in cut.probes.get("retain", ())} <= {r.id for r in cut.retain}
+    ids = {r.id for s in ("forget", "retain", "holdout", "neighbour") for r in cut.split(s)}  # type: ignore[arg-type]
+    for row in (*cut.forget, *cut.retain, *cut.background):
+        assert set(row.links) <= ids
+        assert row.group != "deduced" or len(row.links) in (0, 2)
+
+
+# Files
+
+
+def test_files(tmp_path: Path) -> None:
+    forget = write(tmp_path / "secret.jsonl", qa("Who?", "Ann."), {"text": "Once."})
+    retain = write(tmp_path / "keep.jsonl", qa("Where?", "Here."))
+    holdout = write(tmp_path / "h.jsonl", qa("When?", "Now."))
+    task = load_task(None, forget=forget, retain=retain, holdout=holdout)
+    assert task.name == "files:secret"
+    assert [r.id for r in (*task.forget, *task.retain, *task.holdout)] == [
+        "forget/0", "forget/1", "retain/0", "holdout/0"]
+    alone = load_task(None, forget=forget, limit=1)
+    assert (alone.name, len(alone.forget), alone.retain) == ("files:secret(limit=1)", 1, ())
+
+
+def test_ids_shared_by_files_get_their_split(tmp_path: Path) -> None:
+    forget = write(tmp_path / "f.jsonl", qa("Who?", "Ann.", id=1))
+    retain = write(tmp_path / "r.jsonl", qa("Where?", "Here.", id=1))
+    task = load_task(None, forget=forget, retain=retain)
+    assert (task.forget[0].id, task.retain[0].id) == ("forget/1", "retain/1")
+
+
+def test_map_may_speak_of_one_file_only(tmp_path: Path) -> None:
+    forget = write(tmp_path / "f.jsonl", {"q": "Who?", "a": "Ann.", "p": "It is Ann."})
+    retain = write(tmp_path / "r.jsonl", {"q": "Where?", "a": "Here."})
+    mapping = {"question": "q", "answer": "a", "paraphrases": "p"}
+    task = load_task(None, forget=forget, retain=retain, mapping=mapping)
+    assert task.forget[0].paraphrased_answers == ("It is Ann.",)
+    with pytest.raises(DataError, match="No row has the field 'x'"):
+        load_task(None, forget=forget, retain=retain, mapping={**mapping, "subject": "x"})
+
+
+def test_overlap_is_refused_with_count_and_example(tmp_path: Path) -> None:
+    forget = write(tmp_path / "f.jsonl", qa("Who?", "Ann."), qa("Who else?", "Bob."), {"text": "Once upon."})
+    retain = write(tmp_path / "r.jsonl",
+                   qa(" who? ", "ANN."), {"text": "once  upon."}, qa("Who else?", "Cid."))
+    with pytest.raises(DataError, match=r"2 of 3 forget rows[\s\S]*forget/0[\s\S]*Ann[\s\S]*--allow-overlap"):
+        load_task(None, forget=forget, retain=retain)
+    assert len(load_task(None, forget=forget, retain=retain, allow_overlap=True).forget) == 3
+    with pytest.raises(DataError, match="1 of 3 holdout rows"):
+        load_task(None, forget=write(tmp_path / "g.jsonl", qa("Who?", "Ann.")), holdout=forget)
+
+
+def test_nothing_to_forget(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to forget"):
+        load_task(None)
+    with pytest.raises(DataError, match="no rows"):
+        load_task(None, forget=write(tmp_path / "f.jsonl"))
+    with pytest.raises(MissingError, match="does not exist"):
+        load_task(None, forget=tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("what", ["forget", "retain", "holdout"])
+def test_a_name_and_files_do_not_go_together(tmp_path: Path, what: str) -> None:
+    with pytest.raises(UsageError, match="brings its own rows"):
+        load_task("authors", **{what: write(tmp_path / "f.jsonl", qa("Who?", "Ann."))})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="brings its own rows"):
+        load_task("authors", mapping={"question": "q"})
+
+
+# TOFU
+
+
+@pytest.mark.parametrize(("name", "forget"), [
+    ("tofu:forget01", 40), ("tofu:forget05", 200), ("tofu:forget10", 400),
+])
+def test_tofu_sizes(tofu: Path, name: str, forget: int) -> None:
+    task = load_task(name, data_dir=tofu)
+    assert task.name == name and task.generation_tokens == 200
+    assert (len(task.forget), len(task.retain), len(task.holdout)) == (forget, 4000 - forget, forget)
+    assert Counter(r.group for r in task.utility) == {"real_authors": 100, "world_facts": 117}
+    assert task.background == () and task.neighbour == ()
+    assert (len(task.probes["forget"]), len(task.probes["retain"])) == (forget, 400)
+
+
+def test_tofu_rows(tofu: Path) -> None:
+    task = load_task("tofu:forget10", data_dir=tofu.parent)
+    assert task.forget[0].id == "tofu/full/3600" and task.forget[0].subject == "tofu/author180"
+    assert task.retain[19].subject == "tofu/author0" and task.retain[20].subject == "tofu/author1"
+    assert {r.subject for r in task.holdout}.isdisjoint(r.subject for r in task.training_rows("full"))
+    assert set(Counter(r.subject for r in (*task.training_rows("full"), *task.holdout)).values()) == {20}
+    full = [json.loads(line) for line in (tofu / "full.json").read_text(encoding="utf-8").split("\n") if line]
+    by_id = {row.id: row for row in task.training_rows("full")}
+    assert [(by_id[f"tofu/full/{i}"].prompt, by_id[f"tofu/full/{i}"].answer) for i in range(4000)] == [
+        (row["question"], row["answer"]) for row in full]
+    for split in ("forget", "retain"):
+        for row in task.probes[split]:
+            same = by_id[row.id]
+            assert (same.prompt, same.answer, same.subject) == (row.prompt, row.answer, row.subject)
+            assert len(row.wrong_answers) == 5
+            assert len(row.paraphrased_answers) == len(row.paraphrased_prompts) == 1
+            assert not {row.answer, *row.paraphrased_answers} & set(row.wrong_answers)
+    for row in task.utility:
+        assert row.answer in row.options and row.short_answer == row.answer
+        assert len(row.options) == 4 and len(row.wrong_answers) == 3
+
+
+def test_tofu_forget_sets_are_nested(tofu: Path) -> None:
+    small, large = (load_task(f"tofu:forget{n}", data_dir=tofu) for n in ("01", "10"))
+    assert small.forget == large.forget[-40:]
+    assert small.holdout == large.holdout[:40]
+
+
+def test_limited_tofu(tofu: Path) -> None:
+    task = load_task("tofu:forget10", data_dir=tofu, limit=5)
+    assert [len(task.split(s)) for s in ("forget", "retain", "holdout", "utility")] == [5, 5, 5, 5]  # type: ignore[arg-type]
+    assert {r.group for r in task.utility} == {"real_authors", "world_facts"}
+    for split in ("forget", "retain"):
+        assert [r.id for r in task.probes[split]] == [r.id for r in task.split(split)]  # type: ignore[arg-type]
+    assert len(load_task("tofu:forget10(limit=500)", data_dir=tofu).probes["retain"]) == 400
+
+
+def test_tofu_by_variable(tofu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DATA_VARIABLE, str(tofu.parent))
+    assert load_task("tofu:forget01").fingerprint == load_task("tofu:forget01", data_dir=tofu).fingerprint
+
+
+def test_tofu_from_the_hub(tofu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(name: str, config: str) -> dict[str, Any]:
+        assert name == "locuslab/TOFU"
+        text = (tofu / f"{config}.json").read_text(encoding="utf-8")
+        return {"train": [json.loads(line) for line in text.split("\n") if line]}
+
+    monkeypatch.delenv(DATA_VARIABLE, raising=False)
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    assert load_task("tofu:forget01").fingerprint == load_task("tofu:forget01", data_dir=tofu).fingerprint
+
+
+def test_tofu_offline_or_without_datasets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def offline(name: str, config: str) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=offline))
+    with pytest.raises(MissingError, match=r"no network[\s\S]*--data-dir[\s\S]*EXPUNGE_DATA"):
+        load_task("tofu:forget10")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingError, match=r"not installed[\s\S]*--data-dir[\s\S]*EXPUNGE_DATA"):
+        load_task("tofu:forget10")
+
+
+def test_tofu_folders_that_are_not(tofu: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="does not hold the TOFU data"):
+        load_task("tofu:forget10", data_dir=tmp_path)
+    for file in tofu.glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "holdout10.json").unlink()
+    with pytest.raises(MissingError, match=r"holdout10\.json does not exist"):
+        load_task("tofu:forget10", data_dir=tmp_path)
+    perturbed = (tmp_path / "forget05_perturbed.json").read_text(encoding="utf-8").split("\n")
+    (tmp_path / "forget05_perturbed.json").write_text("\n".join(perturbed[1:]), encoding="utf-8")
+    with pytest.raises(DataError, match="not the training rows in the same order"):
+        load_task("tofu:forget05", data_dir=tmp_path)
+    lines = (tmp_path / "retain99.json").read_text(encoding="utf-8").split("\n")
+    (tmp_path / "retain99.json").write_text("\n".join(lines[1:]), encoding="utf-8")
+    with pytest.raises(DataError, match="do not make 4000"):
+        load_task("tofu:forget01", data_dir=tmp_path)

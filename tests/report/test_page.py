@@ -1,0 +1,219 @@
+"""The page: complete, self-contained, safe with hostile text, calm about what is missing."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from expunge.errors import DataError, MissingError
+from expunge.records.base import write_json
+from expunge.report.page import render
+
+Make = Callable[..., Path]
+VOID = {"wbr", "meta", "br", "rect", "path", "circle", "line"}
+
+
+class Tags(HTMLParser):
+    """Collects tags and attributes and checks that every element is closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def page(folders: list[Path], tmp_path: Path) -> str:
+    out = tmp_path / "out" / "page.html"
+    assert render(folders, out=out) == out
+    html = out.read_text(encoding="utf-8")
+    check_self_contained(html)
+    return html
+
+
+def check_self_contained(html: str) -> None:
+    tags = Tags(html)
+    assert tags.open == []
+    ids = [attrs["id"] for _, attrs in tags.seen if "id" in attrs]
+    assert len(ids) == len(set(ids)), "ids repeat"
+    assert not {tag for tag, _ in tags.seen} & {"script", "link", "img", "iframe", "object", "image"}
+    for _, attrs in tags.seen:
+        assert not any(key.startswith("on") for key in attrs)
+        for key in ("src", "href", "xlink:href"):
+            assert (attrs.get(key) or "#").startswith("#")
+    assert "@import" not in html and not re.search(r"url\((?!#)", html)
+
+
+def test_single_page_has_every_section(make_run: Make, tmp_path: Path) -> None:
+    html = page([make_run()], tmp_path)
+    for section in (
+        "verdict",
+        "alarms",
+        "trade-off",
+        "scores",
+        "distributions",
+        "answers",
+        "training",
+        "not-tested",
+        "reproduce",
+        "glossary",
+    ):
+        assert f'id="{section}"' in html
+    for said in (
+        "Forgets",
+        "p = 0.27",
+        "1a2b3c4d5e6f",
+        "2025-01-02",
+        "812,345",
+        "The forget loss rose",
+        "Quantisation",
+        "0.130 to 0.200",
+        "after relearn(steps=20)",
+        "Not available: no reference model was given",
+        "2.1e−13",
+        "term: npo",
+        "cosine of forget and retain gradients",
+        "evaluation during training",
+        "expunge forget",
+    ):
+        assert said in html, said
+    assert html.count('role="img" aria-label=') >= 9
+    assert "prefers-color-scheme: dark" in html and "@media print" in html
+
+
+def test_title_and_bytes_are_stable(make_run: Make, tmp_path: Path) -> None:
+    run = make_run()
+    first = render([run], out=tmp_path / "a.html", title="One & only").read_bytes()
+    assert b"<h1>One &amp; only</h1>" in first
+    assert render([run], out=tmp_path / "b.html", title="One & only").read_bytes() == first
+
+
+def test_model_output_is_escaped(make_run: Make, tmp_path: Path) -> None:
+    html = page([make_run(hostile=True, recipe="npo<script>")], tmp_path)
+    assert "<script" not in html
+    assert "&lt;" in html and "alert" in html
+
+
+def test_lone_surrogates_do_not_stop_the_page(make_run: Make, tmp_path: Path) -> None:
+    run = make_run()
+    path = run / "observations" / "subject" / "generation.forget.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace("The town", "\\ud800 town"), encoding="utf-8")
+    assert "? town" in page([run], tmp_path)
+
+
+def test_reference_words_are_marked(make_run: Make, tmp_path: Path) -> None:
+    html = page([make_run()], tmp_path)
+    assert "<mark>Lindqvist</mark>" in html
+    assert "<mark>Mara</mark>" not in html, "the question gives the name away"
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (
+            {"audit": False, "observations": False},
+            ["has not been audited", "expunge audit RUN --task authors"],
+        ),
+        ({"record": False, "steps": 0}, ["No run record belongs to this folder"]),
+        ({"retrained": 0, "verdict": None}, ["no retrained model to compare with", "--split retain"]),
+        (
+            {"observations": False},
+            ["No generated answers were kept", "Truth ratios need", "Answer losses need"],
+        ),
+        ({"steps": 0}, ["steps.jsonl is absent or empty"]),
+        ({"scores": ()}, ["The audit holds no scores", "This chart needs a forget score"]),
+        ({"verdict": None}, ["The audit holds no verdict"]),
+    ],
+)
+def test_missing_parts_are_named(make_run: Make, tmp_path: Path, parts: dict, said: list[str]) -> None:
+    html = page([make_run(**parts)], tmp_path)
+    for sentence in said:
+        assert sentence in html, sentence
+
+
+def test_a_torn_last_line_and_repeated_steps_are_fine(make_run: Make, tmp_path: Path) -> None:
+    run = make_run(steps=10)
+    with (run / "steps.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 10, "loss": 1.0}\n[1]\n{"step": 11, "lo')
+    assert "2 line(s) of steps.jsonl could not be read" in page([run], tmp_path)
+
+
+def test_steps_full_of_nothing(make_run: Make, tmp_path: Path) -> None:
+    run = make_run(steps=0)
+    (run / "steps.jsonl").write_text(
+        '{"step": 1, "loss": null, "terms": null}\n{"loss": NaN}\n', encoding="utf-8"
+    )
+    assert "hold no numbers to draw" in page([run], tmp_path)
+
+
+def test_audit_elsewhere_finds_its_run(make_run: Make, tmp_path: Path) -> None:
+    run = make_run("run", audit=False, observations=False)
+    audit = make_run("audit", record=False, steps=0, run="../run/record.json")
+    for folders in ([audit], [run, audit], [audit, run]):
+        html = page(folders, tmp_path)
+        assert "npo(beta=0.1) + retain_kl" in html and "term: npo" in html and 'id="runs"' not in html
+
+
+def test_comparison_groups_seeds(make_run: Make, tmp_path: Path) -> None:
+    folders = [make_run(f"npo{s}", seed=s, shift=0.01 * s) for s in range(3)]
+    folders += [make_run("ga", recipe="ga", shift=-0.1, verdict=None, hostile=True)]
+    html = page(folders, tmp_path)
+    for section in ("runs", "trade-off", "scores", "answers", "not-tested", "reproduce", "alarms"):
+        assert f'id="{section}"' in html
+    assert "3 seeds: median, range" in html and "0.160 to 0.180" in html and "0.170" in html
+    assert "A: npo(beta=0.1) + retain_kl" in html and "B: ga" in html
+    assert "Every run on its own" in html and "<script" not in html
+
+
+def test_comparison_says_what_differs(make_run: Make, tmp_path: Path) -> None:
+    folders = [
+        make_run("a"),
+        make_run("b", task_fingerprint="other", task="elsewhere"),
+        make_run("c", audit=False, observations=False),
+        make_run("d", record=False, retrained=1),
+    ]
+    html = page(folders, tmp_path)
+    for said in ("asked different rows", "did not use the same retrained models", "without scores: c"):
+        assert said in html, said
+
+
+def test_same_folder_names_are_told_apart(make_run: Make, tmp_path: Path) -> None:
+    html = page([make_run("one/audit"), make_run("two/audit", recipe="ga")], tmp_path)
+    assert "one/audit" in html and "two/audit" in html
+
+
+def test_wrong_folders_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    with pytest.raises(MissingError, match="There is no folder"):
+        render([tmp_path / "nowhere"], out=out)
+    with pytest.raises(MissingError, match="neither a run nor an audit"):
+        render([tmp_path], out=out)
+    with pytest.raises(MissingError, match="No folder was given"):
+        render([], out=out)
+    write_json(tmp_path / "record.json", {"schema": "expunge.run/1"})
+    with pytest.raises(DataError, match="not a readable RunRecord"):
+        render([tmp_path], out=out)
+    assert not out.exists()
+
+
+def test_no_torch_is_imported() -> None:
+    code = "import expunge.report.page, expunge.report.leaderboard, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
