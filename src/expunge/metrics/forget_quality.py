@@ -32,7 +32,7 @@ class ForgetQuality(Metric):
         formula="two-sided two-sample KS p-value of {TR_i of the subject} and {TR_i of the retrained model}",
         needs=frozenset({"wrong_answers", "retrained"}),
         deviations=(
-            "No interval: a p-value already states the sampling error, and redrawn rows push it to 0.",
+            "The interval redraws rows, which pushes a p-value towards 0: read its upper end with care.",
             "Every forget row is used; the first TOFU code stopped at 300, which changes the p-value.",
         ),
         higher_is="forgot", range=(0.0, 1.0), ideal=1.0, access="logits",
@@ -40,7 +40,6 @@ class ForgetQuality(Metric):
     )
     Spec: ClassVar[type[plugin.Spec]] = ForgetQualityOptions
     anchored: ClassVar[bool] = True
-    resampled: ClassVar[bool] = False
     must_show = (
         Property("value", {"world": "retrained", "is_": 1.0}, "a model against itself"),
         Property("near", {"world": "original", "is_": 0.0, "within": 1e-3}, "it still knows"),

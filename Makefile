@@ -1,0 +1,43 @@
+# Two commands do everything: `make demo` and `make test`. Both create .venv first if it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test test-slow lint bench tables readme clean
+
+demo: $(INSTALLED)
+	$(BIN)/expunge demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check src tests experiments
+	$(BIN)/mypy
+	$(BIN)/python experiments/readme.py --check
+
+bench: $(INSTALLED)
+	$(BIN)/python experiments/bench.py
+
+tables: $(INSTALLED)
+	$(BIN)/python experiments/authors_table.py
+	$(BIN)/python experiments/tofu_table.py
+
+readme: $(INSTALLED)
+	$(BIN)/python experiments/readme.py
+
+# torch first and by its exact version, so that nothing else pulls a build with accelerator packages.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("expunge needs Python 3.11 or later; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch==$$(sed -n 's/^torch==//p' constraints.txt)
+	$(PIP) -e '.[test,lint]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache expunge-demo
