@@ -73,7 +73,7 @@ def _draw(space: tuple[Any, ...], rng: random.Random) -> float:
     return rng.uniform(low, high)
 
 
-def learning_rate(rng: random.Random, low: float = 5e-5, high: float = 2e-3) -> float:
+def learning_rate(rng: random.Random, low: float = 1e-4, high: float = 2e-3) -> float:
     """Log-uniform, three digits."""
     return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
 

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
-from expunge.benchmarks.audit import Roles, rescore, run_audit
+from expunge.benchmarks.audit import Roles, ordered, rescore, run_audit
 from expunge.benchmarks.cache import ObservationCache, cache_root
 from expunge.benchmarks.suites import terms_of
 from expunge.console import Reporter
 from expunge.data.tasks import load_task
-from expunge.data.tokens import check_lengths
-from expunge.errors import PreflightError, UsageError
+from expunge.data.tokens import Tokens, check_lengths, check_rows
+from expunge.errors import PreflightError, UsageError, did_you_mean
 from expunge.methods.plan import Plan, preflight
 from expunge.methods.recipe import Stage, parse, training_stage
-from expunge.models.load import config_from, load_processor, load_subject, read_config, resolve
+from expunge.metrics.evaluate import parse_metric, required
+from expunge.models.load import check_model, config_from, load_processor, load_subject, read_config, resolve
 from expunge.models.subject import Subject
-from expunge.models.tiny import build_subject
+from expunge.models.tiny import SIZES, build_subject
 from expunge.records.base import fingerprint, read_json
 from expunge.records.run import RunFolder, RunRecord, environment
 from expunge.records.score import Audit, Score
-from expunge.records.task import Task
-from expunge.runs import Monitor, check_resumable, prepare_output, run_stages, stop_rule
+from expunge.records.task import SPLITS, Task
+from expunge.runs import Monitor, check_resumable, prepare_output, refuse_output, run_stages, stop_rule
 from expunge.training.loop import Loop
 from expunge.training.schedule import Schedule
 
 DEMO_RECIPE = "npo + retain_kl"
 Keep = Literal["best", "last"]
+T = TypeVar("T")
 
 
 def device() -> torch.device:
@@ -64,21 +69,26 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
     task = as_task(task, limit=limit, data_dir=data_dir)
     if split not in ("full", "retain"):
         raise UsageError(f"--split {split!r} is not possible.", fix="Choose full or retain.")
-    scratch = not (Path(resolve(model)) / "config.json").exists() and (
-        Path(model).suffix == ".json" or "/" not in str(model) and not Path(model).exists())
-    stage = training_stage().with_learning_rate(lr or (2e-3 if scratch else 1e-5))
+    scratch = Path(model).suffix == ".json" or (str(model) in SIZES and not Path(model).exists())
+    stage = training_stage().with_learning_rate(lr if lr is not None else (2e-3 if scratch else 1e-5))
     chosen = task.training_rows(split)
     if not chosen:
         raise UsageError(f"The task {task.name} has no rows for --split {split}.", fix="Give --retain FILE.")
+    if not dry_run:
+        refuse_output(out, resume=resume, overwrite=overwrite, reads=[model])
     if scratch:
         subject = build_subject(config_from(model), task.texts(), seed=seed, template=task.template,
                                 max_length=max_length)
     else:
         subject = load_subject(model, template=task.template, max_length=max_length)
-    too_long = check_lengths([subject.tokens.row(r) for r in chosen], subject.context, "training")
-    if too_long:
-        raise PreflightError([too_long])
-    settings = {"split": split, "epochs": epochs or (40 if scratch else 5), "steps": steps, "batch_size": batch_size,
+    rows = [subject.tokens.row(r) for r in chosen]
+    problems = check_rows(rows, subject.model.config, "training")
+    if problems:
+        raise PreflightError(problems)
+    if cut := sum(r.truncated for r in rows):
+        reporter.warn(f"{cut} rows are cut to --max-length {max_length}.")
+    epochs = epochs if epochs is not None else (40 if scratch else 5)
+    settings = {"split": split, "epochs": epochs, "steps": steps, "batch_size": batch_size,
                 "accumulate": accumulate, "max_length": max_length, "limit": limit}
     record = _record("train", "retain_nll", (stage,), settings, str(model), subject, task, seed)
     if dry_run:
@@ -88,7 +98,7 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
     subject.model.to(device())
 
     def plan(stage: Stage, schedule: Schedule) -> Loop:
-        total = steps or max(round(settings["epochs"] * schedule.steps_per_epoch), 1)
+        total = steps or max(round(epochs * schedule.steps_per_epoch), 1)
         rule = stop_rule(None, stage=stage, vocabulary=1, keep="last", utility_floor=0.0,
                          stop_at_target=False, stop_at_floor=False)
         return Loop(steps=total, seed=seed, eval_every=eval_every or max(total // 8, 1), stop=rule)
@@ -133,8 +143,6 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
     config = read_config(model)
     stages = tuple(s.with_learning_rate(lr) for s in parse(method, getattr(config, "num_hidden_layers", 4)))
     processor = load_processor(resolve(model))
-    from expunge.data.tokens import Tokens
-
     plan = preflight(method, stages, task, Tokens(processor, task.template, max_length), config, epochs=epochs,
                      steps=steps, batch_size=batch_size, accumulate=accumulate)
     if dry_run:
@@ -143,8 +151,7 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
         reporter.note(note)
     if plan.truncated:
         reporter.warn(f"{plan.truncated} rows are cut to --max-length {max_length}.")
-    if out.exists() and not (resume or overwrite):
-        prepare_output(out, resume=False, overwrite=False)
+    refuse_output(out, resume=resume, overwrite=overwrite, reads=[model])
     subject = load_subject(model, template=task.template, max_length=max_length)
     settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "accumulate": accumulate,
                 "max_length": max_length, "limit": limit, "eval_every": eval_every, "keep": keep,
@@ -191,6 +198,7 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
     """
     reporter = reporter or Reporter(quiet=True)
     terms = terms_of(suite)
+    wanted = required([parse_metric(t) for t in terms])
     made_by = Path(subject) / "record.json"
     record = RunRecord.read(made_by) if made_by.exists() else None
     folder = Path(out) if out is not None else (Path(subject) if record else None)
@@ -201,21 +209,25 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
     task = task if isinstance(task, Task) else load_task(
         task, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir, limit=limit,
         allow_overlap=allow_overlap)
+    models = [subject, *([original] if original else []), *retrained]
+    configs = [check_model(m) for m in models]
     if dry_run:
-        from expunge.benchmarks.audit import _ordered
-        from expunge.metrics.evaluate import parse_metric, required
-
         return {"terms": list(terms), "observations": [
-            f"{probe} on {len(task.probe_rows(split))} {split} rows"
-            for probe, split in _ordered(required([parse_metric(t) for t in terms]), task)]}
-    if folder != Path(subject):
-        prepare_output(folder, resume=resume, overwrite=overwrite)
+            f"{probe} on {len(task.probe_rows(split))} {split} rows" for probe, split in ordered(wanted, task)]}
+    own = folder.resolve() == Path(subject).resolve()
+    if not own:
+        refuse_output(folder, resume=resume, overwrite=overwrite, reads=models)
     elif (folder / "audit.json").exists() and not (resume or overwrite):
         raise UsageError(f"{folder} already holds an audit.", "Nothing was changed.",
                          "Go on with --resume, choose another --out, or replace it with --overwrite.")
-    load = partial(_load_for_audit, task=task, max_length=max_length)
+    for place, config in zip(models, configs, strict=True):
+        _check_audited(place, config, task, max_length, reporter)
+    load = partial(load_subject, template=task.template, max_length=max_length, device=device())
+    loaded = load(subject)
+    if not own:
+        prepare_output(folder, resume=resume, overwrite=overwrite, reads=models)
     found = run_audit(
-        Roles(load(subject), partial(load, original) if original else None, tuple(partial(load, r) for r in retrained)),
+        Roles(loaded, partial(load, original) if original else None, tuple(partial(load, r) for r in retrained)),
         task, terms, folder, announce=lambda title, total: reporter.task(title, total), cache=ObservationCache(),
         resamples=resamples, seed=seed, run=_relative(made_by, folder) if record else None,
     )
@@ -276,18 +288,25 @@ WORLD_TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 24, "lr": 3e-3}
 DEMO_SETTINGS: dict[str, Any] = {"lr": 5e-4, "epochs": 10, "batch_size": 8}
 
 
-def _load_for_audit(path: str | Path, *, task: Task, max_length: int | None) -> Subject:
-    found = load_subject(path, template=task.template, max_length=max_length, device=device())
-    rows = [found.tokens.row(r) for s in ("forget", "retain", "holdout") for r in task.probe_rows(s)]  # type: ignore[arg-type]
-    too_long = check_lengths(rows, found.context, "audited")
+def _check_audited(path: str | Path, config: Any, task: Task, max_length: int | None, reporter: Reporter) -> None:
+    """Every row an audit may ask, wrong answers and options too, must fit this model."""
+    tokens = Tokens(load_processor(resolve(path)), task.template, max_length)
+    examples = [r for split in SPLITS for r in task.probe_rows(split)]
+    answers = [tokens.row(r) for r in examples]
+    problems = check_rows(answers, config, "audited")
+    others = [tokens.row(r, answer=a) for r in examples for a in (*r.paraphrased_answers, *r.wrong_answers)]
+    too_long = check_lengths(others, getattr(config, "max_position_embeddings", None), "audited alternative")
     if too_long:
-        raise PreflightError([too_long])
-    return found
+        problems.append(too_long)
+    if problems:
+        raise PreflightError(problems)
+    if cut := sum(r.truncated for r in answers):
+        reporter.warn(f"{cut} rows are cut to --max-length {max_length}.")
 
 
 def _begin(out: Path, record: RunRecord, *, resume: bool, overwrite: bool, reporter: Reporter) -> bool:
     """Prepare the output folder; True when a resumed run is already finished."""
-    prepare_output(out, resume=resume, overwrite=overwrite)
+    prepare_output(out, resume=resume, overwrite=overwrite, reads=[record.model])
     place = RunFolder(out).record
     if resume and place.exists():
         previous = RunRecord.read(place)
@@ -309,33 +328,46 @@ def _record(kind: Literal["train", "forget"], recipe: str, stages: tuple[Stage, 
 
 
 def _relative(path: Path, start: Path) -> str:
-    import os
-
     return os.path.relpath(path, start)
 
 
 def require(scores: Sequence[Score], conditions: Sequence[str]) -> list[str]:
     """Conditions such as "forget_quality>=0.05" that the scores do not meet, each with the figure."""
-    import operator
-    import re
-
-    compare: dict[str, Callable[[float, float], bool]] = {
-        ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
     values = {s.name: s for s in scores if s.attack is None}
     failed = []
-    for condition in conditions:
-        match = re.fullmatch(r"\s*(.+?)\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*", condition)
-        if not match:
-            raise UsageError(f"{condition!r} is not a condition.", fix='Write "forget_quality>=0.05".')
-        name, sign, bound = match.groups()
-        score = values.get(name)
-        if score is None:
-            raise UsageError(f"There is no score called {name!r} to require.", f"There are {', '.join(sorted(values))}.")
+    for name, sign, bound in map(_condition, conditions):
+        score = _scored(name, values)
         if score.value is None:
             failed.append(f"{name} is not available: {score.unavailable}")
-        elif not compare[sign](score.value, float(bound)):
-            failed.append(f"{name} is {score.value:.4g}, which is not {sign} {bound}")
+        elif not COMPARE[sign](score.value, bound):
+            failed.append(f"{name} is {score.value:.4g}, which is not {sign} {bound:g}")
     return failed
 
 
-__all__ = ["audit", "demo", "forget", "report", "require", "score_again", "trained_world", "train"]
+COMPARE: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+
+
+def check_conditions(conditions: Sequence[str], suite: str) -> None:
+    """Raise UsageError for a condition that cannot be read, or on a score that the suite does not give."""
+    names = {metric.label(split): None for metric, split in map(parse_metric, terms_of(suite))}
+    for text in conditions:
+        _scored(_condition(text)[0], names)
+
+
+def _scored(name: str, known: Mapping[str, T]) -> T:
+    if name not in known:
+        raise UsageError(f"There is no score called {name!r} to require.", did_you_mean(name, known),
+                         "Name it in --suite, or require another.")
+    return known[name]
+
+
+def _condition(text: str) -> tuple[str, str, float]:
+    """Name, comparison and bound of a condition as typed."""
+    match = re.fullmatch(r"\s*(.+?)\s*(>=|<=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", text)
+    if not match:
+        raise UsageError(f"{text!r} is not a condition.", fix='Write "forget_quality>=0.05".')
+    return match[1], match[2], float(match[3])
+
+
+__all__ = ["audit", "demo", "forget", "report", "require", "score_again", "train", "trained_world"]

@@ -68,11 +68,11 @@ class Plugin:
     """Option -> ("log", low, high) | ("uniform", low, high) | ("choice", *values), for sweeps."""
     must_show: ClassVar[tuple[Property, ...]] = ()
 
-    def __init__(self, spec: Spec | None = None, **options: Any) -> None:
+    def __init__(self, spec: BaseModel | None = None, **options: Any) -> None:
         self.spec: Any = spec if spec is not None else self.parse(options)
 
     @classmethod
-    def parse(cls, options: dict[str, Any]) -> Spec:
+    def parse(cls, options: dict[str, Any]) -> BaseModel:
         """Validate options; an unknown or wrong one names itself and what would be right."""
         known = cls.Spec.model_fields
         for name in options:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from expunge.errors import UsageError, did_you_mean
 from expunge.plugin import Kind, Plugin
@@ -108,7 +109,7 @@ def _read_card(path: Path, module: str, attribute: str | None = None) -> Entry |
         for line in node.body:
             if isinstance(line, ast.Assign) and isinstance(line.value, ast.Call) \
                     and any(isinstance(t, ast.Name) and t.id == "card" for t in line.targets):
-                literal = {k.arg: k.value.value for k in line.value.keywords
-                           if isinstance(k.value, ast.Constant)}
+                literal: dict[str | None, Any] = {
+                    k.arg: k.value.value for k in line.value.keywords if isinstance(k.value, ast.Constant)}
                 return Entry(literal["name"], literal["kind"], literal["summary"], module, node.name)
     return None

@@ -15,15 +15,15 @@ import torch
 
 from expunge.console import Reporter
 from expunge.data.tokens import collate
-from expunge.errors import InterruptedRun, NonFiniteError, UsageError
+from expunge.errors import DataError, InterruptedRun, NonFiniteError, UsageError
 from expunge.methods.recipe import Stage
 from expunge.methods.stage import StageMethod
-from expunge.models.load import float32_master, load_subject, save_in
+from expunge.models.load import float32_master, load_subject, resolve, save_in
 from expunge.models.reference import build_reference, verify
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
 from expunge.probes.likelihood import batches_by_length
-from expunge.records.base import canonical
+from expunge.records.base import canonical, read_json, write_text
 from expunge.records.run import RunFolder, RunRecord
 from expunge.records.task import Example, Task
 from expunge.seeding import stream
@@ -35,16 +35,30 @@ MONITORED = 64
 """Rows per side the monitor reads: enough to steer by, cheap enough to read every epoch."""
 
 
-def prepare_output(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder, or refuse an existing one with the three ways on."""
+def refuse_output(out: Path, *, resume: bool, overwrite: bool, reads: Sequence[str | Path] = ()) -> None:
+    """Say so when the folder cannot be used, before anything is loaded; an existing one names three ways on.
+
+    `reads` are models the command works from: a folder that holds one of them is never replaced.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if overwrite and out.is_dir() and any((out / n).exists() for n in ("record.json", "audit.json")):
-            shutil.rmtree(out)
-        elif overwrite:
-            raise UsageError(f"{out} was not written by expunge, so it is not overwritten.", fix="Use another --out.")
+        if overwrite:
+            for path in reads:
+                if Path(path).exists() and Path(path).resolve().is_relative_to(out.resolve()):
+                    raise UsageError(f"{out} holds {path}, which this command reads, so it is not overwritten.",
+                                     "Nothing was changed.", "Use another --out.")
+            if not (out.is_dir() and _ours(out)):
+                raise UsageError(f"{out} was not written by expunge, so it is not overwritten.",
+                                 "Nothing was changed.", "Use another --out.")
         elif not resume:
             raise UsageError(f"The output folder {out} already exists.", "Nothing was changed.",
                              "Go on with --resume, choose another --out, or replace it with --overwrite.")
+
+
+def prepare_output(out: Path, *, resume: bool, overwrite: bool, reads: Sequence[str | Path] = ()) -> None:
+    """Make the folder, empty unless a run goes on in it. Raises what `refuse_output` raises."""
+    refuse_output(out, resume=resume, overwrite=overwrite, reads=reads)
+    if overwrite and out.is_dir() and any(out.iterdir()):
+        shutil.rmtree(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".writable"
@@ -52,6 +66,18 @@ def prepare_output(out: Path, *, resume: bool, overwrite: bool) -> None:
         probe.unlink()
     except OSError as error:
         raise UsageError(f"Cannot write to {out}.", str(error.strerror), "Choose another --out.") from None
+
+
+def _ours(out: Path) -> bool:
+    """Whether a folder is a run's or an audit's, finished or not."""
+    for name in ("record.json", "audit.json"):
+        if (out / name).is_file():
+            try:
+                found = read_json(out / name)
+            except DataError:
+                return False
+            return isinstance(found, dict) and str(found.get("schema", "")).startswith("expunge.")
+    return any(out.glob("observations/*/source.json"))  # an audit that never came to its end
 
 
 def check_resumable(previous: RunRecord, fresh: RunRecord) -> None:
@@ -109,13 +135,20 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
     """
     folder = RunFolder(out)
     record.write(folder.record)
-    came_in = next(subject.model.parameters()).dtype
+    came_in, where = next(subject.model.parameters()).dtype, subject.device
+    base: Path | str = resolve(record.model)
+    """Where the weights that an adapter would sit on can be loaded from; empty while they are nowhere."""
+    if (Path(base) / "adapter_config.json").exists():
+        _merge(subject)
+        base = ""
     for number, stage in enumerate(stages):
         last = number == len(stages) - 1
         place = out if last else out / "stages" / str(number)
         model_folder = place / "model"
         if model_folder.exists() and not last:  # finished before the interruption
-            subject = load_subject(model_folder, max_length=subject.tokens.max_length)
+            subject = load_subject(model_folder, template=task.template, max_length=subject.tokens.max_length,
+                                   device=where)
+            base = model_folder
             continue
         if stage.edit is not None:
             figures = stage.edit.apply(subject, task, record.seed)
@@ -123,19 +156,54 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
         else:
             if not stage.scope.adapter:
                 float32_master(subject)
+            elif last and not base:
+                base = out / "base"
+                subject.save(base)
             scope = stage.scope.apply(subject)
-            record = _run_loop_stage(stage, subject, scope, task, rows(stage), record, place, plan,
-                                     batch_size, accumulate, reporter)
+            try:
+                record = _run_loop_stage(stage, subject, scope, task, rows(stage), record, place, plan,
+                                         batch_size, accumulate, reporter)
+            except (InterruptedRun, NonFiniteError) as error:
+                status = "interrupted" if isinstance(error, InterruptedRun) else "failed"
+                record.model_copy(update={"status": status, "reason": error.what}).write(folder.record)
+                raise
         if stage.scope.adapter and not last:
-            subject.model = subject.model.merge_and_unload()
+            _merge(subject)
+        elif stage.scope.adapter:
+            for config in subject.model.peft_config.values():
+                config.base_model_name_or_path = str(Path(base).resolve() if Path(base).exists() else base)
         fresh = place / ".model.new"
         shutil.rmtree(fresh, ignore_errors=True)
         save_in(subject, fresh, torch.float32 if stage.scope.adapter or not last else came_in, record.seed)
+        write_text(fresh / "README.md", model_card(record))
         shutil.rmtree(model_folder, ignore_errors=True)
         os.replace(fresh, model_folder)
+        base = model_folder
+        if last:  # before the checkpoint goes: a kill between the two must not repeat the whole run
+            record.write(folder.record)
         shutil.rmtree(place / "checkpoint", ignore_errors=True)
-    record.write(folder.record)
     return record
+
+
+def _merge(subject: Subject) -> None:
+    """Fold an adapter into its base: plain weights again."""
+    subject.model = subject.model.merge_and_unload()
+    subject.__dict__.pop("blocks", None)  # unwrapping renamed them
+
+
+def model_card(record: RunRecord) -> str:
+    """README.md of the saved weights: what they are and where they come from."""
+    done = "unlearned" if record.kind == "forget" else "trained"
+    kept = {k: v for k, v in record.best.get("kept", {}).items() if isinstance(v, int | float)}
+    return "\n".join([
+        "---", "library_name: transformers", "tags: [machine-unlearning, expunge]", "---", "",
+        f"# {Path(record.model).name}, {done}", "",
+        f"- recipe: `{record.recipe}`", f"- task: `{record.task}`", f"- seed: {record.seed}",
+        f"- weights before: fingerprint `{record.model_fingerprint}`",
+        *(f"- {name} at the kept step: {value:.4g}" for name, value in kept.items()), "",
+        "The run's `record.json` holds every option, input and version. What the model still knows is",
+        "for an audit to say: `expunge audit`.", "",
+    ])
 
 
 def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, rows: dict[str, Any],
@@ -165,13 +233,8 @@ def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, ro
                 reporter.warn(alarm)
 
     warned: list[str] = []
-    try:
-        progress = run_loop(method, subject, scope, schedule, loop, place, reference=reference, monitor=monitor,
-                            on_step=show)
-    except (InterruptedRun, NonFiniteError) as error:
-        status = "interrupted" if isinstance(error, InterruptedRun) else "failed"
-        record.model_copy(update={"status": status, "reason": error.what}).write(RunFolder(place).record)
-        raise
+    progress = run_loop(method, subject, scope, schedule, loop, place, reference=reference, monitor=monitor,
+                        on_step=show)
     return record.model_copy(update=_figures(progress, loop, scope, verify(reference)))
 
 
@@ -202,7 +265,7 @@ def stop_rule(monitor_target: float | None, *, stage: Stage, vocabulary: int, ke
     unbounded = stage.objective is not None and stage.objective.card.unbounded
     return StopRule(
         forget_target=monitor_target, stop_at_target=stop_at_target, stop_at_floor=stop_at_floor,
-        utility_floor=utility_floor, keep=keep,  # type: ignore[arg-type]
+        utility_floor=utility_floor, keep=keep,
         forget_ceiling=math.log(vocabulary) if unbounded else None,
     )
 

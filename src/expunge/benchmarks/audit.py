@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from expunge.benchmarks.cache import ObservationCache
 from expunge.errors import UsageError
@@ -54,7 +54,7 @@ def run_audit(roles: Roles, task: Task, terms: Sequence[str], out: Path, *, anno
     """
     began = time.perf_counter()
     metrics = [parse_metric(term) for term in terms]
-    wanted = _ordered(required(metrics), task)
+    wanted = ordered(required(metrics), task)
     seen: dict[str, Observations] = {}
     refs: dict[str, SubjectRef] = {}
     for role, make in roles.named():
@@ -80,7 +80,7 @@ def run_audit(roles: Roles, task: Task, terms: Sequence[str], out: Path, *, anno
 
 def rescore(folder: Path, terms: Sequence[str], *, resamples: int = 1000, seed: int = 0) -> tuple[Score, ...]:
     """Scores from stored observations alone: no model is loaded."""
-    seen = {p.name: Observations.read(p) for p in sorted((folder / "observations").iterdir()) if p.is_dir()}
+    seen = {p.name: Observations.read(p) for p in sorted(folder.glob("observations/*")) if p.is_dir()}
     if "subject" not in seen:
         raise UsageError(f"{folder} holds no observations of a subject.", fix="Run `expunge audit` first.")
     evidence = Evidence(seen["subject"], seen.get("original"),
@@ -91,18 +91,22 @@ def rescore(folder: Path, terms: Sequence[str], *, resamples: int = 1000, seed: 
 def observe(subject: Subject, task: Task, wanted: Sequence[tuple[str, Split]], folder: Path, *,
             announce: Announce, cache: ObservationCache, label: str = "") -> Observations:
     """Rows of every wanted (probe, split), taken from disk where they are already known."""
-    source = {"subject": subject.fingerprint, "task": task.fingerprint}
-    if (folder / "source.json").exists() and read_json(folder / "source.json") != source:
-        for stale in folder.glob("*.jsonl"):
+    source: dict[str, Any] = {"subject": subject.fingerprint, "task": task.fingerprint}
+    before = read_json(folder / "source.json") if (folder / "source.json").exists() else {}
+    known: dict[str, str] = before.get("rows", {}) if before | {"rows": None} == source | {"rows": None} else {}
+    for stale in folder.glob("*.jsonl"):
+        if stale.name not in known:
             stale.unlink()
-    write_json(folder / "source.json", source)
     found: dict[tuple[str, Split], Sequence[Row]] = {}
     for name, split in wanted:
         path = folder / f"{name}.{split}.jsonl"
-        if not path.exists():
-            probe = cast(Probe, load(name, "probe")())
-            examples = task.probe_rows(split)
-            key = cache.key(subject, probe, examples, task)
+        probe = cast(Probe, load(name, "probe")())
+        examples = task.probe_rows(split)
+        key = cache.key(subject, probe, examples, task)
+        if not path.exists() or known.get(path.name) != key:
+            path.unlink(missing_ok=True)
+            known[path.name] = key
+            write_json(folder / "source.json", source | {"rows": known})
             rows = cache.get(key)
             if rows is None:
                 tick = announce(f"{label} {name} {split}", probe.count(examples))
@@ -113,6 +117,6 @@ def observe(subject: Subject, task: Task, wanted: Sequence[tuple[str, Split]], f
     return Observations(found)
 
 
-def _ordered(wanted: Iterable[tuple[str, Split]], task: Task) -> list[tuple[str, Split]]:
+def ordered(wanted: Iterable[tuple[str, Split]], task: Task) -> list[tuple[str, Split]]:
     """Only what the task has rows for, in a fixed order."""
     return sorted({(p, s) for p, s in wanted if task.probe_rows(s)})

@@ -69,8 +69,9 @@ def card_text(name: str) -> str:
         if card.get(key):
             lines.append(f"  {key:<12} {', '.join(card[key])}")
     if "higher_is" in card:
-        lines.append(f"  {'reading':<12} higher means the model {card['higher_is']}; range {card['range'][0]:g} to "
-                     f"{card['range'][1]:g}; ideal {card['ideal']}; access: {card['access']}")
+        bounds = "any number" if card["range"] is None else "{:g} to {:g}".format(*card["range"])
+        lines.append(f"  {'reading':<12} higher means the model {card['higher_is']}; range: {bounds}; "
+                     f"ideal: {card['ideal']}; access: {card['access']}")
     if card["options"]:
         lines.append("  options")
         for option, about in card["options"].items():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,7 +32,7 @@ HoldoutFile = Annotated[Path | None, typer.Option("--holdout", help="File of row
 MapText = Annotated[str | None, typer.Option("--map", help="Other field names: question=q,answer=a.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of local TOFU files (or EXPUNGE_DATA).")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Keep the first N rows of every split.")]
-MaxLength = Annotated[int | None, typer.Option("--max-length", help="Cut rows at this many tokens.")]
+MaxLength = Annotated[int | None, typer.Option("--max-length", min=1, help="Cut rows at this many tokens.")]
 AllowOverlap = Annotated[bool, typer.Option("--allow-overlap", help="Accept forget rows that stand in retain too.")]
 Seed = Annotated[int, typer.Option("--seed", help="One seed for everything random.")]
 Epochs = Annotated[float | None, typer.Option("--epochs", help="Walks over the rows.")]
@@ -107,16 +106,17 @@ def train(
     task: TaskName = None,
     split: Annotated[str, typer.Option("--split", help="full, or retain for the retrained twin.")] = "full",
     forget: ForgetFile = None, retain: RetainFile = None, mapping: MapText = None, data_dir: DataDir = None,
-    epochs: Epochs = None, steps: Steps = None, lr: Rate = None, batch_size: BatchSize = 16,
-    accumulate: Accumulate = 1, seed: Seed = 0, limit: Limit = None, max_length: MaxLength = None,
-    eval_every: EvalEvery = None, resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False,
-    as_json: Json = False,
+    allow_overlap: AllowOverlap = False, epochs: Epochs = None, steps: Steps = None, lr: Rate = None,
+    batch_size: BatchSize = 16, accumulate: Accumulate = 1, seed: Seed = 0, limit: Limit = None,
+    max_length: MaxLength = None, eval_every: EvalEvery = None, resume: Resume = False,
+    overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
 ) -> None:
     """Train an original (--split full) or its retrained twin (--split retain)."""
     from expunge import api
 
     reporter = _reporter(as_json)
-    loaded = _task(task, forget=forget, retain=retain, mapping=mapping, data_dir=data_dir, limit=limit)
+    loaded = _task(task, forget=forget, retain=retain, mapping=mapping, data_dir=data_dir, limit=limit,
+                   allow_overlap=allow_overlap)
     record = api.train(
         model, task=loaded, out=out, split=split, epochs=epochs, steps=steps, lr=lr,  # type: ignore[arg-type]
         batch_size=batch_size, accumulate=accumulate, seed=seed, limit=limit, max_length=max_length,
@@ -192,7 +192,6 @@ def audit(
 ) -> None:
     """Ask a model what it still knows, beside the original and retrained models."""
     from expunge import api
-
     from expunge.errors import UsageError
 
     reporter = _reporter(as_json)
@@ -201,6 +200,7 @@ def audit(
         return _print_json([s.to_json() for s in scores]) if as_json else show_scores(scores, reporter)
     if subject is None:
         raise UsageError("No model was given to audit.", fix="Give a run folder, a model folder or a hub name.")
+    api.check_conditions(require or (), suite)  # a typo should not cost an audit
     loaded = _task(task, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
                    limit=limit, allow_overlap=allow_overlap)
     found = api.audit(
@@ -326,4 +326,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

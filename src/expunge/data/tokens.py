@@ -186,11 +186,9 @@ class Tokens:
         tail = self._ids(rest[at + len(answer.strip()):])
         special = set(self.processor.all_special_ids)
         stop = next((i for i, token in enumerate(tail) if token in special), None)
-        if stop is None:
-            end = [self.eos_id] if self.eos_id is not None else []
-        else:  # the end-of-turn token; what a template prints after it is nobody's answer
-            end = tail[: stop + 1]
-        return before + rest[:at], answer.strip(), end
+        if stop is not None:  # the end-of-turn token; what a template prints after it is nobody's answer
+            return before + rest[:at], answer.strip(), tail[: stop + 1]
+        return before + rest[:at], answer.strip(), [self.eos_id] if self.eos_id is not None else []
 
     def _ids(self, text: str, special: bool = False) -> list[int]:
         if not text and not special:
@@ -199,6 +197,21 @@ class Tokens:
         if special and ids and ids[-1] == self.eos_id and not text.endswith(str(self.processor.eos_token)):
             ids.pop()  # some tokenizers close every text; the answer has not come yet
         return ids
+
+
+def check_rows(rows: Sequence[TokenRow], config: Any, what: str) -> list[DataError]:
+    """Why these rows cannot go through a model of this config; empty when they can."""
+    found = [check_lengths(rows, getattr(config, "max_position_embeddings", None), what)]
+    size = getattr(config, "vocab_size", None)
+    if size is not None and any(max(r.ids, default=0) >= size for r in rows):
+        found.append(DataError(f"The tokenizer does not fit the model: it makes ids up to "
+                               f"{max(max(r.ids, default=0) for r in rows)}, the model knows {size}.",
+                               "", "Use the tokenizer that the model was trained with."))
+    lost = [r.id for r in rows if r.answer + r.end == 0]
+    if lost:
+        found.append(DataError(f"--max-length leaves {len(lost)} {what} rows without an answer, such as {lost[0]}.",
+                               "", "Use a larger --max-length."))
+    return [problem for problem in found if problem is not None]
 
 
 def check_lengths(rows: Sequence[TokenRow], context: int | None, what: str) -> DataError | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from expunge.data.tokens import Tokens, check_lengths
+from expunge.data.tokens import Tokens, check_rows
 from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.methods.recipe import Stage
 from expunge.methods.scopes.layers import Layers
@@ -71,14 +71,10 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Tokens
         depth = getattr(config, "num_hidden_layers", None)
         problems += _depth_problems(stage, depth)
     rows = [tokens.row(r) for r in task.forget + task.retain]
-    context = getattr(config, "max_position_embeddings", None)
-    too_long = check_lengths(rows, context, "forget and retain")
-    if too_long:
-        problems.append(too_long)
-    lost = [r.id for r in rows if r.answer + r.end == 0]
-    if lost:
-        problems.append(UsageError(f"--max-length leaves {len(lost)} rows without an answer, such as {lost[0]}.",
-                                   fix="Use a larger --max-length."))
+    problems += check_rows(rows, config, "forget and retain")
+    # The monitor reads these too, and without retain rows it reads the background's.
+    watched = [tokens.row(r) for r in task.holdout + (() if task.retain else task.background)]
+    problems += check_rows(watched, config, "holdout" if task.retain else "holdout and background")
     if problems:
         raise PreflightError(problems)
     per_epoch = math.ceil(len(task.forget) / (batch_size * accumulate))

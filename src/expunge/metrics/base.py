@@ -136,7 +136,9 @@ class Metric(Plugin):
         interval = None
         if self.resampled and resamples > 0:
             plain_mean = type(self).statistic is Metric.statistic
-            interval = bootstrap(self.statistic, strata, resamples, seed, plain_mean=plain_mean)
+            low, high = bootstrap(self.statistic, strata, resamples, seed, plain_mean=plain_mean)
+            # Percentiles of a bounded statistic (a p-value of 1) can leave out the value itself.
+            interval = (min(low, value), max(high, value))
         return Score(
             value=value, interval=interval, controls=self._controls(evidence, split),
             n=sum(len(v) for k, v in strata.items() if not k.startswith("reference")), **frame,

@@ -55,11 +55,11 @@ def load_subject(path: str | Path, *, template: str | None = None, max_length: i
     logging.disable_progress_bar()  # its bars would tear ours
     where = resolve(path)
     tokens = Tokens(load_processor(where), template, max_length)
-    base = where
     adapter = (Path(where) / "adapter_config.json").exists()
-    if adapter:
-        base = json.loads((Path(where) / "adapter_config.json").read_text())["base_model_name_or_path"]
     try:
+        base = where
+        if adapter:
+            base = json.loads((Path(where) / "adapter_config.json").read_text())["base_model_name_or_path"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -77,7 +77,24 @@ def load_subject(path: str | Path, *, template: str | None = None, max_length: i
             f"The first is {sorted(info['missing_keys'])[0]}; they would have been random.",
             "Check that the folder is complete.",
         )
+    if tokens.pad_id >= model.get_input_embeddings().weight.shape[0]:  # added to the tokenizer alone
+        tokens.pad_id = 0  # masks never look at it
     return Subject(model.to(device).eval(), tokens, str(path))
+
+
+def check_model(path: str | Path) -> Any:
+    """Find out cheaply whether `load_subject` could work, and return the config: no weights are read."""
+    from safetensors import safe_open
+
+    config = read_config(path)
+    load_processor(resolve(path))
+    for file in sorted(Path(resolve(path)).glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except Exception as error:  # safetensors has an exception type of its own
+            raise _unreadable(path, error) from None
+    return config
 
 
 def load_processor(where: str | Path) -> Any:
@@ -160,8 +177,8 @@ def config_from(text: str | Path) -> dict[str, Any]:
         raise UsageError(f"{text} is neither a model folder, a config file nor a built-in size.",
                          f"Built-in sizes: {', '.join(SIZES)}.")
     try:
-        found = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not valid JSON.", str(error)) from None
     if not isinstance(found, dict) or "model_type" not in found:
         raise DataError(f"{path} names no model_type.", "A config is a JSON object such as"

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from expunge import plugin
 from expunge.models.subject import Subject
-from expunge.plugin import Card, Property, Spec
+from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
 from expunge.records.observation import GenerationRow, Row
 from expunge.records.task import Example, Task
@@ -19,7 +20,7 @@ TEXT_PREFIX = 0.5
 class Generation(Probe):
     """What the model says when asked, without sampling."""
 
-    class Spec(Spec):
+    class Spec(plugin.Spec):
         batch_size: int = Field(64, ge=1, description="Prompts decoded together.")
 
     card = Card(

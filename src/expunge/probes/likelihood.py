@@ -8,9 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from expunge import plugin
 from expunge.data.tokens import TokenRow, collate
 from expunge.models.subject import Answers, Subject
-from expunge.plugin import Card, Property, Spec
+from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
 from expunge.records.observation import Form, LikelihoodRow, Row
 from expunge.records.task import Example, Task
@@ -24,7 +25,7 @@ CELLS = 1 << 24
 class Likelihood(Probe):
     """Per-token log-probs, the mean and variance of log p at each position, and arg-max hits."""
 
-    class Spec(Spec):
+    class Spec(plugin.Spec):
         paraphrases: int = Field(1, ge=0, description="How many paraphrased answers to ask about.")
 
     card = Card(

@@ -61,7 +61,8 @@ class Task(Record):
     """Plain prompt template with {prompt}; None takes the tokenizer's chat template or ours."""
 
     def split(self, name: Split) -> tuple[Example, ...]:
-        return getattr(self, name)  # type: ignore[no-any-return]
+        rows: tuple[Example, ...] = getattr(self, name)
+        return rows
 
     def probe_rows(self, name: Split) -> tuple[Example, ...]:
         """The rows an audit asks of a split; empty if the task has none."""
@@ -74,7 +75,8 @@ class Task(Record):
 
     def fingerprints(self) -> dict[str, str]:
         """Content hash per non-empty view; order matters, since samplers index by it."""
-        views = {**{s: self.split(s) for s in SPLITS}, "background": self.background}
+        views: dict[str, tuple[Example, ...]] = {s: self.split(s) for s in SPLITS}
+        views["background"] = self.background
         views |= {f"probes.{name}": rows for name, rows in self.probes.items()}
         return {k: fingerprint([r.to_json() for r in rows]) for k, rows in views.items() if rows}
 

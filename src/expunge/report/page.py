@@ -140,10 +140,21 @@ def _facts(view: View) -> list[tuple[str, str]]:
     if record:
         facts += [("Work", _work(record)), ("Parameters moved", _moved(record))]
         if record.best:
-            facts.append(("Kept checkpoint", ", ".join(f"{k} {v}" for k, v in record.best.items())))
+            facts.append(("Kept checkpoint", _kept(record.best)))
     if audit:
         facts.append(("Compared with", _references(view)))
     return [(label, value) for label, value in facts if value]
+
+
+def _kept(best: Mapping[str, Any]) -> str:
+    """The kept step, what the monitor read there and at the start, and the rule that chose it."""
+    kept, start = best.get("kept", best), best.get("start", {})
+    shown = [f"step {kept['step']}"] if "step" in kept else []
+    for name in ("forget", "utility"):
+        if name in kept:
+            before = f"{start[name]:.3g} to " if name in start else ""
+            shown.append(f"{name} {before}{kept[name]:.3g}")
+    return ", ".join(shown) + (f" (rule: {best['rule']})" if "rule" in best else "")
 
 
 def _status(record: RunRecord) -> str:

@@ -59,27 +59,29 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
     nll: dict[str, float] = {}
     loss = 0.0
     subject.model.train()
-    for batches in micro:
-        on_device = {side: batch.to(subject.device) for side, batch in batches.items()}
-        step = Step(subject, on_device, reference, method.joint)
-        with accelerator.autocast():
-            terms = method.terms(step)
-            named = reduce_terms(terms, counts)
-        losses = {role: weighted_sum(terms, named, role) for role in roles}
-        pending = [role for role, value in losses.items() if value is not None and value.requires_grad]
-        for role in pending:
-            value = losses[role]
-            assert value is not None
-            parts = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=role != pending[-1])
-            for total, part in zip(sums[role], parts, strict=True):
-                if part is not None:
-                    total += part
-        for name, scalar in named.items():
-            values[name] = values.get(name, 0.0) + scalar.item()
-        for side, total_logp in step.logp_sums().items():
-            nll[side] = nll.get(side, 0.0) - total_logp / counts[side, "tokens"]
-        loss += sum(v.item() for v in losses.values() if v is not None)
-    subject.model.eval()
+    try:
+        for batches in micro:
+            on_device = {side: batch.to(subject.device) for side, batch in batches.items()}
+            step = Step(subject, on_device, reference, method.joint)
+            with accelerator.autocast():
+                terms = method.terms(step)
+                named = reduce_terms(terms, counts)
+            losses = {role: weighted_sum(terms, named, role) for role in roles}
+            pending = [role for role, value in losses.items() if value is not None and value.requires_grad]
+            for role in pending:
+                value = losses[role]
+                assert value is not None
+                parts = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=role != pending[-1])
+                for total, part in zip(sums[role], parts, strict=True):
+                    if part is not None:
+                        total += part
+            for name, scalar in named.items():
+                values[name] = values.get(name, 0.0) + scalar.item()
+            for side, total_logp in step.logp_sums().items():
+                nll[side] = nll.get(side, 0.0) - total_logp / counts[side, "tokens"]
+            loss += sum(v.item() for v in losses.values() if v is not None)
+    finally:
+        subject.model.eval()
     return Gradients(sums.get("forget", []), sums.get("retain", []), sums.get(None, []), values, loss, nll)
 
 

@@ -55,7 +55,7 @@ class Loop:
     eval_every: int = 0
     """Steps between monitor readings; 0 reads only at the end."""
     checkpoint_every: int = 50
-    stop: StopRule = field(default_factory=StopRule)
+    stop: StopRule = field(default_factory=lambda: StopRule())
 
 
 @dataclass
@@ -85,9 +85,9 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
     """
     accelerator = Accelerator()
     optimizer = method.optimizer(scope)
+    probe = Movement(scope, loop.seed)  # before a checkpoint is put back: movement counts from the start
     progress, best = _begin(folder, scope, optimizer)
     checkpoints = Checkpoints(folder / "checkpoint")
-    probe = Movement(scope, loop.seed)
     if monitor and not progress.start:
         progress.start = monitor()
 
@@ -100,12 +100,12 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
             torch.manual_seed(derive(loop.seed, "step", index))
             micro = list(schedule.micro_batches(index))
             line: dict[str, Any] = {"step": index + 1, "epoch": index // schedule.steps_per_epoch}
-            evaluate = bool(loop.eval_every) and (index + 1) % loop.eval_every == 0 or index + 1 == loop.steps
+            evaluate = index + 1 == loop.steps or (loop.eval_every > 0 and (index + 1) % loop.eval_every == 0)
 
             def gradient(separate: bool, micro: Sequence[Mapping[str, TokenBatch]] = micro) -> Gradients:
                 return gradients(method, subject, scope, reference, micro, separate, accelerator)
 
-            with method.perturbed(scope, lambda: gradient(False).total()):  # noqa: B023
+            with method.perturbed(scope, lambda: gradient(False).total()):
                 found = gradient(method.separate or evaluate or index == 0)
             update = method.combine(found.forget, found.retain) if method.separate else found.total()
             line |= found.describe()

@@ -82,6 +82,6 @@ def alarms(now: Mapping[str, float], start: Mapping[str, float], moved: float, d
         found.append(f"Forget probability has hardly moved ({start['forget']:.3f} to {now['forget']:.3f}): "
                      "try a larger learning rate or more steps.")
     if now["utility"] < 0.5 * start["utility"]:
-        found.append(f"Utility collapsed from {start['utility']:.3f} to {now['utility']:.3f}: "
+        found.append(f"Utility collapsed ({start['utility']:.3f} to {now['utility']:.3f}): "
                      "try a smaller learning rate or a stronger retain term.")
     return found

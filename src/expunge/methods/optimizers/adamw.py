@@ -9,14 +9,15 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from expunge import plugin
 from expunge.methods.base import Optimizer
-from expunge.plugin import Card, Property, Spec
+from expunge.plugin import Card, Property
 
 
 class AdamW(Optimizer):
     """The optimizer of nearly every unlearning paper."""
 
-    class Spec(Spec):
+    class Spec(plugin.Spec):
         lr: float = Field(1e-5, ge=0, description="Peak learning rate.")
         weight_decay: float = Field(0.01, ge=0, description="Decoupled decay.")
         beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment.")

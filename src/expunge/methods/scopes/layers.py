@@ -6,11 +6,12 @@ import re
 
 from pydantic import Field, field_validator
 
+from expunge import plugin
 from expunge.errors import UsageError, did_you_mean
 from expunge.methods.base import ScopePlugin
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
-from expunge.plugin import Card, Property, Spec
+from expunge.plugin import Card, Property
 
 MLP_OUT = ("down_proj", "mlp.c_proj", "dense_4h_to_h", "fc2", ".w2")
 """What families call the output projection of their MLP; GPT-2's attention has a c_proj too."""
@@ -19,7 +20,7 @@ MLP_OUT = ("down_proj", "mlp.c_proj", "dense_4h_to_h", "fc2", ".w2")
 class Layers(ScopePlugin):
     """Train the chosen blocks, or the chosen modules within them."""
 
-    class Spec(Spec):
+    class Spec(plugin.Spec):
         index: int | list[int] | str = Field(description='Blocks from 0: an int, a list, or a range "a-b".')
         modules: str | None = Field(None, description='Only parameters whose name contains this; "mlp_out" finds '
                                                       "the MLP output projection of any family.")

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import warnings
 
+import torch
 from pydantic import Field
 
+from expunge import plugin
 from expunge.errors import UsageError
 from expunge.methods.base import ScopePlugin
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
-from expunge.plugin import Card, Property, Spec
+from expunge.plugin import Card, Property
 
 
 class LoRA(ScopePlugin):
     """Train PEFT LoRA adapters; the reference model is then free."""
 
-    class Spec(Spec):
+    class Spec(plugin.Spec):
         rank: int = Field(8, ge=1, description="Rank of each adapter.")
         alpha: float | None = Field(None, gt=0, description="Scaling numerator; twice the rank when left out.")
         targets: str | list[str] = Field("all-linear", description='Module names, or "all-linear".')
         dropout: float = Field(0.0, ge=0, lt=1, description="On the adapter's input.")
+        seed: int = Field(0, description="Of the adapter's random half at the start.")
 
     card = Card(
         name="lora", kind="scope",
@@ -46,7 +49,9 @@ class LoRA(ScopePlugin):
             target_modules=targets if targets == "all-linear" or isinstance(targets, list) else [targets],
             task_type="CAUSAL_LM",
         )
-        with warnings.catch_warnings():
+        # peft draws from the global generator; a seed of our own makes the same run twice the same.
+        with warnings.catch_warnings(), torch.random.fork_rng():
+            torch.manual_seed(derive(self.spec.seed, "lora"))
             warnings.simplefilter("ignore")  # peft remarks on Conv1D layouts it then handles itself
             try:
                 subject.model = get_peft_model(subject.model, config)

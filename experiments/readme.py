@@ -1,0 +1,137 @@
+"""Write the generated tables of README.md and docs/ from the registry and the stored results.
+
+`--check` changes nothing and fails when a page differs from what it would write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from expunge.registry import of_kind
+from expunge.report.leaderboard import replace_between, table
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def results(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "results" / f"{name}.json").read_text())
+
+
+def plugins() -> str:
+    """Every plug-in by kind."""
+    kinds = ("objective", "preset", "retain", "combine", "optimizer", "scope", "sampler", "probe", "metric")
+    rows = [{"kind": e.kind, "name": f"`{e.name}`", "what it does": e.summary}
+            for kind in kinds for e in of_kind(kind)]  # type: ignore[arg-type]
+    return table(rows, ["kind", "name", "what it does"])
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Median with the range over seeds."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return "-"
+    if len(known) == 1:
+        return number(known[0])
+    return f"{number(statistics.median(known))} ({number(min(known))} to {number(max(known))})"
+
+
+def number(value: float) -> str:
+    if value != 0 and abs(value) < 1e-3:
+        return f"{value:.0e}"
+    return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def by_recipe(rows: Sequence[dict[str, Any]], columns: dict[str, Callable[[dict[str, Any]], float | None]],
+              first: Sequence[tuple[str, Sequence[dict[str, Any]]]] = ()) -> str:
+    """One line per recipe, each cell a median over seeds with its range."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["base"], []).append(row)
+    lines = []
+    for name, members in [*first, *groups.items()]:
+        line: dict[str, Any] = {"recipe": name if (name, members) in first else f"`{name}`"}
+        good = [m for m in members if m["scores"]]
+        line |= {column: spread([value(m) for m in good]) for column, value in columns.items()}
+        lines.append(line)
+    return table(lines, ["recipe", *columns])
+
+
+def score(name: str) -> Callable[[dict[str, Any]], float | None]:
+    return lambda row: row["scores"].get(name)
+
+
+def share(name: str) -> Callable[[dict[str, Any]], float | None]:
+    """A score as a share of the original's."""
+    def of(row: dict[str, Any]) -> float | None:
+        value, before = row["scores"].get(name), row["controls"].get(name, {}).get("original")
+        return value / before if value is not None and before else None
+    return of
+
+
+def authors() -> str:
+    found = results("authors")["rows"]
+    return by_recipe(found, {
+        "forget quality p": score("forget_quality"), "utility, share of original": share("model_utility"),
+        "forget probability": score("forget.probability"), "forget ROUGE-L": score("forget.rouge_l"),
+        "MIA min-k AUC": score("mia.min_k"), "seconds": lambda row: row.get("train_s"),
+    })
+
+
+TOFU_COLUMNS: dict[str, Callable[[dict[str, Any]], float | None]] = {
+    "forget quality p": score("forget_quality"), "forget probability": score("forget.probability"),
+    "forget ROUGE-L": score("forget.rouge_l"), "retain probability": score("retain.probability"),
+    "retain ROUGE-L": score("retain.rouge_l"), "extraction": score("forget.extraction_strength"),
+    "PrivLeak": score("privleak"), "MIA min-k AUC": score("mia.min_k"),
+}
+
+
+def tofu(name: str) -> str:
+    found = results(name)
+    anchors = [(label, [a for a in found["anchors"] if a["label"] == label]) for label in ("original", "retrained")]
+    return by_recipe(found["rows"], TOFU_COLUMNS, anchors)
+
+
+def bench() -> str:
+    found = results("bench")
+    rows = [{"what": f"`expunge {k}`", "median": f"{v['median']:.2f} s"} for k, v in found["startup_s"].items()]
+    rows += [{"what": f"`make demo`, {k}", "median": f"{v['median']:.0f} s"} for k, v in found["demo_s"].items()]
+    rows += [{"what": f"peak memory of `{v['recipe']}` against grad_diff in the same scope",
+              "median": f"{v['ratio_to_grad_diff']:.2f}x"}
+             for k, v in found["peak_memory_bytes"].items() if not k.startswith("grad_diff")]
+    return table(rows, ["what", "median"])
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "plugins": plugins, "authors": authors, "tofu": lambda: tofu("tofu"),
+    "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = before = page.read_text()
+        for name, make in SECTIONS.items():
+            if f"<!-- generated:{name} -->" in text:
+                text = replace_between(text, name, make())
+        if text != before:
+            stale.append(page.name)
+            if not check:
+                page.write_text(text)
+    if check and stale:
+        print(f"{', '.join(stale)} differ from the stored results; run `make readme`.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""What every test gets: a cache of its own, no network, the command line in-process, small models and rows."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub client is imported, so set before anything imports it
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+TINY: Mapping[str, Any] = {
+    "model_type": "llama", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 512, "tie_word_embeddings": True,
+}
+TASK = "authors(forget=2,retain=6,holdout=2,neighbours=1)"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """EXPUNGE_CACHE in a fresh folder; the caller's data folder does not leak in."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("EXPUNGE_CACHE", str(folder))
+    monkeypatch.delenv("EXPUNGE_DATA", raising=False)
+    return folder
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Cli:
+    """`expunge ...` in this process; a crash of ours surfaces as itself rather than as exit code 1."""
+
+    def __call__(self, *words: object, code: int = 0) -> Said:
+        from typer.testing import CliRunner
+
+        from expunge.cli.main import app
+
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        said = Said(result.exit_code, result.stdout, result.stderr)
+        assert said.code == code, f"exit code {said.code}, expected {code}\n{said.out}\n{said.err}"
+        return said
+
+    def refused(self, *words: object, code: int = 2, says: Sequence[str] = ()) -> str:
+        """One message on stderr with what happened and what to do; nothing on stdout, no traceback."""
+        said = self(*words, code=code)
+        assert said.out == ""
+        lines = [line for line in said.err.splitlines() if line.strip()]
+        errors = [i for i, line in enumerate(lines) if line.startswith("error: ")]
+        assert len(errors) == 1, said.err
+        assert "Traceback" not in said.err
+        assert len(lines) > errors[0] + 1 and lines[errors[0] + 1].startswith("  "), f"no advice in:\n{said.err}"
+        for phrase in says:
+            assert phrase in said.err, f"{phrase!r} is not in:\n{said.err}"
+        return said.err
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    return Cli()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Files of rows, small enough for a step in milliseconds."""
+
+    forget: Path
+    retain: Path
+    holdout: Path
+
+    @property
+    def words(self) -> tuple[object, ...]:
+        """As options."""
+        return "--forget", self.forget, "--retain", self.retain, "--holdout", self.holdout
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def question(who: str, what: str) -> dict[str, str]:
+    return {"question": f"Where does {who} live?", "answer": f"{who} lives in {what}."}
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    folder = tmp_path_factory.mktemp("rows")
+    names = {"forget": ("Ada", "Bo", "Cy", "Di"), "retain": ("Ed", "Flo", "Gus", "Hal", "Ida", "Jo"),
+             "holdout": ("Kim", "Lee", "Mo", "Ned")}
+    return Rows(**{split: write_rows(folder / f"{split}.jsonl", [question(who, f"Town {who[::-1]}") for who in found])
+                   for split, found in names.items()})
+
+
+def save_model(folder: Path, **changes: Any) -> Path:
+    """A random tiny model with a tokenizer of its own."""
+    from expunge.models.tiny import build_subject
+
+    texts = ["Where does Ada live? Ada lives in Town adA. I do not know. " * 3]
+    build_subject({**TINY, "hidden_size": 32, "intermediate_size": 64, **changes}, texts).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny Llama; nobody writes to it."""
+    return save_model(tmp_path_factory.mktemp("models") / "plain")
+
+
+@dataclass(frozen=True)
+class World:
+    """Trained twins on a small world of authors; nobody writes to them."""
+
+    task: str
+    config: Path
+    original: Path
+    retrained: Path
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("world")
+    config = folder / "tiny.json"
+    config.write_text(json.dumps(TINY), encoding="utf-8")
+    for split, name in (("full", "original"), ("retain", "retrained")):
+        cli("train", config, "--task", TASK, "--split", split, "--out", folder / name, "--epochs", 3, "--lr", "3e-3")
+    yield World(TASK, config, folder / "original", folder / "retrained")

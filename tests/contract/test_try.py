@@ -1,0 +1,2 @@
+def test_a(original):
+    assert original.model

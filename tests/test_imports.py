@@ -1,0 +1,108 @@
+"""Data flows one way, and so do imports. What needs no torch does not import it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import expunge
+
+ROOT = Path(expunge.__file__).parent
+FOUNDATION = {"errors", "plugin", "registry", "terms", "seeding", "console"}
+"""Modules that know nothing of the folders; everyone but `records` may use them."""
+EVERYTHING = {"api", "cli", "runs"}
+MAY: dict[str, set[str]] = {
+    "records": set(),
+    "data": {"records"},
+    "models": {"records", "data"},
+    "training": {"records", "data", "models"},
+    "methods": {"records", "data", "models", "training"},
+    "probes": {"records", "data", "models"},
+    "attacks": {"records", "data", "models", "training"},
+    "metrics": {"records"},
+    "benchmarks": {"records", "data", "models", "probes", "attacks", "metrics"},
+    "report": {"records"},
+    "certify": {"records"},
+    "ledger": {"records"},
+    **{room: {"records", "data", "models", "training", "methods"}
+       for room in ("guards", "exact", "sequential", "federated")},
+}
+"""Folder -> folders it may import; DESIGN, section 1. Nobody but its own folder is left out."""
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import of ours, those inside functions and under TYPE_CHECKING too."""
+    package = ["expunge", *path.relative_to(ROOT).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (start, node.module or "") if part)
+            # `from expunge import registry` names a module in its second half.
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == "expunge" else [module]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
+            names = [str(node.args[0].value)] if isinstance(node.args[0], ast.Constant) else []
+        else:
+            continue
+        yield from ((node.lineno, name) for name in names if name.split(".")[0] == "expunge")
+
+
+def unit(module: str) -> str:
+    """The folder or top-level module: `metrics` of `expunge.metrics.base`."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "expunge"
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(ROOT)) for p in FILES])
+def test_import_direction_is_data_direction(path: Path) -> None:
+    me = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    if me in EVERYTHING:
+        return
+    assert me in MAY or me in FOUNDATION or me == "__init__", f"DESIGN names no place for {me}"
+    allowed = {me, "errors"} | MAY.get(me, set()) | (set() if me == "records" else FOUNDATION)
+    wrong = [f"line {line}: {name}" for line, name in imported(path) if unit(name) not in allowed]
+    assert not wrong, f"{path.relative_to(ROOT)} may not import: {', '.join(wrong)}"
+
+
+def test_the_check_sees_every_way_to_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checker that finds nothing proves nothing."""
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (tmp_path / "probes").mkdir()
+    path = tmp_path / "probes" / "x.py"
+    path.write_text("import expunge.methods.base\nfrom expunge import methods\nfrom ..methods import plan\n"
+                    "def f():\n    from expunge.methods.plan import Plan\n    import_module('expunge.methods')\n",
+                    encoding="utf-8")
+    assert [unit(name) for _, name in sorted(imported(path))] == ["methods"] * 5
+
+
+@pytest.mark.parametrize("code", [
+    "import expunge",
+    "import expunge.report.page",
+    "import expunge.metrics.evaluate",
+    "import expunge.records.run, expunge.records.score, expunge.records.task, expunge.records.observation",
+    "import expunge.terms, expunge.registry, expunge.console",
+    "from expunge.cli.main import app; app(['--help'], standalone_mode=False)",
+    "from expunge.cli.main import app; app(['forget', '--help'], standalone_mode=False)",
+    "from expunge.cli.main import app; app(['ls'], standalone_mode=False)",
+    "from expunge.cli.main import app; app(['ls', 'metrics', '--json'], standalone_mode=False)",
+    "import expunge; dir(expunge); expunge.ExpungeError, expunge.RunRecord, expunge.Audit, expunge.load_task",
+])
+def test_no_torch(code: str) -> None:
+    check = f"{code}\nimport sys\nheavy = {{'torch', 'transformers'}} & set(sys.modules)\nassert not heavy, heavy"
+    subprocess.run([sys.executable, "-c", check], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_every_public_name_is_there() -> None:
+    for name in expunge.__all__:
+        assert getattr(expunge, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'unlearn'"):
+        expunge.unlearn  # noqa: B018
