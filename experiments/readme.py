@@ -74,13 +74,22 @@ def share(name: str) -> Callable[[dict[str, Any]], float | None]:
     return of
 
 
+AUTHORS_COLUMNS: dict[str, Callable[[dict[str, Any]], float | None]] = {
+    "forget quality p": score("forget_quality"), "utility, share of original": share("model_utility"),
+    "forget probability": score("forget.probability"), "forget ROUGE-L": score("forget.rouge_l"),
+    "MIA min-k AUC": score("mia.min_k"), "seconds": lambda row: row.get("train_s"),
+}
+
+
 def authors() -> str:
-    found = results("authors")["rows"]
-    return by_recipe(found, {
-        "forget quality p": score("forget_quality"), "utility, share of original": share("model_utility"),
-        "forget probability": score("forget.probability"), "forget ROUGE-L": score("forget.rouge_l"),
-        "MIA min-k AUC": score("mia.min_k"), "seconds": lambda row: row.get("train_s"),
-    })
+    return by_recipe(results("authors")["rows"], AUTHORS_COLUMNS)
+
+
+def demo() -> str:
+    """The default recipe, world by world."""
+    found = results("demo")
+    options = ", ".join(f"{k} {v}" for k, v in found["settings"].items())
+    return f"`{found['recipe']}`, {options}:\n\n" + by_recipe(found["rows"], AUTHORS_COLUMNS)
 
 
 TOFU_COLUMNS: dict[str, Callable[[dict[str, Any]], float | None]] = {
@@ -93,7 +102,8 @@ TOFU_COLUMNS: dict[str, Callable[[dict[str, Any]], float | None]] = {
 
 def tofu(name: str) -> str:
     found = results(name)
-    anchors = [(label, [a for a in found["anchors"] if a["label"] == label]) for label in ("original", "retrained")]
+    anchors = [(label, [a for a in found["anchors"] if a["label"] == label]) 
+               for label in dict.fromkeys(a["label"] for a in found["anchors"])]
     return by_recipe(found["rows"], TOFU_COLUMNS, anchors)
 
 
@@ -108,7 +118,7 @@ def bench() -> str:
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
-    "plugins": plugins, "authors": authors, "tofu": lambda: tofu("tofu"),
+    "plugins": plugins, "authors": authors, "demo": demo, "tofu": lambda: tofu("tofu"),
     "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench,
 }
 

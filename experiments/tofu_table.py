@@ -1,14 +1,15 @@
 """Every recipe on real TOFU rows: tiny models trained here on forget10 and 20 retained authors.
 
 Needs the TOFU files (--data-dir or EXPUNGE_DATA). Writes results/tofu.json, run by run, and goes on
-where it stopped. With --fixed DIR it measures a fixed pair DIR/original, DIR/retrained[, _seed2]
-instead and writes results/tofu_fixed.json.
+where it stopped. With --fixed DIR it audits a fixed pair DIR/original, DIR/retrained[, _seed2]
+only, as it is, and writes results/tofu_fixed.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from expunge.records.task import Task
 SEEDS = (0, 1, 2)
 LIMIT = 400
 """Rows of every split: all of forget10, and as many retained rows, which are 20 authors."""
+RETAIN_PROBES = 100
 CONFIG = {"model_type": "llama", "vocab_size": 3072, "hidden_size": 128, "intermediate_size": 344,
           "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
           "max_position_embeddings": 512, "tie_word_embeddings": True}
 TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 16, "lr": 3e-3}
-SETTINGS: dict[str, Any] = {"epochs": 5, "batch_size": 16}
-RATES = (2e-4, 6e-4)
+SETTINGS: dict[str, Any] = {"epochs": 4, "batch_size": 16}
+RATES = (5e-4,)
+"""Learning rates to try on the first pair; with one, nothing is tuned."""
 SUITE = ",".join((
     "forget_quality,model_utility,privleak",
     *(f"{split}.{name}" for split in ("forget", "retain")
@@ -39,6 +42,15 @@ SUITE = ",".join((
 TRIAL_SUITE = "forget_quality,forget.probability,retain.probability,forget.truth_ratio"
 RECIPE_TEXT = {"rmu": "rmu(coefficient=20, alpha=100)"}
 """RMU's published coefficient is for activations of Zephyr's size; the dossier says to take 2 to 5 norms."""
+
+
+def shortened(task: Task) -> Task:
+    """All 400 forget rows, but fewer of the rows that only show utility: an audit of minutes, not of half an hour."""
+    kept = task.probe_rows("retain")[:RETAIN_PROBES]
+    utility = [r for group in dict.fromkeys(r.group for r in task.utility)
+               for r in [u for u in task.utility if u.group == group][: RETAIN_PROBES // 4]]
+    return task.model_copy(update={"probes": task.probes | {"retain": kept}, "utility": tuple(utility),
+                                   "holdout": task.holdout[:RETAIN_PROBES], "generation_tokens": 80})
 
 
 def twin(task: Task, split: str, seed: int) -> Path:
@@ -70,17 +82,18 @@ def merit(found: dict[str, Any]) -> float:
     return math.log10(max(scores["forget_quality"], 1e-40)) - 40 * max(0.0, 0.9 - kept)
 
 
-def run(name: str, task: Task, models: dict[int, tuple[Path, list[Path]]], trials_on: int) -> None:
-    """Tune the learning rate on one pair, then measure on every pair; the pair itself comes first."""
+def run(name: str, task: Task, models: dict[int, tuple[Path, list[Path]]], recipes: Sequence[str]) -> None:
+    """The pairs themselves come first; then tune the learning rate on the first pair, measure on all."""
     stored = load(name)
     trials, rows, anchors = stored.get("trials", []), stored.get("rows", []), stored.get("anchors", [])
 
     def save() -> None:
-        store(name, {"seeds": list(models), "limit": LIMIT, "training": TRAINING, "config": CONFIG,
-                     "anchors": anchors, "trials": trials, "rows": rows})
+        store(name, {"seeds": list(models), "limit": LIMIT, "retain_probes": RETAIN_PROBES, "training": TRAINING,
+                     "config": CONFIG, "anchors": anchors, "trials": trials, "rows": rows})
 
     for seed, (original, retrained) in models.items():
-        for label, subject in (("original", original), ("retrained", retrained[0])):
+        subjects = [("original", original), *zip(("retrained", "retrained, seed 2"), retrained, strict=False)]
+        for label, subject in subjects:
             if any(a["label"] == label and a["seed"] == seed for a in anchors):
                 continue
             out = cache_root() / "audits" / fingerprint([str(subject), str(original), task.fingerprint])
@@ -91,10 +104,11 @@ def run(name: str, task: Task, models: dict[int, tuple[Path, list[Path]]], trial
                             "intervals": {s.name: s.interval for s in found.scores if s.interval}})
             log((label, seed, anchors[-1]["scores"]["forget_quality"], anchors[-1]["scores"]["forget.probability"]))
             save()
-    for base in RECIPES:
+    trials_on = next(iter(models))
+    for base in recipes:
         recipe = RECIPE_TEXT.get(base, base)
         original, retrained = models[trials_on]
-        for rate in RATES:
+        for rate in RATES if len(RATES) > 1 else ():
             if any(t["base"] == base and t["settings"]["lr"] == rate for t in trials):
                 continue
             found = measure(original, task, recipe, retrained=retrained, suite=TRIAL_SUITE, seed=trials_on,
@@ -103,12 +117,13 @@ def run(name: str, task: Task, models: dict[int, tuple[Path, list[Path]]], trial
             log((base, rate, round(trials[-1]["merit"], 2), found["scores"]))
             save()
     for seed, (original, retrained) in models.items():
-        for base in RECIPES:
+        for base in recipes:
             if any(r["base"] == base and r["seed"] == seed for r in rows):
                 continue
-            best = max((t for t in trials if t["base"] == base), key=lambda t: t["merit"])
-            row = measure(original, task, best["recipe"], retrained=retrained, suite=SUITE, seed=seed,
-                          **best["settings"])
+            tried = [t for t in trials if t["base"] == base]
+            rate = max(tried, key=lambda t: t["merit"])["settings"]["lr"] if tried else RATES[0]
+            row = measure(original, task, RECIPE_TEXT.get(base, base), retrained=retrained, suite=SUITE, seed=seed,
+                          lr=rate, **SETTINGS)
             rows.append(row | {"base": base})
             log((base, seed, row["scores"].get("forget_quality"), row["scores"].get("retain.probability")))
             save()
@@ -124,7 +139,8 @@ if __name__ == "__main__":
     if options.fixed:
         pair = [options.fixed / n for n in ("retrained", "retrained_seed2") if (options.fixed / n).exists()]
         run("tofu_fixed", expunge.load_task("tofu:forget10", data_dir=options.data_dir),
-            {0: (options.fixed / "original", pair)}, 0)
+            {0: (options.fixed / "original", pair)}, ())
     else:
         chosen = expunge.load_task("tofu:forget10", data_dir=options.data_dir, limit=LIMIT)
-        run("tofu", chosen, {s: (twin(chosen, "full", s), [twin(chosen, "retain", s + 100)]) for s in SEEDS}, 0)
+        pairs = {s: (twin(chosen, "full", s), [twin(chosen, "retain", s + 100)]) for s in SEEDS}
+        run("tofu", shortened(chosen), pairs, RECIPES)

@@ -58,15 +58,20 @@ class Cli:
         assert said.code == code, f"exit code {said.code}, expected {code}\n{said.out}\n{said.err}"
         return said
 
-    def refused(self, *words: object, code: int = 2, says: Sequence[str] = ()) -> str:
-        """One message on stderr with what happened and what to do; nothing on stdout, no traceback."""
+    def refused(self, *words: object, code: int = 2, says: Sequence[str] = (),
+                plain: bool = False) -> str:
+        """One message on stderr with what happened and what to do; nothing on stdout, no traceback.
+
+        `plain`: the message alone shows what to do, as "line 3: 'answer' is empty" does.
+        """
         said = self(*words, code=code)
         assert said.out == ""
         lines = [line for line in said.err.splitlines() if line.strip()]
         errors = [i for i, line in enumerate(lines) if line.startswith("error: ")]
         assert len(errors) == 1, said.err
         assert "Traceback" not in said.err
-        assert len(lines) > errors[0] + 1 and lines[errors[0] + 1].startswith("  "), f"no advice in:\n{said.err}"
+        advice = lines[errors[0] + 1:]
+        assert plain or (advice and advice[0].startswith("  ")), f"no advice in:\n{said.err}"
         for phrase in says:
             assert phrase in said.err, f"{phrase!r} is not in:\n{said.err}"
         return said.err

@@ -18,7 +18,7 @@ from expunge.benchmarks.suites import terms_of
 from expunge.console import Reporter
 from expunge.data.tasks import load_task
 from expunge.data.tokens import Tokens, check_lengths, check_rows
-from expunge.errors import PreflightError, UsageError, did_you_mean
+from expunge.errors import MissingError, PreflightError, UsageError, did_you_mean
 from expunge.methods.plan import Plan, preflight
 from expunge.methods.recipe import Stage, parse, training_stage
 from expunge.metrics.evaluate import parse_metric, required
@@ -237,6 +237,9 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
 
 def score_again(folder: str | Path, *, suite: str | None = None, resamples: int = 1000) -> tuple[Score, ...]:
     """Scores from the stored observations of an audit; no model is loaded."""
+    if not (Path(folder) / "audit.json").is_file():
+        raise MissingError(f"{folder} holds no audit to score again.", "There is no audit.json in it.",
+                           "Make one with `expunge audit MODEL --task T --out DIR`.")
     stored = Audit.read(Path(folder) / "audit.json")
     return rescore(Path(folder), terms_of(suite) if suite else stored.suite, resamples=resamples, seed=stored.seed)
 

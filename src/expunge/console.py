@@ -74,9 +74,9 @@ class Reporter:
         self.close()
         console = Console(stderr=True, highlight=False)
         console.print("error: " + problem.what, style="bold red", markup=False, soft_wrap=True)
-        for part in (problem.why, problem.fix):
-            if part:
-                console.print("  " + part.strip() if "\n" not in part else part, markup=False, soft_wrap=True)
+        for line in "\n".join((problem.why, problem.fix)).splitlines():
+            if line.strip():
+                console.print(line if line.startswith("  ") else "  " + line, markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: list[str], rows: list[list[Any]], caption: str = "") -> None:
         """A table on stdout."""

@@ -7,7 +7,7 @@ import os
 import resource
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +83,20 @@ def _ours(out: Path) -> bool:
 def check_resumable(previous: RunRecord, fresh: RunRecord) -> None:
     """A resumed run must be the same run: recipe, settings, rows, model and seed."""
     for name in ("recipe_full", "settings", "task_fingerprints", "model_fingerprint", "seed"):
-        before, now = getattr(previous, name), getattr(fresh, name)
-        if canonical(before) != canonical(now):
-            raise UsageError(f"This is not the run to resume: its {name.replace('_', ' ')} differs.",
-                             f"Before: {canonical(before)[:300]}\nNow:    {canonical(now)[:300]}",
+        changed = list(_differences(name, getattr(previous, name), getattr(fresh, name)))
+        if changed:
+            raise UsageError("This is not the run to resume: it was made from something else.",
+                             "\n".join(changed[:5] + ["..."] * (len(changed) > 5)),
                              "Repeat the original command with --resume, or choose another --out.")
+
+
+def _differences(name: str, before: Any, now: Any) -> Iterator[str]:
+    """One line per value that is not the same, named by its path in the record."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in {**before, **now}:
+            yield from _differences(f"{name}.{key}", before.get(key), now.get(key))
+    elif canonical(before) != canonical(now):
+        yield f"{name} was {canonical(before)[:120]} and is now {canonical(now)[:120]}."
 
 
 class Monitor:
@@ -232,8 +241,23 @@ def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, ro
                 warned.append(alarm)
                 reporter.warn(alarm)
 
+    fresh = [] if (place / "checkpoint").exists() else [True]
+
+    def reading() -> dict[str, float]:
+        """The monitor, refusing what the last update may have ruined: no later loss would show it."""
+        seen, first = monitor(), fresh and fresh.pop()
+        if all(map(math.isfinite, seen.values())):
+            return seen
+        if first:
+            raise NonFiniteError("Before the first step the model's answers are not finite.",
+                                 fix="Its weights are broken; look at them before they are changed.")
+        done = len(RunFolder(place).steps.read_text(encoding="utf-8").splitlines())
+        raise NonFiniteError(f"Step {done + 1}: the model's answers are not finite any more.",
+                             f"The checkpoints before it, if there are any, are kept in {place}.",
+                             "Try a smaller learning rate, or gradient clipping (adamw(clip=1.0)).")
+
     warned: list[str] = []
-    progress = run_loop(method, subject, scope, schedule, loop, place, reference=reference, monitor=monitor,
+    progress = run_loop(method, subject, scope, schedule, loop, place, reference=reference, monitor=reading,
                         on_step=show)
     return record.model_copy(update=_figures(progress, loop, scope, verify(reference)))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +63,8 @@ def test_help_names_the_exit_codes(cli: Any) -> None:
 
 
 @pytest.mark.parametrize("words", [["nonsense"], ["forget"], ["forget", "m", "--method", "ga"],
-                                   ["ls", "--nonsense"], ["forget", "m", "--method", "ga", "--out", "o", "--steps", "x"]])
+                                   ["ls", "--nonsense"],
+                                   ["forget", "m", "--method", "ga", "--out", "o", "--steps", "x"]])
 def test_misuse_is_exit_code_2(cli: Any, words: list[str]) -> None:
     assert "Traceback" not in cli(*words, code=2).err
 
@@ -132,9 +132,9 @@ def test_doctor(cli: Any, own_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_
 # --json and --dry-run
 
 
-def test_json_and_dry_run(cli: Any, world: Any, tmp_path: Path) -> None:
+def test_json_and_dry_run(cli: Any, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stdout is exactly one JSON document; a dry run leaves nothing behind, not even a folder."""
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     out = tmp_path / "out"
     before = sorted(tmp_path.rglob("*"))
     task = ("--task", world.task)

@@ -63,7 +63,9 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
             Reporter().error(ExpungeError("Interrupted.", "What was finished is on disk.", "Go on with --resume."))
             raise typer.Exit(4) from None
         except OSError as problem:
-            Reporter().error(ExpungeError(f"{problem.strerror or problem}", str(problem.filename or "")))
+            Reporter().error(ExpungeError(
+                f"{problem.strerror or problem}" + f": {problem.filename}" * bool(problem.filename),
+                fix="Check the path, the right to write there, and the free space."))
             raise typer.Exit(2) from None
 
     return run
@@ -197,7 +199,8 @@ def audit(
     reporter = _reporter(as_json)
     if rescore is not None:
         scores = api.score_again(rescore)
-        return _print_json([s.to_json() for s in scores]) if as_json else show_scores(scores, reporter)
+        _print_json([s.to_json() for s in scores]) if as_json else show_scores(scores, reporter)
+        return _demand(api.require(scores, require or ()), reporter)
     if subject is None:
         raise UsageError("No model was given to audit.", fix="Give a run folder, a model folder or a hub name.")
     api.check_conditions(require or (), suite)  # a typo should not cost an audit
@@ -210,15 +213,11 @@ def audit(
 
     if not isinstance(found, Audit):
         return _print_json(found)
-    failed = api.require(found.scores, require or ())
     if as_json:
         _print_json(found.to_json())
     else:
         show_audit(found, reporter)
-    for line in failed:
-        reporter.warn("required: " + line)
-    if failed:
-        raise typer.Exit(1)
+    _demand(api.require(found.scores, require or ()), reporter)
 
 
 @app.command()
@@ -278,6 +277,14 @@ def doctor(as_json: Json = False) -> None:
             print(f"{key:<22} {value}")
     if found["problems"] != "none":
         raise typer.Exit(3)
+
+
+def _demand(failed: Sequence[str], reporter: Reporter) -> None:
+    """Exit code 1 with every requirement that does not hold."""
+    for line in failed:
+        reporter.warn("required: " + line)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _task(name: str | None, **options: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from expunge.data.tokens import Tokens, check_rows
 from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.methods.recipe import Stage
-from expunge.methods.scopes.layers import Layers
+from expunge.models.subject import Subject
 from expunge.records.base import Record
 from expunge.records.task import Task
 
@@ -70,11 +71,13 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Tokens
                                            fix="Leave refusals= out for ours, or name a file of your own."))
         depth = getattr(config, "num_hidden_layers", None)
         problems += _depth_problems(stage, depth)
+        problems += _scope_problems(stage, tokens, config)
     rows = [tokens.row(r) for r in task.forget + task.retain]
     problems += check_rows(rows, config, "forget and retain")
     # The monitor reads these too, and without retain rows it reads the background's.
     watched = [tokens.row(r) for r in task.holdout + (() if task.retain else task.background)]
     problems += check_rows(watched, config, "holdout" if task.retain else "holdout and background")
+    rows += watched
     if problems:
         raise PreflightError(problems)
     per_epoch = math.ceil(len(task.forget) / (batch_size * accumulate))
@@ -97,14 +100,25 @@ def _depth_problems(stage: Stage, depth: int | None) -> list[ExpungeError]:
     if depth is None:
         return []
     found: list[ExpungeError] = []
-    if isinstance(stage.scope, Layers):
-        try:
-            stage.scope.blocks(depth)
-        except UsageError as error:
-            found.append(error)
     for plugin in stage.plugins:
         layer = getattr(plugin.spec, "layer", None)
         if layer is not None and layer >= depth:
             found.append(UsageError(f"{plugin.card.name}(layer={layer}): the model has no such block.",
                                     f"It has {depth}, numbered 0 to {depth - 1}."))
     return found
+
+
+def _scope_problems(stage: Stage, tokens: Tokens, config: Any) -> list[ExpungeError]:
+    """Blocks and modules that the model does not have, found on a copy without weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    # A family that cannot be built this way, or a scope that needs weights, is checked when they are there.
+    with contextlib.suppress(Exception):
+        with torch.device("meta"):
+            empty = Subject(AutoModelForCausalLM.from_config(config), tokens)
+        try:
+            stage.scope.apply(empty)
+        except UsageError as error:
+            return [error]
+    return []

@@ -88,7 +88,10 @@ def check_model(path: str | Path) -> Any:
 
     config = read_config(path)
     load_processor(resolve(path))
-    for file in sorted(Path(resolve(path)).glob("*.safetensors")):
+    folder = Path(resolve(path))
+    if folder.is_dir() and not any(any(folder.glob(f"*.{ending}")) for ending in ("safetensors", "bin")):
+        raise _unreadable(path, FileNotFoundError("it holds no weights (*.safetensors)"))
+    for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, "pt"):
                 pass
@@ -183,4 +186,11 @@ def config_from(text: str | Path) -> dict[str, Any]:
     if not isinstance(found, dict) or "model_type" not in found:
         raise DataError(f"{path} names no model_type.", "A config is a JSON object such as"
                         ' {"model_type": "llama", "hidden_size": 128, ...}.')
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.for_model(**found)
+    except Exception as error:  # every family checks its config in its own way
+        raise DataError(f"No model can be built from {path}.", " ".join(str(error).split())[:300],
+                        "Compare it with the config.json of a model of that family.") from None
     return found

@@ -20,6 +20,8 @@ POSITIONS = 8192
 """Padded positions per batch: bounds memory whatever the row lengths."""
 CELLS = 1 << 24
 """Logits looked at at once when taking moments: 64 MB in float32."""
+LOWEST = -1e4
+"""Log-probs below it stand for probability 0 in the moments; its square is still finite."""
 
 
 class Likelihood(Probe):
@@ -106,11 +108,12 @@ def _moments(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor, Tenso
     logp_NV = torch.log_softmax(logits_NV.float(), dim=-1)
     p_NV = logp_NV.exp()
     # A token with probability 0 adds nothing to either moment, but 0 * -inf would be NaN.
-    safe_NV = logp_NV.clamp_min(torch.finfo(torch.float32).min)
+    safe_NV = logp_NV.clamp_min(LOWEST)
     mean_N = (p_NV * safe_NV).sum(-1)
-    var_N = (p_NV * safe_NV.square()).sum(-1) - mean_N.square()
+    # About the mean rather than about zero: the difference of two squares loses half the digits.
+    var_N = (p_NV * (safe_NV - mean_N[:, None]).square()).sum(-1)
     logp_N = logp_NV.gather(-1, target_N[:, None])[:, 0]
-    return logp_N, mean_N, var_N.clamp_min(0), logits_NV.argmax(-1) == target_N
+    return logp_N, mean_N, var_N, logits_NV.argmax(-1) == target_N
 
 
 def _plain(values: Tensor) -> list[float]:

@@ -54,7 +54,7 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
     parameters = list(scope.parameters.values())
     counts = totals(micro)
     roles: tuple[Any, ...] = ("forget", "retain") if separate else (None,)
-    sums: dict[Any, Gradient] = {role: [torch.zeros_like(p) for p in parameters] for role in roles}
+    sums: dict[Any, Gradient] = {}
     values: dict[str, float] = {}
     nll: dict[str, float] = {}
     loss = 0.0
@@ -72,6 +72,10 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
                 value = losses[role]
                 assert value is not None
                 parts = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=role != pending[-1])
+                if role not in sums:  # the first micro-batch's gradients are the sum so far: no second buffer
+                    sums[role] = [torch.zeros_like(p) if g is None else g.contiguous()
+                                  for p, g in zip(parameters, parts, strict=True)]
+                    continue
                 for total, part in zip(sums[role], parts, strict=True):
                     if part is not None:
                         total += part
@@ -82,6 +86,8 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
             loss += sum(v.item() for v in losses.values() if v is not None)
     finally:
         subject.model.eval()
+    for role in roles:
+        sums.setdefault(role, [torch.zeros_like(p) for p in parameters])
     return Gradients(sums.get("forget", []), sums.get("retain", []), sums.get(None, []), values, loss, nll)
 
 

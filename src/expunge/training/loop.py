@@ -121,7 +121,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
                 )
             scale = 1.0 if method.clip is None else min(1.0, method.clip / (norm.item() + 1e-6))
             for parameter, part in zip(scope.parameters.values(), update, strict=True):
-                parameter.grad = part * scale
+                parameter.grad = part.mul_(scale)
             line["lr"] = method.learning_rate(index, loop.steps, schedule.steps_per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = line["lr"]

@@ -27,6 +27,7 @@ class GradientAscent(Objective):
         Property("gradient_is_minus", {"other": "retain_nll"}, "ascent is finetuning with its sign turned"),
         Property("forgets", {}, "the loss of forget answers grows"),
         Property("grows_without_bound", {}, "nothing in the loss slows it down"),
+        Property("collapses_retain", {"survivor": "grad_diff"}, "alone it ruins what must stay"),
     )
 
     def terms(self, step: Step) -> dict[str, Term]:

@@ -31,8 +31,8 @@ class RefusalFinetuning(Objective):
     reads = ("refusal",)
     space = {"weight": ("log", 0.1, 4.0)}
     must_show = (
-        Property("refuses", {}, "refusals on forget questions after training"),
-        Property("over_refuses_alone", {}, "without a retain term retain questions are refused too"),
+        Property("refuses", {"familiar": True}, "refusals on forget questions after training"),
+        Property("over_refuses_alone", {"familiar": True}, "without a retain term retain questions are refused too"),
     )
 
     def sides(self, example: Example, task: Task, rng: random.Random) -> dict[str, Example]:

@@ -36,8 +36,11 @@ class NPO(Objective):
     space = {"beta": ("log", 0.02, 1.0), "weight": ("log", 0.05, 2.0)}
     must_show = (
         Property("loss_at_start", {"per_beta": 2.0}, "(2/beta) log 2 when the model is its reference"),
-        Property("reduces_to", {"other": "ga_sequence", "options": {"beta": 1e-4}}, "small beta is gradient ascent"),
-        Property("reduces_to", {"other": "ga_sequence", "options": {}}, "at the reference every weight is one"),
+        Property("reduces_to", {"other": "ga_sequence", "options": {"beta": 1e-4}, "at": "moved"},
+                 "small beta is gradient ascent"),
+        Property("reduces_to", {"other": "ga_sequence"}, "at the reference every weight is one"),
+        Property("weight_fades", {"most": 2.0}, "2 P^beta / (P^beta + P0^beta), in (0, 2)"),
+        Property("never_negative", {}, "bounded below by zero"),
         Property("forgets", {}, "the loss of forget answers grows"),
         Property("slower_than", {"other": "ga_sequence"}, "the push fades as forgetting proceeds"),
     )

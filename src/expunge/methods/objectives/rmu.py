@@ -48,10 +48,16 @@ class RMU(Objective):
     )
     space = {"coefficient": ("log", 1.0, 100.0), "alpha": ("log", 0.1, 2000.0)}
     must_show = (
+        Property("points_positive", {}, "the control vector is drawn from U[0, 1), fixed and of the asked length"),
         Property("steers", {}, "forget activations turn to the control vector and take its length"),
         Property("moves_only", {"modules": "mlp_out"}, "everything outside the three layers keeps its bits"),
         Property("retain_term_starts_at_zero", {}, "the match is exact before the first step"),
-        Property("forgets", {}, "the loss of forget answers grows"),
+        Property("holds_retain", {"options": {"coefficient": 12.0}, "drift": 0.05},
+                 "with the published alpha, retain activations stay where they were"),
+        Property("suppresses", {"options": {"coefficient": 0.0, "alpha": 0.0}}, "no target length, no activation"),
+        Property("forgets", {"options": {"coefficient": 12.0, "alpha": 30.0}, "lr": 5e-3, "steps": 60,
+                             "retain_rise": 0.1},
+                 "the loss of forget answers grows and that of retain answers does not"),
         Property("stops_at_its_layer", {}, "leaving the forward early gives the same gradients"),
     )
 

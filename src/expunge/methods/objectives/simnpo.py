@@ -39,6 +39,7 @@ class SimNPO(Objective):
     must_show = (
         Property("no_reference", {}, "no copy of the model is loaded"),
         Property("length_blind", {}, "equal mean loss, equal weight, whatever the length"),
+        Property("short_not_slower", {}, "short memorised answers are forgotten no slower than long ones"),
         Property("forgets", {}, "the loss of forget answers grows"),
     )
 

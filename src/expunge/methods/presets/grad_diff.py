@@ -19,6 +19,8 @@ class GradDiff(Preset):
     expands_to = "ga + retain_nll"
     must_show = (
         Property("expands_to_a_recipe", {}, "the name stands for a sum anyone can type"),
-        Property("reduces_to", {"other": "ga", "recipe": "grad_diff + retain_nll(weight=0)"},
+        Property("reduces_to", {"other": "ga", "recipe": "grad_diff + retain_nll(weight=0)", "exact": True},
                  "without its retain term it is gradient ascent"),
+        Property("kinder_than", {"other": "ga"}, "utility at equal forget loss is higher"),
+        Property("over_forgets", {}, "forget answers end less likely than answers never seen"),
     )

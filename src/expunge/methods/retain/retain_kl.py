@@ -32,6 +32,7 @@ class RetainKL(Retain):
     space = {"weight": ("log", 0.2, 5.0)}
     must_show = (
         Property("zero_at_start", {}, "value and gradient are zero while the model is its reference"),
+        Property("leaves_first_update", {}, "with it, the first update is that of the objective alone"),
         Property("never_negative", {}, "a divergence"),
         Property("protects_retain", {}, "the loss of retain answers stays lower than without it"),
     )

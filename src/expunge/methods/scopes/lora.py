@@ -13,6 +13,7 @@ from expunge.methods.base import ScopePlugin
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
+from expunge.seeding import derive
 
 
 class LoRA(ScopePlugin):

@@ -1,0 +1,143 @@
+"""Habits of the house: short files, documentation that runs, no paths of anybody's machine."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from expunge.benchmarks.suites import terms_of
+from expunge.cli.main import app
+from expunge.data.tasks import TASKS
+from expunge.registry import HOMES
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "expunge"
+LONGEST = 400
+"""Lines of a module: what one reads in one sitting."""
+LONGEST_METHOD = 150
+LONGEST_LOOP = 200
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_files_are_short() -> None:
+    homes = {SOURCE / home for kind, home in HOMES.items() if home.startswith("methods/")}
+    too_long = {}
+    for path in SOURCE.rglob("*.py"):
+        limit = LONGEST_METHOD if path.parent in homes else LONGEST
+        if path == SOURCE / "training" / "loop.py":
+            limit = LONGEST_LOOP
+        if lines(path) > limit:
+            too_long[str(path.relative_to(ROOT))] = f"{lines(path)} of {limit} lines"
+    assert not too_long
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert path.read_text(encoding="utf-8").startswith('"""')
+
+
+# Documentation
+
+PAGES = [*(p for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md") if p.exists()),
+         *sorted((ROOT / "docs").rglob("*.md"))]
+NAMES = [str(p.relative_to(ROOT)) for p in PAGES]
+FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return [body for name, body in FENCE.findall(text) if name == language]
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of every `$ expunge ...` in a page's console blocks."""
+    for block in blocks(text, "console"):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith("$ expunge"):
+                yield shlex.split(line[2:], comments=True)[1:]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_python_blocks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                           capsys: pytest.CaptureFixture[str]) -> None:
+    """All blocks of a page are one program, run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    program = "\n\n".join(blocks(path.read_text(encoding="utf-8"), "python"))
+    exec(compile(program, str(path), "exec"), {"__name__": "__main__"})
+
+
+def check_command(words: list[str]) -> None:
+    """Parse as typer would, and look at what the words name; nothing is run."""
+    from expunge.metrics.evaluate import parse_metric
+
+    group = typer.main.get_command(app)
+    name = words[0]
+    assert name in group.commands, f"there is no command {name}"  # type: ignore[attr-defined]
+    with group.commands[name].make_context(name, words[1:]) as context:  # type: ignore[attr-defined]
+        given = context.params
+    if given.get("method"):
+        from expunge.methods.recipe import parse
+
+        parse(given["method"])
+    if given.get("task"):
+        assert re.match(r"[^(]+", str(given["task"]))[0] in TASKS  # type: ignore[index]
+    if given.get("suite"):
+        for term in terms_of(str(given["suite"])):
+            parse_metric(term)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_commands_parse(path: Path) -> None:
+    for words in commands(path.read_text(encoding="utf-8")):
+        if words and words[0] != "--help":
+            check_command(words)
+
+
+def test_the_checks_notice_mistakes() -> None:
+    page = '```console\n$ expunge forget M --methud "npo" --out x  # a comment\n$ make demo\n```\n'
+    words, = commands(page)
+    assert words == ["forget", "M", "--methud", "npo", "--out", "x"]
+    for wrong in (words, ["forgets", "M"], ["forget", "M", "--out", "x"], ["audit", "r", "--suite", "nonesuch"],
+                  ["forget", "M", "--method", "nppo", "--out", "x"], ["audit", "r", "--task", "autors"]):
+        with pytest.raises(Exception):  # noqa: B017
+            check_command(wrong)
+    assert blocks("```python\na = 1\n```\ntext\n```python\nb = a\n```\n", "python") == ["a = 1\n", "b = a\n"]
+
+
+# Paths
+
+MACHINE = re.compile(r"(?<![\w.~$})-])/(?:" + "|".join(("work", "root", "home", "tmp", "Users")) + r")/\w")
+TEXT = {".py", ".md", ".toml", ".json", ".jsonl", ".txt", ".cfg", ".ini", ".yml", ".yaml", ".sh", ".html", ".csv", ""}
+
+
+def tracked() -> list[Path]:
+    try:
+        listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this is no git checkout, so what is tracked is not known")
+    return [ROOT / name for name in listed.decode().split("\0") if name]
+
+
+def test_no_paths_of_a_machine() -> None:
+    found = []
+    for path in tracked():
+        if path.suffix in TEXT and path.is_file():
+            for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+                if MACHINE.search(line):
+                    found.append(f"{path.relative_to(ROOT)}:{number}")
+    assert not found
+
+
+def test_the_path_check_notices_one() -> None:
+    for folder in ("home/me", "tmp/x", "root/y"):
+        assert MACHINE.search(f'open("/{folder}")') and MACHINE.search(f"see /{folder}")
+    for fine in ("~/work/here", "$HOME/tmp/a", "a/home/b", "https://x.org/home/page", "/temporary/x"):
+        assert not MACHINE.search(fine), fine
