@@ -13,6 +13,7 @@ from typing import Any
 
 import expunge
 from expunge.console import Reporter
+from expunge.errors import InterruptedRun
 from expunge.methods.recipe import parse
 from expunge.records.run import RunRecord, environment
 from expunge.records.task import Task
@@ -44,6 +45,8 @@ def measure(model: Path, task: Task, recipe: str, *, retrained: Sequence[Path], 
             "train_s": record.timing["train_s"], "steps": record.timing["steps"],
             "reason": record.reason, "kept": record.best.get("kept"), "alarms": list(record.alarms),
         }
+    except InterruptedRun:
+        raise
     except expunge.ExpungeError as problem:  # a trial may diverge; that is a result, not the end
         return {"recipe": recipe, "seed": seed, "settings": settings, "scores": {}, "failed": problem.what}
     finally:

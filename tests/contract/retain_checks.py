@@ -65,7 +65,7 @@ def leaves_first_update(plugin: type[Retain]) -> None:
     batches = batches_of(memoriser(), draws_of(f"ga + {term(plugin)}", memoriser()))
     both = gradient(f"ga + {term(plugin)}", memoriser(), batches=[batches])
     alone = gradient("ga", memoriser(), batches=[{"forget": batches["forget"]}])
-    assert distance(both.total(), alone.total()) < 1e-5
+    assert distance(both.total(), alone.total()) < 1e-4
 
 
 @check

@@ -43,8 +43,8 @@ def test_reasons_to_stop(rule: StopRule, now: dict[str, float], reason: str | No
     (StopRule(), seen(0.4), seen(0.5), True),  # both fit: the lower forget probability
     (StopRule(), seen(0.5), seen(0.4), False),
     (StopRule(), seen(0.4), seen(0.4), False),  # a tie keeps the earlier one
-    (StopRule(), seen(0.1, 0.71), seen(0.5, 0.72), False),  # the floor goes first
-    (StopRule(), seen(0.5, 0.72), seen(0.1, 0.71), True),
+    (StopRule(), seen(0.1, 0.71), seen(0.5, 0.73), False),  # the floor goes first
+    (StopRule(), seen(0.5, 0.73), seen(0.1, 0.71), True),
     (StopRule(), seen(0.9, 0.5), seen(0.1, 0.4), True),  # neither fits: the higher utility
     (StopRule(forget_target=0.3), seen(0.1), seen(0.35), False),  # over-forgetting is a miss as well
     (StopRule(forget_target=0.3), seen(0.28), seen(0.35), True),

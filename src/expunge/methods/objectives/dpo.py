@@ -38,8 +38,9 @@ class DPO(Objective):
         Property("loss_at_start", {"per_beta": 2.0}, "(2/beta) log 2 when the model is its reference"),
         Property("without_chosen_is_npo", {}, "dropping the refusal branch leaves NPO"),
         Property("forgets", {}, "the loss of forget answers grows"),
-        Property("refuses", {"options": {"beta": 0.5}, "lr": 5e-4}, "refusals on forget questions after training"),
-        Property("over_refuses_alone", {"options": {"beta": 0.5}, "lr": 5e-4},
+        Property("refuses", {"options": {"beta": 0.3}, "lr": 5e-4, "familiar": True},
+                 "refusals on forget questions after training"),
+        Property("over_refuses_alone", {"options": {"beta": 0.3}, "lr": 5e-4, "familiar": True},
                  "without a retain term retain questions are refused too"),
     )
 
