@@ -73,7 +73,7 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
                 assert value is not None
                 parts = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=role != pending[-1])
                 if role not in sums:  # the first micro-batch's gradients are the sum so far: no second buffer
-                    sums[role] = [torch.zeros_like(p) if g is None else g.clone(memory_format=torch.contiguous_format)
+                    sums[role] = [torch.zeros_like(p) if g is None else g.contiguous()
                                   for p, g in zip(parameters, parts, strict=True)]
                     continue
                 for total, part in zip(sums[role], parts, strict=True):
