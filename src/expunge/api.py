@@ -115,8 +115,8 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
            accumulate: int = 1, seed: int = 0, limit: int | None = None, max_length: int | None = None,
            mapping: dict[str, str] | None = None, data_dir: Path | None = None, allow_overlap: bool = False,
            eval_every: int | None = None, keep: Keep = "best", utility_floor: float = 0.9,
-           stop_at_target: bool = False, stop_at_floor: bool = False, checkpoint_every: int = 50,
-           resume: bool = False, overwrite: bool = False, dry_run: bool = False,
+           forget_target: float | None = None, stop_at_target: bool = False, stop_at_floor: bool = False,
+           checkpoint_every: int = 50, resume: bool = False, overwrite: bool = False, dry_run: bool = False,
            reporter: Reporter | None = None) -> RunRecord | Plan:
     """Make a model forget rows of a task by a recipe.
 
@@ -128,6 +128,7 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
         lr: overrides the optimizer's peak learning rate.
         batch_size: rows of each side per micro-batch; `accumulate` micro-batches make a step.
         eval_every: steps between readings of the monitor; once an epoch by default.
+        forget_target: forget probability to aim at; that of the holdout rows when left out.
         keep: "best" restores the best reading by the stated rule, "last" the final step.
 
     Returns:
@@ -155,12 +156,13 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
     subject = load_subject(model, template=task.template, max_length=max_length)
     settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "accumulate": accumulate,
                 "max_length": max_length, "limit": limit, "eval_every": eval_every, "keep": keep,
-                "utility_floor": utility_floor, "stop_at_target": stop_at_target, "stop_at_floor": stop_at_floor}
+                "utility_floor": utility_floor, "forget_target": forget_target, "stop_at_target": stop_at_target,
+                "stop_at_floor": stop_at_floor}
     record = _record("forget", method, stages, settings, str(model), subject, task, seed)
     if _begin(out, record, resume=resume, overwrite=overwrite, reporter=reporter):
         return RunRecord.read(out / "record.json")
     subject.model.to(device())
-    target = Monitor(subject, task, seed).never_trained()
+    target = Monitor(subject, task, seed).never_trained() if forget_target is None else forget_target
     vocabulary = subject.model.get_input_embeddings().weight.shape[0]
 
     def loop_of(stage: Stage, schedule: Schedule) -> Loop:

@@ -16,14 +16,15 @@ from expunge.cli.main import app
 from expunge.data.tasks import TASKS
 from expunge.registry import entries
 
-TASK_OPTIONS = {"--task", "--forget", "--retain", "--map", "--data-dir", "--allow-overlap", "--limit", "--max-length"}
+TASK_OPTIONS = {"--task", "--forget", "--retain", "--map", "--data-dir", "--allow-overlap", "--limit", "--max-length",
+                "--template"}
 LOOP_OPTIONS = {"--epochs", "--steps", "--lr", "--batch-size", "--accumulate", "--eval-every"}
 RUN_OPTIONS = {"--out", "--seed", "--resume", "--overwrite", "--dry-run", "--json"}
 FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "demo": ((), {"--out", "--method", "--seed", "--json"}),
     "train": (("model",), TASK_OPTIONS | LOOP_OPTIONS | RUN_OPTIONS | {"--split"}),
     "forget": (("model",), TASK_OPTIONS | LOOP_OPTIONS | RUN_OPTIONS | {
-        "--method", "--holdout", "--keep", "--utility-floor", "--stop-at-target", "--stop-at-floor",
+        "--method", "--holdout", "--keep", "--utility-floor", "--forget-target", "--stop-at-target", "--stop-at-floor",
         "--checkpoint-every"}),
     "audit": (("subject",), TASK_OPTIONS | RUN_OPTIONS | {
         "--holdout", "--original", "--retrained", "--suite", "--require", "--rescore"}),

@@ -34,6 +34,8 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of loca
 Limit = Annotated[int | None, typer.Option("--limit", help="Keep the first N rows of every split.")]
 MaxLength = Annotated[int | None, typer.Option("--max-length", min=1, help="Cut rows at this many tokens.")]
 AllowOverlap = Annotated[bool, typer.Option("--allow-overlap", help="Accept forget rows that stand in retain too.")]
+Template = Annotated[str | None, typer.Option("--template", help="Plain prompt template with {prompt}, in place of "
+                                                                 "the tokenizer's chat template.")]
 Seed = Annotated[int, typer.Option("--seed", help="One seed for everything random.")]
 Epochs = Annotated[float | None, typer.Option("--epochs", help="Walks over the rows.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Optimizer steps, in place of epochs.", min=1)]
@@ -108,7 +110,8 @@ def train(
     task: TaskName = None,
     split: Annotated[str, typer.Option("--split", help="full, or retain for the retrained twin.")] = "full",
     forget: ForgetFile = None, retain: RetainFile = None, mapping: MapText = None, data_dir: DataDir = None,
-    allow_overlap: AllowOverlap = False, epochs: Epochs = None, steps: Steps = None, lr: Rate = None,
+    allow_overlap: AllowOverlap = False, template: Template = None, epochs: Epochs = None, steps: Steps = None,
+    lr: Rate = None,
     batch_size: BatchSize = 16, accumulate: Accumulate = 1, seed: Seed = 0, limit: Limit = None,
     max_length: MaxLength = None, eval_every: EvalEvery = None, resume: Resume = False,
     overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
@@ -118,7 +121,7 @@ def train(
 
     reporter = _reporter(as_json)
     loaded = _task(task, forget=forget, retain=retain, mapping=mapping, data_dir=data_dir, limit=limit,
-                   allow_overlap=allow_overlap)
+                   allow_overlap=allow_overlap, template=template)
     record = api.train(
         model, task=loaded, out=out, split=split, epochs=epochs, steps=steps, lr=lr,  # type: ignore[arg-type]
         batch_size=batch_size, accumulate=accumulate, seed=seed, limit=limit, max_length=max_length,
@@ -135,15 +138,17 @@ def forget(
     method: Annotated[str, typer.Option("--method", help='Recipe, such as "npo + retain_kl + lora(rank=8)".')],
     out: Annotated[Path, typer.Option("--out", help="Folder for the run.")],
     task: TaskName = None, forget_file: ForgetFile = None, retain: RetainFile = None, holdout: HoldoutFile = None,
-    mapping: MapText = None, data_dir: DataDir = None, allow_overlap: AllowOverlap = False,
+    mapping: MapText = None, data_dir: DataDir = None, allow_overlap: AllowOverlap = False, template: Template = None,
     epochs: Epochs = 10, steps: Steps = None, lr: Rate = None, batch_size: BatchSize = 8,
     accumulate: Accumulate = 1, seed: Seed = 0, limit: Limit = None, max_length: MaxLength = None,
     eval_every: EvalEvery = None,
     keep: Annotated[str, typer.Option("--keep", help="best (by the stated rule) or last.")] = "best",
     utility_floor: Annotated[float, typer.Option("--utility-floor", min=0, max=1,
                                                  help="Share of the starting utility to hold.")] = 0.9,
-    stop_at_target: Annotated[bool, typer.Option("--stop-at-target", help="Stop once forget rows look like "
-                                                                          "holdout rows.")] = False,
+    forget_target: Annotated[float | None, typer.Option("--forget-target", min=0, max=1, help="Forget probability to "
+                                                        "aim at; that of holdout rows when left out.")] = None,
+    stop_at_target: Annotated[bool, typer.Option("--stop-at-target", help="Stop once forget rows are at "
+                                                                          "the target.")] = False,
     stop_at_floor: Annotated[bool, typer.Option("--stop-at-floor", help="Stop below the utility floor.")] = False,
     checkpoint_every: Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")] = 50,
     resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
@@ -156,12 +161,13 @@ def forget(
         raise UsageError(f"--keep {keep!r} is not possible.", fix="Choose best or last.")
     reporter = _reporter(as_json)
     loaded = _task(task, forget=forget_file, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
-                   limit=limit, allow_overlap=allow_overlap)
+                   limit=limit, allow_overlap=allow_overlap, template=template)
     found = api.forget(
         model, method=method, out=out, task=loaded, epochs=epochs if epochs is not None else 10, steps=steps, lr=lr,
         batch_size=batch_size, accumulate=accumulate, seed=seed, limit=limit, max_length=max_length,
         eval_every=eval_every, keep=keep, utility_floor=utility_floor,  # type: ignore[arg-type]
-        stop_at_target=stop_at_target, stop_at_floor=stop_at_floor, checkpoint_every=checkpoint_every,
+        forget_target=forget_target, stop_at_target=stop_at_target, stop_at_floor=stop_at_floor,
+        checkpoint_every=checkpoint_every,
         resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter)
     if as_json or dry_run:
         return _print_json(found.to_json())
@@ -180,7 +186,7 @@ def audit(
     subject: Annotated[str | None, typer.Argument(help="Run folder, model folder or hub name.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the audit; a run's own by default.")] = None,
     task: TaskName = None, forget: ForgetFile = None, retain: RetainFile = None, holdout: HoldoutFile = None,
-    mapping: MapText = None, data_dir: DataDir = None, allow_overlap: AllowOverlap = False,
+    mapping: MapText = None, data_dir: DataDir = None, allow_overlap: AllowOverlap = False, template: Template = None,
     original: Annotated[str | None, typer.Option("--original", help="The model before unlearning.")] = None,
     retrained: Annotated[list[str] | None, typer.Option("--retrained", help="Trained without the forget set; "
                                                                             "may be given several times.")] = None,
@@ -205,7 +211,7 @@ def audit(
         raise UsageError("No model was given to audit.", fix="Give a run folder, a model folder or a hub name.")
     api.check_conditions(require or (), suite)  # a typo should not cost an audit
     loaded = _task(task, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
-                   limit=limit, allow_overlap=allow_overlap)
+                   limit=limit, allow_overlap=allow_overlap, template=template)
     found = api.audit(
         subject, out=out, task=loaded, original=original, retrained=retrained or (), suite=suite, seed=seed,
         limit=limit, max_length=max_length, resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter)
@@ -296,8 +302,12 @@ def _task(name: str | None, **options: Any) -> Any:
     if name is None and options.get("forget") is None:
         raise UsageError("No task was given.", "A task says what must be forgotten.",
                          "Give --task authors, --task tofu:forget10, or --forget FILE.")
-    mapping = options.pop("mapping")
-    return load_task(name, mapping=parse_map(mapping) if mapping else None, **options)
+    mapping, template = options.pop("mapping"), options.pop("template")
+    if template is not None and "{prompt}" not in template:
+        raise UsageError(f"--template {template!r} has no place for the prompt.",
+                         fix='Write {prompt} where it goes, such as "Q: {prompt}\nA:".')
+    task = load_task(name, mapping=parse_map(mapping) if mapping else None, **options)
+    return task if template is None else task.model_copy(update={"template": template})
 
 
 def show_audit(found: Audit, reporter: Reporter) -> None:
