@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import log, store
+from common import RESULTS, log, store
 
 EXPUNGE = [sys.executable, "-m", "expunge.cli.main"]
 LARGE = {"model_type": "llama", "vocab_size": 2048, "hidden_size": 768, "intermediate_size": 2048,
@@ -100,10 +100,14 @@ def memory(repeats: int, cache: str) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", default=["startup_s", "peak_memory_bytes", "demo_s"])
     options = parser.parse_args()
+    stored = RESULTS / "bench.json"
+    results: dict[str, Any] = json.loads(stored.read_text()) if stored.exists() else {}
     with tempfile.TemporaryDirectory() as shared:
-        results = {
-            "startup_s": startup(max(options.repeats, 5), shared), "demo_s": demo(options.repeats),
-            "peak_memory_bytes": memory(options.repeats, shared),
-        }
-    print(store("bench", {"cores": os.cpu_count(), "repeats": options.repeats, **results}))
+        parts = {"startup_s": lambda: startup(max(options.repeats, 5), shared),
+                 "peak_memory_bytes": lambda: memory(options.repeats, shared), "demo_s": lambda: demo(options.repeats)}
+        for part in options.parts:
+            results[part] = parts[part]()
+            kept = {name: results[name] for name in parts if name in results}
+            print(store("bench", {"cores": os.cpu_count(), "repeats": options.repeats, **kept}))
