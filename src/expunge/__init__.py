@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "train": "expunge.api", "forget": "expunge.api", "audit": "expunge.api", "report": "expunge.api",
-    "demo": "expunge.api", "load_task": "expunge.data.tasks", "Task": "expunge.records.task",
+    "train": "expunge.api", "forget": "expunge.api", "audit": "expunge.api", "demo": "expunge.api",
+    "report": "expunge.report", "load_task": "expunge.data.tasks", "Task": "expunge.records.task",
     "Example": "expunge.records.task", "Subject": "expunge.models.subject", "load_subject": "expunge.models.load",
     "Audit": "expunge.records.score", "Score": "expunge.records.score", "RunRecord": "expunge.records.run",
     "ExpungeError": "expunge.errors",

@@ -29,6 +29,7 @@ from expunge.records.base import fingerprint, read_json
 from expunge.records.run import RunFolder, RunRecord, environment
 from expunge.records.score import Audit, Score
 from expunge.records.task import SPLITS, Task
+from expunge.report.page import render
 from expunge.runs import Monitor, check_resumable, prepare_output, refuse_output, run_stages, stop_rule
 from expunge.training.loop import Loop
 from expunge.training.schedule import Schedule
@@ -246,13 +247,6 @@ def score_again(folder: str | Path, *, suite: str | None = None, resamples: int 
     return rescore(Path(folder), terms_of(suite) if suite else stored.suite, resamples=resamples, seed=stored.seed)
 
 
-def report(folders: Sequence[str | Path], *, out: str | Path, title: str | None = None) -> Path:
-    """One self-contained page over one run, or several side by side."""
-    from expunge.report.page import render
-
-    return render([Path(f) for f in folders], out=Path(out), title=title)
-
-
 def trained_world(task: Task, split: Literal["full", "retain"], *, size: str = "tiny", seed: int = 0,
                        reporter: Reporter | None = None, **options: Any) -> Path:
     """A model of the built-in world, trained once and kept under the hash of all that made it."""
@@ -282,7 +276,7 @@ def demo(out: str | Path = "expunge-demo", *, method: str = DEMO_RECIPE, seed: i
     reporter.note("3/4 audit against the original and the retrained model")
     found = audit(out, task=task, original=original, retrained=[retrained], overwrite=True, reporter=reporter)
     reporter.note("4/4 the page")
-    page = report([out], out=out / "report.html")
+    page = render([out], out=out / "report.html")
     reporter.close()
     assert isinstance(record, RunRecord) and isinstance(found, Audit)
     return record, found, page
@@ -376,4 +370,4 @@ def _condition(text: str) -> tuple[str, str, float]:
     return match[1], match[2], float(match[3])
 
 
-__all__ = ["audit", "demo", "forget", "report", "require", "score_again", "train", "trained_world"]
+__all__ = ["audit", "demo", "forget", "require", "score_again", "train", "trained_world"]

@@ -277,12 +277,13 @@ def test_same_seed_same_weights(recipe: str) -> None:
 @every_recipe
 def test_choosing_rows_and_parameters_draws_from_no_global_state(recipe: str) -> None:
     stage, subject = stage_of(recipe), fresh()
+    changed, original = moved(), memoriser()  # trained on first use, which seeds everything
     with same_random_state():
         draws_of(stage, subject)
         scope = stage.scope.apply(subject)
         Movement(scope, seed=0)
         batches: dict[str, TokenBatch] = batches_of(subject, draws_of(stage, subject, 2))
-        step = step_for(stage, moved(), batches, memoriser())
+        step = step_for(stage, changed, batches, original)
         with torch.no_grad():
             for part in (p for p in (stage.objective, *stage.retain) if p is not None):
                 part.terms(step)

@@ -56,6 +56,8 @@ def load_subject(path: str | Path, *, template: str | None = None, max_length: i
     where = resolve(path)
     tokens = Tokens(load_processor(where), template, max_length)
     adapter = (Path(where) / "adapter_config.json").exists()
+    loud = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it remarks on while loading is said below, once
     try:
         base = where
         if adapter:
@@ -71,6 +73,8 @@ def load_subject(path: str | Path, *, template: str | None = None, max_length: i
                 model = PeftModel.from_pretrained(model, where)
     except Exception as error:  # transformers, safetensors and peft raise a dozen kinds
         raise _unreadable(path, error) from None
+    finally:
+        logging.set_verbosity(loud)
     if info["missing_keys"]:
         raise DataError(
             f"The weights of {path} do not fit its config: {len(info['missing_keys'])} tensors are missing.",
