@@ -138,7 +138,7 @@ if __name__ == "__main__":
     torch.set_num_threads(options.threads)
     if options.fixed:
         pair = [options.fixed / n for n in ("retrained", "retrained_seed2") if (options.fixed / n).exists()]
-        run("tofu_fixed", expunge.load_task("tofu:forget10", data_dir=options.data_dir),
+        run("tofu_fixed", shortened(expunge.load_task("tofu:forget10", data_dir=options.data_dir)),
             {0: (options.fixed / "original", pair)}, ())
     else:
         chosen = expunge.load_task("tofu:forget10", data_dir=options.data_dir, limit=LIMIT)

@@ -89,8 +89,9 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
     if cut := sum(r.truncated for r in rows):
         reporter.warn(f"{cut} rows are cut to --max-length {max_length}.")
     epochs = epochs if epochs is not None else (40 if scratch else 5)
+    _check_epochs(epochs)
     settings = {"split": split, "epochs": epochs, "steps": steps, "batch_size": batch_size,
-                "accumulate": accumulate, "max_length": max_length, "limit": limit}
+                "accumulate": accumulate, "max_length": max_length, "limit": limit, "template": task.template}
     record = _record("train", "retain_nll", (stage,), settings, str(model), subject, task, seed)
     if dry_run:
         return record
@@ -156,9 +157,13 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
     refuse_output(out, resume=resume, overwrite=overwrite, reads=[model])
     subject = load_subject(model, template=task.template, max_length=max_length)
     settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "accumulate": accumulate,
-                "max_length": max_length, "limit": limit, "eval_every": eval_every, "keep": keep,
-                "utility_floor": utility_floor, "forget_target": forget_target, "stop_at_target": stop_at_target,
+                "max_length": max_length, "limit": limit, "template": task.template, "eval_every": eval_every,
+                "keep": keep, "utility_floor": utility_floor, "forget_target": forget_target, "stop_at_target": stop_at_target,
                 "stop_at_floor": stop_at_floor}
+    _check_epochs(epochs)
+    if stop_at_target and forget_target is None and not task.holdout:
+        raise UsageError("--stop-at-target has no target to stop at.", "The task has no holdout rows to read it from.",
+                         "Give --forget-target, or holdout rows.")
     record = _record("forget", method, stages, settings, str(model), subject, task, seed)
     if _begin(out, record, resume=resume, overwrite=overwrite, reporter=reporter):
         return RunRecord.read(out / "record.json")
@@ -322,9 +327,15 @@ def _record(kind: Literal["train", "forget"], recipe: str, stages: tuple[Stage, 
             model: str, subject: Subject, task: Task, seed: int) -> RunRecord:
     return RunRecord(
         kind=kind, recipe=recipe, recipe_full={str(i): s.full() for i, s in enumerate(stages)}, settings=settings,
-        model=model, model_fingerprint=subject.fingerprint, task=task.name, task_fingerprints=task.fingerprints(),
+        model=str(Path(model).resolve()) if Path(model).exists() else model,
+        model_fingerprint=subject.fingerprint, task=task.name, task_fingerprints=task.fingerprints(),
         seed=seed, environment=environment() | {"device": str(device())},
     )
+
+
+def _check_epochs(epochs: float) -> None:
+    if epochs <= 0:
+        raise UsageError(f"--epochs {epochs:g} is no training.", fix="Give a number above 0.")
 
 
 def _relative(path: Path, start: Path) -> str:

@@ -41,15 +41,16 @@ def refuse_output(out: Path, *, resume: bool, overwrite: bool, reads: Sequence[s
     `reads` are models the command works from: a folder that holds one of them is never replaced.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if overwrite:
+        if overwrite or resume:
+            done = "overwritten" if overwrite else "gone on with"
             for path in reads:
                 if Path(path).exists() and Path(path).resolve().is_relative_to(out.resolve()):
-                    raise UsageError(f"{out} holds {path}, which this command reads, so it is not overwritten.",
+                    raise UsageError(f"{out} holds {path}, which this command reads, so it is not {done}.",
                                      "Nothing was changed.", "Use another --out.")
             if not (out.is_dir() and _ours(out)):
-                raise UsageError(f"{out} was not written by expunge, so it is not overwritten.",
+                raise UsageError(f"{out} was not written by expunge, so it is not {done}.",
                                  "Nothing was changed.", "Use another --out.")
-        elif not resume:
+        else:
             raise UsageError(f"The output folder {out} already exists.", "Nothing was changed.",
                              "Go on with --resume, choose another --out, or replace it with --overwrite.")
 
@@ -195,7 +196,8 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
 
 
 def _merge(subject: Subject) -> None:
-    """Fold an adapter into its base: plain weights again."""
+    """Fold an adapter into its base: plain weights again, in float32 since bfloat16 would round the update away."""
+    float32_master(subject)
     subject.model = subject.model.merge_and_unload()
     subject.__dict__.pop("blocks", None)  # unwrapping renamed them
 

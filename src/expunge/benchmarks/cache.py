@@ -12,7 +12,7 @@ from expunge.records.base import fingerprint, read_jsonl, write_jsonl
 from expunge.records.observation import Row
 from expunge.records.task import Example, Task
 
-VERSION = 1
+VERSION = 2
 """Raise when a probe's meaning changes, so that old rows are not mistaken for new ones."""
 
 
@@ -29,9 +29,11 @@ class ObservationCache:
 
     def key(self, subject: Subject, probe: Probe, examples: Sequence[Example], task: Task) -> str:
         """Everything the rows depend on: weights, tokenizer, template, probe options, examples, budget."""
-        tokens = subject.tokens
+        tokens, model = subject.tokens, subject.model
+        adapters = {name: str(config) for name, config in getattr(model, "peft_config", {}).items()}
         return fingerprint([
-            VERSION, subject.fingerprint, len(tokens.processor), getattr(tokens.processor, "chat_template", None),
+            VERSION, subject.fingerprint, model.config.to_json_string(), adapters, str(subject.device),
+            sorted(tokens.processor.get_vocab().items()), getattr(tokens.processor, "chat_template", None),
             tokens.chat, tokens.template, tokens.max_length, probe.text(), task.generation_tokens,
             [e.to_json() for e in examples],
         ])

@@ -37,7 +37,7 @@ AllowOverlap = Annotated[bool, typer.Option("--allow-overlap", help="Accept forg
 Template = Annotated[str | None, typer.Option("--template", help="Plain prompt template with {prompt}, in place of "
                                                                  "the tokenizer's chat template.")]
 Seed = Annotated[int, typer.Option("--seed", help="One seed for everything random.")]
-Epochs = Annotated[float | None, typer.Option("--epochs", help="Walks over the rows.")]
+Epochs = Annotated[float | None, typer.Option("--epochs", help="Walks over the rows.", min=0)]
 Steps = Annotated[int | None, typer.Option("--steps", help="Optimizer steps, in place of epochs.", min=1)]
 Rate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Rows of each side per micro-batch.", min=1)]

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from expunge.errors import DataError
@@ -124,6 +125,9 @@ class Tokens:
         self.pad_id: int = next(
             (i for i in (processor.pad_token_id, self.eos_id, 0) if i is not None), 0
         )  # masks never look at it, so any id does
+        # End-of-turn tokens are often added as special without being named as eos or the like.
+        added = getattr(processor, "added_tokens_decoder", {})
+        self._added_special = {i for i, token in added.items() if token.special}
         self._rows: dict[tuple[str, str, str], TokenRow] = {}
 
     def row(self, example: Example, *, answer: str | None = None, prompt: str | None = None) -> TokenRow:
@@ -177,14 +181,18 @@ class Tokens:
     def _render_chat(self, example: Example, prompt: str, answer: str) -> tuple[str, str, list[int]]:
         turns = [{"role": r, "content": c} for r, c in example.messages] or [{"role": "user", "content": prompt}]
         render = self.processor.apply_chat_template
-        before = render(turns, tokenize=False, add_generation_prompt=True)
-        whole = render([*turns, {"role": "assistant", "content": answer}], tokenize=False)
+        try:
+            before = render(turns, tokenize=False, add_generation_prompt=True)
+            whole = render([*turns, {"role": "assistant", "content": answer}], tokenize=False)
+        except TemplateError as error:
+            raise DataError(f"Row {example.id} does not fit the model's chat template.", str(error)[:200],
+                            "Change its turns, or pass a plain template with --template.") from None
         rest = whole[len(before):] if whole.startswith(before) else ""
         at = rest.find(answer.strip())
         if at < 0:  # a template that rewrites the turn: say the answer ourselves
             return before, answer, [self.eos_id] if self.eos_id is not None else []
         tail = self._ids(rest[at + len(answer.strip()):])
-        special = set(self.processor.all_special_ids)
+        special = set(self.processor.all_special_ids) | self._added_special
         stop = next((i for i, token in enumerate(tail) if token in special), None)
         if stop is not None:  # the end-of-turn token; what a template prints after it is nobody's answer
             return before + rest[:at], answer.strip(), tail[: stop + 1]

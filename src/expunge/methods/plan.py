@@ -85,6 +85,9 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Tokens
         f"{s.objective.card.name} has no lower bound: it stops at a forget loss of log(vocabulary)."
         for s in stages if s.objective is not None and s.objective.card.unbounded
     )
+    texts = sum(r.kind == "text" for r in task.forget)
+    if texts and any("questions" in s.needs for s in stages):
+        notes += (f"{texts} of {len(task.forget)} forget rows are running text; their refusal has no question.",)
     return Plan(
         recipe=recipe, stages=tuple(s.full() for s in stages),
         steps=tuple((steps or max(round(epochs * per_epoch), 1)) if s.objective else 0 for s in stages),

@@ -34,8 +34,9 @@ class Checkpoints:
         """Write step-N.new, rename it to step-N, then drop the older ones."""
         target = self.folder / f"step-{step}"
         fresh = self.folder / f"step-{step}.new"
-        for leftover in (fresh, target):
-            shutil.rmtree(leftover, ignore_errors=True)
+        if target.exists():  # the same step: replacing it would leave a moment without any checkpoint
+            return
+        shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         save_file({n: p.detach().cpu().contiguous() for n, p in parameters.items()}, fresh / "weights.safetensors")
         if best is not None:

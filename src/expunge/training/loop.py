@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from expunge.data.tokens import TokenBatch
-from expunge.errors import InterruptedRun, NonFiniteError
+from expunge.errors import InterruptedRun, NonFiniteError, UsageError
 from expunge.models.reference import Reference
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
@@ -84,6 +84,10 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
         InterruptedRun: Ctrl-C; the state after the last whole step is on disk.
     """
     accelerator = Accelerator()
+    if accelerator.num_processes > 1 or accelerator.mixed_precision == "fp16":
+        raise UsageError("This loop runs in one process, in float32 or bf16.",
+                         "Several processes would all write the same folder; fp16 would need a loss scaler.",
+                         "Start it without a launcher, or with mixed_precision bf16.")
     optimizer = method.optimizer(scope)
     probe = Movement(scope, loop.seed)  # before a checkpoint is put back: movement counts from the start
     progress, best = _begin(folder, scope, optimizer)
@@ -134,7 +138,8 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
                 now = monitor()
                 line["eval"] = now
                 if loop.stop.better(now, progress.best, progress.start):
-                    progress.best, best = now | {"step": progress.step}, take(scope.parameters)
+                    progress.best = now | {"step": progress.step}
+                    best = take(scope.parameters) if loop.stop.keep == "best" else None
                 done = progress.step / loop.steps
                 fresh = alarms(now, progress.start, probe.mean(), done, method.forgets)
                 progress.alarms += [a for a in fresh if a.split("(")[0] not in str(progress.alarms)]

@@ -18,7 +18,7 @@ class Schedule:
     Args:
         order: epoch number -> the draws of that epoch, in order.
         tokens: how rows become ids.
-        batch_size: rows of each side in one micro-batch, over all processes together.
+        batch_size: rows of each side in one micro-batch.
         accumulate: micro-batches per optimizer step.
     """
 

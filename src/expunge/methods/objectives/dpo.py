@@ -30,7 +30,8 @@ class DPO(Objective):
         formula="L = -(2/beta) * mean log sigmoid(beta * (log(P_idk/P0_idk) - log(P_bad/P0_bad)))",
         defaults="beta 0.1; optimisation as for npo (open-unlearning, IdkDPO)",
         needs=frozenset({"questions", "reference.logp"}),
-        deviations=("refusals come from our own list unless refusals= names a file",),
+        deviations=("refusals come from our own list unless refusals= names a file",
+                    "running-text rows have no question, so their refusal answers an empty prompt",),
     )
     reads = ("forget", "refusal")
     space = {"beta": ("log", 0.02, 1.0), "weight": ("log", 0.05, 2.0)}

@@ -26,7 +26,8 @@ class RefusalFinetuning(Objective):
         companions="retain_nll",
         deviations=("the refusal and the retain loss are two token means added up, where TOFU takes one mean over "
                     "the concatenated batch; the ratio of the two then does not depend on answer lengths",
-                    "refusals come from our own list unless refusals= names a file"),
+                    "refusals come from our own list unless refusals= names a file",
+                    "running-text rows have no question, so their refusal answers an empty prompt"),
     )
     reads = ("refusal",)
     space = {"weight": ("log", 0.1, 4.0)}

@@ -43,6 +43,7 @@ class RMU(Objective):
         defaults="Zephyr-7B: layer 7, coefficient 6.5, alpha 1200, lr 5e-5, down projections of layers 5 to 7",
         companions="activation_match + layers(down projections of layer-2 to layer)",
         deviations=("padding is never counted; the authors' code averages over it too",
+                    "gradients are clipped at norm 1 by the default optimizer; the authors do not clip",
                     "one forget topic with one control vector; alternating topics are separate runs",
                     "the down projections are found by name rather than by position in the parameter list"),
     )
