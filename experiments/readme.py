@@ -110,7 +110,8 @@ def tofu(name: str) -> str:
 def bench() -> str:
     found = results("bench")
     rows = [{"what": f"`expunge {k}`", "median": f"{v['median']:.2f} s"} for k, v in found["startup_s"].items()]
-    rows += [{"what": f"`make demo`, {k}", "median": f"{v['median']:.0f} s"} for k, v in found["demo_s"].items()]
+    rows += [{"what": f"`make demo`, {k}", "median": f"{v['median']:.0f} s"}
+             for k, v in found.get("demo_s", {}).items()]
     rows += [{"what": f"peak memory of `{v['recipe']}` against grad_diff in the same scope",
               "median": f"{v['ratio_to_grad_diff']:.2f}x"}
              for k, v in found["peak_memory_bytes"].items() if not k.startswith("grad_diff")]

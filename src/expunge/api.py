@@ -158,8 +158,8 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
     subject = load_subject(model, template=task.template, max_length=max_length)
     settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "accumulate": accumulate,
                 "max_length": max_length, "limit": limit, "template": task.template, "eval_every": eval_every,
-                "keep": keep, "utility_floor": utility_floor, "forget_target": forget_target, "stop_at_target": stop_at_target,
-                "stop_at_floor": stop_at_floor}
+                "keep": keep, "utility_floor": utility_floor, "forget_target": forget_target,
+                "stop_at_target": stop_at_target, "stop_at_floor": stop_at_floor}
     _check_epochs(epochs)
     if stop_at_target and forget_target is None and not task.holdout:
         raise UsageError("--stop-at-target has no target to stop at.", "The task has no holdout rows to read it from.",
@@ -290,7 +290,7 @@ def demo(out: str | Path = "expunge-demo", *, method: str = DEMO_RECIPE, seed: i
 WORLD_TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 24, "lr": 3e-3}
 """Enough to know the built-in world by heart in about a minute on two cores."""
 DEMO_SETTINGS: dict[str, Any] = {"epochs": 32, "batch_size": 8}
-"""Found by the search that docs/results.md tells of."""
+"""Found by hand; docs/results.md tells how."""
 
 
 def _check_audited(path: str | Path, config: Any, task: Task, max_length: int | None, reporter: Reporter) -> None:
