@@ -31,7 +31,7 @@ Announce = Callable[[str, int], Callable[[int], None]]
 
 @dataclass(frozen=True)
 class Roles:
-    """Who is looked at, as functions that load when called: a cached model need not be in memory."""
+    """Who is looked at; references are functions that load when called, so that one stands in memory at a time."""
 
     subject: Subject
     original: Callable[[], Subject] | None = None
@@ -62,6 +62,7 @@ def run_audit(roles: Roles, task: Task, terms: Sequence[str], out: Path, *, anno
         refs[role] = SubjectRef(path=subject.path, fingerprint=subject.fingerprint)
         seen[role] = observe(subject, task, wanted, out / "observations" / role, announce=announce,
                              cache=cache, label=role)
+        del subject  # before the next one is loaded
     observed = time.perf_counter()
     evidence = Evidence(seen["subject"], seen.get("original"),
                         tuple(v for k, v in seen.items() if k.startswith("retrained")))
