@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from expunge.console import Reporter
-from expunge.data.tokens import collate
+from expunge.data.tokens import batches_by_length, collate
 from expunge.errors import DataError, ExpungeError, InterruptedRun, NonFiniteError, UsageError
 from expunge.methods.base import Exact
 from expunge.methods.recipe import Stage
@@ -27,7 +27,6 @@ from expunge.models.load import OWN, float32_master, load_subject, resolve, save
 from expunge.models.reference import build_reference, verify
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
-from expunge.probes.likelihood import batches_by_length
 from expunge.records.base import canonical, read_json, write_json, write_text
 from expunge.records.run import RunFolder, RunRecord
 from expunge.records.task import Example, Task
@@ -132,7 +131,7 @@ class Monitor:
         subject, found = self._subject, []
         rows = [subject.tokens.row(e) for e in examples]
         with subject.evaluating():
-            for chosen in batches_by_length(rows, range(len(rows))):
+            for chosen in batches_by_length(rows):
                 batch = collate([rows[i] for i in chosen], subject.tokens.pad_id)
                 answers = subject.answers(batch)
                 sums_B = answers.per_row(answers.logp_N)

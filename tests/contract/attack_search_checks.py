@@ -19,6 +19,7 @@ from expunge.attacks.base import Attack, Ground, View
 from expunge.attacks.gcg import Found, Reader, behind, gcg, slots, token_gradient
 from expunge.attacks.search import height, row_losses
 from expunge.attacks.vectors import beside, placed
+from expunge.data import tokens
 from expunge.data.tokens import TokenRow
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
@@ -87,7 +88,7 @@ def keeps_to_its_budget(plugin: type[Any], options: dict[str, Any]) -> None:
     attack, subject, meter = plugin(**options), bed.suppressed(), Meter()
     handle = subject.model.register_forward_pre_hook(meter.hook, with_kwargs=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "POSITIONS", 700)
+        patch.setattr(tokens, "POSITIONS", 700)
         attack.run(subject, bed.ground(announce=meter.announce), lambda view: None)
     handle.remove()
     assert 0 < meter.rows == attack.forwards(bed.ground()), (meter.rows, attack.forwards(bed.ground()))

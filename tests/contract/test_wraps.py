@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from expunge import registry
+from expunge.attacks.base import Attack, Ground, View
+from expunge.attacks.vectors import beside, placed
 from expunge.errors import InterruptedRun, UsageError
 from expunge.guards.uld import ULD
 from expunge.methods.base import Exact, Wrap
@@ -29,7 +31,10 @@ from expunge.methods.work import Work, silent
 from expunge.models.load import check_model, load_subject, read_config, register_own, save_in
 from expunge.models.subject import Subject, checksum
 from expunge.models.tiny import build_subject
+from expunge.plugin import Plugin
 from expunge.probes.base import Probe
+from expunge.probes.generation import Generation
+from expunge.probes.likelihood import Likelihood
 from expunge.records.task import Example, Task
 from expunge.registry import Entry
 
@@ -194,6 +199,51 @@ def test_every_probe_runs(entry: Entry) -> None:
         assert {row["id"] for row in found} == {r.id for r in small_task().forget[:2]}
         assert all(math.isfinite(x) for row in found for x in row.get("logp", ()))  # type: ignore[attr-defined]
     assert checksum(subject.model.state_dict()) == before and hooks(subject) == [] and not subject.model.training
+
+
+def briefly(attack: type[Plugin]) -> Attack:
+    """With the options of its contract check, which are chosen to be quick."""
+    promise = next(p for p in attack.must_show if p.check == "keeps_the_contract")
+    made = attack(**promise.args.get("options", {}))
+    assert isinstance(made, Attack)
+    return made
+
+
+@each
+@pytest.mark.parametrize("attack", registry.of_kind("attack"), ids=lambda e: e.name)
+def test_every_attack_runs(entry: Entry, attack: Entry) -> None:
+    """Or says why not; with no trace on the subject either way."""
+    subject, task, made, told = wrapped(entry.name), small_task(), briefly(attack.load()), []
+    before = subject.fingerprint
+    assert made.problem(task) is None
+
+    def ask(view: View) -> None:
+        rows = list(view.rows("forget"))[:2]
+        found = likelihood.observe(view.subject, rows, task) + generation.observe(view.subject, rows, task)
+        assert {row["id"] for row in found} == {r.id for r in rows}
+        told.append(view.label)
+
+    likelihood, generation = Likelihood(alternatives=False), Generation()
+    try:
+        made.run(subject, Ground.of(task, original=fresh), ask)
+    except UsageError as refused:
+        assert refused.why
+    else:
+        assert tuple(dict.fromkeys(told)) == made.labels
+    assert checksum(subject.model.state_dict()) == before and hooks(subject) == [] and not subject.model.training
+
+
+def test_a_soft_prompt_reaches_target_and_assistant() -> None:
+    """Vectors beside the question are beside the assistant's question too."""
+    subject, seen = wrapped("uld"), []
+    prompted = beside(subject, 2, "before")
+    module = subject.model.get_input_embeddings()
+    assert module is subject.model.assistant.get_input_embeddings()
+    with placed(prompted, torch.ones(2, subject.width)):
+        handle = module.register_forward_hook(lambda module, args, out: seen.append(out[:, :3].eq(1).all(-1).any()))
+        prompted.answers(batch_of(prompted, small_task().forget[:1]))
+        handle.remove()
+    assert len(seen) == 2 and all(seen)
 
 
 @each

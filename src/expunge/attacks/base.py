@@ -140,6 +140,21 @@ class Attack(Plugin):
         """Fingerprint of the files it reads, so that rows kept from other content are not taken for its own."""
         return ""
 
+    @property
+    def cards(self) -> tuple[AttackCard, ...]:
+        """The cards of all its parts."""
+        return (self.card,)
+
+    @property
+    def access(self) -> Access:
+        """The most that any of its parts needs of the subject."""
+        return max((card.access for card in self.cards), key=ACCESS.index)
+
+    @property
+    def lends(self) -> bool:
+        """Whether any of its parts brings the original's knowledge along."""
+        return any(card.lends for card in self.cards)
+
     def problem(self, task: Task) -> str | None:
         """Why it cannot run on this task, whatever the subject; None when it can."""
         return None
@@ -149,6 +164,26 @@ class Attack(Plugin):
         return ""
 
 
+class Curve(Attack):
+    """An attack in `steps` that may be asked along the way, `at` earlier ones: points are labelled as shorter attacks.
+
+    Its spec has both options.
+    """
+
+    @property
+    def points(self) -> list[int]:
+        """Numbers of steps after which it is asked, in order."""
+        return sorted({*(n for n in self.spec.at if n < self.spec.steps), self.spec.steps})
+
+    def label(self, steps: int) -> str:
+        """What the attack is called that ends after so many steps."""
+        return type(self)(self.spec.model_copy(update={"steps": steps, "at": []})).text()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(map(self.label, self.points))
+
+
 class Sum(Attack):
     """Several attacks at once: each works on what the one before left. Prompt and decoding attacks come last."""
 
@@ -156,20 +191,17 @@ class Sum(Attack):
         self.parts = tuple(parts)
 
     def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
-        self._run(0, [], (), subject, ground, ask)
+        numbers: dict[tuple[int, ...], int] = {}  # attempts of all parts -> attempt of the sum
 
-    def _run(self, index: int, labels: list[str], attempts: tuple[int, ...], subject: Subject, ground: Ground,
-             ask: Ask) -> None:
-        def onwards(view: View) -> None:
-            told, tried = [*labels, view.label], (*attempts, view.attempt)
-            if index + 1 < len(self.parts):
-                return self._run(index + 1, told, tried, view.subject, replace(ground, rows=view.rows), ask)
-            number = self._numbers.setdefault(tried, len(self._numbers))
-            ask(replace(view, label=" + ".join(told), attempt=number))
+        def onwards(labels: tuple[str, ...], attempts: tuple[int, ...], view: View) -> None:
+            labels, attempts = (*labels, view.label), (*attempts, view.attempt)
+            if len(labels) == len(self.parts):
+                number = numbers.setdefault(attempts, len(numbers))
+                return ask(replace(view, label=" + ".join(labels), attempt=number))
+            part, beneath = self.parts[len(labels)], replace(ground, rows=view.rows)
+            part.run(view.subject, beneath, partial(onwards, labels, attempts))
 
-        if index == 0:
-            self._numbers: dict[tuple[int, ...], int] = {}
-        self.parts[index].run(subject, ground, onwards)
+        self.parts[0].run(subject, ground, partial(onwards, (), ()))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -193,6 +225,10 @@ class Sum(Attack):
         return frozenset[str]().union(*(p.needs for p in self.parts))
 
     @property
+    def cards(self) -> tuple[AttackCard, ...]:
+        return tuple(card for p in self.parts for card in p.cards)
+
+    @property
     def inputs(self) -> str:
         return "".join(p.inputs for p in self.parts)
 
@@ -213,26 +249,6 @@ def parse_attack(text: str) -> Attack:
         raise UsageError(f"{text!r} is not an attack.", "Attacks are joined by +; they have no stages.")
     parts = [cast(type[Attack], load(call.name, "attack"))(**dict(call.options)) for call in stages[0]]
     return parts[0] if len(parts) == 1 else Sum(parts)
-
-
-def cards(attack: Attack) -> tuple[AttackCard, ...]:
-    """The cards of all parts."""
-    return tuple(p.card for p in attack.parts) if isinstance(attack, Sum) else (attack.card,)
-
-
-def access(attack: Attack) -> Access:
-    """The most that any of its parts needs."""
-    return max((card.access for card in cards(attack)), key=ACCESS.index)
-
-
-def lends(attack: Attack) -> bool:
-    """Whether any of its parts brings the original's knowledge along."""
-    return any(card.lends for card in cards(attack))
-
-
-def needs(attack: Attack) -> frozenset[str]:
-    """What all parts need, such as `original`."""
-    return attack.needs
 
 
 def rewriting(ground: Ground, rewrite: Callable[[Example], Example]) -> Rows:

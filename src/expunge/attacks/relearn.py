@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
+from expunge.attacks.base import Ask, AttackCard, Curve, Ground, View
 from expunge.models.adapter import add_adapter
 from expunge.models.load import float32_master
 from expunge.models.scope import Scope
@@ -25,7 +25,7 @@ def default_rate(width: int, rank: int) -> float:
     return (2e-4 if rank else 2e-5) * PUBLISHED_WIDTH / width
 
 
-class Relearn(Attack):
+class Relearn(Curve):
     """Fine-tune a copy of the subject and ask it again, along the way too."""
 
     class Spec(plugin.Spec):
@@ -60,17 +60,6 @@ class Relearn(Attack):
     )
 
     @property
-    def _points(self) -> list[int]:
-        return sorted({*(n for n in self.spec.at if n < self.spec.steps), self.spec.steps})
-
-    def _label(self, steps: int) -> str:
-        return type(self)(self.spec.model_copy(update={"steps": steps, "at": []})).text()
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return tuple(map(self._label, self._points))
-
-    @property
     def halves(self) -> bool:
         return bool(self.spec.on == "half")
 
@@ -89,8 +78,8 @@ class Relearn(Attack):
 
     def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
         spec, rows = self.spec, ground.tested if self.halves else ground.rows
-        if 0 in self._points:
-            ask(View(self._label(0), subject, rows))
+        if 0 in self.points:
+            ask(View(self.label(0), subject, rows))
         if not spec.steps:
             return
         copy = subject.clone()
@@ -104,8 +93,8 @@ class Relearn(Attack):
 
         def told(step: int) -> None:
             tick(1)
-            if step in self._points:
-                ask(View(self._label(step), copy, rows))
+            if step in self.points:
+                ask(View(self.label(step), copy, rows))
 
         train_plainly(copy, scope, self._rows(ground), Plain(rate), steps=spec.steps, batch_size=spec.batch_size,
                       seed=ground.seed, on_step=told)

@@ -15,14 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from expunge.attacks.base import Ground, Rows
-from expunge.data.tokens import TokenRow, collate
+from expunge.data.tokens import TokenRow, batches_by_length, collate
 from expunge.errors import UsageError
 from expunge.models.subject import Answers, Subject
 from expunge.records.task import Example, Split, Task
 from expunge.seeding import stream
-
-POSITIONS = 8192
-"""Padded positions per forward pass: bounds memory whatever the number of candidates."""
 
 Scope = Literal["people", "questions", "all"]
 SCOPES = ("people: learned on rows of half the forget people, asked about the others; questions: learned on half of "
@@ -73,18 +70,6 @@ def check_room(subject: Subject, rows: Sequence[Example], extra: int) -> None:
                          f"{subject.context}.", "", "Search for a shorter one.")
 
 
-def batches(rows: Sequence[TokenRow]) -> Iterator[list[int]]:
-    """Indices in batches of similar length, each at most `POSITIONS` padded positions."""
-    batch: list[int] = []
-    for i in sorted(range(len(rows)), key=lambda i: -len(rows[i].ids)):
-        if batch and (len(batch) + 1) * len(rows[batch[0]].ids) > POSITIONS:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
-
 def answered(subject: Subject, rows: Sequence[TokenRow]) -> Answers:
     return subject.answers(collate(rows, subject.tokens.pad_id))
 
@@ -93,7 +78,7 @@ def row_losses(subject: Subject, rows: Sequence[TokenRow]) -> Tensor:
     """-log p(answer | prompt) of each row, summed over its tokens: shape B, float64, on the CPU."""
     found_B = torch.zeros(len(rows), dtype=torch.float64)
     with subject.evaluating():
-        for chosen in batches(rows):
+        for chosen in batches_by_length(rows):
             answers = answered(subject, [rows[i] for i in chosen])
             found_B[chosen] = -answers.per_row(answers.logp_N.double()).cpu()
     return found_B
@@ -160,7 +145,7 @@ def swapping(subject: Subject, swap: Callable[[Tensor, Tensor], Tensor]) -> Iter
 def embedding_gradients(subject: Subject, rows: Sequence[TokenRow]) -> tuple[float, list[Tensor]]:
     """The summed loss of all rows, and for each row its gradient in the token vectors, T D, float32."""
     total, found = 0.0, [torch.empty(0)] * len(rows)
-    for chosen in batches(rows):
+    for chosen in batches_by_length(rows):
         leaves: list[Tensor] = []
 
         def leaf(ids_BT: Tensor, vectors_BTD: Tensor, leaves: list[Tensor] = leaves) -> Tensor:

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
+from expunge.attacks.base import Ask, AttackCard, Curve, Ground, View
 from expunge.attacks.search import SCOPES, Scope, check_room, divided, nothing_to_learn
 from expunge.attacks.vectors import beside, descend, placed
 from expunge.models.subject import Subject
@@ -20,7 +20,7 @@ BRIEF = {"vectors": 2, "steps": 2, "rows": 4}
 SMALL = {"vectors": 3, "steps": 8, "rows": 8}
 
 
-class SoftPrompt(Attack):
+class SoftPrompt(Curve):
     """A few vectors, no longer than those of tokens, that make the answers of all learned rows likely."""
 
     class Spec(plugin.Spec):
@@ -69,17 +69,6 @@ class SoftPrompt(Attack):
     )
 
     @property
-    def _points(self) -> list[int]:
-        return sorted({*(n for n in self.spec.at if n < self.spec.steps), self.spec.steps})
-
-    def _label(self, steps: int) -> str:
-        return type(self)(self.spec.model_copy(update={"steps": steps, "at": []})).text()
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return tuple(map(self._label, self._points))
-
-    @property
     def halves(self) -> bool:
         return bool(self.spec.scope != "all")
 
@@ -104,9 +93,9 @@ class SoftPrompt(Attack):
         check_room(subject, asked.rows(ground.split), spec.vectors)
         prompted = beside(subject, spec.vectors, spec.place)
         for step, (_, vectors_PD) in enumerate(self.search(prompted, ground)):
-            if step in self._points:
+            if step in self.points:
                 with placed(prompted, vectors_PD):
-                    ask(View(self._label(step), prompted, asked.rows))
+                    ask(View(self.label(step), prompted, asked.rows))
 
     def search(self, prompted: Subject, ground: Ground) -> Iterator[tuple[float, Tensor]]:
         """After 0, 1, ... steps: the lowest loss so far and its vectors, for prompts with room `beside` them."""

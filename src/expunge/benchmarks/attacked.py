@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from expunge.attacks.base import Attack, Ground, View, access, lends, needs, parse_attack
+from expunge.attacks.base import Attack, Ground, View
 from expunge.benchmarks.cache import ObservationCache
 from expunge.benchmarks.shelf import Shelf, read_shelf
 from expunge.errors import ExpungeError, InterruptedRun
@@ -44,7 +44,7 @@ def folder_of(role: Path, label: str, split: Split) -> Path:
 
 def unfit(attack: Attack, task: Task, has_original: bool) -> str | None:
     """Why an attack cannot be run in this audit, before anything is loaded."""
-    if "original" in needs(attack) and not has_original:
+    if "original" in attack.needs and not has_original:
         return "it needs the original model (--original)"
     return attack.problem(task)
 
@@ -67,7 +67,7 @@ def observe_attack(attack: Attack, subject: Subject, ground: Ground, folder: Pat
 
     def key(label: str, pair: Pair) -> str:
         asked = cache.key(subject, probes[pair], task.probe_rows(pair[1]), task)
-        lent = attack.inputs + (original if "original" in needs(attack) else "")
+        lent = attack.inputs + (original if "original" in attack.needs else "")
         return fingerprint([asked, task.fingerprint, label, split, ground.seed, lent])
 
     known = {(label, pair): shelves[label].get(*pair, key(label, pair)) for label in attack.labels for pair in pairs}
@@ -129,23 +129,16 @@ def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, S
                 scores += [_missing(term, label, mine.why or "it was not observed") for term in attack.asks]
                 continue
             under = Evidence(mine.found[label], None, tuple(t.found[label] for t in twins if label in t.found))
-            case = Attacked(label, access(attack), under, plain, not lends(attack), aside.found.get(label))
+            case = Attacked(label, attack.access, under, plain, not attack.lends, aside.found.get(label))
             scores += [score_attacked(term, case, resamples=resamples, seed=seed) for term in attack.asks]
     return tuple(scores)
 
 
 def describe(attack: Attack) -> AttackRecord:
     """What a reader of the audit should know of an attack."""
-    from expunge.attacks.base import cards
-
-    parts = cards(attack)
-    return AttackRecord(term=attack.text(), labels=attack.labels, access=access(attack), halves=attack.halves,
-                        summary="; ".join(c.summary for c in parts),
-                        caution=" ".join(c.caution for c in parts if c.caution))
-
-
-def parse_attacks(terms: Sequence[str]) -> tuple[Attack, ...]:
-    return tuple(parse_attack(t) for t in terms)
+    return AttackRecord(term=attack.text(), labels=attack.labels, access=attack.access, halves=attack.halves,
+                        summary="; ".join(c.summary for c in attack.cards),
+                        caution=" ".join(c.caution for c in attack.cards if c.caution))
 
 
 def probe_for(name: str, alternatives: bool = True) -> Probe:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from expunge.attacks.base import Attack, Ground, needs
+from expunge.attacks.base import Attack, Ground
 from expunge.benchmarks.asked import Suite
 from expunge.benchmarks.attacked import (
     Attempted,
@@ -73,7 +73,8 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     controls = [name for name, _ in roles.named() if name.startswith("retrained")]
     if fit:
         note(_costs(fit, Ground.of(task), len(controls), bool(task.holdout)))
-    origin = ""
+    lent = any("original" in a.needs for a in fit)
+    origin = roles.original().fingerprint if roles.original and lent else ""
     for role, make in roles.named():
         subject = make()
         refs[role] = SubjectRef(path=subject.path, fingerprint=subject.fingerprint)
@@ -82,8 +83,6 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         seen[role] = observe(subject, task, wanted, folder, announce=announce, cache=cache, label=role,
                              partner=partner, rich=rich)
         sides: tuple[Split, ...] = ("forget", "holdout") if role == "subject" and not controls else ("forget",)
-        if fit and role != "original" and roles.original is not None and not origin:
-            origin = roles.original().fingerprint if any("original" in needs(a) for a in fit) else ""
         for attack, split in ((a, s) for a in fit for s in sides if role != "original" and task.probe_rows(s)):
             ground = Ground.of(task, split=split, original=roles.original, seed=seed, announce=announce)
             done[attack.text(), role, split] = observe_attack(

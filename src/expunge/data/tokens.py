@@ -8,7 +8,7 @@ never from token ids, so a pad token that equals the end token loses nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -20,6 +20,8 @@ from torch import Tensor
 from expunge.errors import DataError
 from expunge.records.task import Example, Opened
 
+POSITIONS = 8192
+"""Padded positions per batch of rows: bounds memory whatever their lengths."""
 PLAIN = "Question: {prompt}\nAnswer:"
 Count = Literal["tokens", "positions", "sequences"]
 
@@ -104,6 +106,18 @@ def collate(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = 
 def concat(batches: Sequence[TokenBatch], pad_id: int) -> TokenBatch:
     """One batch of all rows, so that several sides share a forward pass."""
     return collate([r for b in batches for r in b.rows], pad_id, batches[0].ids_BT.device)
+
+
+def batches_by_length(rows: Sequence[TokenRow], chosen: Sequence[int] | None = None) -> Iterator[list[int]]:
+    """Indices (all, or those `chosen`) in batches of similar length, each at most `POSITIONS` padded positions."""
+    batch: list[int] = []
+    for i in sorted(range(len(rows)) if chosen is None else chosen, key=lambda i: -len(rows[i].ids)):
+        if batch and (len(batch) + 1) * len(rows[batch[0]].ids) > POSITIONS:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 _KNOWN: dict[tuple[Any, ...], dict[tuple[Any, ...], TokenRow]] = {}

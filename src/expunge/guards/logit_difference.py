@@ -166,6 +166,7 @@ class ULDForCausalLM(PreTrainedModel, GenerationMixin):
         return super().train(mode)
 
     def get_input_embeddings(self) -> Any:
+        """The target's, which is the very module the assistant uses: a hook on it sees both look up."""
         return self.target.get_input_embeddings()
 
     def get_output_embeddings(self) -> Any:
@@ -235,9 +236,13 @@ def adapters_for(target: Any, config: ULDConfig) -> dict[str, Adapter]:
 
 
 def view_of(target: Any, blocks: int, adapters: nn.ModuleDict) -> Any:
-    """The first blocks of `target`, its final norm and head: modules are copied, every weight is the target's own."""
-    head = target.get_output_embeddings()
-    shared = [*target.parameters(), *([head] if head is not None else [])]
+    """The first blocks of `target`, its final norm, embeddings and head.
+
+    Every weight is the target's own, and so are the modules of embeddings and head: whoever changes what a token
+    looks like, or what is read off at the end, means the whole guarded model. Blocks are copied.
+    """
+    ends = [end for end in (target.get_input_embeddings(), target.get_output_embeddings()) if end is not None]
+    shared = [*target.parameters(), *ends]
     view = copy.deepcopy(target, {id(thing): thing for thing in shared})
     names = list(Subject(view, cast(Any, None)).blocks)
     del view.get_submodule(names[0].rpartition(".")[0])[blocks:]
@@ -245,7 +250,7 @@ def view_of(target: Any, blocks: int, adapters: nn.ModuleDict) -> Any:
     if getattr(view.config, "layer_types", None):
         view.config.layer_types = view.config.layer_types[:blocks]
     for module in view.modules():
-        if module is not head:  # hooks on the target at this moment are not meant for a copy
+        if module not in ends:  # hooks on the target's blocks at this moment are not meant for a copy
             module._forward_hooks.clear()
             module._forward_pre_hooks.clear()
     for key, adapter in adapters.items():

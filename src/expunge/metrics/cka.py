@@ -10,7 +10,7 @@ from pydantic import Field
 from expunge import plugin
 from expunge.metrics.base import Evidence, Metric, MetricCard, NotAvailable, Strata
 from expunge.metrics.layers import Array
-from expunge.metrics.states import paired_states
+from expunge.metrics.states import orientation_beside, paired_states
 from expunge.plugin import Property
 from expunge.records.score import Orientation
 from expunge.records.task import SPLITS, Split
@@ -91,7 +91,7 @@ class CKA(Metric):
     )
 
     def orientation(self, split: Split | None) -> Orientation:
-        return "forgot" if split == "forget" and self.spec.to == "retrained" else "neutral"
+        return orientation_beside(split, self.spec.to)
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
         split = self.one(split)

@@ -10,7 +10,7 @@ from expunge.records.score import Score
 
 def is_above(score: Score, which: str = "retrained") -> bool:
     """More than a control shows, beyond the interval and by a gap that matters."""
-    beside, original = control(score, which), control(score, "original")
+    beside, original = score.controls.get(which), score.controls.get("original")
     if score.interval is None or score.value is None or beside is None or score.n < MIN_ROWS:
         return False
     enough = original is None or score.value - beside >= RESIDUE * (original - beside)
@@ -19,7 +19,7 @@ def is_above(score: Score, which: str = "retrained") -> bool:
 
 def is_below(score: Score) -> bool:
     """Less than the retrained model shows, beyond the interval."""
-    retrained = control(score, "retrained")
+    retrained = score.controls.get("retrained")
     return (score.interval is not None and retrained is not None and score.n >= MIN_ROWS
             and score.interval[1] < retrained)
 
@@ -27,10 +27,6 @@ def is_below(score: Score) -> bool:
 def base(score: Score) -> str:
     """`forget_quality` of `forget_quality(variant=legacy)`."""
     return score.name.partition("(")[0]
-
-
-def control(score: Score, which: str) -> float | None:
-    return score.controls.get(which)
 
 
 def figure(value: float) -> str:
@@ -41,7 +37,7 @@ def against(scores: Iterable[Score]) -> str:
     """`forget.probability (0.8 against 0.2)`, joined by commas; empty for none."""
     found = []
     for s in scores:
-        retrained, holdout = control(s, "retrained"), control(s, "holdout")
+        retrained, holdout = s.controls.get("retrained"), s.controls.get("holdout")
         beside = retrained if retrained is not None else holdout or 0.0
         on = "" if retrained is not None else " on holdout rows"
         found.append(f"{s.name} ({figure(s.value or 0.0)} against {figure(beside)}{on})")

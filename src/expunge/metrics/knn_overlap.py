@@ -11,7 +11,7 @@ from pydantic import Field
 from expunge import plugin
 from expunge.metrics.base import Evidence, MetricCard, NotAvailable, RowMetric
 from expunge.metrics.layers import Array
-from expunge.metrics.states import paired_states
+from expunge.metrics.states import orientation_beside, paired_states
 from expunge.plugin import Property
 from expunge.records.score import Orientation
 from expunge.records.task import SPLITS, Split
@@ -61,7 +61,7 @@ class KnnOverlap(RowMetric):
     )
 
     def orientation(self, split: Split | None) -> Orientation:
-        return "forgot" if split == "forget" and self.spec.to == "retrained" else "neutral"
+        return orientation_beside(split, self.spec.to)
 
     def values(self, evidence: Evidence, split: Split) -> dict[str, float]:
         ids, mine, theirs = paired_states(evidence, split, self.spec.to)

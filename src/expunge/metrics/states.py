@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from expunge.metrics.base import Evidence, NotAvailable
 from expunge.metrics.layers import Array, rows_by_id, table
+from expunge.records.score import Orientation
 from expunge.records.task import Split
+
+
+def orientation_beside(split: Split | None, to: str) -> Orientation:
+    """Being like the retrained model is good where something was to be forgotten; otherwise it judges nothing."""
+    return "forgot" if split == "forget" and to == "retrained" else "neutral"
 
 
 def paired_states(evidence: Evidence, split: Split, to: str) -> tuple[list[str], Array, Array]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from expunge.metrics.directions import against, control, figure, is_above, is_below
-from expunge.records.leak import compared, leaks, share, shows_knowledge, strength
-from expunge.records.leak import control as beside
+from expunge.metrics.directions import against, figure, is_above, is_below
+from expunge.records.leak import compared, control, leaks, share, shows_knowledge, strength
 from expunge.records.score import ACCESS, Access, AttackRecord, Score, Threat
 
 Outcome = Literal["forgets", "suppresses", "retains", "over-forgets", "undecided"]
@@ -78,7 +77,7 @@ def _threat(access: Access, scores: Sequence[Score], attacks: Sequence[AttackRec
     elif not compared(here):
         outcome = "undecided"
         sentence = f"{tried}, but without a control on enough rows nothing follows."
-    elif all(control(s, "retrained") is None for s in known):
+    elif all(s.controls.get("retrained") is None for s in known):
         outcome, sentence = "undecided", f"{nothing}. The model left alone has no retrained one to be compared with."
     elif plain == "over-forgets" and below:
         outcome = "over-forgets"
@@ -95,7 +94,7 @@ def _threat(access: Access, scores: Sequence[Score], attacks: Sequence[AttackRec
 
 def told(score: Score) -> str:
     """One success: `relearn brings forget.probability from 0.05 to 0.64, against 0.22 of the retrained model ...`."""
-    named = beside(score)
+    named = control(score)
     value, before = score.value or 0.0, score.before
     if before is not None and value <= before:
         text = f"{score.attack} leaves {score.name} at {figure(value)} ({figure(before)} before)"
@@ -152,7 +151,7 @@ def shown_alone(scores: Sequence[Score]) -> list[Score]:
     for score in plain.values():
         if shows_knowledge(score) and score.access not in DEEP:
             aside = plain.get(score.name.replace("forget.", "holdout.", 1))
-            if control(score, "retrained") is None and aside is not None:
+            if score.controls.get("retrained") is None and aside is not None:
                 score = score.model_copy(update={"controls": {**score.controls, "holdout": aside.value}})
             if is_above(score) or is_above(score, "holdout"):
                 found.append(score)

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from expunge.metrics.directions import against, base, compare, control, figure, is_above, is_below
+from expunge.metrics.directions import against, base, compare, figure, is_above, is_below
 from expunge.metrics.threats import (
     DEEP,
     Outcome,
@@ -66,7 +66,7 @@ def verdict(scores: Sequence[Score], attacks: Sequence[AttackRecord] = (), p_lim
 def _outcome(plain: list[Score], p_limit: float) -> tuple[Outcome, list[str]]:
     quality = next((s for s in plain if base(s) == "forget_quality"), None)
     known = [s for s in plain if shows_knowledge(s) and s.access not in DEEP]
-    if quality is None and not any(control(s, "retrained") is not None for s in known):
+    if quality is None and not any(s.controls.get("retrained") is not None for s in known):
         return "undecided", [
             "There is no comparison with a retrained model, so whether the forget set is gone cannot be "
             "decided; the figures below only say how the model differs from its references."
@@ -79,7 +79,7 @@ def _outcome(plain: list[Score], p_limit: float) -> tuple[Outcome, list[str]]:
         sentences.append(f"With {quality.n} rows that test cannot decide anything.")
     elif quality is not None and (quality.value or 0.0) >= p_limit:
         ruined = [s for s in below if base(s) == "forget.probability" and s.interval is not None
-                  and s.interval[1] < FAR * (control(s, "retrained") or 0.0)]
+                  and s.interval[1] < FAR * (s.controls.get("retrained") or 0.0)]
         outcome = "undecided" if above else "over-forgets" if ruined else "forgets"
         if ruined and not above:
             sentences.append(f"But the answers are far less likely than to the retrained model, by {against(ruined)}: "
@@ -112,7 +112,7 @@ def _quality(score: Score, p_limit: float) -> str:
                  f"size only notices distributions that are about {gap:.2f} apart or more")
     else:
         text += f"differ from those of the retrained model (limit {p_limit:g})"
-    floor = control(score, "retrained")
+    floor = score.controls.get("retrained")
     if floor is not None and floor != 1:
         text += f"; other retrained models reach p = {figure(floor)} against the first"
     return text + "."
@@ -134,7 +134,7 @@ def _behaviour(plain: list[Score]) -> list[str]:
     found = []
     if "forget.refusal" in named:
         parts = [f"{s.value:.0%} of {s.n} {'forget questions ' * (i == 0)}are {text}"
-                 + (f" (retrained {c:.0%})" if (c := control(s, "retrained")) is not None else "")
+                 + (f" (retrained {c:.0%})" if (c := s.controls.get("retrained")) is not None else "")
                  for i, (s, text) in enumerate(told)]
         found.append(", ".join(parts) + ".")
     lift, right = named.get("forget.above_chance"), named.get("forget.accuracy")
@@ -143,7 +143,7 @@ def _behaviour(plain: list[Score]) -> list[str]:
         meaning = ("less often than a guess: it avoids the right one" if high < 0 else
                    "more often than a guess: it still recognises the right one" if low > 0 else
                    "which cannot be told from a guess: it does not know")
-        retrained = control(lift, "retrained")
+        retrained = lift.controls.get("retrained")
         if retrained is not None and low <= retrained <= high and not low <= 0 <= high:
             meaning += ", no more so than the retrained model"
         shares = (f"in {right.value:.0%} of {right.n} questions, a guess in {right.value - lift.value:.0%}"
@@ -163,7 +163,7 @@ def _membership(plain: list[Score]) -> list[str]:
                        "the forget rows look less familiar than rows that were never trained on, which also "
                        "gives them away" if high < 0.5 else
                        "this attack does not tell forget rows from rows that were never trained on")
-            retrained = control(score, "retrained")
+            retrained = score.controls.get("retrained")
             if retrained is not None and low <= retrained <= high and not low <= 0.5 <= high:
                 meaning += ", but no more so than in the retrained model"
             found.append(f"{compare(score)[:-1]}: {meaning} (0.5 = no difference).")
@@ -181,7 +181,7 @@ def _utility(plain: list[Score]) -> list[str]:
     asked += [s for s in plain if s.name.startswith("neighbour.") and s.higher_is == "knows"]
     found = []
     for score in asked:
-        original = control(score, "original")
+        original = score.controls.get("original")
         share = f", {(score.value or 0.0) / original:.0%} of the original's" if original else ""
         if share and score.interval is not None and score.interval[1] < (original or 0.0):
             share += ", which is clearly less"

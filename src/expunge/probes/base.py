@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+from expunge.errors import UsageError
 from expunge.models.subject import Subject
 from expunge.plugin import Plugin
 from expunge.records.observation import Row
@@ -27,5 +28,12 @@ class Probe(Plugin):
 
     def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
                 progress: Progress | None = None, *, partner: Subject | None = None) -> list[Row]:
-        """One or more rows per example, in the order given."""
+        """One or more rows per example, in the order given; a `partnered` one raises UsageError without its partner."""
         raise NotImplementedError
+
+    def need(self, partner: Subject | None) -> Subject:
+        """The original; raises UsageError where there is none."""
+        if partner is None:
+            raise UsageError(f"{self.card.name} looks at the subject beside the original, and none was given.",
+                             fix="Pass it with --original.")
+        return partner

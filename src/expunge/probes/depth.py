@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from expunge.data.tokens import TokenBatch, TokenRow, Tokens, collate
+from expunge.data.tokens import TokenBatch, TokenRow, Tokens, batches_by_length, collate
 from expunge.errors import UsageError
 from expunge.models.subject import Subject, per_row
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
-from expunge.probes.likelihood import batches_by_length
 from expunge.probes.residual import answerable, heading, rounded, standing_in, states, watch, with_states
 from expunge.records.observation import Row
 from expunge.records.task import Example, Task
@@ -77,8 +76,7 @@ class Depth(Probe):
     def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
                 progress: Progress | None = None, *, partner: Subject | None = None) -> list[Row]:
         """Raises UsageError without an original, or where it is built differently."""
-        if partner is None:
-            raise UsageError("depth patches the original, and none was given.", fix="Pass it with --original.")
+        partner = self.need(partner)
         if (len(subject.blocks), subject.width) != (len(partner.blocks), partner.width):
             raise UsageError("depth needs a subject and an original of one architecture.",
                              "One cannot run on the hidden states of the other.")

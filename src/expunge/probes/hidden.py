@@ -10,11 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.data.tokens import TokenBatch, collate
+from expunge.data.tokens import TokenBatch, batches_by_length, collate
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
-from expunge.probes.likelihood import batches_by_length
 from expunge.probes.residual import answerable, heading, rounded, states, watch
 from expunge.records.observation import Row
 from expunge.records.task import Example, Task

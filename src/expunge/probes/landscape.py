@@ -10,11 +10,10 @@ import torch
 from pydantic import Field
 
 from expunge import plugin
-from expunge.data.tokens import TokenRow, collate
+from expunge.data.tokens import TokenRow, batches_by_length, collate
 from expunge.models.subject import Subject, per_row
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
-from expunge.probes.likelihood import batches_by_length
 from expunge.probes.residual import answerable, heading, rounded, text_mask
 from expunge.records.observation import Row
 from expunge.records.task import Example, Task
@@ -128,7 +127,7 @@ def _losses(subject: Subject, rows: Sequence[TokenRow], progress: Progress | Non
     """Mean -log p of the answer's tokens of every row."""
     found = [0.0] * len(rows)
     with subject.evaluating():
-        for chosen in batches_by_length(rows, range(len(rows))):
+        for chosen in batches_by_length(rows):
             batch = collate([rows[i] for i in chosen], subject.tokens.pad_id, subject.device)
             text_N = text_mask(batch)
             answers = subject.answers(batch)

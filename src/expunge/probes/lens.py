@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from expunge.data.tokens import TokenBatch, collate
+from expunge.data.tokens import TokenBatch, batches_by_length, collate
 from expunge.models.subject import Answers, Subject, per_row
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
-from expunge.probes.likelihood import batches_by_length
 from expunge.probes.residual import answerable, heading, rounded, standing_in, states, text_mask, watch, with_states
 from expunge.records.observation import Row
 from expunge.records.task import Example, Task

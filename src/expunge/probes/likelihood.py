@@ -9,15 +9,13 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.data.tokens import TokenRow, collate
+from expunge.data.tokens import batches_by_length, collate
 from expunge.models.subject import Answers, Subject
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
 from expunge.records.observation import Form, LikelihoodRow, Row
 from expunge.records.task import Example, Task
 
-POSITIONS = 8192
-"""Padded positions per batch: bounds memory whatever the row lengths."""
 CELLS = 1 << 24
 """Logits looked at at once when taking moments: 64 MB in float32."""
 LOWEST = -1e4
@@ -80,18 +78,6 @@ class Likelihood(Probe):
                 if progress:
                     progress(len(chosen))
         return [found[i] for i in usable]
-
-
-def batches_by_length(rows: Sequence[TokenRow], chosen: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in batches of similar length, each at most `POSITIONS` padded positions."""
-    batch: list[int] = []
-    for i in sorted(chosen, key=lambda i: -len(rows[i].ids)):
-        if batch and (len(batch) + 1) * len(rows[batch[0]].ids) > POSITIONS:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 def _per_token(answers: Answers) -> list[dict[str, list[float] | list[bool]]]:

@@ -88,10 +88,8 @@ class Weights(Probe):
     def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
                 progress: Progress | None = None, *, partner: Subject | None = None) -> list[Row]:
         """Raises UsageError without an original, or with one built differently."""
-        if partner is None:
-            raise UsageError("weights compares with the original, and none was given.", fix="Pass it with --original.")
         with torch.no_grad():
-            found = distances(subject, partner)
+            found = distances(subject, self.need(partner))
         if progress:
             progress(1)
         return [{"id": part, "subject": "", "group": "", "form": "answer", "index": i, "weights": row["weights"],
