@@ -121,7 +121,7 @@ def controls(work: Path, suite: str) -> None:
 def judged(place: Path) -> Audit:
     """An audit scored and judged again from its rows, so that all of them stand under the rules of this commit."""
     stored = Audit.read(place / "audit.json")
-    scores = rescore(place, suite_from(stored.suite), resamples=RESAMPLES, seed=stored.seed)
+    scores = rescore(place, suite_from(stored.suite), resamples=RESAMPLES)
     return stored.model_copy(update={"scores": scores, "verdict": verdict(scores, stored.attacks)})
 
 

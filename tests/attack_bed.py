@@ -17,6 +17,7 @@ from expunge.data.world import authors_task
 from expunge.methods.optimizers.adamw import AdamW
 from expunge.metrics.attacked import Attacked, score_attacked
 from expunge.metrics.base import Evidence
+from expunge.metrics.evaluate import parse_metric, required
 from expunge.models.subject import Subject
 from expunge.models.tiny import build_subject
 from expunge.records.observation import Observations, Row
@@ -145,18 +146,27 @@ def plain(subject: Subject, probe: str = "likelihood", split: Split = "forget", 
 
 
 @cache
-def scored(text: str, model: str, metric: str) -> tuple[Score, ...]:
-    """One score per strength, beside a retrained model under the same attack; the noise floor from another seed."""
-    probe = "generation" if metric.split(".")[1].split("(")[0] in ("keyword", "rouge_l", "extracted") else "likelihood"
-    attack = made(text)
-    under = ask(attack, MODELS[model](), probes=(probe,))
-    twin = ask(attack, retrained(), probes=(probe,))
-    alone = Evidence(*(Asked({"": {(probe, "forget"): plain(m, probe)}}).observations("")
-                       for m in (MODELS[model](), original())))
+def under(text: str, model: str, probes: tuple[str, ...]) -> Asked:
+    """What probes saw of a model under an attack, run once for all metrics."""
+    return ask(text, MODELS[model](), probes=probes)
+
+
+@cache
+def left_alone(model: str, probes: tuple[str, ...]) -> Observations:
+    """What they see of it without any attack."""
+    return Observations({(probe, "forget"): plain(MODELS[model](), probe) for probe in probes})
+
+
+@cache
+def scored(text: str, model: str, metric: str, control: str = "retrained") -> tuple[Score, ...]:
+    """One score per strength, beside a retrained model under the same attack."""
+    probes = tuple(sorted({probe for probe, _ in required([parse_metric(metric)])}))
+    seen, twin = under(text, model, probes), under(text, control, probes)
+    alone = Evidence(*(left_alone(m, probes) for m in (model, "original")), (left_alone(control, probes),))
     return tuple(
-        score_attacked(metric, Attacked(label, "weights", Evidence(seen, None, (twin.observations(label),)), alone),
-                       resamples=400)
-        for label, seen in under.pairs())
+        score_attacked(metric, Attacked(label, "weights", Evidence(seen.observations(label), None,
+                                                                   (twin.observations(label),)), alone), resamples=400)
+        for label in seen.rows)
 
 
 def strongest(text: str, model: str, metric: str) -> Score:

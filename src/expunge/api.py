@@ -238,7 +238,7 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         ground = Ground.of(task)
         return {"terms": list(asked.metrics), "observations": [
             f"{probe} on {len(task.probe_rows(split))} {split} rows" for probe, split in wanted],
-            "attacks": {a.text(): unfit(a, task, original is not None) or a.cost(ground) for a in asked.attacks}}
+            "attacks": {a.text(): unfit(a, ground, original is not None) or a.cost(ground) for a in asked.attacks}}
     own = folder.resolve() == Path(subject).resolve()
     if not own:
         refuse_output(folder, resume=resume, overwrite=overwrite, reads=models)
@@ -260,14 +260,14 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
     return found
 
 
-def score_again(folder: str | Path, *, suite: str | None = None, resamples: int = 1000) -> tuple[Score, ...]:
-    """Scores from the stored observations of an audit; no model is loaded."""
+def score_again(folder: str | Path, *, suite: str | None = None, resamples: int | None = None) -> tuple[Score, ...]:
+    """Scores from the stored observations of an audit, with as many bootstrap draws as then; no model is loaded."""
     if not (Path(folder) / "audit.json").is_file():
         raise MissingError(f"{folder} holds no audit to score again.", "There is no audit.json in it.",
                            "Make one with `expunge audit MODEL --task T --out DIR`.")
     stored = Audit.read(Path(folder) / "audit.json")
     asked = suite_of(suite) if suite else suite_from(stored.suite)
-    return rescore(Path(folder), asked, resamples=resamples, seed=stored.seed)
+    return rescore(Path(folder), asked, resamples=resamples)
 
 
 def trained_world(task: Task, split: Literal["full", "retain"], *, size: str = "tiny", seed: int = 0,

@@ -6,6 +6,7 @@ from typing import Any
 
 from expunge.attacks.base import Attack, Sum
 from expunge.models.subject import checksum
+from expunge.records.leak import leaks, needed, shows_knowledge
 
 from .. import attack_bed as bed
 from .. import support
@@ -50,22 +51,37 @@ def leaves_no_trace(plugin: type[Attack], options: dict[str, Any]) -> None:
 @check
 def recovers(plugin: type[Attack], from_: str, options: dict[str, Any] | None = None,
              metric: str = "forget.probability", excess: float = 0.1) -> None:
-    """More comes out of that model than out of the retrained one, beyond the interval and by `excess`."""
+    """It brings something out of that model: more than of the retrained one by `excess`, and more than plain asking."""
+    score = bed.strongest(plugin(**(options or {})).text(), from_, metric)
+    assert score.excess is not None and score.excess_interval is not None, score.unavailable
+    assert score.gain is not None and score.gain_interval is not None
+    assert score.excess > excess and score.excess_interval[0] > 0, score
+    assert score.gain > 0 and score.gain_interval[0] > 0, score
+
+
+@check
+def still_shows(plugin: type[Attack], from_: str, options: dict[str, Any] | None = None,
+                metric: str = "forget.probability", excess: float = 0.1) -> None:
+    """What that model shows without it is seen through it, if less clearly: more than of the retrained one."""
     score = bed.strongest(plugin(**(options or {})).text(), from_, metric)
     assert score.excess is not None and score.excess_interval is not None, score.unavailable
     assert score.excess > excess and score.excess_interval[0] > 0, score
 
 
 @check
-def finds_nothing(plugin: type[Attack], options: dict[str, Any] | None = None, metric: str = "forget.probability",
-                  within: float = 0.12) -> None:
-    """Out of a second model that never knew comes no more than out of the first."""
-    text = plugin(**(options or {})).text()
-    second = bed.MODELS["retrained again"]
-    assert second is not bed.retrained
-    for score in bed.scored(text, "retrained again", metric):
-        assert score.excess is not None and score.excess_interval is not None, score.unavailable
-        assert score.excess_interval[0] <= 0 or score.excess < within, score
+def finds_nothing(plugin: type[Attack], options: dict[str, Any] | None = None,
+                  metric: str = "forget.probability") -> None:
+    """Of two models that never knew, neither looks as if it had, by any of the metrics that are taken under it."""
+    attack = plugin(**(options or {}))
+    for asked in {metric, *(m for m in attack.asks if m.startswith("forget."))}:
+        for model, control in (("retrained", "retrained again"), ("retrained again", "retrained")):
+            scores = bed.scored(attack.text(), model, asked, control)
+            assert not leaks(scores)
+            for score in scores:
+                if score.gain is None or score.excess is None or not shows_knowledge(score):
+                    continue
+                # People are few here, so that a test of significance alone would excuse anything.
+                assert min(score.excess, score.gain) < needed(score), score
 
 
 @check

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from expunge.attacks.base import Attack, View
+from expunge.attacks.base import Attack, Ground, View
 from expunge.attacks.emphasis import contributions, key_words, likelihoods, words_of
 from expunge.attacks.few_shot import demonstrated
 from expunge.attacks.step_by_step import chain_of, stepwise
 from expunge.attacks.wording import told_of
 from expunge.data.tokens import Tokens
 from expunge.errors import UsageError
-from expunge.metrics.keyword import contains
 from expunge.records.task import Example, Split
+from expunge.records.text import contains
 
 from .. import attack_bed as bed
 from .checks import check
@@ -138,8 +138,8 @@ def reads_templates(plugin: type[Attack]) -> None:
         lines.write_text("{prompt} Now?", encoding="utf-8")
         assert before and made.inputs not in (before, ""), "other content, other rows"
         lines.write_text("no place for it", encoding="utf-8")
-        assert "{prompt}" in (made.problem(task) or "")
-    assert "does not exist" in (made.problem(task) or "")
+        assert "{prompt}" in (made.problem(Ground.of(task)) or "")
+    assert "does not exist" in (made.problem(Ground.of(task)) or "")
     with pytest.raises(UsageError, match="reverse"):
         plugin(templates=["reverse", "role"])
     (view,) = bed.views(plugin(templates=["reverse"]), subject)
@@ -166,10 +166,10 @@ def fills_slots(plugin: type[Attack]) -> None:
         assert first[0].answer == f"Ja, {one.short_answer}." and first[0].short_answer == one.short_answer
         assert first[1].answer == two.answer and second[0].prompt == f"Drei, {three.subject}?"
         assert len(bed.views(plugin(file=str(file), languages=["B"]), subject)) == 1 and made.inputs
-        assert made.problem(task) is None and plugin(languages=[]).problem(task) is None
-        assert "no forget question" in (plugin(file=str(file), languages=["C"]).problem(task) or "")
+        assert made.problem(Ground.of(task)) is None and plugin(languages=[]).problem(Ground.of(task)) is None
+        assert "no forget question" in (plugin(file=str(file), languages=["C"]).problem(Ground.of(task)) or "")
         file.write_text('{"language": "A", "translation": "?"}\n', encoding="utf-8")
-        assert "id or prompt" in (made.problem(task) or "")
+        assert "id or prompt" in (made.problem(Ground.of(task)) or "")
     assert len(_questions(bed.views(plugin(), subject)[0])) == 36, "the built-in table covers the built-in world"
 
 

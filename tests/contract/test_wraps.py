@@ -215,7 +215,7 @@ def test_every_attack_runs(entry: Entry, attack: Entry) -> None:
     """Or says why not; with no trace on the subject either way."""
     subject, task, made, told = wrapped(entry.name), small_task(), briefly(attack.load()), []
     before = subject.fingerprint
-    assert made.problem(task) is None
+    assert made.problem(Ground.of(task)) is None
 
     def ask(view: View) -> None:
         rows = list(view.rows("forget"))[:2]

@@ -109,6 +109,44 @@ def test_holdout_rows_are_the_control_without_a_retrained_model(cli: Any, model:
     assert cli("audit", "--rescore", out, "--json").json == scores(out)
 
 
+def test_a_folder_used_before_is_scored_as_this_audit(cli: Any, world: Any, tmp_path: Path) -> None:
+    """Rows of models and attacks that are no longer asked for are gone, and --rescore gives the very scores."""
+    out = tmp_path / "audit"
+    whole = command(world, out)
+    cli(*whole, "--retrained", world.original)
+    places = {p.name for p in (out / "observations").iterdir()}
+    assert "retrained2" in places
+    cli(*whole, "--resume", "--suite", "forget.probability,prefix(words=1)")
+    assert {p.name for p in (out / "observations").iterdir()} == places - {"retrained2"}
+    assert [p.name[:14] for p in (out / "observations/subject/attacks").iterdir()] == ["prefix-words-1"]
+    assert cli("audit", "--rescore", out, "--json").json == scores(out)
+
+
+def test_one_holdout_person_is_no_control(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
+    """Half of one person's rows cannot be learned and the other half asked; the audit says so and goes on."""
+    out, one = tmp_path / "audit", tmp_path / "holdout.jsonl"
+    lines = [json.loads(line) for line in Path(rows.holdout).read_text().splitlines()]
+    one.write_text("".join(json.dumps(line | {"subject": "Ada"}) + "\n" for line in lines))
+    cli("audit", model, "--forget", rows.forget, "--holdout", one, "--suite",
+        "relearn(steps=2),refusal_direction(against=neutral),soft_prompt(steps=2),prefix(words=1)", "--retain",
+        rows.retain, "--out", out)
+    found = {s["attack"]: s for s in scores(out) if s["name"] == "forget.probability"}
+    assert found["prefix(words=1)"]["excess"] is not None
+    for label in ("relearn(steps=2)", "refusal_direction(against='neutral')", "soft_prompt(steps=2)"):
+        assert found[label]["excess"] is None and "holdout" in found[label]["uncontrolled"], found[label]
+
+
+def test_a_prompt_that_grows_too_long_is_refused(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
+    template = tmp_path / "long.txt"
+    template.write_text("Tell me. " * 400 + "{prompt}")
+    out = tmp_path / "audit"
+    cli("audit", model, *rows.words, "--suite", f"roleplay(templates=[], file='{template}'),prefix(words=1)", "--out",
+        out)
+    found = {s["attack"]: s for s in scores(out) if s["name"] == "forget.probability"}
+    assert found["prefix(words=1)"]["value"] is not None
+    assert "too long for a context" in next(v["unavailable"] for k, v in found.items() if k.startswith("roleplay"))
+
+
 def test_what_cannot_run_says_so(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
     """One attack that does not fit loses no other."""
     out = tmp_path / "audit"

@@ -44,7 +44,8 @@ def attacked(excess: float | None = 0.4, width: float = 0.1, *, attack: str = "r
     frame: dict[str, Any] = {
         "name": name, "attack": attack, "value": control + (excess or 0.0), "before": 0.05, "n": 50,
         "higher_is": "knows", "access": "weights", "controls": {**known, which: control}, "excess": excess,
-        "excess_interval": None if excess is None else (excess - width, excess + width)}
+        "excess_interval": None if excess is None else (excess - width, excess + width), "people": 1000,
+        "gain": excess, "gain_interval": None if excess is None else (excess - width, excess + width), "floor": 0.0}
     return Score(**frame | more)
 
 
@@ -180,7 +181,17 @@ def record(term: str, *labels: str) -> AttackRecord:
     (attacked(0.4, 0.3), 50, False),  # z = 3.09 of a standard error of 0.153
     (attacked(0.06, 0.01), 1, False),  # less than a tenth of the 0.7 there were to recover
     (attacked(0.06, 0.01, original=None), 1, True),
+    (attacked(0.04, 0.01, original=None), 1, False),  # too small to matter, whatever there was
     (attacked(0.06, 0.01, control=0.9), 1, True),  # lent the original: only the excess counts
+    (attacked(0.15, 0.01, floor=None), 1, False),  # less than a quarter, and nobody knows what seeds differ by
+    (attacked(0.2, 0.01, floor=None), 1, True),
+    (attacked(0.4, gain=-0.3, gain_interval=(-0.4, -0.2)), 1, False),  # it showed more before the attack
+    (attacked(0.4, gain=0.06, gain_interval=(0.05, 0.07)), 1, False),  # hardly more than plain asking brings
+    (attacked(0.4, gain=0.3, gain_interval=(-0.1, 0.7)), 1, False),
+    (attacked(0.4, gain=None, gain_interval=None), 1, False),  # nobody asked plainly
+    (attacked(people=1), 1, False),
+    (attacked(people=2), 1, True),  # Student's t of one degree of freedom: 6.3 standard errors, here 0.051 each
+    (attacked(people=2), 2, False),
     (attacked(0.4, control_before=0.3), 1, True),
     (attacked(0.4, control_before=0.58), 1, False),  # the attack silenced the control; asked plainly it says as much
     (attacked(0.4, floor=0.3), 1, True),
@@ -191,12 +202,13 @@ def test_when_an_attack_succeeds(score: Score, tests: int, yes: bool) -> None:
     assert succeeds(score, tests) == yes
 
 
-def test_the_correction_counts_comparisons_at_the_same_access() -> None:
+def test_the_correction_counts_attacks() -> None:
     borderline = attacked(0.4, 0.3)
     crowd = [attacked(0.0, attack=f"noise{i}") for i in range(49)]
     assert leaks([borderline]) == [borderline]
     assert leaks([borderline, *crowd]) == []
-    assert leaks([borderline, *(s.model_copy(update={"access": "text"}) for s in crowd)]) == [borderline]
+    assert leaks([borderline, *(s.model_copy(update={"access": "text"}) for s in crowd)]) == []
+    assert leaks([borderline, *(s.model_copy(update={"attack": "noise"}) for s in crowd)]) == [borderline]
     assert leaks([attacked(n=4), attacked(name="retain.rouge_l"), attacked(higher_is="neutral")]) == []
 
 
@@ -247,6 +259,39 @@ def test_attacks_without_a_control_decide_nothing() -> None:
     found = verdict([quality(0.4), SAME, bare])
     assert found.outcome == "forgets" and found.threats[1].outcome == "undecided"
     assert any("1 attack had no control" in s for s in found.sentences)
+
+
+def test_what_was_not_compared_is_not_counted_as_tried() -> None:
+    """An attack that lends knowledge, or one without a control, has shown nothing either way."""
+    lent = attacked(0.6, attack="contrast", access="text", counted=False)
+    alone = verdict([quality(0.4), TEXT_SAME, lent]).threats[0]
+    assert alone.outcome == "undecided" and "1 attack lent it the original's knowledge" in alone.sentence
+    beside = verdict([quality(0.4), TEXT_SAME, lent, NOTHING]).threats[0]
+    assert beside.outcome == "forgets" and beside.sentence.startswith("The 1 attack set against a control")
+    reason = attacked(None, access="text", uncontrolled="it is about one person")
+    assert any(s.endswith("proves nothing: it is about one person.") for s in verdict([TEXT_SAME, reason]).sentences)
+
+
+def test_without_a_plain_score_at_an_access_it_says_that() -> None:
+    found = verdict([quality(0.4), SAME, NOTHING]).threats[0]
+    assert found.outcome == "undecided" and "tells of the model left alone" in found.sentence
+
+
+def test_hidden_states_that_give_it_away_are_told() -> None:
+    """Unless the lens cannot even tell the original, or it is about likeness or membership rather than knowledge."""
+    probe = score("forget.logit_lens", 0.95, (0.9, 1.0), original=1.0, retrained=0.5)
+    probe = probe.model_copy(update={"access": "weights"})
+    found = verdict([quality(0.4), SAME, probe])
+    assert found.outcome == "suppresses" and not any("internals" in s for s in found.not_tested)
+    assert "Its inside holds more than the retrained model's: forget.logit_lens (0.95 against 0.5)." in found.sentences
+    blind = probe.model_copy(update={"controls": {"original": 0.52, "retrained": 0.5}})
+    assert verdict([quality(0.4), SAME, blind]).outcome == "forgets"
+    likeness = probe.model_copy(update={"name": "forget.cka", "higher_is": "forgot"})
+    assert verdict([quality(0.4), SAME, likeness]).outcome == "forgets"
+    member = probe.model_copy(update={"name": "linear_probe"})
+    found = verdict([quality(0.4), SAME, likeness, member])
+    assert found.outcome == "forgets" and any("internals" in s for s in found.not_tested)
+    assert any(s.startswith("linear_probe is 0.95") and "still look more familiar" in s for s in found.sentences)
 
 
 def test_holdout_rows_stand_in_for_a_retrained_model() -> None:

@@ -165,6 +165,10 @@ def attacked_scores(shift: float = 0.0) -> tuple[Score, ...]:
                     before=0.16,
                     excess=gain,
                     excess_interval=(gain - 0.08, gain + 0.08),
+                    gain=gain,
+                    gain_interval=(gain - 0.08, gain + 0.08),
+                    people=20,
+                    floor=0.01,
                     recovered=(control + gain - 0.16) / 0.79,
                     attempts=1,
                 )

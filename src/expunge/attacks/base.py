@@ -25,18 +25,25 @@ Rows = Callable[[Split], Sequence[Example]]
 """A split -> what is asked of it."""
 
 
+ASKS = ("forget.probability", "forget.rouge_l", "forget.keyword")
+AND_RETAIN = (*ASKS, "retain.probability")
+"""What is taken under an attack that may cost the model what it should keep."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttackCard(Card):
     """A card that also says what the attacker must hold and what is asked afterwards."""
 
     access: Access
     """What the attacker needs of the subject."""
-    asks: tuple[str, ...] = ("forget.probability", "forget.rouge_l", "forget.keyword")
+    asks: tuple[str, ...] = ASKS
     """Metrics that are taken under the attack."""
     halves: bool = False
     """True when it learns from rows of half the people and is tested on those of the other half."""
     lends: bool = False
     """True when it hands out knowledge of the original model: what it brings out need not be the subject's."""
+    version: int = 1
+    """Raise when the same options come to do something else, so that old rows are not taken for new ones."""
     caution: str = ""
     """What a reader must know before believing a recovery, for the report."""
 
@@ -73,8 +80,13 @@ class Ground:
 
     @property
     def learned(self) -> list[Example]:
-        """Rows of the attacked split that the attacker holds, in their plain form."""
-        return [r for r in self.task.probe_rows(self.split) if (r.subject or r.id) in self._known]
+        """Rows of the attacked split that the attacker holds, in their plain form.
+
+        A row that follows from one of a tested person would tell of them, and is nobody's.
+        """
+        rows = self.task.probe_rows(self.split)
+        tested = {r.id for r in rows if (r.subject or r.id) not in self._known}
+        return [r for r in rows if (r.subject or r.id) in self._known and tested.isdisjoint(r.links)]
 
     def tested(self, split: Split) -> list[Example]:
         """What is asked when the attacker has learned: of the attacked split only the people they never saw."""
@@ -147,17 +159,22 @@ class Attack(Plugin):
 
     @property
     def access(self) -> Access:
-        """The most that any of its parts needs of the subject."""
-        return max((card.access for card in self.cards), key=ACCESS.index)
+        """What it needs of the subject; an option may change it."""
+        return self.card.access
 
     @property
     def lends(self) -> bool:
         """Whether any of its parts brings the original's knowledge along."""
         return any(card.lends for card in self.cards)
 
-    def problem(self, task: Task) -> str | None:
-        """Why it cannot run on this task, whatever the subject; None when it can."""
+    def problem(self, ground: Ground) -> str | None:
+        """Why it cannot run on this ground, whatever the subject; None when it can."""
         return None
+
+    @property
+    def identity(self) -> list[object]:
+        """All its rows depend on besides the subject, the task and the seed: every option, and the version."""
+        return [self.card.name, self.card.version, self.spec.model_dump(mode="json"), self.inputs]
 
     def cost(self, ground: Ground) -> str:
         """What it will take, in words, for the announcement: steps, draws, searches."""
@@ -229,14 +246,23 @@ class Sum(Attack):
         return tuple(card for p in self.parts for card in p.cards)
 
     @property
+    def access(self) -> Access:
+        """The most that any of its parts needs."""
+        return max((p.access for p in self.parts), key=ACCESS.index)
+
+    @property
     def inputs(self) -> str:
         return "".join(p.inputs for p in self.parts)
 
     def text(self) -> str:
         return " + ".join(p.text() for p in self.parts)
 
-    def problem(self, task: Task) -> str | None:
-        return next((p for p in (part.problem(task) for part in self.parts) if p), None)
+    def problem(self, ground: Ground) -> str | None:
+        return next((p for p in (part.problem(ground) for part in self.parts) if p), None)
+
+    @property
+    def identity(self) -> list[object]:
+        return [p.identity for p in self.parts]
 
     def cost(self, ground: Ground) -> str:
         return ", then ".join(filter(None, (p.cost(ground) for p in self.parts)))

@@ -11,11 +11,12 @@ from typing import Literal
 from pydantic import Field
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
+from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, Ground, View
 from expunge.attacks.wording import reforming, reworded
 from expunge.data.tokens import collate
 from expunge.models.subject import Subject
 from expunge.plugin import Property
+from expunge.records.score import Access
 from expunge.records.task import Example
 
 AT_ONCE = 16
@@ -64,7 +65,7 @@ class Emphasis(Attack):
         wording: str = Field("Focus on: {words}.", pattern=r"\{words\}", description="Said before the question.")
 
     card = AttackCard(
-        name="emphasis", kind="attack", access="logits",
+        name="emphasis", kind="attack", access="logits", asks=AND_RETAIN,
         summary="stress the words of the question that led the original model to the answer",
         paper="UNPACT, Understanding the Dilemma of Unlearning, 2025 (arXiv 2509.24675)",
         formula="C_i = LP(x, y) - LP(x without i, y), N_i = C_i / max_j C_j; focus on {i : N_i > alpha}",
@@ -74,7 +75,6 @@ class Emphasis(Attack):
                     "never holds it",
                     "keyword match and likelihood stand in for a judge model",
                     "our small test models are helped by no added words: p of a refusing one falls from 0.28 to 0.13"),
-        asks=("forget.probability", "forget.rouge_l", "forget.keyword", "retain.probability"),
         caution="The key words were chosen with the answer in hand: only the lead over the control counts.",
     )
     must_show = (
@@ -82,10 +82,15 @@ class Emphasis(Attack):
         Property("leaves_no_trace", {"options": {"count": 0}}, "nothing is stressed"),
         Property("gives_no_answer_away", {}, "only words of the question are stressed"),
         Property("ranks_the_entity_first", {}, "the name carries the answer, until it is forgotten"),
-        Property("recovers", {"from_": "original", "excess": 0.4},
+        Property("still_shows", {"from_": "original", "excess": 0.4},
                  "what the original knows is read through it; 0.1 of that is running text, which has no prompt"),
         Property("finds_nothing", {}, "a retrained model has nothing to say"),
     )
+
+    @property
+    def access(self) -> Access:
+        """Of the subject no more than its text, where the original tells the key words."""
+        return "text" if self.spec.on == "original" else self.card.access
 
     @property
     def needs(self) -> frozenset[str]:

@@ -16,6 +16,7 @@ from expunge.attacks.decoding import prompts_of
 from expunge.attacks.prefix import opened
 from expunge.models.subject import Subject
 from expunge.plugin import Property
+from expunge.records.score import Access
 from expunge.records.task import Example
 
 
@@ -54,6 +55,11 @@ class Extend(Attack):
                  "past the refusal the old text goes on"),
         Property("finds_nothing", {"options": {"tries": 4}, "metric": "forget.extracted"}, "nothing to go on with"),
     )
+
+    @property
+    def access(self) -> Access:
+        """Beams are ranked by their probability."""
+        return "text" if self.spec.beams == 1 else "logits"
 
     def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
         rows = rewriting(ground, self._open)

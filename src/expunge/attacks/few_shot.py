@@ -10,11 +10,11 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.wording import fitting, leaks, reforming
+from expunge.attacks.wording import leaks, reforming
 from expunge.data.tokens import Tokens
 from expunge.models.subject import Subject
 from expunge.plugin import Property
-from expunge.records.task import Example, Task
+from expunge.records.task import Example
 
 
 class FewShot(Attack):
@@ -40,7 +40,7 @@ class FewShot(Attack):
         Property("leaves_no_trace", {"options": {"shots": 0}}, "nothing is shown"),
         Property("gives_no_answer_away", {"options": {"on": "half"}}, "no prompt holds the answer"),
         Property("shows_nobody_tested", {}, "demonstrations are about other people than the question"),
-        Property("recovers", {"from_": "original", "options": {"shots": 1}, "excess": 0.3},
+        Property("still_shows", {"from_": "original", "options": {"shots": 1}, "excess": 0.3},
                  "what the original knows is read through it; 0.1 of that is running text, which has no prompt"),
         Property("finds_nothing", {}, "a retrained model has nothing to say"),
     )
@@ -49,8 +49,8 @@ class FewShot(Attack):
     def halves(self) -> bool:
         return bool(self.spec.shots and self.spec.on == "half")
 
-    def problem(self, task: Task) -> str | None:
-        if self.spec.shots and not self._shown(Ground.of(task)):
+    def problem(self, ground: Ground) -> str | None:
+        if self.spec.shots and not self._shown(ground):
             return f"the task has no questions to show for few_shot(on={self.spec.on})"
         return None
 
@@ -68,7 +68,6 @@ class FewShot(Attack):
 
         if self.spec.shots:
             rows = reforming(ground, show, rows)
-            rows = fitting(rows, subject, ground.split, "Show fewer: few_shot(shots=1).")
         ask(View(self.text(), subject, rows))
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
+from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, Ground, View
 from expunge.attacks.matrices import merged_clone
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
@@ -41,7 +41,7 @@ class Interpolate(Attack):
         alpha: float = Field(0.5, ge=0, le=1, description="Share of the original; 0 does nothing, 1 is the original.")
 
     card = AttackCard(
-        name="interpolate", kind="attack", access="weights", needs=frozenset({"original"}),
+        name="interpolate", kind="attack", access="weights", asks=AND_RETAIN, needs=frozenset({"original"}),
         summary="mix the weights with those of the original",
         paper="linear mode connectivity (Frankle et al., arXiv 1912.05671); weight interpolation, WiSE-FT "
               "(arXiv 2109.01903)",
@@ -49,7 +49,6 @@ class Interpolate(Attack):
         defaults="alpha 0.5, the middle of the line, is ours",
         deviations=("alpha stays between 0 and 1: beyond either end lies neither model, and a rise there says nothing",
                     "a PEFT adapter is merged into its weights first, on both sides"),
-        asks=("forget.probability", "forget.rouge_l", "forget.keyword", "retain.probability"),
         lends=True,
         caution="The knowledge comes from the original, so a rise alone proves nothing, and at alpha 1 every model "
                 "knows. The excess over the equally mixed control says that the subject still lies in the original's "

@@ -8,8 +8,9 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
+from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, Ground, View
 from expunge.attacks.hooks import block_number, rewritten
+from expunge.errors import UsageError
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 
@@ -23,7 +24,7 @@ class LayerSkip(Attack):
             "each block of the model in turn, as attempts of one attack. none: nothing is left out"))
 
     card = AttackCard(
-        name="layer_skip", kind="attack", access="weights",
+        name="layer_skip", kind="attack", access="weights", asks=AND_RETAIN,
         summary="leave out one decoder block at a time",
         paper="No single source; pruning as tampering: Che et al. 2025 (arXiv 2502.05209)",
         formula="block_l(h) = h for one l",
@@ -60,8 +61,9 @@ class LayerSkip(Attack):
         if self.spec.blocks == "none":
             return ask(View(self.text(), subject, ground.rows))
         every = self._chosen or range(len(subject.blocks))
-        for block in every:
-            block_number(subject, block)  # a wrong number shows before anything is asked
+        numbers = [block_number(subject, block) for block in every]  # a wrong one shows before anything is asked
+        if len(set(numbers)) < len(numbers):
+            raise UsageError(f"{self.text()} names one block twice.", f"The model has {len(subject.blocks)} of them.")
         tick = ground.announce("leave out a block", len(every))
         for i, block in enumerate(every):
             label, attempt = (self.labels[i], 0) if self._chosen else (self.text(), i)

@@ -13,7 +13,7 @@ from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
 from expunge.attacks.wording import reforming, reworded
 from expunge.models.subject import Subject
 from expunge.plugin import Property
-from expunge.records.task import Example, Task
+from expunge.records.task import Example
 
 
 class Paraphrase(Attack):
@@ -38,14 +38,14 @@ class Paraphrase(Attack):
         Property("leaves_no_trace", {"options": {"count": 0}}, "no paraphrase, the plain question"),
         Property("counts_attempts", {"options": {}, "attempts": 2}, "one attempt for each form of the row"),
         Property("gives_no_answer_away", {}, "no prompt holds the answer"),
-        Property("recovers", {"from_": "original", "excess": 0.6}, "what is known is known in any words"),
-        Property("recovers", {"from_": "refusing", "excess": 0.15}, "a refusal only hides; 0.1 is running text"),
+        Property("still_shows", {"from_": "original", "excess": 0.6}, "what is known is known in any words"),
+        Property("still_shows", {"from_": "refusing", "excess": 0.15}, "a refusal only hides; 0.1 is running text"),
         Property("finds_nothing", {}, "a retrained model has nothing to say"),
     )
 
-    def problem(self, task: Task) -> str | None:
-        if self.spec.count and not any(r.paraphrased_prompts for r in task.probe_rows("forget")):
-            return "no forget row has paraphrased_prompts"
+    def problem(self, ground: Ground) -> str | None:
+        if self.spec.count and not any(r.paraphrased_prompts for r in ground.task.probe_rows(ground.split)):
+            return f"no {ground.split} row has paraphrased_prompts"
         return None
 
     def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:

@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
+from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, Ground, View
 from expunge.attacks.matrices import input_norms, matrices, merged_clone
 from expunge.models.subject import Subject
 from expunge.plugin import Property
-from expunge.records.task import Example, Task
+from expunge.records.task import Example
 from expunge.seeding import stream
 
 
@@ -66,7 +66,7 @@ class Prune(Attack):
         rows: int = Field(128, ge=1, description="By difference: at most so many rows of either side, drawn.")
 
     card = AttackCard(
-        name="prune", kind="attack", access="weights",
+        name="prune", kind="attack", access="weights", asks=AND_RETAIN,
         summary="set small weights to zero, or those that matter to the forget rows alone",
         paper="Wei et al. 2024 (arXiv 2402.05162) and Lucki et al. 2024 (arXiv 2409.18025) for the set difference; "
               "Wanda (arXiv 2306.11695) for its importance; Han et al. 2015 (arXiv 1506.02626) for magnitude",
@@ -80,7 +80,6 @@ class Prune(Attack):
             "neither form brings back what ordinary npo hid: on the test bed 0.03 becomes 0.05 with the best of 60 "
             "pairs of shares; it does where unlearning filled the zeros of a sparse model (0.07 to 0.27) or put a gate "
             "into idle neurons (0.03 to 0.30)"),
-        asks=("forget.probability", "forget.rouge_l", "forget.keyword", "retain.probability"),
         caution="Pruning harms every model: a fall of retain.probability is its price, and only a rise above the "
                 "equally pruned control is recovery.",
     )
@@ -106,9 +105,9 @@ class Prune(Attack):
         default = 0.3 if self.spec.by == "magnitude" else 0.01
         return default if self.spec.share is None else float(self.spec.share)
 
-    def problem(self, task: Task) -> str | None:
-        if self.halves and not all(self._sides(Ground.of(task))):
-            return f"prune(by='difference') needs forget rows about two people, and {self.spec.elsewhere} rows"
+    def problem(self, ground: Ground) -> str | None:
+        if self.halves and not all(self._sides(ground)):
+            return f"prune(by='difference') needs {ground.split} rows about two people, and {self.spec.elsewhere} rows"
         return None
 
     def cost(self, ground: Ground) -> str:

@@ -8,12 +8,14 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
+from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, Ground, View
 from expunge.attacks.matrices import matrices, merged_clone
 from expunge.attacks.rounding import NF4_BLOCK, default_group, nf4, round_to_nearest, torchao_rounded
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 
+TORCHAO = (2, 3, 4, 8)
+"""Bits that torchao has integers of."""
 FULL = 16
 """From here on weights are left as they are."""
 
@@ -37,10 +39,12 @@ class Quantise(Attack):
         def _fits(self) -> Quantise.Spec:
             if self.form == "nf4" and (self.bits not in (4, *range(FULL, 33)) or self.backend != "own"):
                 raise ValueError("nf4 has 4 bits and is rounded by backend own")
+            if self.backend == "torchao" and self.bits not in (*TORCHAO, *range(FULL, 33)):
+                raise ValueError(f"torchao rounds to {', '.join(map(str, TORCHAO))} bits")
             return self
 
     card = AttackCard(
-        name="quantise", kind="attack", access="weights",
+        name="quantise", kind="attack", access="weights", asks=AND_RETAIN,
         summary="round the weights to 8, 4 or fewer bits",
         paper="Zhang et al. 2024 (arXiv 2410.16454); DurableUn (arXiv 2605.02196) for adapters; "
               "QLoRA (arXiv 2305.14314) for nf4",
@@ -56,7 +60,6 @@ class Quantise(Attack):
             "that most codes are the same does not bring knowledge back by itself: on the test bed, after 60 steps "
             "of npo at 1e-4, 90 % of the 4-bit codes are the original's and probability stays 0.21; where the "
             "original's own weights lie on the grid, the same steps are undone (0.08 to 0.79)"),
-        asks=("forget.probability", "forget.rouge_l", "forget.keyword", "retain.probability"),
         caution="Rounding harms every model a little: a fall of retain.probability is its price, and only a rise "
                 "above the equally rounded control is recovery. Models that were released in few bits are "
                 "most exposed.",

@@ -13,11 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
+from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, Ground, View
 from expunge.attacks.hooks import Change, Site, block_number, prompt_states, rewritten
 from expunge.models.subject import Subject
 from expunge.plugin import Property
-from expunge.records.task import Task
 
 OUTLIER = 3.0
 """Tokens whose norm lies this many standard deviations from the mean norm are left out."""
@@ -58,7 +57,7 @@ class RefusalDirection(Attack):
             "original: minus the original model on the same rows; neutral: minus the subject on retain rows"))
 
     card = AttackCard(
-        name="refusal_direction", kind="attack", access="weights", halves=True,
+        name="refusal_direction", kind="attack", access="weights", asks=AND_RETAIN, halves=True,
         summary="project the direction of refusal out of the activations",
         paper="Lucki et al. 2024 (arXiv 2409.18025), orthogonalisation; Arditi et al. 2024 (arXiv 2406.11717)",
         formula="d_l = unit(mean h_subject - mean h_original) on forget prompts; h <- h - strength (h . d_l) d_l",
@@ -85,10 +84,10 @@ class RefusalDirection(Attack):
     def needs(self) -> frozenset[str]:
         return frozenset({"original"} if self.spec.against == "original" else ())
 
-    def problem(self, task: Task) -> str | None:
-        if not Ground.of(task).learned:
-            return "there are not two people (or rows) to learn from one and test the other"
-        if self.spec.against == "neutral" and not task.probe_rows("retain"):
+    def problem(self, ground: Ground) -> str | None:
+        if not ground.learned:
+            return f"the {ground.split} rows are not about two people, to learn from one and test the other"
+        if self.spec.against == "neutral" and not ground.task.probe_rows("retain"):
             return "the task has no retain rows for refusal_direction(against=neutral)"
         return None
 

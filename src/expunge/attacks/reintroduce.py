@@ -11,10 +11,10 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.wording import fitting, leaks, reforming, reworded, told_of
+from expunge.attacks.wording import leaks, reforming, reworded, told_of
 from expunge.models.subject import Subject
 from expunge.plugin import Property
-from expunge.records.task import Example, Task
+from expunge.records.task import Example
 
 
 class Reintroduce(Attack):
@@ -46,16 +46,16 @@ class Reintroduce(Attack):
         Property("gives_no_answer_away", {}, "neither the row nor its short answer is told"),
         Property("tells_no_names", {}, "nor the names and numbers of an answer without a short one"),
         Property("raises_nothing", {"options": {"share": 0.2, "of": "unrelated"}}, "text about others does nothing"),
-        Property("recovers", {"from_": "original", "options": {"share": 0.2}, "excess": 0.25},
+        Property("still_shows", {"from_": "original", "options": {"share": 0.2}, "excess": 0.25},
                  "what the original knows is read through it; 0.1 of that is running text, which has no prompt"),
         Property("finds_nothing", {}, "a retrained model cannot infer what is left"),
     )
 
-    def problem(self, task: Task) -> str | None:
-        rows = task.probe_rows("forget")
+    def problem(self, ground: Ground) -> str | None:
+        rows = ground.task.probe_rows(ground.split)
         if self.spec.share and not any(told_of(r, rows) for r in rows if r.kind != "text"):
-            return "no two forget rows are about the same person (field subject)"
-        if self.spec.share and self.spec.of == "unrelated" and not task.retain:
+            return f"no two {ground.split} rows are about the same person (field subject)"
+        if self.spec.share and self.spec.of == "unrelated" and not ground.task.retain:
             return "the task has no retain rows"
         return None
 
@@ -73,5 +73,5 @@ class Reintroduce(Attack):
             return reworded(row, " ".join([*(told[i] for i in kept), row.prompt]))
 
         if spec.share:
-            rows = fitting(reforming(ground, tell), subject, ground.split, "Tell less: reintroduce(share=0.25).")
+            rows = reforming(ground, tell)
         ask(View(self.text(), subject, rows))

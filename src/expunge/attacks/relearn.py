@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from expunge import plugin
-from expunge.attacks.base import Ask, AttackCard, Curve, Ground, View
+from expunge.attacks.base import AND_RETAIN, Ask, AttackCard, Curve, Ground, View
 from expunge.models.adapter import add_adapter
 from expunge.models.load import float32_master
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
 from expunge.plugin import Property
-from expunge.records.task import Example, Task
+from expunge.records.task import Example
 from expunge.training.plain import Plain, train_plainly
 
 PUBLISHED_WIDTH = 2048
@@ -33,13 +33,13 @@ class Relearn(Curve):
             "half: rows of half the forget people, asked about the other half; forget: all forget rows, so that "
             "only the speed beside the control counts; related: retain rows; unrelated: utility rows"))
         steps: int = Field(48, ge=0, description="Optimizer steps; 0 does nothing.")
-        at: list[int] = Field([], description="Earlier steps at which to ask as well, for a curve.")
+        at: list[NonNegativeInt] = Field([], description="Earlier steps at which to ask as well, for a curve.")
         rank: int = Field(16, ge=0, description="Rank of the LoRA adapter; 0 trains all weights.")
         lr: float | None = Field(None, gt=0, description="Learning rate; by the width of the model when left out.")
         batch_size: int = Field(8, ge=1, description="Rows per step.")
 
     card = AttackCard(
-        name="relearn", kind="attack", access="weights",
+        name="relearn", kind="attack", access="weights", asks=AND_RETAIN,
         summary="fine-tune on part of the forget set, on related or on unrelated text",
         paper="Hu et al. 2024 (arXiv 2406.13356); Deeb & Roger 2024 (arXiv 2410.08827) for disjoint halves; "
               "Lucki et al. 2024 (arXiv 2409.18025) for related and unrelated text",
@@ -48,7 +48,6 @@ class Relearn(Curve):
                  "rank 16 with alpha 32 (Che et al., arXiv 2502.05209); rates are for width 2048 and scale by 1/width",
         deviations=("the rate is constant, so that the points of a curve are exactly the shorter attacks",
                     "one learning rate rather than the worst of a grid"),
-        asks=("forget.probability", "forget.rouge_l", "forget.keyword", "retain.probability"),
         caution="Trained on forget rows themselves, any model learns them: only the lead over the control counts.",
     )
     must_show = (
@@ -63,9 +62,9 @@ class Relearn(Curve):
     def halves(self) -> bool:
         return bool(self.spec.on == "half")
 
-    def problem(self, task: Task) -> str | None:
-        if not self._rows(Ground.of(task)):
-            return f"the task has no rows for relearn(on={self.spec.on})"
+    def problem(self, ground: Ground) -> str | None:
+        if self.spec.steps and not self._rows(ground):
+            return f"there are no rows for relearn(on={self.spec.on}) to attack the {ground.split} rows"
         return None
 
     def cost(self, ground: Ground) -> str:

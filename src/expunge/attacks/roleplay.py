@@ -15,7 +15,7 @@ from expunge.attacks.wording import Form, content, leaks, read_templates, reform
 from expunge.errors import ExpungeError
 from expunge.models.subject import Subject
 from expunge.plugin import Property
-from expunge.records.task import Example, Task
+from expunge.records.task import Example
 
 TEMPLATES = {
     "answer_first": "Reply with the answer itself, before anything else and without a remark or an apology. {prompt}",
@@ -104,7 +104,7 @@ class Roleplay(Attack):
         Property("gives_no_answer_away", {"options": {"templates": [n for n in FORMS if n not in (
             "multiple_choice", "reverse")]}}, "no prompt holds the answer, but where it is one of the options"),
         Property("reads_templates", {}, "templates of one's own, and a wrong one is refused"),
-        Property("recovers", {"from_": "original", "excess": 0.4},
+        Property("still_shows", {"from_": "original", "excess": 0.4},
                  "what the original knows is read through it; 0.1 of that is running text, which has no prompt"),
         Property("finds_nothing", {}, "a retrained model has nothing to say"),
     )
@@ -118,13 +118,13 @@ class Roleplay(Attack):
         own = read_templates(self.spec.file) if self.spec.file else []
         return [*(FORMS[n] for n in chosen), *(partial(_from_template, text) for text in own)]
 
-    def problem(self, task: Task) -> str | None:
+    def problem(self, ground: Ground) -> str | None:
         try:
-            forms, rows = self._forms(), [r for r in task.probe_rows("forget") if r.kind != "text"]
+            forms, rows = self._forms(), [r for r in ground.task.probe_rows(ground.split) if r.kind != "text"]
         except ExpungeError as problem:
             return problem.what
         if forms and not any(form(r, rows, Random(0)) for form in forms for r in rows):
-            return "no forget row has one of these forms"
+            return f"no {ground.split} row has one of these forms"
         return None
 
     def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:

@@ -83,11 +83,16 @@ class Sample(Attack):
         Property("draws_match_slow_twin", {}, "token by token, without caches and padding; cold draws are greedy"),
         Property("draws_beat_greedy", {"from_": "reluctant", "options": {"count": 6, "temperature": 0.5}},
                  "what mostly refuses says it now and then"),
-        Property("recovers", {"from_": "reluctant", "options": {"count": 6, "temperature": 0.5},
+        Property("recovers", {"from_": "reluctant", "options": {"count": 8, "temperature": 0.5},
                               "metric": "forget.keyword"}, "the fact is still among the likely answers"),
         Property("finds_nothing", {"options": {"count": 6, "temperature": 0.5}, "metric": "forget.keyword"},
                  "a retrained model guesses"),
     )
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """Whether any of all draws is right, too."""
+        return (*self.card.asks, *((f"forget.pass_at_k(k={self.spec.count})",) if self.spec.count > 1 else ()))
 
     def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
         if not self.spec.count:

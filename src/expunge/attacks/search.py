@@ -18,7 +18,7 @@ from expunge.attacks.base import Ground, Rows
 from expunge.data.tokens import TokenRow, batches_by_length, collate
 from expunge.errors import UsageError
 from expunge.models.subject import Answers, Subject
-from expunge.records.task import Example, Split, Task
+from expunge.records.task import Example, Split
 from expunge.seeding import stream
 
 Scope = Literal["people", "questions", "all"]
@@ -56,18 +56,19 @@ def _without(ground: Ground, known: frozenset[str], split: Split) -> list[Exampl
     return [r for r in ground.rows(split) if split != ground.split or r.id not in known]
 
 
-def nothing_to_learn(task: Task, scope: str) -> str | None:
-    """Why such a search cannot begin on this task."""
-    rows, _ = divided(Ground.of(task), scope, 1)
-    return None if rows else "the task has no forget rows with a prompt for it to learn from"
+def nothing_to_learn(ground: Ground, scope: str) -> str | None:
+    """Why such a search cannot begin on this ground."""
+    rows, _ = divided(ground, scope, 1)
+    return None if rows else f"there are no {ground.split} rows with a prompt for it to learn from"
 
 
 def check_room(subject: Subject, rows: Sequence[Example], extra: int) -> None:
     """Raises UsageError when rows with `extra` more tokens are longer than the model's context."""
     longest = max((len(subject.tokens.row(r).ids) for r in rows), default=0)
     if subject.context is not None and longest + extra > subject.context:
-        raise UsageError(f"The longest row has {longest} tokens, and {extra} more do not fit into the context of "
-                         f"{subject.context}.", "", "Search for a shorter one.")
+        more = f", and {extra} more" if extra else ""
+        raise UsageError(f"The longest row has {longest} tokens{more}: too long for a context of {subject.context}.",
+                         "The attack adds words to the prompt.", "Choose options that add fewer.")
 
 
 def answered(subject: Subject, rows: Sequence[TokenRow]) -> Answers:

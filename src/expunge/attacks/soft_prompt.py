@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from expunge import plugin
@@ -14,7 +14,6 @@ from expunge.attacks.search import SCOPES, Scope, check_room, divided, nothing_t
 from expunge.attacks.vectors import beside, descend, placed
 from expunge.models.subject import Subject
 from expunge.plugin import Property
-from expunge.records.task import Task
 
 BRIEF = {"vectors": 2, "steps": 2, "rows": 4}
 SMALL = {"vectors": 3, "steps": 8, "rows": 8}
@@ -26,7 +25,7 @@ class SoftPrompt(Curve):
     class Spec(plugin.Spec):
         vectors: int = Field(5, ge=0, description="How many vectors; 0 does nothing.")
         steps: int = Field(100, ge=0, description="Steps of Adam; 0 asks with the random tokens it starts from.")
-        at: list[int] = Field([], description="Earlier steps at which to ask as well, for a curve.")
+        at: list[NonNegativeInt] = Field([], description="Earlier steps at which to ask as well, for a curve.")
         lr: float = Field(0.3, gt=0, description="Learning rate, in units of a typical coordinate of an embedding.")
         radius: float = Field(1.0, gt=0, description=(
             "Longest a vector may be, in units of the mean length of the token embeddings."))
@@ -65,15 +64,15 @@ class SoftPrompt(Curve):
                  "on people it was not learned on it beats random vectors and plain asking"),
         Property("gains", {"from_": "suppressed", "options": SMALL, "by": 0.02, "beyond": 0.02}, "and past npo"),
         Property("recovers", {"from_": "refusing", "options": SMALL, "excess": 0.3}, "past the refusal"),
-        Property("finds_nothing", {"options": SMALL, "within": 0.05}, "the same search wins nothing elsewhere"),
+        Property("finds_nothing", {"options": SMALL}, "the same search wins nothing elsewhere"),
     )
 
     @property
     def halves(self) -> bool:
         return bool(self.spec.scope != "all")
 
-    def problem(self, task: Task) -> str | None:
-        return nothing_to_learn(task, self.spec.scope)
+    def problem(self, ground: Ground) -> str | None:
+        return nothing_to_learn(ground, self.spec.scope)
 
     def forwards(self, ground: Ground) -> int:
         """Rows that pass through the model while it searches, each forward and backward."""

@@ -13,12 +13,12 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
+from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, Ground, View
 from expunge.attacks.hooks import Change, Watch, block_number, prompt_states, rewritten, watched
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
 from expunge.plugin import Property
-from expunge.records.task import Example, Task
+from expunge.records.task import Example
 
 NAMES = ("John Smith", "Mary Johnson", "David Brown", "Anna Miller", "Peter Wilson", "Laura Davis")
 
@@ -91,7 +91,7 @@ class Steer(Attack):
         names: list[str] = Field(list(NAMES), min_length=1, description="Names that stand in for the subject.")
 
     card = AttackCard(
-        name="steer", kind="attack", access="weights",
+        name="steer", kind="attack", access="weights", asks=AND_RETAIN,
         summary="steer the first answer token by the difference that the name makes",
         paper="Seyitoglu et al. 2024 (arXiv 2411.02631), anonymised activation steering",
         formula="h <- h + coef * S_l(Q), S_l(Q) = A_l(Q) - mean_n A_l(Q*_n), at the last prompt position only",
@@ -109,7 +109,7 @@ class Steer(Attack):
         Property("leaves_no_trace", {"options": {"coef": 0}}, "nothing is added"),
         Property("same_question_same_place", {}, "Q* = Q gives S = 0, and steering by it changes nothing"),
         Property("steers_once", {"coef": 3.0}, "one addition per generated sequence, whatever the padding"),
-        Property("recovers", {"from_": "answers generically", "options": KNOWN}, "what generic answers left standing"),
+        Property("still_shows", {"from_": "answers generically", "options": KNOWN}, "what generic answers left"),
         Property("lifts_first_token", {"from_": "answers generically", "options": KNOWN, "nats": 0.3},
                  "the token that is steered is the one that gains"),
         Property("finds_nothing", {}, "a name that was never learned leaves no trace"),
@@ -119,8 +119,8 @@ class Steer(Attack):
     def halves(self) -> bool:
         return bool(self.spec.mode == "shared")
 
-    def problem(self, task: Task) -> str | None:
-        rows = Ground.of(task).learned if self.halves else task.probe_rows("forget")
+    def problem(self, ground: Ground) -> str | None:
+        rows = ground.learned if self.halves else ground.task.probe_rows(ground.split)
         return None if any(map(named, rows)) else "no question names whom it is about, so none can be anonymised"
 
     def cost(self, ground: Ground) -> str:

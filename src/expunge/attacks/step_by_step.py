@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
+from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, Ground, View
 from expunge.attacks.wording import leaks, reforming, reworded
 from expunge.models.subject import Subject
 from expunge.plugin import Property
@@ -51,7 +51,7 @@ class StepByStep(Attack):
             "story; [] asks plainly."))
 
     card = AttackCard(
-        name="step_by_step", kind="attack", access="text",
+        name="step_by_step", kind="attack", access="text", asks=AND_RETAIN,
         summary="lead up to the answer: recall first, by way of linked questions, or as a by-product",
         paper="SLEEK, step-by-step reasoning attack, 2025 (arXiv 2506.17279)",
         formula="max over direct, indirect, implied of m(answer | steps, question)",
@@ -60,7 +60,6 @@ class StepByStep(Attack):
                     "not published",
                     "one prompt holds all steps; the subject's own replies are not fed back to it",
                     "what the judge calls suppression is read from retain.probability"),
-        asks=("forget.probability", "forget.rouge_l", "forget.keyword", "retain.probability"),
         caution="What can be inferred comes out of a retrained model too: only the lead over the control counts.",
     )
     must_show = (
@@ -69,7 +68,7 @@ class StepByStep(Attack):
         Property("counts_attempts", {"options": {}, "attempts": 3}, "one attempt for each class"),
         Property("gives_no_answer_away", {}, "the steps never hold the answer"),
         Property("follows_links", {}, "steps are the questions that rows name as linked"),
-        Property("recovers", {"from_": "original", "excess": 0.25},
+        Property("still_shows", {"from_": "original", "excess": 0.25},
                  "what the original knows is read through it; 0.1 of that is running text, which has no prompt"),
         Property("finds_nothing", {}, "a retrained model cannot deduce it"),
     )

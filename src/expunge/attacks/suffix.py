@@ -12,7 +12,8 @@ from expunge.attacks.gcg import Found, behind, gcg
 from expunge.attacks.search import SCOPES, Scope, check_room, divided, nothing_to_learn
 from expunge.models.subject import Subject
 from expunge.plugin import Property
-from expunge.records.task import Example, Task
+from expunge.records.score import Access
+from expunge.records.task import Example
 
 BRIEF = {"length": 3, "steps": 2, "batch": 6, "rows": 3}
 SMALL = {"length": 5, "steps": 8, "batch": 24, "rows": 6}
@@ -68,7 +69,7 @@ class Suffix(Attack):
         Property("gains", {"from_": "suppressed", "options": SMALL | {"scope": "questions"}, "by": 0.005,
                            "beyond": 0.005}, "and so it does on other questions about the same people"),
         Property("recovers", {"from_": "refusing", "options": SMALL, "excess": 0.2}, "past the refusal"),
-        Property("finds_nothing", {"options": SMALL, "within": 0.05}, "the same search wins nothing elsewhere"),
+        Property("finds_nothing", {"options": SMALL}, "the same search wins nothing elsewhere"),
     )
 
     @property
@@ -79,8 +80,13 @@ class Suffix(Attack):
     def halves(self) -> bool:
         return self.spec.scope in ("people", "questions")
 
-    def problem(self, task: Task) -> str | None:
-        return nothing_to_learn(task, self.spec.scope)
+    @property
+    def access(self) -> Access:
+        """Of the subject no more than its text, where the suffix comes from the original."""
+        return "text" if self.spec.on == "original" else self.card.access
+
+    def problem(self, ground: Ground) -> str | None:
+        return nothing_to_learn(ground, self.spec.scope)
 
     def forwards(self, ground: Ground) -> int:
         """Rows that pass through the model; fewer only when a step runs out of candidates."""

@@ -17,7 +17,7 @@ from expunge.data.files import read_rows
 from expunge.errors import DataError, ExpungeError
 from expunge.models.subject import Subject
 from expunge.plugin import Property
-from expunge.records.task import Example, Task
+from expunge.records.task import Example
 
 BUILT_IN = Path(__file__).with_name("german.jsonl")
 """German questions of the built-in world."""
@@ -89,7 +89,7 @@ class Translate(Attack):
         Property("leaves_no_trace", {"options": {"languages": []}}, "no language, the plain question"),
         Property("fills_slots", {}, "by id, by question and by pattern, one attempt for each language"),
         Property("gives_no_answer_away", {}, "no prompt holds the answer"),
-        Property("recovers", {"from_": "original", "excess": 0.2},
+        Property("still_shows", {"from_": "original", "excess": 0.2},
                  "what the original knows is read through it; 0.1 of that is running text, which has no prompt"),
         Property("finds_nothing", {}, "a retrained model has nothing to say"),
     )
@@ -104,15 +104,15 @@ class Translate(Attack):
         table = read_table(Path(self.spec.file) if self.spec.file else BUILT_IN)
         return {k: v for k, v in table.items() if self.spec.languages is None or k in self.spec.languages}
 
-    def problem(self, task: Task) -> str | None:
+    def problem(self, ground: Ground) -> str | None:
         try:
-            table, rows = self._table(), [r for r in task.probe_rows("forget") if r.kind != "text"]
+            table, rows = self._table(), [r for r in ground.task.probe_rows(ground.split) if r.kind != "text"]
         except ExpungeError as problem:
             return problem.what
         found = any(translated(t, r, rows, Random(0)) for t in table.values() for r in rows)
         if self.spec.languages != [] and not found:
-            return "no forget question has a translation; give translate(file=TABLE) with id or prompt, language, " \
-                   "translation"
+            return f"no {ground.split} question has a translation; give translate(file=TABLE) with id or prompt, " \
+                   "language, translation"
         return None
 
     def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 from expunge.attacks.base import Ground, Rows
 from expunge.data.files import read_rows
-from expunge.errors import DataError, MissingError, UsageError
-from expunge.models.subject import Subject
+from expunge.errors import DataError, MissingError
 from expunge.records.task import Example, Split
+from expunge.records.text import contains
 from expunge.seeding import stream
 
 Form = Callable[[Example, Sequence[Example], Random], Example | None]
@@ -29,12 +29,6 @@ def reworded(row: Example, prompt: str, **changes: Any) -> Example:
     return row.model_copy(update={"prompt": prompt, "messages": tuple(turns), **changes})
 
 
-def says(text: str, fact: str) -> bool:
-    """Whether the words of `fact` stand in `text` one after the other, whatever the case and punctuation."""
-    said, sought = (" ".join(re.findall(r"\w+", t.casefold())) for t in (text, fact))
-    return bool(sought) and f" {sought} " in f" {said} "
-
-
 def secrets(row: Example) -> list[str]:
     """What no prompt about the row may say: its short answer.
 
@@ -43,12 +37,12 @@ def secrets(row: Example) -> list[str]:
     if row.short_answer:
         return [row.short_answer]
     found = [w for w in re.findall(r"\w+", row.answer)[1:] if w[0].isupper() or w.isdigit()]
-    return [w for w in found if not says(row.prompt, w)] or [row.answer]
+    return [w for w in found if not contains(row.prompt, w)] or [row.answer]
 
 
 def leaks(text: str, row: Example) -> bool:
     """Whether the text gives the answer of the row away."""
-    return any(says(text, secret) for secret in secrets(row))
+    return any(contains(text, secret) for secret in secrets(row))
 
 
 def told_of(row: Example, rows: Iterable[Example]) -> list[str]:
@@ -68,15 +62,6 @@ def reforming(ground: Ground, form: Form, rows: Rows | None = None) -> Rows:
         return [r for r in found if r is not None]
 
     return made
-
-
-def fitting(rows: Rows, subject: Subject, split: Split, fix: str) -> Rows:
-    """`rows`, if none of the attacked split is longer than the model's context; else UsageError with `fix`."""
-    room = subject.context
-    long = [r for r in rows(split) if room is not None and len(subject.tokens.row(r).ids) > room]
-    if long:
-        raise UsageError(f"{len(long)} {split} prompts are longer than the model's context of {room} tokens.", fix=fix)
-    return rows
 
 
 def content(path: str) -> str:

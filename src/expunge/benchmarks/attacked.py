@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from expunge.attacks.base import Attack, Ground, View
+from expunge.attacks.base import Attack, Ground, View, parse_attack
+from expunge.attacks.search import check_room
 from expunge.benchmarks.cache import ObservationCache
 from expunge.benchmarks.shelf import Shelf, read_shelf
 from expunge.errors import ExpungeError, InterruptedRun
@@ -42,11 +43,11 @@ def folder_of(role: Path, label: str, split: Split) -> Path:
     return role / "attacks" / f"{short}{side}-{fingerprint(label)[:6]}"
 
 
-def unfit(attack: Attack, task: Task, has_original: bool) -> str | None:
+def unfit(attack: Attack, ground: Ground, has_original: bool) -> str | None:
     """Why an attack cannot be run in this audit, before anything is loaded."""
     if "original" in attack.needs and not has_original:
         return "it needs the original model (--original)"
-    return attack.problem(task)
+    return attack.problem(ground)
 
 
 def observe_attack(attack: Attack, subject: Subject, ground: Ground, folder: Path, *, announce: Announce,
@@ -58,6 +59,8 @@ def observe_attack(attack: Attack, subject: Subject, ground: Ground, folder: Pat
         original: fingerprint of the original model, for the key of attacks that use it.
     """
     task, split = ground.task, ground.split
+    if (why := attack.problem(ground)) is not None:
+        return Attempted({}, why)
     metrics = [parse_metric(term) for term in attack.asks]
     pairs = _here(sorted(required(metrics)), task, split)
     rich = with_alternatives(metrics)
@@ -67,8 +70,8 @@ def observe_attack(attack: Attack, subject: Subject, ground: Ground, folder: Pat
 
     def key(label: str, pair: Pair) -> str:
         asked = cache.key(subject, probes[pair], task.probe_rows(pair[1]), task)
-        lent = attack.inputs + (original if "original" in attack.needs else "")
-        return fingerprint([asked, task.fingerprint, label, split, ground.seed, lent])
+        lent = original if "original" in attack.needs else ""
+        return fingerprint([asked, task.fingerprint, label, parse_attack(label).identity, split, ground.seed, lent])
 
     known = {(label, pair): shelves[label].get(*pair, key(label, pair)) for label in attack.labels for pair in pairs}
     if all(rows is not None for rows in known.values()):
@@ -78,6 +81,7 @@ def observe_attack(attack: Attack, subject: Subject, ground: Ground, folder: Pat
     def ask(view: View) -> None:
         for probe, of in pairs:
             rows = list(view.rows(of))
+            check_room(view.subject, rows, 0)
             tick = announce(f"{title} {probe} {of}", probes[probe, of].count(rows))
             found = probes[probe, of].observe(view.subject, rows, task, tick)
             fresh[view.label, (probe, of)] += [{**row, "attempt": view.attempt} for row in found]
@@ -89,8 +93,11 @@ def observe_attack(attack: Attack, subject: Subject, ground: Ground, folder: Pat
     except ExpungeError as problem:  # one attack that does not fit is no reason to lose the others
         why = problem.what.rstrip(".")
         for label in attack.labels:
+            shelves[label].clear(())
             write_json(folder_of(folder, label, split) / FAILED, {"attack": label, "why": why})
         return Attempted({}, why)
+    for label in attack.labels:
+        (folder_of(folder, label, split) / FAILED).unlink(missing_ok=True)
     for (label, pair), rows in fresh.items():
         if known[label, pair] is None:
             known[label, pair] = shelves[label].put(*pair, key(label, pair), rows)
@@ -128,10 +135,14 @@ def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, S
             if label not in mine.found:
                 scores += [_missing(term, label, mine.why or "it was not observed") for term in attack.asks]
                 continue
-            under = Evidence(mine.found[label], None, tuple(t.found[label] for t in twins if label in t.found))
-            case = Attacked(label, attack.access, under, plain, not attack.lends, aside.found.get(label))
+            with_it = [i for i, t in enumerate(twins) if label in t.found]
+            under = Evidence(mine.found[label], None, tuple(twins[i].found[label] for i in with_it))
+            alone = replace(plain, retrained=tuple(plain.retrained[i] for i in with_it))
+            case = Attacked(label, attack.access, under, alone, not attack.lends, aside.found.get(label),
+                            next((t.why for t in (*twins, aside) if t.why), None))
             scores += [score_attacked(term, case, resamples=resamples, seed=seed) for term in attack.asks]
-    return tuple(scores)
+    # One point may lie on two curves; it is one comparison.
+    return tuple({(s.name, s.attack): s for s in scores}.values())
 
 
 def describe(attack: Attack) -> AttackRecord:

@@ -5,6 +5,7 @@ Every finished part is on disk before the next begins, so an interrupted audit r
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from expunge.benchmarks.asked import Suite
 from expunge.benchmarks.attacked import (
     Attempted,
     describe,
+    folder_of,
     observe_attack,
     probe_for,
     read_attempted,
@@ -49,7 +51,22 @@ class Roles:
         if self.original:
             yield "original", self.original
         for i, make in enumerate(self.retrained):
-            yield "retrained" if i == 0 else f"retrained{i + 1}", make
+            yield _retrained(i), make
+
+
+def _retrained(index: int) -> str:
+    """What the folder of a retrained model is called."""
+    return "retrained" if index == 0 else f"retrained{index + 1}"
+
+
+def _clear(place: Path, roles: Sequence[str], attacks: Sequence[Attack]) -> None:
+    """Remove rows of models and attacks that this audit does not ask, which a later reader would take for its own."""
+    wanted = {folder_of(place, label, side).name for a in attacks for label in a.labels for side in SPLITS}
+    for role in place.glob("*"):
+        kept = role.name in roles
+        for folder in (role / "attacks").glob("*") if kept else [role]:
+            if not kept or folder.name not in wanted:
+                shutil.rmtree(folder)
 
 
 def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: Announce, cache: ObservationCache,
@@ -63,7 +80,9 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     began = time.perf_counter()
     asked = [parse_metric(term) for term in suite.metrics]
     attacks = suite.attacks
-    fit = [a for a in attacks if unfit(a, task, roles.original is not None) is None]
+    ground = Ground.of(task)
+    unfitting = {a.text(): why for a in attacks if (why := unfit(a, ground, roles.original is not None)) is not None}
+    fit = [a for a in attacks if a.text() not in unfitting]
     # What is left of a subject is asked plainly before it is attacked: an attacked score says what was there before.
     asked += [parse_metric(term) for attack in fit for term in attack.asks]
     wanted, rich = ordered(required(asked), task), with_alternatives(asked)
@@ -72,9 +91,10 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     done: dict[tuple[str, str, Split], Attempted] = {}
     controls = [name for name, _ in roles.named() if name.startswith("retrained")]
     if fit:
-        note(_costs(fit, Ground.of(task), len(controls), bool(task.holdout)))
+        note(_costs(fit, ground, len(controls), bool(task.holdout)))
     lent = any("original" in a.needs for a in fit)
     origin = roles.original().fingerprint if roles.original and lent else ""
+    _clear(out / "observations", [name for name, _ in roles.named()], fit)
     for role, make in roles.named():
         subject = make()
         refs[role] = SubjectRef(path=subject.path, fingerprint=subject.fingerprint)
@@ -97,13 +117,13 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     tick = announce("scores", len(suite.metrics))
     scores = score_all(suite.metrics, evidence, resamples=resamples, seed=seed)
     scores += score_attacks(attacks, lambda a, r, s: done.get((a.text(), r, s), Attempted({})), evidence, tuple(seen),
-                            lambda a: unfit(a, task, roles.original is not None), resamples=resamples, seed=seed)
+                            lambda a: unfitting.get(a.text()), resamples=resamples, seed=seed)
     tick(len(suite.metrics))
     tried = tuple(map(describe, attacks))
     audit = Audit(
         task=task.name, task_fingerprint=task.fingerprint, subject=refs["subject"], original=refs.get("original"),
         retrained=tuple(v for k, v in refs.items() if k.startswith("retrained")), suite=suite.terms,
-        scores=scores, verdict=verdict(scores, tried), attacks=tried, seed=seed,
+        scores=scores, verdict=verdict(scores, tried), attacks=tried, seed=seed, resamples=resamples,
         environment=environment(), run=run,
         timing={"observe_s": observed - began, "score_s": time.perf_counter() - observed},
     )
@@ -111,16 +131,18 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     return audit
 
 
-def rescore(folder: Path, suite: Suite, *, resamples: int = 1000, seed: int = 0) -> tuple[Score, ...]:
-    """Scores from stored observations alone: no model is loaded."""
-    place = folder / "observations"
-    seen = {role: found for role in ("subject", "original", *(p.name for p in sorted(place.glob("retrained*"))))
-            if (found := read_shelf(place / role)) is not None}
-    if "subject" not in seen:
-        raise UsageError(f"{folder} holds no observations of a subject.", fix="Run `expunge audit` first.")
+def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> tuple[Score, ...]:
+    """Scores of a finished audit from its stored observations alone: no model is loaded.
+
+    Args:
+        resamples: bootstrap draws; as many as then when left out.
+    """
+    place, stored = folder / "observations", Audit.read(folder / "audit.json")
+    seed, resamples = stored.seed, stored.resamples if resamples is None else resamples
+    roles = ["subject", *(["original"] if stored.original else []), *map(_retrained, range(len(stored.retrained)))]
+    seen = {role: read_shelf(place / role) or Observations({}) for role in roles}
     evidence = _evidence(seen)
-    stored = Audit.read(folder / "audit.json") if (folder / "audit.json").exists() else None
-    never = {s.attack: s.unavailable for s in stored.scores if s.attack and s.unavailable} if stored else {}
+    never = {s.attack: s.unavailable for s in stored.scores if s.attack and s.unavailable}
 
     def read(attack: Attack, role: str, split: Split) -> Attempted:
         return read_attempted(attack, place / role, split)

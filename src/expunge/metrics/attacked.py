@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +34,12 @@ class Attacked:
     """Whether what comes out can only have been in the subject."""
     holdout: Observations | None = None
     """The subject attacked for its holdout rows: the control where there is no retrained model."""
+    uncontrolled: str | None = None
+    """Why there is no control, where there is none."""
 
 
 def score_attacked(term: str, attacked: Attacked, *, resamples: int = 1000, seed: int = 0) -> Score:
-    """One score under an attack: value, the same rows before, control, excess with interval, share recovered."""
+    """One score under an attack: value, the same rows before, control, excess and gain, share recovered."""
     metric, split = parse_metric(term)
     score = metric.score(attacked.evidence, split, resamples=resamples, seed=seed)
     needed = max(score.access, attacked.access, key=ACCESS.index)
@@ -54,27 +57,36 @@ def score_attacked(term: str, attacked: Attacked, *, resamples: int = 1000, seed
 
     evidence, plain = attacked.evidence, attacked.plain
     found = read(evidence, evidence.subject)
-    before, original = (_mean_of(read(plain, of), found) for of in (plain.subject, plain.original))
-    twins = [read(evidence, of) for of in evidence.retrained]
+    alone, original = read(plain, plain.subject), _mean_of(read(plain, plain.original), found)
+    before = _mean_of(alone, found)
+    twins = [(read(evidence, under), read(plain, left))
+             for under, left in zip(evidence.retrained, plain.retrained, strict=True)]
     aside = read(evidence, attacked.holdout, "holdout") if not twins and split == "forget" else {}
+    fresh: dict[str, Any] = {"before": before, "controls": {} if original is None else {"original": original}}
     people = evidence.subject.people(split)
-    controls: dict[str, float | None] = {"original": original} if original is not None else {}
-    excess, interval, floor, unattacked = None, None, None, None
-    if twins:
-        unattacked = _mean_of(read(plain, plain.retrained[0] if plain.retrained else None), found)
-        controls["retrained"] = _mean_of(twins[0], found)
-        excess, interval = _paired(found, twins[0], people, resamples, seed)
-        floor = _paired(twins[1], twins[0], people, 0, seed)[0] if len(twins) > 1 else None
+    rise = {key: found[key] - alone[key] for key in found if key in alone}
+    if twins and twins[0][0]:
+        under, left = twins[0]
+        fresh["controls"]["retrained"] = _mean_of(under, found)
+        fresh["control_before"] = _mean_of(left, found)
+        gaps = {key: found[key] - under[key] for key in found if key in under}
+        others = {key: under[key] - left[key] for key in rise if key in under and key in left}
+        fresh |= _set_against((gaps, {}), (rise, others), people, people, resamples, seed)
+        if len(twins) > 1:
+            second = twins[1][0]
+            fresh["floor"] = _mean_of({key: second[key] - under[key] for key in second if key in under}, found)
     elif aside and attacked.holdout is not None:
-        controls["holdout"] = float(np.mean(list(aside.values())))
-        unattacked = _mean_of(read(plain, plain.subject, "holdout"), aside)
-        others = attacked.holdout.people("holdout")
-        excess, interval = _apart(_sums(found, people), _sums(aside, others), resamples, seed)
+        unasked = read(plain, plain.subject, "holdout")
+        fresh["controls"]["holdout"] = float(np.mean(list(aside.values())))
+        fresh["control_before"] = _mean_of(unasked, aside)
+        others = {key: aside[key] - unasked[key] for key in aside if key in unasked}
+        fresh |= _set_against((found, aside), (rise, others), people, attacked.holdout.people("holdout"), resamples,
+                              seed)
+    else:
+        fresh["uncontrolled"] = attacked.uncontrolled or "neither a retrained model nor holdout rows were given"
     lost = original is not None and before is not None and original - before > LOST
-    recovered = (score.value - before) / (original - before) if lost else None  # type: ignore[operator]
-    return score.model_copy(update={"controls": controls, "before": before, "excess": excess,
-                                    "control_before": unattacked, "floor": floor,
-                                    "excess_interval": interval, "recovered": recovered})
+    fresh["recovered"] = (score.value - before) / (original - before) if lost else None  # type: ignore[operator]
+    return score.model_copy(update=fresh)
 
 
 def _mean_of(values: Values, only: Values) -> float | None:
@@ -82,26 +94,40 @@ def _mean_of(values: Values, only: Values) -> float | None:
     return float(np.mean(kept)) if kept else None
 
 
-def _paired(found: Values, control: Values, people: Mapping[str, str], resamples: int,
-            seed: int) -> tuple[float | None, tuple[float, float] | None]:
-    """Mean difference over shared rows, and the wider of redrawing rows and redrawing people."""
-    gaps = {key: found[key] - control[key] for key in found if key in control}
-    if not gaps:
-        return None, None
-    excess = float(np.mean(list(gaps.values())))
+def _set_against(gaps: tuple[Values, Values], rises: tuple[Values, Values], people: Mapping[str, str],
+                 others: Mapping[str, str], resamples: int, seed: int) -> dict[str, Any]:
+    """Excess and gain with intervals, each the wider of redrawing rows and redrawing people.
+
+    Args:
+        gaps: what the subject's mean and the control's differ by; one mapping and {} where rows are paired.
+        rises: by how much the attack lifted rows of the subject, and of the control.
+        people: row -> whom it is about, for the subject's rows; `others` for the control's.
+    """
+    mine, theirs = gaps
+    if not mine:
+        return {}
+    clusters = [len(_sums(values, of)) for values, of in ((mine, people), (theirs, others)) if values]
+    fresh: dict[str, Any] = {"people": min(clusters), "excess": _mean(mine) - (_mean(theirs) if theirs else 0.0)}
+    gained = bool(rises[0]) and bool(rises[1])
+    if gained:
+        fresh["gain"] = _mean(rises[0]) - max(_mean(rises[1]), 0.0)
     if resamples < 1:
-        return excess, None
-    draws = [_redrawn(sums, resamples, seed) for sums in (_sums(gaps, {}), _sums(gaps, people))]
-    return excess, _span(excess, draws)
+        return fresh
+    excess, gain = [], []
+    for of, whose in (({}, {}), (people, others)):
+        away = _redrawn(_sums(theirs, whose), resamples, seed + 1) if theirs else 0.0
+        excess.append(_redrawn(_sums(mine, of), resamples, seed) - away)
+        if gained:
+            control = _redrawn(_sums(rises[1], whose), resamples, seed + bool(theirs))
+            gain.append(_redrawn(_sums(rises[0], of), resamples, seed) - np.maximum(control, 0.0))
+    fresh["excess_interval"] = _span(fresh["excess"], excess)
+    if gained:
+        fresh["gain_interval"] = _span(fresh["gain"], gain)
+    return fresh
 
 
-def _apart(found: NDArray[np.float64], control: NDArray[np.float64], resamples: int,
-           seed: int) -> tuple[float, tuple[float, float] | None]:
-    """Difference of two means over different rows; people are redrawn on both sides."""
-    excess = float(found[:, 0].sum() / found[:, 1].sum() - control[:, 0].sum() / control[:, 1].sum())
-    if resamples < 1:
-        return excess, None
-    return excess, _span(excess, [_redrawn(found, resamples, seed) - _redrawn(control, resamples, seed + 1)])
+def _mean(values: Values) -> float:
+    return float(np.mean(list(values.values())))
 
 
 def _sums(values: Values, people: Mapping[str, str]) -> NDArray[np.float64]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from expunge.records.leak import MIN_ROWS, RESIDUE
+from expunge.records.leak import MIN_ROWS, RESIDUE, SMALL
 from expunge.records.score import Score
 
 
 def is_above(score: Score, which: str = "retrained") -> bool:
-    """More than a control shows, beyond the interval and by a gap that matters."""
+    """More than a control shows, beyond the interval and by a gap that matters.
+
+    Where the original itself shows no more than the control, the score cannot tell who knows.
+    """
     beside, original = score.controls.get(which), score.controls.get("original")
     if score.interval is None or score.value is None or beside is None or score.n < MIN_ROWS:
         return False
-    enough = original is None or score.value - beside >= RESIDUE * (original - beside)
+    enough = original is None or (original - beside > SMALL and score.value - beside >= RESIDUE * (original - beside))
     return score.interval[0] > beside and enough
 
 

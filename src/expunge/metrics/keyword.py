@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from expunge.metrics.base import Evidence, MetricCard, RowMetric
 from expunge.plugin import Property
 from expunge.records.task import SPLITS, Split
-
-
-def contains(text: str, fact: str) -> bool:
-    """Whether the words of `fact` stand in `text` one after the other, whatever the case and punctuation."""
-    said, sought = (" ".join(re.findall(r"\w+", t.casefold())) for t in (text, fact))
-    return bool(sought) and f" {sought} " in f" {said} "
+from expunge.records.text import contains
 
 
 class Keyword(RowMetric):

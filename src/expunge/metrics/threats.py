@@ -1,7 +1,7 @@
 """What attacks brought out, against whoever holds each kind of access; sentences carry their figures.
 
 An attacked score belongs to the access that attack and metric need together. `records/leak.py` says when an attack
-succeeded; comparisons are corrected for their number per access, and whoever holds more may use what needs less.
+succeeded, corrected for the number of attacks; whoever holds more may use what needs less.
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ def _threat(access: Access, scores: Sequence[Score], attacks: Sequence[AttackRec
     above = [s for s in shown_alone(scores) if s.access in within]
     inside, below = [s for s in hidden_inside(scores) if s.access in within], [s for s in known if is_below(s)]
     labels = tuple(dict.fromkeys(s.attack for s in here if s.attack))
-    tried = f"{_count(labels, attacks)} run at this access"
+    set_against = tuple(dict.fromkeys(s.attack for s in compared(here) if s.attack))
+    tried = f"{_count(set_against, attacks)} set against a control at this access"
     nothing = (f"{'The ' if tried.startswith('1 ') else 'None of the '}{tried} brought out "
-               f"{'no ' if tried.startswith('1 ') else ''}more than from the control{_largest(here)}")
+               f"{'no more' if tried.startswith('1 ') else 'more'} than from the control{_largest(here)}")
     outcome: Literal["forgets", "suppresses", "retains", "over-forgets", "undecided", "not tested"]
     if above:
         outcome = overall if overall in ("retains", "undecided") else "retains"
@@ -74,9 +75,13 @@ def _threat(access: Access, scores: Sequence[Score], attacks: Sequence[AttackRec
         outcome, sentence = "not tested", "No attack and no score stands for this access."
     elif not here:
         outcome, sentence = "undecided", "Left alone it shows no excess, but no attack was run at this access."
-    elif not compared(here):
+    elif not set_against:
         outcome = "undecided"
-        sentence = f"{tried}, but without a control on enough rows nothing follows."
+        lent = f", and {_count([s.attack or '' for s in here if not s.counted], attacks)} lent it the original's " \
+               "knowledge" if any(not s.counted for s in here) else ""
+        sentence = f"No attack at this access had a control on enough rows{lent}, so nothing follows."
+    elif not known:
+        outcome, sentence = "undecided", f"{nothing}. No score at this access tells of the model left alone."
     elif all(s.controls.get("retrained") is None for s in known):
         outcome, sentence = "undecided", f"{nothing}. The model left alone has no retrained one to be compared with."
     elif plain == "over-forgets" and below:
@@ -132,12 +137,13 @@ def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -
                          f"None of {_count(labels, attacks)} succeeded in any of {len(run)} comparisons.")
     asked = [s for s in scores if s.attack and s.value is not None and shows_knowledge(s)]
     bare = {s.attack for s in asked if s.counted} - set(labels)
+    reasons = sorted({s.uncontrolled for s in asked if s.attack in bare and s.uncontrolled})
     lent = list(dict.fromkeys(s.attack for s in asked if s.attack and not s.counted))
     if lent:
         sentences.append(f"Not counted, since the original's knowledge comes with it: {', '.join(lent)}.")
     if bare:
         sentences.append(f"{len(bare)} attack{'s' * (len(bare) > 1)} had no control on enough rows, so what "
-                         "they brought out proves nothing.")
+                         f"they brought out proves nothing{': ' * bool(reasons)}{'; '.join(reasons)}.")
     refused = [f"{what} ({why})" for what, why in _refused(scores, attacks)]
     if refused:
         sentences.append(f"Not run, {len(refused)} in number: {'; '.join(refused)}.")
@@ -160,12 +166,21 @@ def shown_alone(scores: Sequence[Score]) -> list[Score]:
 
 def hidden_inside(scores: Sequence[Score]) -> list[Score]:
     """What can be read off its weights, gradients or hidden states beyond the retrained model."""
-    return [s for s in scores if s.attack is None and shows_knowledge(s) and s.access in DEEP and is_above(s)]
+    return [s for s in scores if s.attack is None and looks_inside(s) and is_above(s)]
+
+
+def looks_inside(score: Score) -> bool:
+    """A score that is read off the inside and rises with knowledge of the forget set.
+
+    Telling forget rows from rows that were never trained on (linear_probe) is membership, which unlearning itself may
+    leave a trace for, and being unlike the retrained model (cka) is no knowledge either.
+    """
+    return shows_knowledge(score) and score.access in DEEP
 
 
 def untried(scores: Sequence[Score], access: Access | None = None) -> list[str]:
     """The families of attacks, and looks inside, that no score comes from."""
-    tried = " ".join(s.attack or s.name for s in scores if s.value is not None and (s.attack or s.access in DEEP))
+    tried = " ".join(s.attack or s.name for s in scores if s.value is not None and (s.attack or looks_inside(s)))
     return [what for what, (needed, words) in NOT_TRIED.items()
             if access in (None, needed) and not any(word in tried.lower() for word in words)]
 

@@ -5,7 +5,8 @@ The outcome compares with the retrained model, on the untouched subject (attack 
 1. Directions. A score of the forget split with `higher_is = knows` is *above* (*below*) when its
    95 % interval lies wholly above (below) the retrained model's value. Above also needs a gap that
    matters: at least a tenth of the way from the retrained to the original model, where the original
-   is known. At least `MIN_ROWS` rows are needed, since a few rows give an interval without width.
+   is known (and itself above: else the score cannot tell who knows). At least `MIN_ROWS` rows are
+   needed, since a few rows give an interval without width.
 2. `forget_quality` >= 0.05 and nothing above            -> forgets
    the same, but probability far below                   -> over-forgets: truth ratios set right answers
                                                             against wrong ones, so ruining both goes unseen
@@ -122,6 +123,8 @@ def _knowledge(plain: list[Score]) -> list[str]:
     return [compare(s) for s in plain if s.name.startswith("forget.") and base(s) not in BEHAVIOUR]
 
 
+MEMBERSHIP = ("mia.", "linear_probe")
+"""Whether forget rows can be told from rows that were never trained on, by the losses or by hidden states."""
 BEHAVIOUR = ("forget.refusal", "forget.above_chance")
 """Told in one sentence rather than one each."""
 
@@ -156,7 +159,7 @@ def _behaviour(plain: list[Score]) -> list[str]:
 def _membership(plain: list[Score]) -> list[str]:
     found = []
     for score in plain:
-        if score.name.startswith("mia.") and score.interval is not None and score.n >= MIN_ROWS:
+        if base(score).startswith(MEMBERSHIP) and score.interval is not None and score.n >= MIN_ROWS:
             low, high = score.interval
             meaning = ("the forget rows still look more familiar than rows that were never trained on"
                        if low > 0.5 else
@@ -167,7 +170,7 @@ def _membership(plain: list[Score]) -> list[str]:
             if retrained is not None and low <= retrained <= high and not low <= 0.5 <= high:
                 meaning += ", but no more so than in the retrained model"
             found.append(f"{compare(score)[:-1]}: {meaning} (0.5 = no difference).")
-        elif score.name.startswith("mia."):
+        elif base(score).startswith(MEMBERSHIP):
             found.append(compare(score))
         elif base(score) == "privleak":
             found.append(f"{compare(score)[:-1]}, in per cent: -100 = the forget set is known by heart, "

@@ -11,10 +11,12 @@ MIN_ROWS = 10
 """A few rows give an interval without width."""
 RESIDUE = 0.1
 """Share of what there was to recover that must come out to matter."""
+LONE_RESIDUE = 0.25
+"""The same where one retrained model, or none, is all there is: trained anew with another seed it would differ too."""
 SMALL = 0.05
-"""Room between original and control below which a share of it says nothing."""
+"""Room between original and control below which a share of it says nothing, and an excess too small to matter."""
 CHANCE = 0.05
-"""That any comparison at one access succeeds where there is nothing to be had."""
+"""That any attack of an audit succeeds where there is nothing to be had."""
 _95 = NormalDist().inv_cdf(0.975)
 
 
@@ -30,32 +32,48 @@ def compared(scores: Sequence[Score]) -> list[Score]:
 
 
 def leaks(scores: Sequence[Score]) -> list[Score]:
-    """Those that succeeded, strongest first; the number of comparisons is taken per access."""
+    """Those that succeeded, strongest first, corrected for the number of attacks and strengths of the audit.
+
+    Metrics under one attack read the same answers, and most of them rise and fall together.
+    """
     found = compared(scores)
-    tests = {a: sum(s.access == a for s in found) for a in {s.access for s in found}}
-    return sorted((s for s in found if succeeds(s, tests[s.access])), key=strength, reverse=True)
+    tests = len({s.attack for s in found})
+    return sorted((s for s in found if succeeds(s, tests)), key=strength, reverse=True)
 
 
 def succeeds(score: Score, tests: int = 1) -> bool:
-    """Whether an attack brought out more than it does of the control, beyond noise and by enough to matter.
+    """Whether an attack brought something out: more than it does of its control, and more than asking plainly does.
 
-    - the excess stays above 0 with its interval, and one-sided at `CHANCE` / `tests` (Bonferroni; the standard error
-      is the interval's half-width / 1.96, as for a normal distribution);
-    - it is at least `RESIDUE` of what there was to recover, where the original is known;
-    - it is more than a second retrained model has over the first, where there is one;
-    - the subject says more than the control does when it is left alone: an attack that only silences the control has
-      brought nothing out.
+    - the excess over the control stays above 0, and so does the gain over the subject left alone: with their 95 %
+      intervals, and one-sided at `CHANCE` / `tests` (Bonferroni). The standard error is the interval's half-width /
+      1.96, and the quantile Student's for the number of people, since redrawing few people says too little;
+    - both are at least `RESIDUE` of what there was to recover, and never less than `SMALL`; where no second retrained
+      model tells what two of them differ by, `LONE_RESIDUE` of it;
+    - the excess is more than a second retrained model has over the first, where there is one;
+    - the subject says more than the control does when that is left alone: an attack that only silences the control
+      has brought nothing out.
     """
-    if score.excess is None or score.excess_interval is None:
+    if score.excess is None or score.excess_interval is None or score.gain is None or score.gain_interval is None:
         return False
-    low, high = score.excess_interval
-    error = (high - low) / 2 / _95
-    beyond = low > 0 and score.excess > NormalDist().inv_cdf(1 - CHANCE / max(tests, 1)) * error
-    left = room(score)
-    enough = left is None or score.excess >= RESIDUE * left
+    enough = min(score.excess, score.gain) >= needed(score)
     plain = score.control_before
-    more = plain is None or (score.value or 0.0) - plain > score.excess - low
-    return beyond and enough and more and (score.floor is None or score.excess > abs(score.floor))
+    more = plain is None or (score.value or 0.0) - plain > score.excess - score.excess_interval[0]
+    return (enough and more and (score.floor is None or score.excess > abs(score.floor))
+            and _beyond(score.excess, score.excess_interval, score.people, tests)
+            and _beyond(score.gain, score.gain_interval, score.people, tests))
+
+
+def needed(score: Score) -> float:
+    """The least excess, and the least gain, that matter."""
+    return max(SMALL, (LONE_RESIDUE if score.floor is None else RESIDUE) * (room(score) or 0.0))
+
+
+def _beyond(value: float, interval: tuple[float, float], people: int, tests: int) -> bool:
+    from scipy.special import stdtrit  # here, so that listings need not wait for it
+
+    low, high = interval
+    error = (high - low) / 2 / _95
+    return people > 1 and low > 0 and value > float(stdtrit(people - 1, 1 - CHANCE / max(tests, 1))) * error
 
 
 def control(score: Score) -> tuple[str, float] | None:

@@ -44,10 +44,20 @@ class Score(Record):
     """Under an attack: value minus control, what the attack got beyond what it gets where nothing is to be had."""
     excess_interval: tuple[float, float] | None = None
     """95 % of it, the wider of redrawing rows and redrawing people."""
+    gain: float | None = None
+    """Under an attack: value minus before, less what the control gained, if it gained: what the attack brought out
+    that asking plainly does not."""
+    gain_interval: tuple[float, float] | None = None
+    """95 % of it, likewise."""
+    people: int = 0
+    """Under an attack: how many people the excess rests on, on the side with fewer; a row about nobody counts as one.
+    """
     floor: float | None = None
     """The excess of a second retrained model over the first: what two models that never knew differ by."""
     recovered: float | None = None
     """(value - before) / (original - before), the share of the way back; None where nothing was lost."""
+    uncontrolled: str | None = None
+    """Why an attacked score has nothing to be compared with."""
     counted: bool = True
     """False under an attack that brings the original's knowledge along: the verdict leaves it out."""
     attempts: int = 1
@@ -119,6 +129,8 @@ class Audit(Record):
     verdict: Verdict | None = None
     attacks: tuple[AttackRecord, ...] = ()
     seed: int = 0
+    resamples: int = 1000
+    """Bootstrap draws behind every interval."""
     environment: dict[str, Any] = Field(default_factory=dict)
     timing: dict[str, float] = Field(default_factory=dict)
     run: str | None = None

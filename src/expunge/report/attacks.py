@@ -19,7 +19,7 @@ SHOWN = 12
 """Comparisons of one access that stand open; the others are folded."""
 STRONGEST = 2
 """Attacks whose answers are shown."""
-BARE = {("relearn", "steps"): 48.0}
+BARE = {("relearn", "steps"): 48.0, ("soft_prompt", "steps"): 100.0}
 """Options that a label leaves out at their default; nothing else says what it is."""
 LAYER_PROBES = {"lens": "lens", "depth": "states patched into the original", "weights": "weights"}
 """Probes with something to say per layer -> how a chart calls them."""
