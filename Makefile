@@ -29,6 +29,12 @@ tables: $(INSTALLED)
 	$(BIN)/python experiments/league.py --memory
 	$(BIN)/python experiments/league.py --collect
 	$(BIN)/python experiments/tofu_table.py
+	$(BIN)/python experiments/attacks.py --phase audit
+	$(BIN)/python experiments/attacks.py --phase collect
+	$(BIN)/python experiments/meta.py --phase train
+	$(BIN)/python experiments/meta.py --phase measure
+	$(BIN)/python experiments/meta.py --phase collect
+	$(BIN)/python experiments/shadows.py --keep
 
 readme: $(INSTALLED)
 	$(BIN)/python experiments/readme.py

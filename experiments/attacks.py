@@ -1,8 +1,8 @@
 """Every method under every attack of a suite, and the models of which the outcome is known.
 
 Work lies under --work, one folder per model, so that an interrupted call goes on and several processes may share
-it (`--part 1/2`). `forget` makes the models, `audit` attacks them, `collect` stores results/attacks.json,
-results/known.json, the page and the figure.
+it (`--part 1/2`). `forget` makes the models, `audit` attacks them, `collect` stores results/known.json and
+results/attacks.json, `draw` makes the figure and the page of the latter.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from common import RESULTS, log, standing, store
+from jinja2 import Environment
+from markupsafe import Markup
 
 import expunge
 from expunge.api import trained_world
@@ -25,8 +27,7 @@ from expunge.metrics.verdict import verdict
 from expunge.records.base import read_json
 from expunge.records.leak import leaks
 from expunge.records.score import Audit
-from expunge.report.attack_matrix import matrix, svg
-from expunge.report.page import render
+from expunge.report.attack_matrix import ALONE, matrix, reason, svg
 
 DOCS = RESULTS.parent / "docs"
 PLAIN = ("forget_quality", "model_utility", "forget.probability", "forget.keyword", "retain.probability", "mia.loss")
@@ -144,7 +145,7 @@ def collect_known(work: Path) -> None:
 
 
 def collect_matrix(work: Path) -> None:
-    """results/attacks.json, docs/attacks.svg and a page under `work`, of every method that was audited."""
+    """results/attacks.json, docs/attacks.svg and docs/attacks.html, of every method that was audited."""
     rows = []
     for job in jobs():
         place = work / "audits" / job.slug
@@ -155,19 +156,59 @@ def collect_matrix(work: Path) -> None:
         {"name": job.name, "recipe": job.method, "lr": job.lr, "outcome": audit.verdict and audit.verdict.outcome,
          "alone": audit.verdict and audit.verdict.alone,
          "commit": audit.environment.get("commit")} for job, audit in rows]})
-    (DOCS / "attacks.svg").write_text(svg(found))
-    folders = [work / "audits" / job.slug for job, _ in rows]
-    log((len(rows), "methods", render(folders, out=work / "attacks.html")))
+    draw()
+    log((len(rows), "methods"))
+
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Every method under every attack</title>
+<style>
+body { font: 14px/1.5 sans-serif; margin: 2rem; color: #1d2330 } td, th { padding: 2px 6px; text-align: right }
+th { font-weight: normal; white-space: nowrap } table { border-collapse: collapse } .won { outline: 2px solid #1d2330 }
+thead th { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left } p { max-width: 60rem }
+</style>
+<h1>Every method under every attack</h1>
+<p>{{ metric }} under each attack beyond the same attack on a retrained model, on the world authors(seed={{ world }});
+the first row is the model left alone. Framed: the attack succeeded, bringing out more than plain asking does and more
+than of the control. Point at a cell for its figures. Data: results/attacks.json (commit {{ commit }}).</p>
+{{ picture }}
+<table><thead><tr><th></th>{% for m in methods %}<th>{{ m }}</th>{% endfor %}</tr></thead>
+{% for label, cells in lines %}<tr><th>{{ label }}</th>{% for text, why, won in cells %}<td title="{{ why }}"
+{%- if won %} class="won"{% endif %}>{{ text }}</td>{% endfor %}</tr>
+{% endfor %}</table>
+<h2>Methods</h2>
+<table>{% for m in recipes %}<tr><th>{{ m.name }}</th><th style="text-align: left">{{ m.recipe }}</th><td>
+{{- m.outcome }}</td></tr>{% endfor %}</table>
+</html>
+"""
+
+
+def draw() -> None:
+    """docs/attacks.svg and docs/attacks.html from what is stored."""
+    stored = read_json(RESULTS / "attacks.json")
+    found, picture = stored["matrix"], svg(stored["matrix"])
+    cells = {(c["attack"], c["method"]): c for c in found["cells"]}
+    lines = [(a["label"] or ALONE, [
+        (f"{c['excess']:.2f}" if c and "excess" in c else "–", reason(c, found["metric"]), c and c.get("leaks"))
+        for c in (cells.get((a["label"], m)) for m in found["methods"])]) for a in found["attacks"]]
+    page = Environment(autoescape=True).from_string(PAGE).render(
+        metric=found["metric"], world=stored["world"], commit=stored["environment"]["commit"], picture=Markup(picture),
+        methods=found["methods"], lines=lines, recipes=stored["methods"])
+    (DOCS / "attacks.svg").write_text(picture)
+    (DOCS / "attacks.html").write_text(page)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("attacks"), help="folder for models and audits")
-    parser.add_argument("--phase", choices=("forget", "audit", "collect"), default="audit")
+    parser.add_argument("--phase", choices=("forget", "audit", "collect", "draw"), default="audit")
     parser.add_argument("--group", choices=("known", "matrix"), default=None)
     parser.add_argument("--suite", default="standard")
     parser.add_argument("--part", default="1/1", help="which of how many processes this is")
     given = parser.parse_args()
+    if given.phase == "draw":
+        draw()
+        raise SystemExit
     if given.phase == "collect":
         if given.group != "matrix":
             collect_known(given.work)

@@ -169,8 +169,9 @@ def known() -> str:
     return table(rows, list(rows[0]))
 
 
-TOLD = {"relearn": "forget.probability", "relearn(on='unrelated', steps=24)": "forget.probability",
-        "prefix(words=3)": "forget.probability", "extend": "forget.keyword", "refusal_direction": "forget.keyword"}
+TOLD = {"relearn": "forget.probability", "relearn(on='related', steps=24)": "forget.probability",
+        "relearn(on='unrelated', steps=24)": "forget.probability", "extend": "forget.keyword",
+        "refusal_direction": "forget.keyword"}
 
 
 def counted(words: Iterable[str]) -> str:
@@ -188,6 +189,19 @@ def meta() -> str:
                                   "models"])
 
 
+EXPOSED = {"U-LiRA": ("ulira", "accuracy"), "AUC": ("ulira", "auc"), "worst 5 %": ("ulira", "worst"),
+           "population attack": ("population", "accuracy"), "U-LiRA, kept rows": ("ulira_kept", "accuracy"),
+           "KLoM": ("klom", "mean"), "F": ("epsilon", "F")}
+
+
+def shadows() -> str:
+    """Per-row membership of each method, beside doing nothing and training anew."""
+    found = results("shadows")["results"]
+    return table([{"model": f"`{name}`", **{title: number(measures[part][key]) if key in measures.get(part, {}) else "-"
+                                            for title, (part, key) in EXPOSED.items()}}
+                  for name, measures in found.items()], ["model", *EXPOSED])
+
+
 def bench() -> str:
     found = results("bench")
     rows = [{"what": f"`expunge {k}`", "median": f"{v['median']:.2f} s"} for k, v in found["startup_s"].items()]
@@ -203,7 +217,7 @@ def bench() -> str:
 
 SECTIONS: dict[str, Callable[[], str]] = {
     "plugins": plugins, "league": league, "tuned": tuned, "league_tofu": league_tofu, "demo": demo,
-    "known": known, "meta": meta,
+    "known": known, "meta": meta, "shadows": shadows,
     "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench,
 }
 

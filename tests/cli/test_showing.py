@@ -26,7 +26,7 @@ def test_few_rows_are_all_shown(capsys: pytest.CaptureFixture[str]) -> None:
     first, _, second = said.partition("under attack")
     assert "relearn" not in first and "0.050 .. 0.150" in first
     assert "prefix" in second and "0.300 .. 0.500 *" in second and "0.400" in second
-    assert "1 of 2 comparisons brought out more than from the control (*)." in said
+    assert "1 of 2 comparisons brought out more than of the control and than plain asking (*)." in said
     assert said.count("merge: not available, no original") == 1
 
 

@@ -314,8 +314,7 @@ def test_many_attacks_are_told_in_few_sentences() -> None:
     found = verdict([quality(0.4), SAME, *crowd])
     assert len(found.sentences) == quiet + 3 and found.sentences[0] == "Without the attacks the scores say: forgets."
     assert any("and 5 more" in s for s in found.sentences)
-    assert "8 of 25 attacks succeeded, in 24 of 75 comparisons; the other 17 brought out no more than from the " \
-           "control." in found.sentences
+    assert "8 of 25 attacks succeeded, in 24 of 75 comparisons; the other 17 did not." in found.sentences
     curve = (record("relearn(at=[5])", "relearn(steps=5)", "relearn"),)
     both = [attacked(0.3, attack="relearn(steps=5)"), LEAK]
     assert "1 of 1 attack succeeded, in 2 of 2 comparisons." in verdict([SAME, *both], curve).sentences
@@ -333,8 +332,9 @@ def test_a_success_is_told_with_its_figures() -> None:
     found = verdict([SAME, LEAK])
     assert found.sentences[0] == "Without the attacks the scores say: undecided." and found.alone == "undecided"
     assert found.sentences[2] == (
-        "Attacks bring out more than from the control: relearn brings forget.rouge_l from 0.05 to 0.6, against 0.2 of "
-        "the retrained model under the same attack (excess 0.4 [0.3, 0.5], 57% of what there was to recover).")
+        "Attacks bring out more than plain asking does, and more than of the control: relearn brings forget.rouge_l "
+        "from 0.05 to 0.6, against 0.2 of the retrained model under the same attack (excess 0.4 [0.3, 0.5], 57% of "
+        "what there was to recover).")
 
 
 @pytest.mark.parametrize(("lift", "low", "high", "says"), [

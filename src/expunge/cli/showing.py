@@ -53,7 +53,7 @@ def _show_attacked(scores: Sequence[Score], reporter: Reporter) -> None:
                        [[s.attack or "", s.name, s.before, s.value, (control(s) or ("", None))[1], s.excess,
                          _between(s.excess_interval) + " *" * (s in won)] for s in shown])
     if found:
-        _dim(f"{len(won)} of {len(tried)} comparisons brought out more than from the control"
+        _dim(f"{len(won)} of {len(tried)} comparisons brought out more than of the control and than plain asking"
              + (" (*)." if won else ".")
              + (f" The {len(found) - len(shown)} rows not shown are in audit.json." if len(shown) < len(found) else ""),
              reporter)

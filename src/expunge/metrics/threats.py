@@ -55,8 +55,8 @@ def _threat(access: Access, scores: Sequence[Score], attacks: Sequence[AttackRec
     labels = tuple(dict.fromkeys(s.attack for s in here if s.attack))
     set_against = tuple(dict.fromkeys(s.attack for s in compared(here) if s.attack))
     tried = f"{_count(set_against, attacks)} set against a control at this access"
-    nothing = (f"{'The ' if tried.startswith('1 ') else 'None of the '}{tried} brought out "
-               f"{'no more' if tried.startswith('1 ') else 'more'} than from the control{_largest(here)}")
+    nothing = (f"{'The' if tried.startswith('1 ') else 'None of the'} {tried} "
+               f"{'did not succeed' if tried.startswith('1 ') else 'succeeded'}{_largest(here)}")
     outcome: Literal["forgets", "suppresses", "retains", "over-forgets", "undecided", "not tested"]
     if above:
         outcome = overall if overall in ("retains", "undecided") else "retains"
@@ -126,12 +126,11 @@ def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -
     sentences = []
     if best:
         more = f"; and {len(best) - SHOWN} more" if len(best) > SHOWN else ""
-        sentences.append("Attacks bring out more than from the control: "
+        sentences.append("Attacks bring out more than plain asking does, and more than of the control: "
                          f"{'; '.join(told(s) for s in list(best.values())[:SHOWN])}{more}.")
     if run:
         terms = {_term(label, attacks) for label in labels}
-        rest = (f"; the other {len(terms) - len(best)} brought out no more than from the control"
-                if 0 < len(best) < len(terms) else "")
+        rest = f"; the other {len(terms) - len(best)} did not" if 0 < len(best) < len(terms) else ""
         sentences.append(f"{len(best)} of {_count(labels, attacks)} succeeded, in {len(found)} of {len(run)} "
                          f"comparisons{rest}." if best else
                          f"None of {_count(labels, attacks)} succeeded in any of {len(run)} comparisons.")
