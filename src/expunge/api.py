@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from expunge.attacks.base import Ground
-from expunge.benchmarks.asked import suite_from, suite_of
+from expunge.benchmarks.asked import Suite, suite_from, suite_of
 from expunge.benchmarks.attacked import unfit
 from expunge.benchmarks.audit import Roles, ordered, rescore, run_audit
 from expunge.benchmarks.cache import ObservationCache, cache_root
@@ -200,8 +200,9 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
 
 
 def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | str | None = None,
-          forget: Path | None = None, retain: Path | None = None, holdout: Path | None = None,
-          original: str | Path | None = None, retrained: Sequence[str | Path] = (), suite: str = "standard",
+          forget: Path | str | None = None, retain: Path | str | None = None, holdout: Path | str | None = None,
+          original: str | Path | None = None, retrained: str | Path | Sequence[str | Path] = (),
+          suite: str | Sequence[str] = "standard",
           seed: int = 0, limit: int | None = None, max_length: int | None = None,
           mapping: dict[str, str] | None = None, data_dir: Path | None = None, allow_overlap: bool = False,
           resamples: int = 1000, resume: bool = False, overwrite: bool = False, dry_run: bool = False,
@@ -210,17 +211,18 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
 
     Args:
         subject: a run folder, model folder or hub name. For a run, the model it started from is the
-            original unless another is named.
+            original and its task the task, unless others are named.
         out: where audit.json and observations/ go; the run folder itself by default.
         retrained: models trained without the forget set; the first is the gold standard, the others
             show the noise floor.
-        suite: scores (no attack), quick, standard, full, or a comma-separated list of metrics, attacks and suites.
+        suite: scores (no attack), quick, standard, full, or metrics, attacks and suites, listed or separated by commas.
 
     Returns:
-        The audit, also written to out/audit.json; with dry_run the list of observations it would take.
+        The audit, also written to out/audit.json; with dry_run the plan: terms, observations and attacks with costs.
     """
     reporter = reporter or Reporter(quiet=True)
-    asked = suite_of(suite)
+    asked = suite_of(suite if isinstance(suite, str) else ",".join(suite))
+    retrained = [retrained] if isinstance(retrained, str | Path) else list(retrained)
     made_by = Path(subject) / "record.json"
     record = RunRecord.read(made_by) if made_by.exists() else None
     folder = Path(out) if out is not None else (Path(subject) if record else None)
@@ -228,6 +230,8 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         raise UsageError("An audit of a plain model needs an output folder.", fix="Give --out DIR.")
     if record and original is None and record.kind == "forget":
         original = record.model
+    if task is None and forget is None:
+        task = task_of(subject)
     task = task if isinstance(task, Task) else load_task(
         task, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir, limit=limit,
         allow_overlap=allow_overlap)
@@ -238,7 +242,9 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         ground = Ground.of(task)
         return {"terms": list(asked.metrics), "observations": [
             f"{probe} on {len(task.probe_rows(split))} {split} rows" for probe, split in wanted],
-            "attacks": {a.text(): unfit(a, ground, original is not None) or a.cost(ground) for a in asked.attacks}}
+            "attacks": {
+                a.text(): f"cannot run: {why}" if (why := unfit(a, ground, original is not None)) else a.cost(ground)
+                for a in asked.attacks}}
     own = folder.resolve() == Path(subject).resolve()
     if not own:
         refuse_output(folder, resume=resume, overwrite=overwrite, reads=models)
@@ -249,6 +255,8 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         _check_audited(place, config, task, max_length, reporter)
     load = partial(load_subject, template=task.template, max_length=max_length, device=device())
     loaded = load(subject)
+    if resume and not overwrite and (folder / "audit.json").exists():
+        _check_same(Audit.read(folder / "audit.json"), folder, loaded, task, asked, seed, len(retrained))
     if not own:
         prepare_output(folder, resume=resume, overwrite=overwrite, reads=models)
     found = run_audit(
@@ -258,6 +266,28 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
     )
     reporter.close()
     return found
+
+
+def task_of(subject: str | Path | None) -> str | None:
+    """The task a run was made with; None for anything but a run on a named task."""
+    made_by = Path(subject or "") / "record.json"
+    name = RunRecord.read(made_by).task if subject and made_by.exists() else "files:"
+    return None if name.startswith("files:") else name
+
+
+def _check_same(stored: Audit, folder: Path, subject: Subject, task: Task, asked: Suite, seed: int, twins: int) -> None:
+    """A finished audit is gone on with by the same one, or one that asks more; anything else would take its place."""
+    differs = [name for name, then, now in (
+        ("model", stored.subject.fingerprint, subject.fingerprint),
+        ("task", stored.task_fingerprint, task.fingerprint), ("seed", stored.seed, seed),
+        ("number of retrained models", len(stored.retrained), twins)) if then != now]
+    left_out = [term for term in stored.suite if term not in asked.terms]
+    if differs or left_out:
+        why = (f"It is an audit with another {' and '.join(differs)}." if differs else
+               f"It has scores that this command does not ask for: {', '.join(left_out[:5])}"
+               f"{' and others' * (len(left_out) > 5)}.")
+        raise UsageError(f"{folder} holds a finished audit that is not this one.", f"{why} Nothing was changed.",
+                         "Choose another --out, or replace it with --overwrite.")
 
 
 def score_again(folder: str | Path, *, suite: str | None = None, resamples: int | None = None) -> tuple[Score, ...]:
@@ -363,4 +393,4 @@ def _relative(path: Path, start: Path) -> str:
     return os.path.relpath(path, start)
 
 
-__all__ = ["audit", "check_conditions", "demo", "forget", "require", "score_again", "train", "trained_world"]
+__all__ = ["audit", "check_conditions", "demo", "forget", "require", "score_again", "task_of", "train", "trained_world"]

@@ -68,9 +68,15 @@ class MissingExtra(ExpungeError, ImportError):
     """An optional package is needed; the message holds the install line."""
 
 
+MANY = 40
+"""Names that a message can still list."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """One sentence that offers the nearest known names and lists the rest."""
-    known = sorted(known)
+    known = sorted(set(known))
     near = get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     listing = f"Known: {', '.join(known)}." if known else "None are known."
+    if len(known) > MANY:
+        listing = "" if near else f"There are {len(known)}: `expunge ls` lists them."
     return (f"Did you mean {' or '.join(near)}? " if near else "") + listing

@@ -116,6 +116,11 @@ def test_a_folder_used_before_is_scored_as_this_audit(cli: Any, world: Any, tmp_
     cli(*whole, "--retrained", world.original)
     places = {p.name for p in (out / "observations").iterdir()}
     assert "retrained2" in places
+    cli.refused(*whole, "--resume", "--suite", "prefix(words=1)", says=("not this one", "--overwrite"))
+    cli.refused(*whole, "--resume", "--seed", 3, says=("another seed",))
+    assert {p.name for p in (out / "observations").iterdir()} == places, "a refusal changes nothing"
+    cli.refused(*whole, "--resume", says=("another number of retrained models",))
+    (out / "audit.json").unlink()  # as if it had been interrupted
     cli(*whole, "--resume", "--suite", "forget.probability,prefix(words=1)")
     assert {p.name for p in (out / "observations").iterdir()} == places - {"retrained2"}
     assert [p.name[:14] for p in (out / "observations/subject/attacks").iterdir()] == ["prefix-words-1"]

@@ -190,7 +190,8 @@ def test_changed_weights_are_observed_anew(cli: Any, run: Path, world: Any, tmp_
                                            observed: list[str]) -> None:
     words = ("--task", world.task, "--suite", "forget.probability", "--out", tmp_path / "a")
     cli("audit", world.original, *words)
-    cli("audit", run, *words, "--resume")
+    cli.refused("audit", run, *words, "--resume", says=("another model",))
+    cli("audit", run, *words, "--overwrite")
     assert len(observed) == 2  # the run's own; as its control, the original comes from the cache
 
 

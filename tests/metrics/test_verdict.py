@@ -11,7 +11,7 @@ from expunge.metrics.directions import is_above, is_below
 from expunge.metrics.evaluate import score_all
 from expunge.metrics.threats import NOT_TRIED, shown_alone
 from expunge.metrics.verdict import verdict
-from expunge.records.leak import leaks, share, succeeds
+from expunge.records.leak import doubt, leaks, share, succeeds
 from expunge.records.observation import Observations
 from expunge.records.score import AttackRecord, Score
 
@@ -202,6 +202,16 @@ def test_when_an_attack_succeeds(score: Score, tests: int, yes: bool) -> None:
     assert succeeds(score, tests) == yes
 
 
+@pytest.mark.parametrize(("score", "says"), [
+    (attacked(), None), (attacked(None), "no control"), (attacked(gain=None), "no plain score"),
+    (attacked(0.1, 0.11), "no excess"), (attacked(gain=-0.1), "no gain"), (attacked(0.06, 0.01), "too small"),
+    (attacked(control_before=0.58), "control fell"), (attacked(floor=-0.41), "noise floor"),
+    (attacked(people=2), "few people"), (attacked(0.4, 0.3), "chance"),
+])
+def test_a_failure_says_at_what(score: Score, says: str | None) -> None:
+    assert doubt(score, 50) == says
+
+
 def test_the_correction_counts_attacks() -> None:
     borderline = attacked(0.4, 0.3)
     crowd = [attacked(0.0, attack=f"noise{i}") for i in range(49)]
@@ -305,6 +315,11 @@ def test_holdout_rows_stand_in_for_a_retrained_model() -> None:
     assert found.outcome == "retains" and "on holdout rows" in found.threats[3].sentence
     assert any("on rows that were never trained on" in s for s in found.sentences)
     assert verdict([knows, aside]).outcome == "undecided"
+    member = score("mia.loss", 0.99, (0.97, 1.0), higher_is="knows")
+    found = verdict([knows, aside, member])
+    assert found.outcome == "retains" and "looks more familiar to 1 membership attack." in found.sentences[0]
+    chance = member.model_copy(update={"value": 0.52, "interval": (0.45, 0.6)})
+    assert verdict([knows, aside, chance]).outcome == verdict([plain, aside, member]).outcome == "undecided"
 
 
 def test_many_attacks_are_told_in_few_sentences() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
@@ -186,6 +186,13 @@ class Curve(Attack):
 
     Its spec has both options.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        beyond = [n for n in self.spec.at if n > self.spec.steps]
+        if beyond:
+            raise UsageError(f"{self.card.name} is to be asked after {beyond[0]} steps, and takes {self.spec.steps}.",
+                             fix=f"Write {self.card.name}(steps={max(beyond)}).")
 
     @property
     def points(self) -> list[int]:

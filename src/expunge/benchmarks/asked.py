@@ -59,6 +59,9 @@ def _kind(term: str) -> str:
     if entry is not None and entry.kind == "attack":
         return "attack"
     if (entry is None or entry.kind != "metric") and "." not in name:
+        if entry is not None:
+            raise UsageError(f"{name} is a {entry.kind}, and an audit asks metrics and attacks.",
+                             fix="`expunge ls attacks` and `expunge ls metrics` list them.")
         known = [*SUITES, *(e.name for e in entries().values() if e.kind == "attack"), *STANDARD]
         raise UsageError(f"There is no suite, metric or attack called {name!r}.", did_you_mean(name, known))
     return "metric"
@@ -74,6 +77,8 @@ def _parts(text: str) -> list[str]:
             word = ""
         else:
             word += letter
-    if not all(found) or depth:
-        raise UsageError(f"{text!r} is neither a suite nor a list of metrics and attacks.", did_you_mean(text, SUITES))
+    if depth:
+        raise UsageError(f"A bracket is missing in {text!r}.", fix="Such as: scores,relearn(at=[5, 15])")
+    if not all(found):
+        raise UsageError(f"{text!r} has an empty entry.", "Metrics, attacks and suites are separated by single commas.")
     return found

@@ -69,7 +69,11 @@ def card_of(name: str) -> dict[str, Any]:
 
 
 def card_text(name: str) -> str:
-    """The card as a person reads it."""
+    """The card as a person reads it; of a suite its metrics and attacks."""
+    from expunge.benchmarks.suites import SUITES
+
+    if name in SUITES:
+        return "\n".join((f"{name} (suite): {_contents(SUITES[name])}", *(f"  {term}" for term in SUITES[name])))
     card = card_of(name)
     lines = [f"{card['name']} ({card['kind']}): {card['summary']}"]
     for key in ("paper", "formula", "defaults", "companions", "expands_to"):

@@ -104,7 +104,9 @@ def demo(
     if as_json:
         return _print_json({"record": record.to_json(), "audit": found.to_json(), "report": str(page)})
     show_audit(found, reporter)
-    reporter.out.print(f"\nThe page: {page}", soft_wrap=True)
+    twin = shlex.quote(found.retrained[0].path)
+    reporter.out.print(f"\nThe page: {page}\nMore attacks: expunge audit {out} --retrained {twin} --out audit",
+                       soft_wrap=True)
 
 
 @app.command()
@@ -201,7 +203,8 @@ def audit(
     original: Annotated[str | None, typer.Option("--original", help="The model before unlearning.")] = None,
     retrained: Annotated[list[str] | None, typer.Option("--retrained", help="Trained without the forget set; "
                                                                             "may be given several times.")] = None,
-    suite: Annotated[str, typer.Option("--suite", help="scores, quick, standard, full, or terms.")] = "standard",
+    suite: Annotated[str | None, typer.Option("--suite", help="scores, quick, standard (the default), full, or metrics "
+                                                              "and attacks, by commas.")] = None,
     require: Annotated[list[str] | None, typer.Option("--require", help="Exit 1 unless it holds, such as "
                                                                         '"forget_quality>=0.05".')] = None,
     rescore: Annotated[Path | None, typer.Option("--rescore", help="Score the stored observations of this audit "
@@ -211,19 +214,20 @@ def audit(
 ) -> None:
     """Ask a model what it still knows, beside the original and retrained models."""
     from expunge import api
-    from expunge.cli.showing import show_audit, show_scores
+    from expunge.cli.showing import show_audit, show_rescored
     from expunge.errors import UsageError
 
     reporter = _reporter(as_json)
     if rescore is not None:
-        scores = api.score_again(rescore)
-        _print_json([s.to_json() for s in scores]) if as_json else show_scores(scores, reporter)
+        scores = api.score_again(rescore, suite=suite)
+        _print_json([s.to_json() for s in scores]) if as_json else show_rescored(rescore, scores, reporter)
         return _demand(api.require(scores, require or ()), reporter)
     if subject is None:
         raise UsageError("No model was given to audit.", fix="Give a run folder, a model folder or a hub name.")
+    suite = suite or "standard"
     api.check_conditions(require or (), suite)  # a typo should not cost an audit
-    loaded = _task(task, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
-                   limit=limit, allow_overlap=allow_overlap, template=template)
+    loaded = _task(task or (None if forget else api.task_of(subject)), forget=forget, retain=retain, holdout=holdout,
+                   mapping=mapping, data_dir=data_dir, limit=limit, allow_overlap=allow_overlap, template=template)
     found = api.audit(
         subject, out=out, task=loaded, original=original, retrained=retrained or (), suite=suite, seed=seed,
         limit=limit, max_length=max_length, resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter)
@@ -235,6 +239,7 @@ def audit(
         _print_json(found.to_json())
     else:
         show_audit(found, reporter)
+        reporter.out.print(f"\nKept in {out or subject}. A page of it: expunge report {out or subject}", soft_wrap=True)
     _demand(api.require(found.scores, require or ()), reporter)
 
 
@@ -375,20 +380,10 @@ def _demand(failed: Sequence[str], reporter: Reporter) -> None:
 
 
 def _task(name: str | None, **options: Any) -> Any:
-    """The task from its name or files; asking for neither is a usage error."""
-    from expunge.data.files import parse_map
-    from expunge.data.tasks import load_task
-    from expunge.errors import UsageError
+    """The task from its name or files, once torch-free checks are through."""
+    from expunge.cli.given import task_from
 
-    if name is None and options.get("forget") is None:
-        raise UsageError("No task was given.", "A task says what must be forgotten.",
-                         "Give --task authors, --task tofu:forget10, or --forget FILE.")
-    mapping, template = options.pop("mapping"), options.pop("template")
-    if template is not None and "{prompt}" not in template:
-        raise UsageError(f"--template {template!r} has no place for the prompt.",
-                         fix='Write {prompt} where it goes, such as "Q: {prompt}\nA:".')
-    task = load_task(name, mapping=parse_map(mapping) if mapping else None, **options)
-    return task if template is None else task.model_copy(update={"template": template})
+    return task_from(name, **options)
 
 
 def main() -> None:

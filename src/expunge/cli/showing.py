@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from expunge.console import Reporter, format_number
-from expunge.records.leak import control, leaks, shows_knowledge
-from expunge.records.score import Audit, Score
+from expunge.records.leak import MIN_ROWS, compared, control, doubt, strength, tried
+from expunge.records.score import Audit, Score, Verdict
 from expunge.records.shadows import Shadows
 
 FEW = 12
-"""Rows under attack that are all shown; of more, those that succeeded."""
+"""Rows under attack that are shown; of more, those that succeeded and then the strongest."""
 
 
 def show_audit(found: Audit, reporter: Reporter) -> None:
     """The tables, then the verdict in words."""
     show_scores(found.scores, reporter)
     if found.verdict:
-        alone = f" (without the attacks: {found.verdict.alone})" if found.verdict.alone else ""
-        reporter.out.print(f"\nVerdict: {found.verdict.outcome}{alone}", markup=False)
-        for threat in found.verdict.threats:
-            reporter.out.print(f"  {threat.access + ':':<10} {threat.outcome}. {threat.sentence}", markup=False,
-                               soft_wrap=True)
-        for sentence in found.verdict.sentences:
-            reporter.out.print(f"  {sentence}", markup=False, soft_wrap=True)
+        _show_verdict(found.verdict, reporter)
+
+
+def show_rescored(folder: Path, scores: Sequence[Score], reporter: Reporter) -> None:
+    """The same of scores that were taken again from the rows in `folder`."""
+    from expunge.metrics.verdict import verdict
+
+    show_scores(scores, reporter)
+    _show_verdict(verdict(scores, Audit.read(folder / "audit.json").attacks), reporter)
+
+
+def _show_verdict(found: Verdict, reporter: Reporter) -> None:
+    alone = f" (without the attacks: {found.alone})" if found.alone else ""
+    reporter.out.print(f"\nVerdict: {found.outcome}{alone}", markup=False)
+    for threat in found.threats:
+        reporter.out.print(f"  {threat.access + ':':<10} {threat.outcome}. {threat.sentence}", markup=False,
+                           soft_wrap=True)
+    for sentence in found.sentences:
+        reporter.out.print(f"  {sentence}", markup=False, soft_wrap=True)
 
 
 def show_scores(scores: Sequence[Score], reporter: Reporter) -> None:
@@ -44,19 +57,23 @@ def show_scores(scores: Sequence[Score], reporter: Reporter) -> None:
 
 def _show_attacked(scores: Sequence[Score], reporter: Reporter) -> None:
     found = [s for s in scores if s.value is not None]
-    won = leaks(scores)
-    tried = [s for s in found if shows_knowledge(s)]
-    shown = found if len(found) <= FEW else won
+    against, tests = compared(scores), tried(scores)
+    strongest = sorted(against, key=lambda s: (doubt(s, tests) is None, strength(s)), reverse=True)[:FEW]
+    shown = found if len(found) <= FEW else strongest
     if shown:
         reporter.out.print()
-        reporter.table("under attack", ["attack", "score", "before", "value", "control", "excess", "95 % interval"],
+        reporter.table("under attack" + (", strongest first" if shown is strongest else ""),
+                       ["attack", "score", "before", "value", "control", "excess", "95 % interval", "success"],
                        [[s.attack or "", s.name, s.before, s.value, (control(s) or ("", None))[1], s.excess,
-                         _between(s.excess_interval) + " *" * (s in won)] for s in shown])
-    if found:
-        _dim(f"{len(won)} of {len(tried)} comparisons brought out more than of the control and than plain asking"
-             + (" (*)." if won else ".")
-             + (f" The {len(found) - len(shown)} rows not shown are in audit.json." if len(shown) < len(found) else ""),
-             reporter)
+                         _between(s.excess_interval), (doubt(s, tests) or "*") if s in against else ""] for s in shown])
+    if against:
+        won = sum(doubt(s, tests) is None for s in against)
+        _dim(f"{won} of {len(against)} comparisons succeeded{' (*)' * bool(won)}: more came out than of the control "
+             "and than plain asking gives, beyond chance and by enough to matter.", reporter)
+    elif found:
+        _dim(f"Nothing was set against a control on {MIN_ROWS} rows or more.", reporter)
+    if len(shown) < len(found):
+        _dim(f"More on the page (expunge report) and in audit.json: {len(found) - len(shown)} rows.", reporter)
     for line in dict.fromkeys(f"{s.attack}: not available, {s.unavailable}" for s in scores if s.value is None):
         _dim(line, reporter)
 

@@ -29,9 +29,9 @@ DATA_VARIABLE = "EXPUNGE_DATA"
 def load_task(
     name: str | None,
     *,
-    forget: Path | None = None,
-    retain: Path | None = None,
-    holdout: Path | None = None,
+    forget: Path | str | None = None,
+    retain: Path | str | None = None,
+    holdout: Path | str | None = None,
     mapping: Mapping[str, str] | None = None,
     data_dir: Path | None = None,
     limit: int | None = None,
@@ -59,7 +59,7 @@ def load_task(
     if limit is not None:
         _check_limit(limit)
     if name is None:
-        task = _from_files(forget, retain, holdout, mapping)
+        task = _from_files(*(Path(p) if p is not None else None for p in (forget, retain, holdout)), mapping=mapping)
     else:
         if forget or retain or holdout or mapping:
             raise UsageError(
@@ -110,7 +110,7 @@ def _parse_name(name: str) -> tuple[str, dict[str, int]]:
 
 
 def _from_files(
-    forget: Path | None, retain: Path | None, holdout: Path | None, mapping: Mapping[str, str] | None
+    forget: Path | None, retain: Path | None, holdout: Path | None, *, mapping: Mapping[str, str] | None
 ) -> Task:
     if forget is None:
         raise UsageError(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from expunge.metrics.directions import against, figure, is_above, is_below
-from expunge.records.leak import compared, control, leaks, share, shows_knowledge, strength
+from expunge.records.leak import MIN_ROWS, compared, control, leaks, share, shows_knowledge, strength
 from expunge.records.score import ACCESS, Access, AttackRecord, Score, Threat
 
 Outcome = Literal["forgets", "suppresses", "retains", "over-forgets", "undecided"]
@@ -74,12 +74,14 @@ def _threat(access: Access, scores: Sequence[Score], attacks: Sequence[AttackRec
     elif not here and all(s.access != access for s in alone):
         outcome, sentence = "not tested", "No attack and no score stands for this access."
     elif not here:
-        outcome, sentence = "undecided", "Left alone it shows no excess, but no attack was run at this access."
+        alone_too = any(s.n >= MIN_ROWS and s.controls.get("retrained") is not None for s in known)
+        outcome = "undecided"
+        sentence = f"{'Left alone it shows no excess, but no' if alone_too else 'No'} attack was run at this access."
     elif not set_against:
         outcome = "undecided"
         lent = f", and {_count([s.attack or '' for s in here if not s.counted], attacks)} lent it the original's " \
                "knowledge" if any(not s.counted for s in here) else ""
-        sentence = f"No attack at this access had a control on enough rows{lent}, so nothing follows."
+        sentence = f"No attack at this access had a control on {MIN_ROWS} rows or more{lent}, so nothing follows."
     elif not known:
         outcome, sentence = "undecided", f"{nothing}. No score at this access tells of the model left alone."
     elif all(s.controls.get("retrained") is None for s in known):
@@ -141,8 +143,8 @@ def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -
     if lent:
         sentences.append(f"Not counted, since the original's knowledge comes with it: {', '.join(lent)}.")
     if bare:
-        sentences.append(f"{len(bare)} attack{'s' * (len(bare) > 1)} had no control on enough rows, so what "
-                         f"they brought out proves nothing{': ' * bool(reasons)}{'; '.join(reasons)}.")
+        sentences.append(f"{len(bare)} attack{'s' * (len(bare) > 1)} had no control on {MIN_ROWS} rows or more, so "
+                         f"what they brought out proves nothing{': ' * bool(reasons)}{'; '.join(reasons)}.")
     refused = [f"{what} ({why})" for what, why in _refused(scores, attacks)]
     if refused:
         sentences.append(f"Not run, {len(refused)} in number: {'; '.join(refused)}.")

@@ -7,6 +7,8 @@ The outcome compares with the retrained model, on the untouched subject (attack 
    matters: at least a tenth of the way from the retrained to the original model, where the original
    is known (and itself above: else the score cannot tell who knows). At least `MIN_ROWS` rows are
    needed, since a few rows give an interval without width.
+   Without any retrained model a subject *retains* where it knows more of the forget rows than of the
+   holdout rows and a membership attack tells the two apart; nothing then shows that it forgets.
 2. `forget_quality` >= 0.05 and nothing above            -> forgets
    the same, but probability far below                   -> over-forgets: truth ratios set right answers
                                                             against wrong ones, so ruining both goes unseen
@@ -68,6 +70,15 @@ def _outcome(plain: list[Score], p_limit: float) -> tuple[Outcome, list[str]]:
     quality = next((s for s in plain if base(s) == "forget_quality"), None)
     known = [s for s in plain if shows_knowledge(s) and s.access not in DEEP]
     if quality is None and not any(s.controls.get("retrained") is not None for s in known):
+        shown, told = shown_alone(plain), [s for s in plain if s.name.startswith("mia.") and s.n >= MIN_ROWS
+                                           and s.interval is not None and s.interval[0] > 0.5]
+        if shown and told:
+            return "retains", [
+                f"More is known of the forget set than of rows that were never trained on, by {against(shown)}, and it "
+                f"looks more familiar to {len(told)} membership attack{'s' * (len(told) > 1)}. There is no retrained "
+                "model, which alone could show that nothing is left."]
+        if not known:
+            return "undecided", ["No score of the model left alone was asked for, which attacks could add to."]
         return "undecided", [
             "There is no comparison with a retrained model, so whether the forget set is gone cannot be "
             "decided; the figures below only say how the model differs from its references."

@@ -31,14 +31,18 @@ def compared(scores: Sequence[Score]) -> list[Score]:
             and s.excess is not None and s.excess_interval is not None and s.n >= MIN_ROWS and s.counted]
 
 
+def tried(scores: Sequence[Score]) -> int:
+    """How many attacks and strengths were set against a control."""
+    return len({s.attack for s in compared(scores)})
+
+
 def leaks(scores: Sequence[Score]) -> list[Score]:
     """Those that succeeded, strongest first, corrected for the number of attacks and strengths of the audit.
 
     Metrics under one attack read the same answers, and most of them rise and fall together.
     """
-    found = compared(scores)
-    tests = len({s.attack for s in found})
-    return sorted((s for s in found if succeeds(s, tests)), key=strength, reverse=True)
+    tests = tried(scores)
+    return sorted((s for s in compared(scores) if succeeds(s, tests)), key=strength, reverse=True)
 
 
 def succeeds(score: Score, tests: int = 1) -> bool:
@@ -53,14 +57,31 @@ def succeeds(score: Score, tests: int = 1) -> bool:
     - the subject says more than the control does when that is left alone: an attack that only silences the control
       has brought nothing out.
     """
-    if score.excess is None or score.excess_interval is None or score.gain is None or score.gain_interval is None:
-        return False
-    enough = min(score.excess, score.gain) >= needed(score)
-    plain = score.control_before
-    more = plain is None or (score.value or 0.0) - plain > score.excess - score.excess_interval[0]
-    return (enough and more and (score.floor is None or score.excess > abs(score.floor))
-            and _beyond(score.excess, score.excess_interval, score.people, tests)
-            and _beyond(score.gain, score.gain_interval, score.people, tests))
+    return doubt(score, tests) is None
+
+
+def doubt(score: Score, tests: int = 1) -> str | None:
+    """The first condition of a success that is not met, in a word or two; None for a success."""
+    if score.excess is None or score.excess_interval is None:
+        return "no control"
+    if score.gain is None or score.gain_interval is None:
+        return "no plain score"
+    least, plain = needed(score), score.control_before
+    checks = {
+        "no excess": score.excess_interval[0] > 0,
+        "no gain": score.gain > 0,
+        "too small": min(score.excess, score.gain) >= least,
+        "control fell": plain is None or (score.value or 0.0) - plain > score.excess - score.excess_interval[0],
+        "noise floor": score.floor is None or score.excess > abs(score.floor),
+        "few people": _beyond(score.excess, score.excess_interval, score.people, tests)
+                          or not _beyond(score.excess, score.excess_interval, MANY, tests),
+        "chance": _beyond(score.excess, score.excess_interval, score.people, tests)
+                  and _beyond(score.gain, score.gain_interval, score.people, tests)}
+    return next((word for word, met in checks.items() if not met), None)
+
+
+MANY = 10_000
+"""People, where their number should not matter."""
 
 
 def needed(score: Score) -> float:

@@ -9,7 +9,8 @@ from expunge.records.score import Score
 HEADLINES: dict[str, tuple[str, str, str]] = {
     "forgets": (
         "✓", "Forgets",
-        "On what was measured, the model cannot be told from one that never saw the forget set."),
+        "The truth ratios are those of a model that never saw the forget set, and no score shows more of it. Traces of "
+        "another kind, such as being pushed below that model, stand under the findings."),
     "suppresses": (
         "◐", "Suppresses",
         "Left alone the model does not show the forget set, but attacks bring it out: it is hidden, not gone."),
@@ -132,12 +133,13 @@ def ideal(score: Score) -> str:
 def command(verb: str, *, model: str = "", task: str = "", recipe: str = "", seed: int | None = None) -> str:
     """A command line to copy; capitals stand for what the page cannot know."""
     m, t = shlex.quote(model) if model else "MODEL", shlex.quote(task) if task else "TASK"
+    rows = "--forget FORGET_FILE --retain RETAIN_FILE" if task.startswith("files:") else f"--task {t}"
     tail = "" if seed is None else f" --seed {seed}"
     if verb == "forget":
         method = shlex.quote(recipe) if recipe else "RECIPE"
-        return f"expunge forget {m} --task {t} --method {method}{tail} --out RUN"
+        return f"expunge forget {m} {rows} --method {method}{tail} --out RUN"
     if verb == "train":
-        return f"expunge train {m} --task {t} --split full{tail} --out RUN"
+        return f"expunge train {m} {rows} --split full{tail} --out RUN"
     if verb == "retrain":
-        return f"expunge train BASE_MODEL --task {t} --split retain --out RETRAINED"
-    return f"expunge audit RUN --task {t} --original {m} --retrained RETRAINED --suite standard --out DIR"
+        return f"expunge train BASE_MODEL {rows} --split retain --out RETRAINED"
+    return f"expunge audit RUN {rows} --original {m} --retrained RETRAINED --suite standard --out DIR"

@@ -162,7 +162,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
             if interrupted:
                 save()
                 raise InterruptedRun(f"Interrupted after step {progress.step} of {loop.steps}.",
-                                     "Nothing is lost.", "The same command with --resume goes on.")
+                                     "What was finished is kept.", "The same command with --resume goes on.")
             due = progress.stopped or progress.step == loop.steps or progress.step % (loop.checkpoint_every or 1) == 0
             if due and loop.checkpoint_every:
                 save()
