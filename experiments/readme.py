@@ -202,6 +202,14 @@ def shadows() -> str:
                   for name, measures in found.items()], ["model", *EXPOSED])
 
 
+def tricks() -> str:
+    """What each trick of the engine buys, with it and without it in turn."""
+    return table([{"trick": row["trick"],
+                   "times faster": f"{row['ratio']:.2f} ({row['least']:.2f} to {row['most']:.2f})",
+                   "with it": f"{row['with_s']:.2f} s", "without": f"{row['without_s']:.2f} s"}
+                  for row in results("tricks")["table"]], ["trick", "times faster", "with it", "without"])
+
+
 def bench() -> str:
     found = results("bench")
     rows = [{"what": f"`expunge {k}`", "median": f"{v['median']:.2f} s"} for k, v in found["startup_s"].items()]
@@ -217,7 +225,7 @@ def bench() -> str:
 
 SECTIONS: dict[str, Callable[[], str]] = {
     "plugins": plugins, "league": league, "tuned": tuned, "league_tofu": league_tofu, "demo": demo,
-    "known": known, "meta": meta, "shadows": shadows,
+    "known": known, "meta": meta, "shadows": shadows, "tricks": tricks,
     "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench,
 }
 

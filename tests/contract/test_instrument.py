@@ -44,7 +44,7 @@ def test_doing_nothing_is_no_success(idle: str) -> None:
     """Even of models that show more than the control anyway."""
     for model in ("original", "refusing"):
         for score in bed.scored(idle, model, "forget.probability"):
-            assert score.excess is not None and score.excess > 0.1 and score.gain == 0, score
+            assert score.excess is not None and score.excess > 0.1 and abs(score.gain or 0.0) < 1e-6, score
             assert not leaks([score]) and not leaks([score.model_copy(update={"people": 1000, "floor": 0.0})])
 
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from expunge.errors import DataError
 from expunge.records.task import Example, Opened
 
-POSITIONS = 8192
-"""Padded positions per batch of rows: bounds memory whatever their lengths."""
+POSITIONS = 2048
+"""Padded positions per batch of rows: bounds memory whatever their lengths, and fits the caches of a processor."""
 PLAIN = "Question: {prompt}\nAnswer:"
 Count = Literal["tokens", "positions", "sequences"]
 

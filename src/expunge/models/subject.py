@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -54,6 +54,16 @@ def per_row(values_N: Tensor, batch: TokenBatch) -> Tensor:
     return total_B.index_add(0, batch.row_N, values_N)
 
 
+STRETCH = 32
+"""Greedy tokens between two looks at who has ended."""
+
+
+def select(cache: Any, chosen: Tensor, rows: int) -> None:
+    """Each row of a batch gets the keys and values of one of the `rows` there were; an ensemble has a stack of them."""
+    members = len(cache.layers[0].keys) // rows
+    cache.batch_select_indices(torch.cat([chosen + k * rows for k in range(members)]))
+
+
 class _Reached(Exception):
     """Raised by a hook to leave a forward pass early."""
 
@@ -78,6 +88,11 @@ class Subject:
         return next(self.model.parameters()).device
 
     @property
+    def bare(self) -> bool:
+        """Whether no hook looks on: one that counts positions or rows would see others than it expects."""
+        return not any(m._forward_hooks or m._forward_pre_hooks for m in self.model.modules())
+
+    @property
     def context(self) -> int | None:
         """Longest sequence the position encoding knows, where the config tells."""
         return getattr(self.model.config, "max_position_embeddings", None)
@@ -98,25 +113,45 @@ class Subject:
         blocks = lists[name]
         return {f"{name}.{i}": block for i, block in enumerate(blocks)}
 
-    def answers(self, batch: TokenBatch) -> Answers:
+    def answers(self, batch: TokenBatch, past: Any = None) -> Answers:
         """Logits at the supervised positions only: the head never sees the others.
 
         A hook hands the output head the N hidden states that predict a supervised token, so no
         [B, T, V] array exists. Whatever a family does after its head (scaling, soft caps) still runs.
+
+        Args:
+            past: keys and values of what stands before each row, equally long for all; it is used up.
         """
         batch = batch.to(self.device)
-        head = self.model.get_output_embeddings()
-        inputs = {"input_ids": batch.ids_BT, "attention_mask": batch.attention_BT, "use_cache": False}
-        if head is None:  # no separable head: full logits, then pick
+        inputs: dict[str, Any] = {"input_ids": batch.ids_BT, "attention_mask": batch.attention_BT, "use_cache": False}
+        if past is not None:
+            before_BP = batch.attention_BT.new_ones(len(batch), past.get_seq_length())
+            inputs |= {"attention_mask": torch.cat([before_BP, batch.attention_BT], 1), "past_key_values": past,
+                       "use_cache": True}
+        if self.model.get_output_embeddings() is None:  # no separable head: full logits, then pick
             logits_BTV = self.model(**inputs).logits
             return Answers(batch, logits_BTV.flatten(0, 1)[batch.flat_N])
+        with self._heading(batch.flat_N):
+            return Answers(batch, self.model(**inputs).logits.squeeze(0))
+
+    def headless(self) -> AbstractContextManager[None]:
+        """While it lasts, a forward pass computes no logits, where there is a head that can be told so."""
+        return self._heading(torch.zeros(0, dtype=torch.long, device=self.device))
+
+    @contextmanager
+    def _heading(self, flat_N: Tensor) -> Iterator[None]:
+        """While it lasts, the head is given the hidden states at these of all B*T positions, as one row."""
+        head = self.model.get_output_embeddings()
+        if head is None:
+            yield
+            return
 
         def pick(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (args[0].flatten(0, 1)[batch.flat_N].unsqueeze(0), *args[1:])
+            return (args[0].flatten(0, 1)[flat_N].unsqueeze(0), *args[1:])
 
         handle = head.register_forward_pre_hook(pick)
         try:
-            return Answers(batch, self.model(**inputs).logits.squeeze(0))
+            yield
         finally:
             handle.remove()
 
@@ -194,18 +229,51 @@ class Subject:
                     ids[b, width - len(prompts[i]):] = torch.tensor(list(prompts[i]))
                     attention[b, width - len(prompts[i]):] = 1
                 room = max_new_tokens if self.context is None else min(max_new_tokens, self.context - width)
-                out = (self._decode or self.model.generate)(
-                    input_ids=ids.to(self.device), attention_mask=attention.to(self.device),
-                    max_new_tokens=max(room, 1), num_beams=1, use_cache=True, **way,
-                    pad_token_id=self.tokens.pad_id, eos_token_id=sorted(stops) or None,
-                )
-                for i, row in zip(chosen, out[:, width:].tolist(), strict=True):
+                options = way | {"num_beams": 1, "use_cache": True, "pad_token_id": self.tokens.pad_id,
+                                 "eos_token_id": sorted(stops) or None}
+                said = self._decoded(ids.to(self.device), attention.to(self.device), max(room, 1), stops, options)
+                for i, row in zip(chosen, said, strict=True):
                     end = next((t for t, token in enumerate(row) if token in stops), None)
                     text = self.tokens.processor.decode(row[:end], skip_special_tokens=True)
                     found[i] = (text.strip(), end is not None)
                 if progress:
                     progress(len(chosen))
         return [found[i] for i in range(len(prompts))]
+
+    def _decoded(self, ids_BT: Tensor, attention_BT: Tensor, room: int, stops: set[int],
+                 options: dict[str, Any]) -> list[list[int]]:
+        """New tokens of every row. Greedy rows that have ended leave the batch after every `STRETCH` tokens.
+
+        Not where a hook looks on, or where the model's own settings count tokens from the beginning.
+        """
+        width, own = ids_BT.shape[1], getattr(self.model, "generation_config", None)
+        counts = any(getattr(own, name, None) for name in ("forced_eos_token_id", "min_length", "min_new_tokens"))
+        if self._decode is not None or options["do_sample"] or not stops or counts or not self.bare:
+            out = (self._decode or self.model.generate)(
+                input_ids=ids_BT, attention_mask=attention_BT, max_new_tokens=room, **options)
+            return list(out[:, width:].tolist())
+        said: list[list[int]] = [[] for _ in ids_BT]
+        left, cache = list(range(len(said))), None
+        while True:
+            found = self.model.generate(
+                input_ids=ids_BT, attention_mask=attention_BT, past_key_values=cache, return_dict_in_generate=True,
+                max_new_tokens=min(STRETCH, room - len(said[left[0]])), **options)
+            fresh = found.sequences[:, ids_BT.shape[1]:]
+            for b, row in zip(left, fresh.tolist(), strict=True):
+                said[b] += row
+            going = [k for k, b in enumerate(left) if stops.isdisjoint(said[b]) and len(said[b]) < room]
+            if not going:
+                break
+            cache = found.past_key_values
+            if not hasattr(cache, "batch_select_indices"):
+                going = list(range(len(left)))  # nobody can leave
+            chosen = torch.tensor(going, device=ids_BT.device)
+            if len(going) < len(left):
+                select(cache, chosen, len(left))
+            left = [left[k] for k in going]
+            ids_BT = found.sequences[chosen]
+            attention_BT = torch.cat([attention_BT[chosen], attention_BT.new_ones(len(going), fresh.shape[1])], 1)
+        return said
 
     def _stop_ids(self) -> set[int]:
         """End tokens: the tokenizer's, and those the model's generation config names."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.data.tokens import batches_by_length, collate
+from expunge.models.prefixes import answers_in_batches
 from expunge.models.subject import Answers, Subject
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
@@ -23,7 +24,7 @@ LOWEST = -1e4
 
 
 class Likelihood(Probe):
-    """Per-token log-probs, the mean and variance of log p at each position, and arg-max hits."""
+    """Per-token log-probs and arg-max hits; of the answers the mean and variance of log p at each position, too."""
 
     class Spec(plugin.Spec):
         alternatives: bool = Field(True, description="Ask about paraphrases, wrong answers and options too.")
@@ -67,9 +68,9 @@ class Likelihood(Probe):
         usable = [i for i, row in enumerate(tokens) if row.answer + row.end > 0]
         found: dict[int, Row] = {}
         with subject.evaluating():
-            for chosen in batches_by_length(tokens, usable):
-                answers = subject.answers(collate([tokens[i] for i in chosen], subject.tokens.pad_id))
-                for i, numbers in zip(chosen, _per_token(answers), strict=True):
+            for chosen, answers in answers_in_batches(subject, tokens, usable):
+                moments = [asked[i][1][0] == "answer" for i in chosen]
+                for i, numbers in zip(chosen, _per_token(answers, moments), strict=True):
                     example, (form, index, correct, text) = asked[i]
                     found[i] = LikelihoodRow(
                         id=example.id, subject=example.subject, group=example.group, form=form, index=index,
@@ -80,30 +81,32 @@ class Likelihood(Probe):
         return [found[i] for i in usable]
 
 
-def _per_token(answers: Answers) -> list[dict[str, list[float] | list[bool]]]:
-    """Split the flat numbers of a batch back into rows of plain lists."""
-    logits_NV, target_N = answers.logits_NV, answers.batch.target_N
-    parts = [_moments(z, y) for z, y in zip(logits_NV.split(max(CELLS // logits_NV.shape[-1], 1)),
-                                            target_N.split(max(CELLS // logits_NV.shape[-1], 1)), strict=True)]
-    logp, mean, var, hit = (torch.cat(column) for column in zip(*parts, strict=True))
-    sizes = [r.answer + r.end for r in answers.batch.rows]
-    return [
-        {"logp": _plain(a), "mean": _plain(b), "var": _plain(c), "hit": d.tolist()}
-        for a, b, c, d in zip(logp.split(sizes), mean.split(sizes), var.split(sizes), hit.split(sizes), strict=True)
-    ]
+def _per_token(answers: Answers, moments: Sequence[bool]) -> Iterator[dict[str, list[float] | list[bool]]]:
+    """Split the flat numbers of a batch back into rows of plain lists; moments only of the rows that ask for them."""
+    batch = answers.batch
+    hit_N = answers.logits_NV.argmax(-1) == batch.target_N
+    wanted_N = torch.tensor(moments, device=hit_N.device)[batch.row_N].nonzero()[:, 0]
+    size = max(CELLS // answers.logits_NV.shape[-1], 1)
+    parts = [_moments(answers.logits_NV[chosen]) for chosen in wanted_N.split(size)] if len(wanted_N) else []
+    mean, var = (iter(torch.cat(column).tolist()) for column in zip(*parts, strict=True)) if parts else (iter(()),) * 2
+    sizes = [r.answer + r.end for r in batch.rows]
+    for logp, hit, asked in zip(answers.logp_N.split(sizes), hit_N.split(sizes), moments, strict=True):
+        row: dict[str, list[float] | list[bool]] = {"logp": _plain(logp.tolist()), "hit": hit.tolist()}
+        if asked:
+            row |= {"mean": _plain(islice(mean, len(logp))), "var": _plain(islice(var, len(logp)))}
+        yield row
 
 
-def _moments(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _moments(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of log p over the vocabulary."""
     logp_NV = torch.log_softmax(logits_NV.float(), dim=-1)
     p_NV = logp_NV.exp()
     # A token with probability 0 adds nothing to either moment, but 0 * -inf would be NaN.
-    safe_NV = logp_NV.clamp_min(LOWEST)
-    mean_N = (p_NV * safe_NV).sum(-1)
+    safe_NV = logp_NV.clamp_min_(LOWEST)
+    mean_N = torch.linalg.vecdot(p_NV, safe_NV)
     # About the mean rather than about zero: the difference of two squares loses half the digits.
-    var_N = (p_NV * (safe_NV - mean_N[:, None]).square()).sum(-1)
-    logp_N = logp_NV.gather(-1, target_N[:, None])[:, 0]
-    return logp_N, mean_N, var_N, logits_NV.argmax(-1) == target_N
+    return mean_N, torch.linalg.vecdot(p_NV, safe_NV.sub_(mean_N[:, None]).square_())
 
 
-def _plain(values: Tensor) -> list[float]:
-    return [float(f"{v:.7g}") for v in values.tolist()]
+def _plain(values: Iterable[float]) -> list[float]:
+    return [float(f"{v:.7g}") for v in values]

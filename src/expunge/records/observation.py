@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from expunge.records.base import read_json, read_jsonl, write_jsonl
 from expunge.records.task import Split
@@ -31,9 +31,9 @@ class LikelihoodRow(TypedDict):
     text: str
     logp: list[float]
     """log p(token | prefix) per supervised token, the end tokens last."""
-    mean: list[float]
-    """E_v[log p(v)] under the model at the same position (negative entropy)."""
-    var: list[float]
+    mean: NotRequired[list[float]]
+    """E_v[log p(v)] under the model at the same position (negative entropy); of answers only, like `var`."""
+    var: NotRequired[list[float]]
     """Var_v[log p(v)] at the same position."""
     hit: list[bool]
     """Whether the token was the arg max."""

@@ -1,0 +1,146 @@
+"""What each trick buys: the same work with it and without it, in turn, on one thread; writes results/tricks.json.
+
+The model is the fixed TOFU pair's original (2.6 M parameters, 4k vocabulary), the rows are TOFU's (EXPUNGE_DATA).
+Each trick has a twin that gives the same numbers (tests/invariants/test_prefixes.py and the contract suite).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from common import log, store
+
+from expunge.data import tokens
+from expunge.data.tasks import load_task
+from expunge.data.tokens import collate
+from expunge.models.load import load_subject
+from expunge.models.reference import CachedLogProbs, LiveReference
+from expunge.models.subject import Subject
+from expunge.probes.generation import Generation
+from expunge.probes.likelihood import Likelihood
+
+Work = Callable[[], object]
+
+
+@contextmanager
+def without(*patches: Any) -> Iterator[None]:
+    """While they last."""
+    for one in patches:
+        one.start()
+    try:
+        yield
+    finally:
+        for one in patches:
+            one.stop()
+
+
+def tricks(subject: Subject, retrained: Subject, rows: int) -> Mapping[str, tuple[Work, Callable[[], Any]]]:
+    """Name -> the work, and what takes the trick away."""
+    task = load_task("tofu:forget10")
+    asked = list(task.probe_rows("forget")[:rows])
+    forget = collate([subject.tokens.row(r) for r in task.forget[:8]], subject.tokens.pad_id)
+    retain = collate([subject.tokens.row(r) for r in task.retain[:8]], subject.tokens.pad_id)
+    parameters = [p for p in subject.model.parameters() if p.requires_grad]
+    cached = CachedLogProbs(subject, (*forget.rows, *retain.rows))
+    live = LiveReference(subject, adapter=False)
+    references: list[Any] = [cached]
+
+    def score() -> object:
+        return Likelihood().observe(subject, asked, task)
+
+    def say() -> object:
+        return Generation().observe(retrained, asked, task)
+
+    def step() -> object:
+        """Forget and retain rows through the model and back, eight times."""
+        for _ in range(8):
+            found = subject.answers_of({"forget": forget, "retain": retain})
+            torch.autograd.grad(sum(a.logp_N.mean() for a in found.values()), parameters)  # type: ignore[arg-type]
+        return None
+
+    def refer() -> object:
+        return [references[0].logp(forget) for _ in range(16)]
+
+    def hidden() -> object:
+        for _ in range(8):
+            loss = subject.hidden(forget, 1).square().mean()
+            torch.autograd.grad(loss, parameters, allow_unused=True)
+        return None
+
+    def apart(self: Subject, batches: dict[str, Any]) -> dict[str, Any]:
+        return {side: self.answers(batch) for side, batch in batches.items()}
+
+    def whole(self: Subject, batch: Any, block: int) -> Any:
+        return self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False,
+                          output_hidden_states=True).hidden_states[block + 1]
+
+    @contextmanager
+    def reference_runs() -> Iterator[None]:
+        references[0] = live
+        yield
+        references[0] = cached
+
+    @contextmanager
+    def tokenised_anew() -> Iterator[None]:
+        build = tokens.Tokens._build
+
+        def row(self: Any, example: Any, *, answer: str | None = None, prompt: str | None = None) -> Any:
+            return build(self, example, example.prompt if prompt is None else prompt,
+                         example.answer if answer is None else answer)
+
+        with without(patch.object(tokens.Tokens, "row", row)):
+            yield
+
+    headless = patch.object(type(subject.model), "get_output_embeddings", lambda self: None)
+    return {
+        "prompts shared by answers run once (scoring)": (score, lambda: without(patch.object(Subject, "bare", False))),
+        "batches of 2k positions rather than 8k (scoring)": (score, lambda: without(
+            patch.object(tokens, "POSITIONS", 8192))),
+        "logits only where supervised (scoring)": (score, lambda: without(headless)),
+        "logits only where supervised (training)": (step, lambda: without(headless)),
+        "rows tokenised once (scoring)": (score, tokenised_anew),
+        "rows that ended leave (generation)": (say, lambda: without(patch.object(Subject, "bare", False))),
+        "forget and retain rows in one pass (training)": (step, lambda: without(
+            patch.object(Subject, "answers_of", apart))),
+        "reference log-probs cached": (refer, reference_runs),
+        "no layer above the one asked for (hidden states of block 1 of 4)": (hidden, lambda: without(
+            patch.object(Subject, "hidden", whole))),
+    }
+
+
+def seconds(work: Work) -> float:
+    before = time.process_time()
+    work()
+    return time.process_time() - before
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, required=True, help="folder with original and retrained")
+    parser.add_argument("--rows", type=int, default=80)
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    subject, retrained = (load_subject(given.models / name) for name in ("original", "retrained"))
+    table = []
+    for name, (work, lacking) in tricks(subject, retrained, given.rows).items():
+        seconds(work)  # caches are warm for both
+        pairs = []
+        for _ in range(given.repeats):
+            with_it = seconds(work)
+            with lacking():
+                pairs.append((with_it, seconds(work)))
+        ratios = [b / a for a, b in pairs]
+        table.append({"trick": name, "ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios),
+                      "with_s": statistics.median(a for a, _ in pairs),
+                      "without_s": statistics.median(b for _, b in pairs)})
+        log((name, {k: round(v, 3) for k, v in table[-1].items() if isinstance(v, float)}))
+    log((store("tricks", {"rows": given.rows, "repeats": given.repeats, "threads": 1, "table": table}),))

@@ -1,0 +1,137 @@
+"""Prompts that several answers share run once, and nobody can tell from the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from expunge import registry
+from expunge.data import tokens
+from expunge.data.tokens import TokenRow, collate
+from expunge.models import subject as subject_module
+from expunge.models.adapter import add_adapter
+from expunge.models.prefixes import answers_in_batches
+from expunge.models.subject import Subject
+from expunge.models.tiny import build_subject
+from expunge.records.task import Example
+
+from ..contract.test_wraps import MORE, wrap
+from ..journey.test_families import FAMILIES
+from ..support import fresh, hooks, memoriser, small_task
+
+
+def rows_of(subject: Subject) -> list[TokenRow]:
+    """Shared prompts of several lengths, lone ones, running text, a single supervised token, odd lengths."""
+    task = small_task()
+    found = [subject.tokens.row(e, answer=text) for e in task.forget[:5]
+             for text in (e.answer, *e.wrong_answers[:3], e.answer.split()[0])]
+    found += [subject.tokens.row(e) for e in (*task.holdout[:2], Example(
+        id="text", prompt="", kind="text", answer=" ".join(r.answer for r in task.retain[:4])))]
+    one = found[0]
+    return [*found, TokenRow("one", one.ids[: one.prompt + 1], one.prompt, 1, 0)]
+
+
+def alone(subject: Subject, row: TokenRow) -> Tensor:
+    """The honest twin: one row, whole, by itself."""
+    return subject.answers(collate([row], subject.tokens.pad_id)).logits_NV
+
+
+def found_for(subject: Subject, rows: Sequence[TokenRow], chosen: Sequence[int]) -> dict[int, Tensor]:
+    found: dict[int, Tensor] = {}
+    with subject.evaluating():
+        for batch, answers in answers_in_batches(subject, rows, chosen):
+            parts = answers.logits_NV.split([rows[i].answer + rows[i].end for i in batch])
+            assert not found.keys() & set(batch), "no row twice"
+            found |= dict(zip(batch, parts, strict=True))
+    return found
+
+
+def subjects() -> Iterator[Any]:
+    for family in (*FAMILIES, *MORE):
+        config = {"model_type": family} | (FAMILIES | MORE)[family]
+        yield pytest.param(lambda c=config: build_subject(c, small_task().texts()), id=family)
+    yield pytest.param(adapted, id="lora")
+    for name in ("uld", "sisa"):
+        yield pytest.param(lambda n=name: wrap(registry.find(n), fresh()), id=name)
+
+
+def adapted() -> Subject:
+    subject = fresh(memoriser())
+    scope = add_adapter(subject, rank=2, seed=0)
+    with torch.no_grad():
+        for i, parameter in enumerate(scope.parameters.values()):
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)) * 0.05)
+    return subject
+
+
+@pytest.mark.parametrize("positions", [200, 8192])
+@pytest.mark.parametrize("make", list(subjects()))
+def test_shared_prompts_are_whole_rows(make: Any, positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = make()
+    rows = rows_of(subject)
+    monkeypatch.setattr(tokens, "POSITIONS", positions)
+    seen: list[tuple[int, ...]] = []
+    forward = subject.model.forward
+    monkeypatch.setattr(subject.model, "forward", lambda *a, **k: (seen.append(tuple(k["input_ids"].shape)),
+                                                                   forward(*a, **k))[1])
+    found = found_for(subject, rows, range(len(rows)))
+    assert sorted(found) == list(range(len(rows)))
+    cost = sum(b * t for b, t in seen)
+    seen.clear()
+    with monkeypatch.context() as apart:
+        apart.setattr(Subject, "bare", False)
+        found_for(subject, rows, range(len(rows)))
+    assert cost < sum(b * t for b, t in seen), "nothing was shared"
+    with subject.evaluating():
+        for i, logits in found.items():
+            torch.testing.assert_close(logits, alone(subject, rows[i]), atol=1e-5, rtol=1e-4)
+    assert hooks(subject) == []
+
+
+def test_an_empty_choice_and_a_single_row() -> None:
+    subject = memoriser()
+    rows = rows_of(subject)
+    assert found_for(subject, rows, []) == {}
+    assert list(found_for(subject, rows, [3])) == [3]
+
+
+def test_a_hook_sees_whole_rows() -> None:
+    """Somebody who counts positions or rows must not meet a part of one."""
+    subject, widths = memoriser(), set()
+    rows = rows_of(subject)
+    handle = next(iter(subject.blocks.values())).register_forward_hook(
+        lambda module, args, output: widths.add((output[0] if isinstance(output, tuple) else output).shape[1]))
+    found = found_for(subject, rows, range(10))
+    handle.remove()
+    assert min(widths) >= min(len(rows[i].ids) for i in range(10)) and len(found) == 10
+
+
+@pytest.mark.parametrize("make", list(subjects()))
+def test_rows_that_have_ended_leave_and_nobody_can_tell(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Word for word what one long call says, with fewer positions decoded."""
+    subject = make()
+    prompts = [subject.tokens.prompt(e) for e in (*small_task().forget[:4], *small_task().holdout[:3])]
+    monkeypatch.setattr(subject_module, "STRETCH", 3)
+    said = subject.generate(prompts, 14)
+    monkeypatch.setattr(Subject, "bare", False)
+    assert said == subject.generate(prompts, 14)
+
+
+def test_fewer_rows_are_decoded_once_some_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a model that knows when to stop."""
+    subject, seen = memoriser(), list[int]()
+    prompts = [subject.tokens.prompt(e) for e in small_task().forget[:6]]
+    long = [*prompts, tuple(i for p in prompts for i in p)[:60]]  # nonsense, after which it need not stop
+    monkeypatch.setattr(subject_module, "STRETCH", 4)
+    forward = subject.model.forward
+    monkeypatch.setattr(subject.model, "forward",
+                        lambda *a, **k: (seen.append(len(k["input_ids"])), forward(*a, **k))[1])
+    found = subject.generate(long, 40)
+    if not all(ended for _, ended in found):
+        assert min(seen) < len(long) and seen[0] == len(long)
+    monkeypatch.setattr(Subject, "bare", False)
+    assert found == subject.generate(long, 40)
