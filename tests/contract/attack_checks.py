@@ -69,10 +69,13 @@ def still_shows(plugin: type[Attack], from_: str, options: dict[str, Any] | None
 
 
 @check
-def finds_nothing(plugin: type[Attack], options: dict[str, Any] | None = None,
-                  metric: str = "forget.probability") -> None:
+def finds_nothing(plugin: type[Attack], options: dict[str, Any] | None = None, metric: str = "forget.probability",
+                  within: float = 0.12) -> None:
     """Of two models that never knew, neither looks as if it had, by any of the metrics that are taken under it."""
     attack = plugin(**(options or {}))
+    for score in bed.scored(attack.text(), "retrained again", metric):
+        assert score.excess is not None and score.excess_interval is not None, score.unavailable
+        assert score.excess_interval[0] <= 0 or score.excess < within, score
     for asked in {metric, *(m for m in attack.asks if m.startswith("forget."))}:
         for model, control in (("retrained", "retrained again"), ("retrained again", "retrained")):
             scores = bed.scored(attack.text(), model, asked, control)

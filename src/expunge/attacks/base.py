@@ -291,3 +291,12 @@ def rewriting(ground: Ground, rewrite: Callable[[Example], Example]) -> Rows:
 
 def _rewritten(rows: Rows, rewrite: Callable[[Example], Example], split: Split) -> list[Example]:
     return [rewrite(r) if r.kind != "text" else r for r in rows(split)]
+
+
+def check_room(subject: Subject, rows: Sequence[Example], extra: int) -> None:
+    """Raises UsageError when rows with `extra` more tokens are longer than the model's context."""
+    longest = max((len(subject.tokens.row(r).ids) for r in rows), default=0)
+    if subject.context is not None and longest + extra > subject.context:
+        more = f", and {extra} more" if extra else ""
+        raise UsageError(f"The longest row has {longest} tokens{more}: too long for a context of {subject.context}.",
+                         "The attack adds words to the prompt.", "Choose options that add fewer.")

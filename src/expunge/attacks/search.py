@@ -62,15 +62,6 @@ def nothing_to_learn(ground: Ground, scope: str) -> str | None:
     return None if rows else f"there are no {ground.split} rows with a prompt for it to learn from"
 
 
-def check_room(subject: Subject, rows: Sequence[Example], extra: int) -> None:
-    """Raises UsageError when rows with `extra` more tokens are longer than the model's context."""
-    longest = max((len(subject.tokens.row(r).ids) for r in rows), default=0)
-    if subject.context is not None and longest + extra > subject.context:
-        more = f", and {extra} more" if extra else ""
-        raise UsageError(f"The longest row has {longest} tokens{more}: too long for a context of {subject.context}.",
-                         "The attack adds words to the prompt.", "Choose options that add fewer.")
-
-
 def answered(subject: Subject, rows: Sequence[TokenRow]) -> Answers:
     return subject.answers(collate(rows, subject.tokens.pad_id))
 

@@ -9,8 +9,8 @@ from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks.base import Ask, AttackCard, Curve, Ground, View
-from expunge.attacks.search import SCOPES, Scope, check_room, divided, nothing_to_learn
+from expunge.attacks.base import Ask, AttackCard, Curve, Ground, View, check_room
+from expunge.attacks.search import SCOPES, Scope, divided, nothing_to_learn
 from expunge.attacks.vectors import beside, descend, placed
 from expunge.models.subject import Subject
 from expunge.plugin import Property
@@ -64,7 +64,7 @@ class SoftPrompt(Curve):
                  "on people it was not learned on it beats random vectors and plain asking"),
         Property("gains", {"from_": "suppressed", "options": SMALL, "by": 0.02, "beyond": 0.02}, "and past npo"),
         Property("recovers", {"from_": "refusing", "options": SMALL, "excess": 0.3}, "past the refusal"),
-        Property("finds_nothing", {"options": SMALL}, "the same search wins nothing elsewhere"),
+        Property("finds_nothing", {"options": SMALL, "within": 0.05}, "the same search wins nothing elsewhere"),
     )
 
     @property

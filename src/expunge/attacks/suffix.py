@@ -7,9 +7,9 @@ from typing import Literal
 from pydantic import Field
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View, rewriting
+from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View, check_room, rewriting
 from expunge.attacks.gcg import Found, behind, gcg
-from expunge.attacks.search import SCOPES, Scope, check_room, divided, nothing_to_learn
+from expunge.attacks.search import SCOPES, Scope, divided, nothing_to_learn
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 from expunge.records.score import Access
@@ -69,7 +69,7 @@ class Suffix(Attack):
         Property("gains", {"from_": "suppressed", "options": SMALL | {"scope": "questions"}, "by": 0.005,
                            "beyond": 0.005}, "and so it does on other questions about the same people"),
         Property("recovers", {"from_": "refusing", "options": SMALL, "excess": 0.2}, "past the refusal"),
-        Property("finds_nothing", {"options": SMALL}, "the same search wins nothing elsewhere"),
+        Property("finds_nothing", {"options": SMALL, "within": 0.05}, "the same search wins nothing elsewhere"),
     )
 
     @property

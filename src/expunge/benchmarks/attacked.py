@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from expunge.attacks.base import Attack, Ground, View, parse_attack
-from expunge.attacks.search import check_room
+from expunge.attacks.base import Attack, Ground, View, check_room, parse_attack
 from expunge.benchmarks.cache import ObservationCache
 from expunge.benchmarks.shelf import Shelf, read_shelf
 from expunge.errors import ExpungeError, InterruptedRun

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from expunge.cli.given import task_from
 from expunge.errors import ExpungeError
 
 if TYPE_CHECKING:
@@ -129,8 +130,8 @@ def train(
     from expunge import api
 
     reporter = _reporter(as_json)
-    loaded = _task(task, forget=forget, retain=retain, mapping=mapping, data_dir=data_dir, limit=limit,
-                   allow_overlap=allow_overlap, template=template)
+    loaded = task_from(task, forget=forget, retain=retain, mapping=mapping, data_dir=data_dir, limit=limit,
+                       allow_overlap=allow_overlap, template=template)
     record = api.train(
         model, task=loaded, out=out, split=split, method=method, epochs=epochs, steps=steps, lr=lr,  # type: ignore[arg-type]
         batch_size=batch_size, accumulate=accumulate, seed=seed, limit=limit, max_length=max_length,
@@ -169,8 +170,8 @@ def forget(
     if keep not in ("best", "last"):
         raise UsageError(f"--keep {keep!r} is not possible.", fix="Choose best or last.")
     reporter = _reporter(as_json)
-    loaded = _task(task, forget=forget_file, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
-                   limit=limit, allow_overlap=allow_overlap, template=template)
+    loaded = task_from(task, forget=forget_file, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
+                       limit=limit, allow_overlap=allow_overlap, template=template)
     found = api.forget(
         model, method=method, out=out, task=loaded, epochs=epochs if epochs is not None else 10, steps=steps, lr=lr,
         batch_size=batch_size, accumulate=accumulate, seed=seed, limit=limit, max_length=max_length,
@@ -226,8 +227,9 @@ def audit(
         raise UsageError("No model was given to audit.", fix="Give a run folder, a model folder or a hub name.")
     suite = suite or "standard"
     api.check_conditions(require or (), suite)  # a typo should not cost an audit
-    loaded = _task(task or (None if forget else api.task_of(subject)), forget=forget, retain=retain, holdout=holdout,
-                   mapping=mapping, data_dir=data_dir, limit=limit, allow_overlap=allow_overlap, template=template)
+    loaded = task_from(task or (None if forget else api.task_of(subject)), forget=forget, retain=retain,
+                       holdout=holdout, mapping=mapping, data_dir=data_dir, limit=limit, allow_overlap=allow_overlap,
+                       template=template)
     found = api.audit(
         subject, out=out, task=loaded, original=original, retrained=retrained or (), suite=suite, seed=seed,
         limit=limit, max_length=max_length, resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter)
@@ -266,8 +268,8 @@ def sweep(
     from expunge.tuning import sweep as run
 
     reporter = _reporter(as_json)
-    loaded = _task(task, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
-                   limit=limit, allow_overlap=allow_overlap, template=template)
+    loaded = task_from(task, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
+                       limit=limit, allow_overlap=allow_overlap, template=template)
     found = run(method, out=out, task=loaded, model=model, retrained=retrained or (), trials=trials,
                 epochs=epochs if epochs is not None else 10, steps=steps, batch_size=batch_size, seed=seed,
                 suite=suite or SUITE, resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter)
@@ -304,8 +306,8 @@ def shadows(
     from expunge.cli.showing import show_shadows
     from expunge.shadows import WORLD, make_shadows
 
-    loaded = _task(task or (None if forget else WORLD), forget=forget, retain=retain, holdout=holdout, mapping=mapping,
-                   data_dir=data_dir, limit=limit, allow_overlap=allow_overlap, template=template)
+    loaded = task_from(task or (None if forget else WORLD), forget=forget, retain=retain, holdout=holdout,
+                       mapping=mapping, data_dir=data_dir, limit=limit, allow_overlap=allow_overlap, template=template)
     found = make_shadows(method or "npo + retain_nll", out=out, count=count, task=loaded, model=model, seed=seed, lr=lr,
                          train_epochs=train_epochs, train_lr=train_lr, epochs=epochs or 10, batch_size=batch_size,
                          resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=_reporter(as_json))
@@ -377,13 +379,6 @@ def _demand(failed: Sequence[str], reporter: Reporter) -> None:
         reporter.warn("required: " + line)
     if failed:
         raise typer.Exit(1)
-
-
-def _task(name: str | None, **options: Any) -> Any:
-    """The task from its name or files, once torch-free checks are through."""
-    from expunge.cli.given import task_from
-
-    return task_from(name, **options)
 
 
 def main() -> None:
