@@ -21,6 +21,14 @@ TINY: Mapping[str, Any] = {
 TASK = "authors(forget=2,retain=6,holdout=2,neighbours=1)"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fixtures that outlive a test must not find what an older version once saw of the same model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXPUNGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """EXPUNGE_CACHE in a fresh folder; the caller's data folder does not leak in."""
