@@ -296,10 +296,9 @@ def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, ro
     loop = plan(stage, schedule)
     name = stage.objective.card.name if stage.objective else "train"
     needed = stage.needs
-    sides = set(stage.objective.reads) if stage.objective else set()
-    asked = schedule.token_rows(loop.steps, sides) if "reference.logp" in needed else []
+    asked = schedule.token_rows(loop.steps, stage.kept_sides)
     reference = build_reference(subject, needed, asked, adapter=scope.adapter,
-                                progress=reporter.task("reference log-probs", len(asked)) if asked else None)
+                                progress=reporter.task("reference", len(asked)) if asked else None)
     monitor = Monitor(subject, task, record.seed)
     tick = reporter.task(name, loop.steps)
     resumed = [0]

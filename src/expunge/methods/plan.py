@@ -51,7 +51,9 @@ def reference_kind(stage: Stage) -> str:
         return "none needed"
     if wanted == {"reference.logp"}:
         return "cached log-probs"
-    return "adapter off" if stage.scope.adapter else "frozen copy"
+    if stage.scope.adapter:
+        return "adapter off"
+    return "frozen copy" if "reference.hidden" in wanted else "cached states, or a frozen copy where they are larger"
 
 
 def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Tokens, config: Any, *,
