@@ -18,7 +18,8 @@ from expunge.registry import entries
 
 TASK_OPTIONS = {"--task", "--forget", "--retain", "--map", "--data-dir", "--allow-overlap", "--limit", "--max-length",
                 "--template"}
-LOOP_OPTIONS = {"--epochs", "--steps", "--lr", "--batch-size", "--accumulate", "--eval-every"}
+LOOP_OPTIONS = {"--epochs", "--steps", "--lr", "--batch-size", "--accumulate", "--eval-every",
+                "--gradient-checkpointing"}
 RUN_OPTIONS = {"--out", "--seed", "--resume", "--overwrite", "--dry-run", "--json"}
 FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "demo": ((), {"--out", "--method", "--seed", "--json"}),

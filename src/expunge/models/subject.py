@@ -242,12 +242,17 @@ class Subject:
             raise _Reached
 
         handle = module.register_forward_hook(leave)
+        recomputes = getattr(module, "gradient_checkpointing", False)
+        if recomputes:  # what is left early cannot be run again
+            module.gradient_checkpointing = False  # type: ignore[assignment]
         try:
             self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
         except _Reached:
             pass
         finally:
             handle.remove()
+            if recomputes:
+                module.gradient_checkpointing = True  # type: ignore[assignment]
         out_BTD = caught[0]
         # An ensemble runs the batch once per member, stacked; its representation is the mean.
         return out_BTD if len(out_BTD) == len(batch) else out_BTD.unflatten(0, (-1, len(batch))).mean(0)
