@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
+
+
+def recomputes(subject: Subject) -> bool:
+    """Whether some block would compute its activations again."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in subject.model.modules())
 
 
 @contextmanager
@@ -16,17 +21,22 @@ def recomputing(subject: Subject, wanted: bool) -> Iterator[None]:
     Raises:
         UsageError: the model's class knows no gradient checkpointing.
     """
-    model = subject.model
-    if not wanted or getattr(model, "is_gradient_checkpointing", False):
+    if not wanted or recomputes(subject):
         yield
         return
+    model = getattr(subject.model, "get_base_model", lambda: subject.model)()  # below an adapter
     if not getattr(model, "supports_gradient_checkpointing", False):
         raise UsageError(f"{type(model).__name__} knows no gradient checkpointing.",
                          fix="Leave --gradient-checkpointing out; --accumulate with a smaller --batch-size saves "
                              "memory too.")
+    new = hasattr(model, "activation_checkpointing_enable")  # transformers renames it on the way to version 6
+    enable, disable = (getattr(model, ("activation" if new else "gradient") + "_checkpointing_" + verb)
+                       for verb in ("enable", "disable"))
     # Gradients are asked for by name (torch.autograd.grad), which the reentrant kind does not allow.
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    enable({"use_reentrant": False})
     try:
         yield
     finally:
-        model.gradient_checkpointing_disable()
+        disable()
+        with suppress(AttributeError):  # a hook that newer versions leave on the embedding; there may be none
+            model.disable_input_require_grads()

@@ -17,6 +17,7 @@ from expunge.data.tokens import Count, TokenBatch
 from expunge.errors import ExpungeError, UsageError
 from expunge.models.reference import Reference
 from expunge.models.subject import Answers, Subject
+from expunge.training.recomputing import recomputes
 
 Role = Literal["forget", "retain"]
 Over = Count | Callable[[TokenBatch], int]
@@ -64,7 +65,7 @@ class Step:
         Raises:
             UsageError: under gradient checkpointing, where blocks run again once the context is gone.
         """
-        if getattr(self.subject.model, "is_gradient_checkpointing", False):
+        if recomputes(self.subject):
             raise UsageError("Gradient checkpointing does not go with a perturbation of activations, such as lat.",
                              "What is computed again on the way back would be computed without it.",
                              "Leave --gradient-checkpointing out.")
