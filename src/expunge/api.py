@@ -383,11 +383,12 @@ def _begin(out: Path, record: RunRecord, *, resume: bool, overwrite: bool, repor
 
 def _record(kind: Literal["train", "forget"], recipe: str, stages: tuple[Stage, ...], settings: dict[str, Any],
             model: str, subject: Subject, task: Task, seed: int) -> RunRecord:
+    processes.start()  # before anything is written
     return RunRecord(
         kind=kind, recipe=recipe, recipe_full={str(i): s.full() for i, s in enumerate(stages)}, settings=settings,
         model=str(Path(model).resolve()) if Path(model).exists() else model,
         model_fingerprint=subject.fingerprint, task=task.name, task_fingerprints=task.fingerprints(),
-        seed=seed, environment=environment() | {"device": str(device())},
+        seed=seed, environment=environment() | {"device": str(device()), "processes": processes.count()},
     )
 
 
