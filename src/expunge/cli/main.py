@@ -76,10 +76,11 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:  # `| head` has read enough
             sys.stderr.close()
             raise typer.Exit(0) from None
-        except OSError as problem:
-            Reporter().error(ExpungeError(
-                f"{problem.strerror or problem}" + f": {problem.filename}" * bool(problem.filename),
-                fix="Check the path, the right to write there, and the free space."))
+        except OSError as error:
+            problem = ExpungeError(f"{error.strerror or error}" + f": {error.filename}" * bool(error.filename),
+                                   fix="Check the path, the right to write there, and the free space.")
+            if processes.speaks(problem):
+                Reporter().error(problem)
             raise typer.Exit(2) from None
 
     return run
