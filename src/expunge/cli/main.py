@@ -77,10 +77,10 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
             sys.stderr.close()
             raise typer.Exit(0) from None
         except OSError as error:
-            problem = ExpungeError(f"{error.strerror or error}" + f": {error.filename}" * bool(error.filename),
+            failure = ExpungeError(f"{error.strerror or error}" + f": {error.filename}" * bool(error.filename),
                                    fix="Check the path, the right to write there, and the free space.")
-            if processes.speaks(problem):
-                Reporter().error(problem)
+            if processes.speaks(failure):
+                Reporter().error(failure)
             raise typer.Exit(2) from None
 
     return run
