@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from expunge.errors import DataError
 from expunge.records.task import Example, Opened
 
-POSITIONS = 2048
+POSITIONS = 1024
 """Padded positions per batch of rows: bounds memory whatever their lengths, and fits the caches of a processor."""
 STEP_POSITIONS = 512
 """The same for a pass of a training step, which keeps what lies between the layers."""
@@ -158,9 +158,10 @@ class Tokens:
         )  # masks never look at it, so any id does
         # End-of-turn tokens are often added as special without being named as eos or the like.
         added = getattr(processor, "added_tokens_decoder", {})
-        self._added_special = {i for i, token in added.items() if token.special}
+        self._special = {i for i, token in added.items() if token.special} | set(processor.all_special_ids)
         # Every model of one family of twins has the same tokenizer: a row is tokenised once for all of them.
         self._rows = _KNOWN.setdefault((_content(processor), self.template, self.chat, max_length), {})
+        self._again = lru_cache(maxsize=4096)(self._ids)  # answers of one question share what stands before them
 
     def row(self, example: Example, *, answer: str | None = None, prompt: str | None = None) -> TokenRow:
         """Tokenise an example, or the same with another answer or prompt in its place."""
@@ -180,12 +181,12 @@ class Tokens:
         if self.chat and example.kind in ("qa", "messages"):
             before, after, end_ids = self._render_chat(example, prompt, answer)
             before, after = _open(before, after, _opening(example))
-            prompt_ids = self._ids(before)
+            prompt_ids = list(self._again(before))
             answer_ids = self._ids(after)
         else:
             before, after = self._render_plain(example, prompt, answer)
             before, after = _open(before, after, _opening(example))
-            prompt_ids = self._ids(before, special=True)
+            prompt_ids = list(self._again(before, special=True))
             joint = self._ids(before + after, special=True)
             # Natural text tokenises across the border; only an exact prefix keeps the split honest.
             keeps = joint[: len(prompt_ids)] == prompt_ids
@@ -225,9 +226,8 @@ class Tokens:
         at = rest.find(answer.strip())
         if at < 0:  # a template that rewrites the turn: say the answer ourselves
             return before, answer, [self.eos_id] if self.eos_id is not None else []
-        tail = self._ids(rest[at + len(answer.strip()):])
-        special = set(self.processor.all_special_ids) | self._added_special
-        stop = next((i for i, token in enumerate(tail) if token in special), None)
+        tail = self._again(rest[at + len(answer.strip()):])
+        stop = next((i for i, token in enumerate(tail) if token in self._special), None)
         if stop is not None:  # the end-of-turn token; what a template prints after it is nobody's answer
             return before + rest[:at], answer.strip(), tail[: stop + 1]
         return before + rest[:at], answer.strip(), [self.eos_id] if self.eos_id is not None else []

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import ks_2samp, rankdata
 
 Strata = Mapping[str, NDArray[np.float64]]
 CHUNK = 2_000_000
@@ -43,6 +42,8 @@ def bootstrap(statistic: Callable[[Strata], float], strata: Strata, resamples: i
 
 def auc(members: ArrayLike, nonmembers: ArrayLike) -> float:
     """P(member > non-member) + P(equal) / 2 over all pairs; 0.5 = indistinguishable. By ranks."""
+    from scipy.stats import rankdata  # takes as long to import as torch, and training asks no statistics
+
     inside, outside = np.asarray(members, float), np.asarray(nonmembers, float)
     ranks = rankdata(np.concatenate([inside, outside]))
     pairs_won = ranks[: len(inside)].sum() - len(inside) * (len(inside) + 1) / 2
@@ -63,6 +64,8 @@ def harmonic_mean(values: Iterable[float]) -> float:
 
 def ks_pvalue(first: ArrayLike, second: ArrayLike) -> float:
     """p-value of the two-sided two-sample Kolmogorov-Smirnov test, exact up to 10,000 rows."""
+    from scipy.stats import ks_2samp
+
     with warnings.catch_warnings():  # scipy falls back to the asymptotic form by itself
         warnings.filterwarnings("ignore", message="ks_2samp: Exact calculation unsuccessful")
         return float(ks_2samp(np.asarray(first, float), np.asarray(second, float)).pvalue)
