@@ -138,6 +138,8 @@ class Bench:
         self.given, self.work = given, work.resolve()
         self.source = given.models.resolve()
         self._orders: dict[tuple[Path, str, int], list[dict[str, list[TokenRow]]]] = {}
+        self.packages: dict[str, str] | None = None
+        """Versions on the peer's side, once it has run."""
 
     @cached_property
     def task(self) -> Task:
@@ -183,7 +185,7 @@ class Bench:
     @cached_property
     def room(self) -> Path:
         """Where the peer runs: its data set name is found as a folder here, with a cache of its own."""
-        place = self.work / "room"
+        place = self.work / f"room-{self.given.limit or 'all'}"  # its cache mistakes one local folder for another
         data = place / "locuslab" / "TOFU"
         data.mkdir(parents=True, exist_ok=True)
         for name in FILES:
@@ -251,9 +253,11 @@ class Bench:
                    # Our chat template has no system turn, and the models were trained without one.
                    "model.template_args.system_prompt=null"]
         offline = {name: "1" for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")}
-        return self._run(command, clocks, offline | {
+        found = self._run(command, clocks, offline | {
             "HF_DATASETS_CACHE": str(self.room / "cache"), "DS_ACCELERATOR": "cpu", "PYTHONPATH": "",
             "PYTHONWARNINGS": "ignore"}, self.room)
+        self.packages = found["packages"]
+        return found
 
     def _run(self, command: Sequence[str], clocks: Path, environment: Mapping[str, str], place: Path) -> dict[str, Any]:
         """What the process measured of itself, and its end as seen from here."""
@@ -375,8 +379,8 @@ def cell(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
                              for side, rows in runs.items() if rows}
     if runs.get("peer"):
         found["ratio"] = {name: spread([p[name] / o[name] for p, o in zip(runs["peer"], runs["ours"], strict=True)])
-                          for name in runs["ours"][0] if name in runs["peer"][0]
-                          and name.endswith(("_s", "bytes")) and all(o[name] for o in runs["ours"])}
+                          for name in runs["ours"][0] if name.endswith(("_s", "bytes"))
+                          and all(run.get(name) for rows in runs.values() for run in rows)}
     return found | {"repeats": len(runs["ours"])}
 
 
@@ -536,7 +540,8 @@ def main() -> None:
         log(("No --peer: only expunge is measured, and no ratio is computed.",))
     torch.set_num_threads(1)
     stored = RESULTS / f"{given.results}.json"
-    results: dict[str, Any] = json.loads(stored.read_text())["cells"] if stored.exists() else {}
+    kept: dict[str, Any] = json.loads(stored.read_text()) if stored.exists() else {"cells": {}}
+    results, commit = kept["cells"], revision(given.peer) or kept.get("peer")
     work = given.work or Path(tempfile.mkdtemp(prefix="expunge-peer-"))
     work.mkdir(parents=True, exist_ok=True)
     try:
@@ -552,7 +557,9 @@ def main() -> None:
             log((part, name, brief(found)))
             if given.peer or not (before and "peer" in before):  # figures of both are not given up for ours alone
                 results[part][name] = found
-                store(given.results, {"machine": machine(), "peer": revision(given.peer), "cells": results})
+                packages = bench.packages or kept.get("peer_packages")
+                store(given.results, {"machine": machine(), "peer": commit, "peer_packages": packages,
+                                      "cells": results})
     finally:
         if not given.work:
             shutil.rmtree(work, ignore_errors=True)
