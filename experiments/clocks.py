@@ -12,7 +12,6 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ class Clocks:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._inside: list[str] = []
+        self._inside = False
         self._peak = 0
         self.began = float(os.environ[STARTED])
         self.found: dict[str, Any] = {"steps": [], "losses": [], "spent": {}}
@@ -42,25 +41,26 @@ class Clocks:
         """A step starts."""
         self.found["steps"].append(self._now() | {"spent": dict(self.found["spent"])})
 
-    def timed(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        """`work`, its CPU seconds added up under `name`. Nested work of any name counts once, for the outermost."""
+    def patch(self, owner: Any, attribute: str, name: str, *, around: bool = False) -> None:
+        """Add up the CPU seconds of `owner.attribute` under `name`, wherever it is called from now on.
+
+        Nested work counts once, for the outermost name; what goes `around` others is counted beside them.
+        """
+        work = getattr(owner, attribute)
+
         @functools.wraps(work)
         def run(*args: Any, **options: Any) -> Any:
-            if self._inside:
+            if self._inside and not around:
                 return work(*args, **options)
-            self._inside.append(name)
+            inside, self._inside = self._inside, not around
             before = time.process_time()
             try:
                 return work(*args, **options)
             finally:
-                self._inside.pop()
+                self._inside = inside
                 self.found["spent"][name] = self.found["spent"].get(name, 0.0) + time.process_time() - before
 
-        return run
-
-    def patch(self, owner: Any, attribute: str, name: str) -> None:
-        """Time `owner.attribute` wherever it is called from now on."""
-        setattr(owner, attribute, self.timed(name, getattr(owner, attribute)))
+        setattr(owner, attribute, run)
 
     def look(self) -> None:
         """Remember the peak so far: a program may set the kernel's counter back."""

@@ -38,6 +38,7 @@ if __name__ == "__main__":
     Schedule.micro_batches = micro_batches  # type: ignore[method-assign]
     runs.reset_peak_memory = reset_peak_memory
     if sys.argv[1] == "audit":
+        clocks.patch(api, "run_audit", "evaluation", around=True)
         clocks.patch(Likelihood, "observe", "likelihood")
         clocks.patch(Generation, "observe", "generation")
         clocks.patch(audit, "score_all", "scores")

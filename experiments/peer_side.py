@@ -44,6 +44,7 @@ def watch(clocks: Clocks) -> None:
     """Tick at every training step, keep its loss unrounded, and time what happens inside the model."""
     import torch
     import transformers
+    from evals.base import Evaluator
 
     step = transformers.Trainer.training_step
 
@@ -56,6 +57,7 @@ def watch(clocks: Clocks) -> None:
     transformers.Trainer.training_step = training_step
     clocks.patch(transformers.LlamaForCausalLM, "forward", "forward")
     clocks.patch(torch.autograd, "backward", "backward")
+    clocks.patch(Evaluator, "evaluate", "evaluation", around=True)
     clocks.patch(transformers.generation.utils.GenerationMixin, "generate", "generation")
 
 
