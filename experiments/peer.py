@@ -107,9 +107,9 @@ class Setting:
 
 SETTINGS = {
     "tiny": Setting({}, ("grad_diff", "npo", "npo_kl", "simnpo", "rmu", "undial"), 43),
-    "wide": Setting({"vocab_size": 131072}, ("grad_diff", "npo", "npo_kl", "simnpo", "rmu", "undial"), 13),
+    "wide": Setting({"vocab_size": 131072}, ("grad_diff", "npo", "npo_kl", "simnpo", "rmu", "undial"), 9),
     "deep": Setting({"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "head_dim": 64},
-                    ("grad_diff", "npo", "rmu", "npo_kl"), 23),
+                    ("grad_diff", "npo", "rmu", "npo_kl"), 13),
 }
 PARTS = (*SETTINGS, "losses", "audit", "startup")
 
@@ -536,7 +536,9 @@ def main() -> None:
     given.data = folders[0]
     if given.peer and not given.peer_python:
         parser.error("--peer needs --peer-python")
-    if not given.peer:
+    if given.peer:
+        given.peer_python = given.peer_python.absolute()  # not resolved: a virtual environment's is a link
+    else:
         log(("No --peer: only expunge is measured, and no ratio is computed.",))
     torch.set_num_threads(1)
     stored = RESULTS / f"{given.results}.json"
