@@ -59,8 +59,7 @@ COMPARED, CLOSE = 20, 1e-4
 class Method:
     """One method in both programs' words.
 
-    `backward` and `forward` say which sides must pass the model with a backward pass, and without one in every step:
-    for the floor of arithmetic. `blocks` is the share of them that has to run, `head` whether logits are needed.
+    `sides` and `layer` are for the floor of arithmetic: what has to be trained on, and the last block that has to run.
     """
 
     recipe: str
@@ -69,8 +68,7 @@ class Method:
     reduction: str = ""
     """What has to be replaced in the peer before losses can be equal."""
     why: str = ""
-    backward: tuple[str, ...] = ("forget", "retain")
-    forward: tuple[str, ...] = ()
+    sides: tuple[str, ...] = ("forget", "retain")
     layer: int | None = None
 
 
@@ -82,16 +80,15 @@ def methods(depth: int) -> dict[str, Method]:
     return {
         "grad_diff": Method("grad_diff", "GradDiff"),
         "npo": Method("npo + retain_nll", "NPO"),
-        "npo_kl": Method("npo + retain_kl", "NPO", (kl,), "kl", averages, forward=("retain",)),
+        "npo_kl": Method("npo + retain_kl", "NPO", (kl,), "kl", averages),
         "simnpo": Method("simnpo + retain_nll", "SimNPO"),
         "rmu": Method(f"rmu(layer={layer}, coefficient=2, mask=answer) + "
                       f"activation_match(layer={layer}, weight=1, mask=answer) + all", "RMU",
                       (f"trainer.method_args.module_regex=model\\.layers\\.{layer}",), "rmu",
                       "the peer draws its control vector from the global generator and divides the sum of each row by "
-                      "the lengths of all rows of the batch in turn", forward=("retain",), layer=layer),
+                      "the lengths of all rows of the batch in turn", layer=layer),
         "undial": Method("undial", "UNDIAL", (), "undial",
-                         averages + ", where it also lowers the logit of an unrelated token", backward=("forget",),
-                         forward=("forget",)),
+                         averages + ", where it also lowers the logit of an unrelated token", sides=("forget",)),
     }
 
 
@@ -402,10 +399,11 @@ def in_turn(repeats: int, ours: Callable[[], dict[str, float]],
 
 
 def floor(model: Path, method: Method, batches: Sequence[Mapping[str, Sequence[TokenRow]]]) -> float:
-    """Least floating point operations of a timed step: 6 N D for what is trained on, 2 N D for what is only read.
+    """Least floating point operations of a timed step: 6 N D for what is trained on.
 
     N counts the matrices a position is multiplied with: those of the blocks for every real position, and the head for
-    the positions that predict a supervised token. Attention scores, norms and the optimizer are left out.
+    the positions that predict a supervised token. Attention scores, norms, the optimizer and whatever the original
+    has to say are left out.
     """
     config = json.loads((model / "config.json").read_text())
     width, inner, depth = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
@@ -414,9 +412,8 @@ def floor(model: Path, method: Method, batches: Sequence[Mapping[str, Sequence[T
     head = config["vocab_size"] * width if method.layer is None else 0
     total = 0.0
     for step in batches[SKIPPED:-1]:
-        for factor, sides in ((6, method.backward), (2, method.forward)):
-            for side in sides:
-                total += factor * sum(block * needed * len(r.ids) + head * (r.answer + r.end) for r in step[side])
+        for side in method.sides:
+            total += 6 * sum(block * needed * len(r.ids) + head * (r.answer + r.end) for r in step[side])
     return total / len(batches[SKIPPED:-1])
 
 

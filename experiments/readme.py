@@ -242,7 +242,9 @@ def peer_steps(cells: dict[str, Any]) -> list[dict[str, str]]:
                           for side in ("ours", "peer"))
 
     return [{"model": words, "method": f"`{METHOD_NAMES[name]}`", "times faster": times(v["ratio"]["step_cpu_s"]),
-             "s per step, ours / the peer's": pair(v, "step_cpu_s"), "in the model": shares(v),
+             "s per step, ours / the peer's": pair(v, "step_cpu_s"),
+             "once before": f"{v['ours']['once_cpu_s']['median']:.1f} s for {v['steps']} steps",
+             "in the model": shares(v),
              "of the floor": f"{v['floor_share']:.0%}", "peak MB": pair(v, "peak_memory_bytes", 1e6, ".0f")}
             for part, words in PARTS.items() for name, v in cells.get(part, {}).items()]
 
