@@ -28,7 +28,7 @@ LARGE = {"model_type": "llama", "vocab_size": 2048, "hidden_size": 768, "interme
 """58 M parameters, 233 MB in float32: a second copy cannot hide."""
 MEMORY = {"grad_diff": "grad_diff", "npo": "npo + retain_nll", "dpo": "dpo + retain_nll",
           "grad_diff lora": "grad_diff + lora(rank=8)", "npo kl lora": "npo + retain_kl + lora(rank=8)",
-          "undial lora": "undial + retain_nll + lora(rank=8)", "npo kl (frozen copy)": "npo + retain_kl"}
+          "undial lora": "undial + retain_nll + lora(rank=8)", "npo kl (cached states)": "npo + retain_kl"}
 
 
 def run(command: list[str], cache: str) -> float:

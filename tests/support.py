@@ -170,7 +170,7 @@ def train(recipe: str | Stage, *, steps: int, subject: Subject | None = None, fo
                          task.retain if retain is None else retain, seed)
     scope = stage.scope.apply(subject, token_rows(subject, forget, retain))
     schedule = Schedule(method.order, subject.tokens, batch_size, accumulate)
-    rows = schedule.token_rows(steps, set(stage.objective.reads) if stage.objective else set())
+    rows = schedule.token_rows(steps, stage.kept_sides)
     reference = build_reference(subject, stage.needs, rows, adapter=scope.adapter)
     if prepare:
         prepare(scope, method)

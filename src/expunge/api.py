@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from expunge import processes
 from expunge.attacks.base import Ground
 from expunge.benchmarks.asked import Suite, suite_from, suite_of
 from expunge.benchmarks.attacked import unfit
@@ -52,11 +53,11 @@ def as_task(task: Task | str, **options: Any) -> Task:
 
 
 def train(model: str | Path, *, task: Task | str, out: str | Path, split: Literal["full", "retain"] = "full",
-          method: str | None = None,
-          epochs: float | None = None, steps: int | None = None, lr: float | None = None, batch_size: int = 16,
-          accumulate: int = 1, seed: int = 0, limit: int | None = None, max_length: int | None = None,
-          data_dir: Path | None = None, eval_every: int | None = None, resume: bool = False,
-          overwrite: bool = False, dry_run: bool = False, reporter: Reporter | None = None) -> RunRecord:
+          method: str | None = None, epochs: float | None = None, steps: int | None = None, lr: float | None = None,
+          batch_size: int = 16, accumulate: int = 1, gradient_checkpointing: bool = False, seed: int = 0,
+          limit: int | None = None, max_length: int | None = None, data_dir: Path | None = None,
+          eval_every: int | None = None, resume: bool = False, overwrite: bool = False, dry_run: bool = False,
+          reporter: Reporter | None = None) -> RunRecord:
     """Train a model on a task's rows: `full` makes an original, `retain` its retrained twin.
 
     Args:
@@ -67,6 +68,7 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
             likelihood training when left out.
         epochs: 5 when finetuning, 40 from scratch, unless steps are given.
         lr: 1e-5 when finetuning, 2e-3 from scratch.
+        batch_size, gradient_checkpointing: as in `forget`.
 
     Returns:
         The record, also written to out/record.json; weights are in out/model.
@@ -80,6 +82,8 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
         raise UsageError(f"{method} needs a model to start from, and {model} is a config.",
                          "A tokenizer trained on the task's rows would keep what a deletion takes away.",
                          "Train or fetch a base on other rows first, and name its folder.")
+    if method:
+        processes.alone(method)
     stage = exact_stage(method, lr) if method else training_stage().with_learning_rate(
         lr if lr is not None else (2e-3 if scratch else 1e-5))
     chosen = task.training_rows(split)
@@ -107,7 +111,7 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
     record = _record("train", method or "retain_nll", (stage,), settings, str(model), subject, task, seed)
     if dry_run:
         return record
-    if _begin(out, record, resume=resume, overwrite=overwrite, reporter=reporter):
+    if processes.lead(lambda: _begin(out, record, resume=resume, overwrite=overwrite, reporter=reporter)):
         return RunRecord.read(out / "record.json")
     subject.model.to(device())
 
@@ -115,7 +119,8 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
         total = steps or max(round(epochs * schedule.steps_per_epoch), 1)
         rule = stop_rule(None, stage=stage, vocabulary=1, keep="last", utility_floor=0.0,
                          stop_at_target=False, stop_at_floor=False)
-        return Loop(steps=total, seed=seed, eval_every=eval_every or max(total // 8, 1), stop=rule)
+        return Loop(steps=total, seed=seed, eval_every=eval_every or max(total // 8, 1), stop=rule,
+                    gradient_checkpointing=gradient_checkpointing)
 
     record = run_stages((stage,), subject, task, lambda stage: {"forget": (), "retain": chosen}, record, out,
                         plan=plan, batch_size=batch_size, accumulate=accumulate, reporter=reporter)
@@ -123,15 +128,14 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
     return record
 
 
-def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str | None = None,
-           forget: Path | None = None, retain: Path | None = None, holdout: Path | None = None,
-           epochs: float = 10, steps: int | None = None, lr: float | None = None, batch_size: int = 8,
-           accumulate: int = 1, seed: int = 0, limit: int | None = None, max_length: int | None = None,
-           mapping: dict[str, str] | None = None, data_dir: Path | None = None, allow_overlap: bool = False,
-           eval_every: int | None = None, keep: Keep = "best", utility_floor: float = 0.9,
-           forget_target: float | None = None, stop_at_target: bool = False, stop_at_floor: bool = False,
-           checkpoint_every: int = 50, resume: bool = False, overwrite: bool = False, dry_run: bool = False,
-           reporter: Reporter | None = None) -> RunRecord | Plan:
+def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str | None = None, forget: Path | None =
+           None, retain: Path | None = None, holdout: Path | None = None, epochs: float = 10, steps: int | None = None,
+           lr: float | None = None, batch_size: int = 8, accumulate: int = 1, gradient_checkpointing: bool = False,
+           seed: int = 0, limit: int | None = None, max_length: int | None = None, mapping: dict[str, str] | None =
+           None, data_dir: Path | None = None, allow_overlap: bool = False, eval_every: int | None = None, keep: Keep =
+           "best", utility_floor: float = 0.9, forget_target: float | None = None, stop_at_target: bool = False,
+           stop_at_floor: bool = False, checkpoint_every: int = 50, resume: bool = False, overwrite: bool = False,
+           dry_run: bool = False, reporter: Reporter | None = None) -> RunRecord | Plan:
     """Make a model forget rows of a task by a recipe.
 
     Args:
@@ -140,7 +144,8 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
         task: a name or a Task; or give files as `forget`, `retain` and `holdout`.
         epochs, steps: length; an epoch walks the forget rows once.
         lr: overrides the optimizer's peak learning rate.
-        batch_size: rows of each side per micro-batch; `accumulate` micro-batches make a step.
+        batch_size: rows of each side per micro-batch, over all processes together; `accumulate` of them make a step.
+        gradient_checkpointing: compute activations twice rather than keep them; the weights come out the same.
         eval_every: steps between readings of the monitor; once an epoch by default.
         forget_target: forget probability to aim at; that of the holdout rows when left out.
         keep: "best" restores the best reading by the stated rule, "last" the final step.
@@ -180,7 +185,7 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
         raise UsageError("--stop-at-target has no target to stop at.", "The task has no holdout rows to read it from.",
                          "Give --forget-target, or holdout rows.")
     record = _record("forget", method, stages, settings, str(model), subject, task, seed)
-    if _begin(out, record, resume=resume, overwrite=overwrite, reporter=reporter):
+    if processes.lead(lambda: _begin(out, record, resume=resume, overwrite=overwrite, reporter=reporter)):
         return RunRecord.read(out / "record.json")
     subject.model.to(device())
     target = Monitor(subject, task, seed).never_trained() if forget_target is None else forget_target
@@ -191,7 +196,7 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
                          stop_at_target=stop_at_target, stop_at_floor=stop_at_floor)
         total = steps or max(round(epochs * schedule.steps_per_epoch), 1)
         return Loop(steps=total, seed=seed, eval_every=eval_every or schedule.steps_per_epoch, stop=rule,
-                    checkpoint_every=checkpoint_every)
+                    checkpoint_every=checkpoint_every, gradient_checkpointing=gradient_checkpointing)
 
     record = run_stages(stages, subject, task, lambda stage: {"forget": task.forget, "retain": task.retain},
                         record, out, plan=loop_of, batch_size=batch_size, accumulate=accumulate, reporter=reporter)
@@ -221,6 +226,7 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         The audit, also written to out/audit.json; with dry_run the plan: terms, observations and attacks with costs.
     """
     reporter = reporter or Reporter(quiet=True)
+    processes.alone("An audit")
     asked = suite_of(suite if isinstance(suite, str) else ",".join(suite))
     retrained = [retrained] if isinstance(retrained, str | Path) else list(retrained)
     made_by = Path(subject) / "record.json"
@@ -262,7 +268,7 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
     found = run_audit(
         Roles(loaded, partial(load, original) if original else None, tuple(partial(load, r) for r in retrained)),
         task, asked, folder, announce=lambda title, total: reporter.task(title, total), cache=ObservationCache(),
-        note=reporter.note, resamples=resamples, seed=seed, run=_relative(made_by, folder) if record else None,
+        note=reporter.note, resamples=resamples, seed=seed, run=os.path.relpath(made_by, folder) if record else None,
     )
     reporter.close()
     return found
@@ -317,6 +323,7 @@ def demo(out: str | Path = "expunge-demo", *, method: str = DEMO_RECIPE, seed: i
          reporter: Reporter | None = None, **options: Any) -> tuple[RunRecord, Audit, Path]:
     """The whole journey on the built-in world: train, forget, audit, page."""
     reporter, out = reporter or Reporter(quiet=True), Path(out)
+    processes.alone("The demo")
     task = load_task("authors", seed=seed)
     reporter.note(f"1/4 a world of {len({r.subject for r in task.forget + task.retain})} invented authors; "
                   f"{len(task.forget)} rows to forget")
@@ -376,21 +383,18 @@ def _begin(out: Path, record: RunRecord, *, resume: bool, overwrite: bool, repor
 
 def _record(kind: Literal["train", "forget"], recipe: str, stages: tuple[Stage, ...], settings: dict[str, Any],
             model: str, subject: Subject, task: Task, seed: int) -> RunRecord:
+    processes.start()  # before anything is written
     return RunRecord(
         kind=kind, recipe=recipe, recipe_full={str(i): s.full() for i, s in enumerate(stages)}, settings=settings,
         model=str(Path(model).resolve()) if Path(model).exists() else model,
         model_fingerprint=subject.fingerprint, task=task.name, task_fingerprints=task.fingerprints(),
-        seed=seed, environment=environment() | {"device": str(device())},
+        seed=seed, environment=environment() | {"device": str(device()), "processes": processes.count()},
     )
 
 
 def _check_epochs(epochs: float) -> None:
     if epochs <= 0:
         raise UsageError(f"--epochs {epochs:g} is no training.", fix="Give a number above 0.")
-
-
-def _relative(path: Path, start: Path) -> str:
-    return os.path.relpath(path, start)
 
 
 __all__ = ["audit", "check_conditions", "demo", "forget", "require", "score_again", "task_of", "train", "trained_world"]

@@ -10,14 +10,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from expunge import processes
 from expunge.errors import ExpungeError
 
 
 class Reporter:
-    """Shows what is going on. `quiet` shows nothing, for library use and `--json`."""
+    """Shows what is going on. `quiet` shows nothing, for library use, `--json` and all but the main process."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+        self.quiet = quiet = quiet or not processes.main()
         self.err = Console(stderr=True, quiet=quiet, highlight=False)
         self.out = Console(highlight=False)
         self._live = self.err.is_terminal and not quiet

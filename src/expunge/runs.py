@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from expunge import processes
 from expunge.console import Reporter
 from expunge.data.tokens import batches_by_length, collate
 from expunge.errors import DataError, ExpungeError, InterruptedRun, NonFiniteError, UsageError
@@ -151,7 +153,7 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
     folder = RunFolder(out)
     reset_peak_memory()
     done = RunRecord.read(folder.record).stages if folder.record.exists() else ()
-    record.write(folder.record)
+    processes.lead(partial(record.write, folder.record))
     came_in, where = next(subject.model.parameters()).dtype, subject.device
     base: Path | str = resolve(record.model)
     """Where the weights that an adapter would sit on can be loaded from; empty while they are nowhere."""
@@ -177,7 +179,8 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
                 float32_master(subject)
             elif last and not base:
                 base = out / "base"
-                subject.save(base)
+                if processes.main():
+                    subject.save(base)
             with _end_noted(record, folder):
                 _prepare(stage, subject, task, _work(record, place, batch_size, accumulate, reporter))
                 given = rows(stage)
@@ -190,20 +193,28 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
         elif stage.scope.adapter:
             for config in subject.model.peft_config.values():
                 config.base_model_name_or_path = str(Path(base).resolve() if Path(base).exists() else base)
-        fresh = place / ".model.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        save_in(subject, fresh, torch.float32 if stage.scope.adapter or not last else came_in, record.seed)
-        write_text(fresh / "README.md", model_card(record, subject.model.config.model_type))
-        shutil.rmtree(model_folder, ignore_errors=True)
-        os.replace(fresh, model_folder)
+        dtype = torch.float32 if stage.scope.adapter or not last else came_in
+        processes.lead(partial(_leave, subject, model_folder, dtype, record))
         base = model_folder
         if len(stages) > 1:
             done = (*record.stages, {k: getattr(record, k) for k in STAGE_FIGURES})
             record = record.model_copy(update={"stages": done, "timing": _summed(done)})
-        # Before the checkpoint goes: a kill between the two must not repeat the whole run.
-        (record if last else record.model_copy(update={"status": "running"})).write(folder.record)
-        shutil.rmtree(place / "checkpoint", ignore_errors=True)
+        if processes.main():
+            # Before the checkpoint goes: a kill between the two must not repeat the whole run.
+            (record if last else record.model_copy(update={"status": "running"})).write(folder.record)
+            shutil.rmtree(place / "checkpoint", ignore_errors=True)
+    processes.wait()
     return record
+
+
+def _leave(subject: Subject, folder: Path, dtype: torch.dtype, record: RunRecord) -> None:
+    """Save the model and its card beside, then put them in place."""
+    fresh = folder.with_name(".model.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    save_in(subject, fresh, dtype, record.seed)
+    write_text(fresh / "README.md", model_card(record, subject.model.config.model_type))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(fresh, folder)
 
 
 STAGE_FIGURES = ("timing", "reference", "parameters", "alarms", "best", "reason")
@@ -242,7 +253,8 @@ def _end_noted(record: RunRecord, folder: RunFolder) -> Iterator[None]:
         yield
     except ExpungeError as error:
         status = "interrupted" if isinstance(error, InterruptedRun) else "failed"
-        record.model_copy(update={"status": status, "reason": error.what}).write(folder.record)
+        if processes.main():
+            record.model_copy(update={"status": status, "reason": error.what}).write(folder.record)
         raise
 
 
@@ -296,10 +308,9 @@ def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, ro
     loop = plan(stage, schedule)
     name = stage.objective.card.name if stage.objective else "train"
     needed = stage.needs
-    sides = set(stage.objective.reads) if stage.objective else set()
-    asked = schedule.token_rows(loop.steps, sides) if "reference.logp" in needed else []
+    asked = schedule.token_rows(loop.steps, stage.kept_sides)
     reference = build_reference(subject, needed, asked, adapter=scope.adapter,
-                                progress=reporter.task("reference log-probs", len(asked)) if asked else None)
+                                progress=reporter.task("reference", len(asked)) if asked else None)
     monitor = Monitor(subject, task, record.seed)
     tick = reporter.task(name, loop.steps)
     resumed = [0]

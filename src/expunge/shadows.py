@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge import api
+from expunge import api, processes
 from expunge.console import Reporter
 from expunge.errors import UsageError
 from expunge.methods.recipe import parse
@@ -103,6 +103,7 @@ def make_shadows(methods: str | Sequence[str], *, out: str | Path, count: int = 
         The record, also in out/shadows.json; out/rows holds the margins of every finished model, one file each.
     """
     reporter, out = reporter or Reporter(quiet=True), Path(out)
+    processes.alone("The making of shadows")
     methods = (methods,) if isinstance(methods, str) else tuple(methods)
     task = api.as_task(task, limit=limit)
     pool = pool_of(task)

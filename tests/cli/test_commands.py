@@ -18,7 +18,8 @@ from expunge.registry import entries
 
 TASK_OPTIONS = {"--task", "--forget", "--retain", "--map", "--data-dir", "--allow-overlap", "--limit", "--max-length",
                 "--template"}
-LOOP_OPTIONS = {"--epochs", "--steps", "--lr", "--batch-size", "--accumulate", "--eval-every"}
+LOOP_OPTIONS = {"--epochs", "--steps", "--lr", "--batch-size", "--accumulate", "--eval-every",
+                "--gradient-checkpointing"}
 RUN_OPTIONS = {"--out", "--seed", "--resume", "--overwrite", "--dry-run", "--json"}
 FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "demo": ((), {"--out", "--method", "--seed", "--json"}),
@@ -147,7 +148,8 @@ def test_json_and_dry_run(cli: Any, world: Any, tmp_path: Path, monkeypatch: pyt
     assert (plan["kind"], plan["status"], plan["timing"]) == ("train", "running", {})
     plan = cli("forget", world.original, *task, "--method", "npo + retain_kl", "--out", out, "--dry-run",
                "--steps", 7).json
-    assert plan["steps"] == [7] and plan["reference"] == ["frozen copy"] and plan["rows"]["forget"] == 20
+    assert plan["steps"] == [7] and plan["rows"]["forget"] == 20
+    assert plan["reference"] == ["cached states, or a frozen copy where they are larger"]
     assert plan["stages"][0]["npo"]["beta"] == 0.1
     plan = cli("audit", world.original, *task, "--out", out, "--suite", "quick", "--dry-run").json
     assert "forget_quality" in plan["terms"] and "likelihood on 20 forget rows" in plan["observations"]

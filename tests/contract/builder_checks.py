@@ -228,7 +228,7 @@ def memo_tells_memorised(plugin: type[Objective], above: float, below: float) ->
         known, unseen = (memo(subject, rows[:4], share=share, max_new_tokens=60)  # type: ignore[arg-type]
                          for rows in (task.forget, task.holdout))
         assert min(known) > above and max(unseen) < below, (share, known, unseen)
-    prefix = [memo(subject, rows[:4], mode="prefix", cuts=4, max_new_tokens=90)
+    prefix = [memo(subject, rows[:12], mode="prefix", cuts=4, max_new_tokens=90)
               for rows in (task.forget, task.holdout)]
     assert sum(prefix[0]) > sum(prefix[1])
 

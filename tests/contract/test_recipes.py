@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from expunge import registry
+from expunge.data import tokens
 from expunge.data.tokens import TokenBatch
 from expunge.errors import ExpungeError
 from expunge.methods.base import TermPlugin
 from expunge.methods.recipe import Stage
-from expunge.models.reference import CachedLogProbs, LiveReference, Reference, build_reference, verify
+from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference, Reference, build_reference, verify
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
 from expunge.plugin import RECIPE_KINDS
@@ -130,7 +131,7 @@ def test_reference_never_moves(recipe: str) -> None:
     assert bool(run.reference) == bool(wanted)
     if run.reference:
         kind = "cached log-probs" if wanted == {"reference.logp"} else "adapter off" if stage.scope.adapter \
-            else "frozen copy"
+            else "frozen copy" if "reference.hidden" in wanted else "cached states"
         assert run.reference["kind"] == kind
     if run.reference.get("kind") == "frozen copy":
         copied = LiveReference(fresh(), adapter=False)
@@ -167,22 +168,23 @@ def test_a_term_without_its_reference_says_so() -> None:
 def references() -> list[tuple[str, Reference, Subject]]:
     """Every kind, with the subject that was given to it."""
     batch = batch_of(memoriser(), small_task().forget[:3])
-    cached, copied, wrapped = fresh(), fresh(), fresh()
+    cached, states, copied, wrapped = fresh(), fresh(), fresh(), fresh()
     stage_of("npo + retain_nll + lora").scope.apply(wrapped)
     built = [
         build_reference(cached, frozenset({"reference.logp"}), batch.rows, adapter=False),
-        build_reference(copied, frozenset({"reference.logp", "reference.logits"}), (), adapter=False),
+        build_reference(states, frozenset({"reference.logp", "reference.logits"}), batch.rows, adapter=False),
+        build_reference(copied, frozenset({"reference.logits", "reference.hidden"}), (), adapter=False),
         build_reference(wrapped, frozenset({"reference.hidden"}), (), adapter=True),
     ]
-    return [(r.kind, r, s) for r, s in zip(built, (cached, copied, wrapped), strict=True) if r is not None]
+    return [(r.kind, r, s) for r, s in zip(built, (cached, states, copied, wrapped), strict=True) if r is not None]
 
 
 def test_reference_kinds_are_the_cheapest() -> None:
-    assert [kind for kind, _, _ in references()] == ["cached log-probs", "frozen copy", "adapter off"]
+    assert [kind for kind, _, _ in references()] == ["cached log-probs", "cached states", "frozen copy", "adapter off"]
     assert build_reference(memoriser(), frozenset({"retain", "questions"}), (), adapter=False) is None
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_reference_outputs_are_the_originals_without_gradient(number: int) -> None:
     kind, reference, subject = references()[number]
     subject.model.requires_grad_(True)
@@ -197,23 +199,27 @@ def test_reference_outputs_are_the_originals_without_gradient(number: int) -> No
         answers = reference.answers(batch)
         torch.testing.assert_close(answers.logits_NV, expected.logits_NV, atol=1e-5, rtol=1e-5)
         assert not answers.logits_NV.requires_grad
-        held = reference.hidden(batch, 1)
-        torch.testing.assert_close(held, hidden, atol=1e-5, rtol=1e-5)
-        assert not held.requires_grad
     else:
         with pytest.raises(ExpungeError, match="no full distributions"):
             reference.answers(batch)
-        with pytest.raises(ExpungeError, match="no hidden states"):
+    if "cached" in kind:
+        with pytest.raises(ExpungeError, match=r"no hidden states|hold no others"):
             reference.hidden(batch, 1)
+    else:
+        held = reference.hidden(batch, 1)
+        torch.testing.assert_close(held, hidden, atol=1e-5, rtol=1e-5)
+        assert not held.requires_grad
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_a_moved_reference_is_noticed(number: int) -> None:
     _, reference, _ = references()[number]
     assert verify(reference) == {"kind": reference.kind, "checksum": reference.checksum}
     with torch.no_grad():
         if isinstance(reference, CachedLogProbs):
             next(iter(reference._logp.values()))[0] += 1e-3
+        elif isinstance(reference, CachedStates):
+            next(reference._head.parameters())[0] += 1e-3
         else:
             assert isinstance(reference, LiveReference)
             frozen = [p for p in reference._subject.model.parameters() if not p.requires_grad]
@@ -222,11 +228,14 @@ def test_a_moved_reference_is_noticed(number: int) -> None:
         verify(reference)
 
 
-def test_cached_reference_does_not_depend_on_its_batches() -> None:
+def test_cached_references_do_not_depend_on_their_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [memoriser().tokens.row(r) for r in small_task().forget]
     batch = batch_of(memoriser(), small_task().forget)
-    one, many = (CachedLogProbs(memoriser(), rows, batch_size=size).logp(batch) for size in (1, 32))
-    torch.testing.assert_close(one, many, atol=1e-5, rtol=1e-5)
+    for kind in (CachedLogProbs, CachedStates):
+        many = kind(memoriser(), rows).logp(batch)
+        with monkeypatch.context() as patch:
+            patch.setattr(tokens, "POSITIONS", 1)
+            torch.testing.assert_close(kind(memoriser(), rows).logp(batch), many, atol=1e-5, rtol=1e-5)
 
 
 @every_recipe

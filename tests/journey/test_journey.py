@@ -46,7 +46,7 @@ def test_what_a_run_leaves(run: Path, world: Any) -> None:
     assert record.recipe_full["0"]["npo"] == {"beta": 0.1, "weight": 1.0}
     assert record.recipe_full["0"]["adamw"]["lr"] == 1e-3
     assert record.timing["steps"] == 6 and record.timing["tokens_per_s"] > 0 and record.peak_memory_bytes > 1e6
-    assert record.reference["kind"] == "frozen copy" and record.reference["checksum"]
+    assert record.reference["kind"] == "cached states" and record.reference["checksum"]
     assert record.best["kept"]["step"] in (3, 6) and "closest to" in record.best["rule"]
     steps = lines(folder.steps)
     assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6]

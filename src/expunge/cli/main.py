@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from expunge import processes
 from expunge.cli.given import task_from
 from expunge.errors import ExpungeError
 
@@ -42,7 +43,10 @@ Seed = Annotated[int, typer.Option("--seed", help="One seed for everything rando
 Epochs = Annotated[float | None, typer.Option("--epochs", help="Walks over the rows.", min=0)]
 Steps = Annotated[int | None, typer.Option("--steps", help="Optimizer steps, in place of epochs.", min=1)]
 Rate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Rows of each side per micro-batch.", min=1)]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Rows of each side per micro-batch, over "
+                                                        "all processes together.", min=1)]
+Recompute = Annotated[bool, typer.Option("--gradient-checkpointing", help="Compute activations twice rather than keep "
+                                                                      "them: less memory, more time.")]
 Accumulate = Annotated[int, typer.Option("--accumulate", help="Micro-batches per optimizer step.", min=1)]
 EvalEvery = Annotated[int | None, typer.Option("--eval-every", help="Steps between monitor readings.", min=1)]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
@@ -59,20 +63,24 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
         from expunge.console import Reporter
 
         try:
-            command(*args, **options)
+            with processes.heard():
+                command(*args, **options)
         except ExpungeError as problem:
-            Reporter().error(problem)
+            if processes.speaks(problem):
+                Reporter().error(problem)
             raise typer.Exit(problem.exit_code) from None
         except KeyboardInterrupt:
-            Reporter().error(ExpungeError("Interrupted.", "What was finished is on disk.", "Go on with --resume."))
+            if processes.main():
+                Reporter().error(ExpungeError("Interrupted.", "What was finished is on disk.", "Go on with --resume."))
             raise typer.Exit(4) from None
         except BrokenPipeError:  # `| head` has read enough
             sys.stderr.close()
             raise typer.Exit(0) from None
-        except OSError as problem:
-            Reporter().error(ExpungeError(
-                f"{problem.strerror or problem}" + f": {problem.filename}" * bool(problem.filename),
-                fix="Check the path, the right to write there, and the free space."))
+        except OSError as error:
+            failure = ExpungeError(f"{error.strerror or error}" + f": {error.filename}" * bool(error.filename),
+                                   fix="Check the path, the right to write there, and the free space.")
+            if processes.speaks(failure):
+                Reporter().error(failure)
             raise typer.Exit(2) from None
 
     return run
@@ -121,7 +129,7 @@ def train(
                                                                 'as "sisa(shards=3)".')] = None,
     forget: ForgetFile = None, retain: RetainFile = None, mapping: MapText = None, data_dir: DataDir = None,
     allow_overlap: AllowOverlap = False, template: Template = None, epochs: Epochs = None, steps: Steps = None,
-    lr: Rate = None,
+    lr: Rate = None, gradient_checkpointing: Recompute = False,
     batch_size: BatchSize = 16, accumulate: Accumulate = 1, seed: Seed = 0, limit: Limit = None,
     max_length: MaxLength = None, eval_every: EvalEvery = None, resume: Resume = False,
     overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
@@ -135,7 +143,8 @@ def train(
     record = api.train(
         model, task=loaded, out=out, split=split, method=method, epochs=epochs, steps=steps, lr=lr,  # type: ignore[arg-type]
         batch_size=batch_size, accumulate=accumulate, seed=seed, limit=limit, max_length=max_length,
-        eval_every=eval_every, resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter)
+        eval_every=eval_every, gradient_checkpointing=gradient_checkpointing, resume=resume, overwrite=overwrite,
+        dry_run=dry_run, reporter=reporter)
     if as_json or dry_run:
         return _print_json(record.to_json())
     reporter.note(f"{record.status}: {record.reason}. Weights in {out / 'model'}.")
@@ -151,7 +160,7 @@ def forget(
     mapping: MapText = None, data_dir: DataDir = None, allow_overlap: AllowOverlap = False, template: Template = None,
     epochs: Epochs = 10, steps: Steps = None, lr: Rate = None, batch_size: BatchSize = 8,
     accumulate: Accumulate = 1, seed: Seed = 0, limit: Limit = None, max_length: MaxLength = None,
-    eval_every: EvalEvery = None,
+    eval_every: EvalEvery = None, gradient_checkpointing: Recompute = False,
     keep: Annotated[str, typer.Option("--keep", help="best (by the stated rule) or last.")] = "best",
     utility_floor: Annotated[float, typer.Option("--utility-floor", min=0, max=1,
                                                  help="Share of the starting utility to hold.")] = 0.9,
@@ -177,7 +186,7 @@ def forget(
         batch_size=batch_size, accumulate=accumulate, seed=seed, limit=limit, max_length=max_length,
         eval_every=eval_every, keep=keep, utility_floor=utility_floor,  # type: ignore[arg-type]
         forget_target=forget_target, stop_at_target=stop_at_target, stop_at_floor=stop_at_floor,
-        checkpoint_every=checkpoint_every,
+        checkpoint_every=checkpoint_every, gradient_checkpointing=gradient_checkpointing,
         resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter)
     if as_json or dry_run:
         return _print_json(found.to_json())

@@ -22,6 +22,8 @@ from expunge.records.task import Example, Opened
 
 POSITIONS = 2048
 """Padded positions per batch of rows: bounds memory whatever their lengths, and fits the caches of a processor."""
+STEP_POSITIONS = 512
+"""The same for a pass of a training step, which keeps what lies between the layers."""
 PLAIN = "Question: {prompt}\nAnswer:"
 Count = Literal["tokens", "positions", "sequences"]
 
@@ -108,11 +110,13 @@ def concat(batches: Sequence[TokenBatch], pad_id: int) -> TokenBatch:
     return collate([r for b in batches for r in b.rows], pad_id, batches[0].ids_BT.device)
 
 
-def batches_by_length(rows: Sequence[TokenRow], chosen: Sequence[int] | None = None) -> Iterator[list[int]]:
-    """Indices (all, or those `chosen`) in batches of similar length, each at most `POSITIONS` padded positions."""
+def batches_by_length(rows: Sequence[TokenRow], chosen: Sequence[int] | None = None,
+                      positions: int | None = None) -> Iterator[list[int]]:
+    """Indices (all, or those `chosen`) in batches of similar length, each at most `positions` padded positions."""
+    bound = positions or POSITIONS  # read when called: tests and measurements change it
     batch: list[int] = []
     for i in sorted(range(len(rows)) if chosen is None else chosen, key=lambda i: -len(rows[i].ids)):
-        if batch and (len(batch) + 1) * len(rows[batch[0]].ids) > POSITIONS:
+        if batch and (len(batch) + 1) * len(rows[batch[0]].ids) > bound:
             yield batch
             batch = []
         batch.append(i)

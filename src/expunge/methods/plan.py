@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from expunge import processes
 from expunge.data.tokens import Tokens, check_rows
 from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.methods.base import Exact, Optimizer
@@ -51,7 +52,9 @@ def reference_kind(stage: Stage) -> str:
         return "none needed"
     if wanted == {"reference.logp"}:
         return "cached log-probs"
-    return "adapter off" if stage.scope.adapter else "frozen copy"
+    if stage.scope.adapter:
+        return "adapter off"
+    return "frozen copy" if "reference.hidden" in wanted else "cached states, or a frozen copy where they are larger"
 
 
 def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Tokens, config: Any, *,
@@ -79,6 +82,7 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Tokens
             problems += source.problems(task) if source is not None else []
         if stage.wrap is not None:
             problems += stage.wrap.problems(task, config)
+        problems += _process_problems(stage)
         problems += _idle_problems(stage)
         problems += _estimate_problems(stage)
         depth = getattr(config, "num_hidden_layers", None)
@@ -127,6 +131,16 @@ def _wrapped_problems(stage: Stage, wrapped: str) -> list[ExpungeError]:
                        "Its parts share weights, and a ledger or an assistant describes them as they are.",
                        f"Name the model {made_by} was made from, with all rows to be forgotten; or put "
                        f"{made_by} last in the recipe.")]
+
+
+def _process_problems(stage: Stage) -> list[ExpungeError]:
+    """Only the loop knows how to share its work; the others would each do all of it, in the same folder."""
+    source = stage.objective or stage.edit or stage.wrap
+    if processes.count() == 1 or source is None or (stage.objective is not None and not stage.objective.builds):
+        return []
+    why = "builds rows or targets before its first step" if stage.objective else "takes no steps that could be shared"
+    return [UsageError(f"{source.card.name} {why}: it works in one process, and {processes.count()} were started.",
+                       fix="Start it without a launcher.")]
 
 
 def _idle_problems(stage: Stage) -> list[ExpungeError]:

@@ -57,6 +57,13 @@ class Stage:
         """What all its plug-ins need together."""
         return frozenset().union(*(p.card.needs for p in self.plugins))
 
+    @property
+    def kept_sides(self) -> set[str]:
+        """Sides of whose rows a reference keeps what the original says; none where it is run again."""
+        again = "reference.hidden" in self.needs or (self.scope.adapter and "reference.logits" in self.needs)
+        asking = [p for p in self.plugins if p.card.needs & {"reference.logp", "reference.logits"}]
+        return set() if again else {side for p in asking for side in getattr(p, "reads", ())}
+
     def full(self) -> dict[str, dict[str, Any]]:
         """Every term with every option, defaults included: for the record."""
         return {p.card.name: p.spec.model_dump() for p in self.plugins}

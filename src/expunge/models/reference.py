@@ -1,8 +1,9 @@
 """The original's outputs, served without a second model wherever possible.
 
 Kinds, cheapest first: cached per-token log-probs (when nothing else is asked), the adapter switched
-off (LoRA), a frozen copy (full fine-tuning that needs whole distributions or hidden states). Every
-kind carries a checksum taken at the start; `verify` proves that the reference never moved.
+off (LoRA), cached final states under a copy of the output head (whole distributions), a frozen copy
+(hidden states). Every kind carries a checksum taken at the start; `verify` proves that the reference
+never moved.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from expunge.data.tokens import TokenBatch, TokenRow, collate
+from expunge.data.tokens import TokenBatch, TokenRow, batches_by_length, collate
 from expunge.errors import ExpungeError
 from expunge.models.subject import Answers, Subject, checksum
 
@@ -39,24 +40,18 @@ class Reference(Protocol):
         """Taken again now."""
 
 
+ROOM = 1 << 28
+"""Bytes that cached states may take even where a second model would be smaller."""
+
+
 class CachedLogProbs:
     """Per-token log-probs of every row a run will ask for, computed once before the first step."""
 
     kind = "cached log-probs"
 
-    def __init__(self, subject: Subject, rows: Iterable[TokenRow], batch_size: int = 32,
+    def __init__(self, subject: Subject, rows: Iterable[TokenRow],
                  progress: Callable[[int], None] | None = None) -> None:
-        unique = {row.key: row for row in rows}
-        ordered = sorted(unique.values(), key=lambda r: len(r.ids))
-        self._logp: dict[str, Tensor] = {}
-        with subject.evaluating():
-            for start in range(0, len(ordered), batch_size):
-                chosen = ordered[start: start + batch_size]
-                batch = collate(chosen, subject.tokens.pad_id, subject.device)
-                parts = subject.answers(batch).logp_N.split([r.answer + r.end for r in chosen])
-                self._logp |= {row.key: part.clone() for row, part in zip(chosen, parts, strict=True)}
-                if progress:
-                    progress(len(chosen))
+        self._logp = _of_each(subject, rows, lambda batch: subject.answers(batch).logp_N, progress)
         self.checksum = self.current_checksum()
 
     def logp(self, batch: TokenBatch) -> Tensor:
@@ -70,6 +65,61 @@ class CachedLogProbs:
 
     def current_checksum(self) -> str:
         return checksum(self._logp)
+
+
+class CachedStates:
+    """What the output head was given at every supervised position of every row a run will ask for, and the head.
+
+    The same distributions as a second model would give, at the price of its last layer alone.
+    """
+
+    kind = "cached states"
+
+    def __init__(self, subject: Subject, rows: Iterable[TokenRow],
+                 progress: Callable[[int], None] | None = None) -> None:
+        self._head: nn.Module = copy.deepcopy(subject.model.get_output_embeddings()).requires_grad_(False)
+        self._states = _of_each(subject, rows, subject.states, progress)
+        self.checksum = self.current_checksum()
+
+    def logp(self, batch: TokenBatch) -> Tensor:
+        return self.answers(batch).logp_N
+
+    @torch.no_grad()
+    def answers(self, batch: TokenBatch) -> Answers:
+        return Answers(batch, self._head(torch.cat([self._states[row.key] for row in batch.rows])))
+
+    def hidden(self, batch: TokenBatch, block: int) -> Tensor:
+        raise ExpungeError("Cached final states hold no others.", "The plan chose too small a reference.")
+
+    def current_checksum(self) -> str:
+        return checksum(self._states | self._head.state_dict())
+
+    @staticmethod
+    def fits(subject: Subject, rows: Sequence[TokenRow]) -> bool:
+        """Whether the states are smaller than a second model, and the head alone makes logits of them."""
+        head = subject.model.get_output_embeddings()
+        tokens = sum(r.answer + r.end for r in {row.key: row for row in rows}.values())
+        size = tokens * subject.width * next(subject.model.parameters()).element_size()
+        if head is None or not tokens or not subject.bare or size > max(ROOM, subject.model.get_memory_footprint()):
+            return False
+        with subject.evaluating():  # some families scale or cap what their head says
+            batch = collate(rows[:1], subject.tokens.pad_id, subject.device)
+            return torch.allclose(head(subject.states(batch)), subject.answers(batch).logits_NV, rtol=1e-5, atol=1e-5)
+
+
+def _of_each(subject: Subject, rows: Iterable[TokenRow], values: Callable[[TokenBatch], Tensor],
+             progress: Callable[[int], None] | None) -> dict[str, Tensor]:
+    """What `values` gives for the supervised tokens of every distinct row, by the row's content."""
+    unique, found = list({row.key: row for row in rows}.values()), {}
+    with subject.evaluating():
+        for few in batches_by_length(unique):
+            chosen = [unique[i] for i in few]
+            batch = collate(chosen, subject.tokens.pad_id, subject.device)
+            parts = values(batch).split([r.answer + r.end for r in chosen])
+            found.update({row.key: part.clone() for row, part in zip(chosen, parts, strict=True)})
+            if progress:
+                progress(len(chosen))
+    return found
 
 
 class LiveReference:
@@ -91,7 +141,7 @@ class LiveReference:
 
     def answers(self, batch: TokenBatch) -> Answers:
         with self._subject.evaluating(), self._asking():
-            return self._subject.answers(batch)
+            return self._subject.answers_of({"": batch})[""]
 
     def hidden(self, batch: TokenBatch, block: int) -> Tensor:
         with self._subject.evaluating(), self._asking():
@@ -109,7 +159,9 @@ def build_reference(subject: Subject, needs: frozenset[str], rows: Sequence[Toke
     if not wanted:
         return None
     if wanted == {"reference.logp"}:
-        return CachedLogProbs(subject, rows, progress=progress)
+        return CachedLogProbs(subject, rows, progress)
+    if "reference.hidden" not in wanted and not adapter and CachedStates.fits(subject, rows):
+        return CachedStates(subject, rows, progress)
     return LiveReference(subject, adapter=adapter)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,49 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expunge.data.tokens import TokenBatch, Tokens, concat
+from expunge.data.tokens import STEP_POSITIONS, TokenBatch, TokenRow, Tokens, batches_by_length, collate
 from expunge.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Predictions at the supervised positions of a batch, flat: token n belongs to row row_N[n]."""
+class Pass:
+    """What one forward pass says about the n supervised tokens of its rows."""
 
-    batch: TokenBatch
     logits_NV: Tensor
+    target_N: Tensor
+
+    @cached_property
+    def logp_N(self) -> Tensor:
+        """log p(token | prefix), float32."""
+        return -F.cross_entropy(self.logits_NV.float(), self.target_N, reduction="none")
+
+
+class Answers:
+    """Predictions at the supervised positions of a batch, flat: token n belongs to row row_N[n].
+
+    Args:
+        found: their logits, shape N V; or the passes they were computed in, which may hold other rows too.
+        place_N: with passes, which of all their tokens each one is.
+    """
+
+    def __init__(self, batch: TokenBatch, found: Tensor | Sequence[Pass], place_N: Tensor | None = None) -> None:
+        self.batch = batch
+        self._passes = (Pass(found, batch.target_N),) if isinstance(found, Tensor) else tuple(found)
+        self._place_N = place_N
+
+    @cached_property
+    def logits_NV(self) -> Tensor:
+        """Logits of every supervised token."""
+        return self._ours([one.logits_NV for one in self._passes])
 
     @cached_property
     def logp_N(self) -> Tensor:
         """log p(token | prefix) of every supervised token, float32."""
-        return -F.cross_entropy(self.logits_NV.float(), self.batch.target_N, reduction="none")
+        return self._ours([one.logp_N for one in self._passes])
+
+    def _ours(self, parts: Sequence[Tensor]) -> Tensor:
+        whole = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+        return whole if self._place_N is None else whole.index_select(0, self._place_N)
 
     @cached_property
     def log_softmax_NV(self) -> Tensor:
@@ -134,6 +163,17 @@ class Subject:
         with self._heading(batch.flat_N):
             return Answers(batch, self.model(**inputs).logits.squeeze(0))
 
+    def states(self, batch: TokenBatch) -> Tensor:
+        """What the output head would be given to predict the supervised tokens, shape N D; the head is not run."""
+        batch, caught = batch.to(self.device), []
+
+        def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            caught.append(args[0].flatten(0, 1)[batch.flat_N])
+
+        with self.model.get_output_embeddings().register_forward_pre_hook(look), self.headless():
+            self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
+        return caught[0]
+
     def headless(self) -> AbstractContextManager[None]:
         """While it lasts, a forward pass computes no logits, where there is a head that can be told so."""
         return self._heading(torch.zeros(0, dtype=torch.long, device=self.device))
@@ -156,19 +196,43 @@ class Subject:
             handle.remove()
 
     def answers_of(self, batches: dict[str, TokenBatch]) -> dict[str, Answers]:
-        """Several sides in one forward pass, handed back apart."""
-        if len(batches) == 1:
-            return {side: self.answers(batch) for side, batch in batches.items()}
-        joint = self.answers(concat(list(batches.values()), self.tokens.pad_id))
-        sizes = [b.count("tokens") for b in batches.values()]
-        parts = joint.logits_NV.split(sizes)
-        return {side: Answers(b, part) for (side, b), part in zip(batches.items(), parts, strict=True)}
+        """Several sides together, handed back apart. Which rows share a pass changes no number."""
+        rows = [row for batch in batches.values() for row in batch.rows]
+        passes, place, before = [], [range(0)] * len(rows), 0
+        for few in self._together(rows):
+            batch = collate([rows[i] for i in few], self.tokens.pad_id, self.device)
+            passes.append(Pass(self.answers(batch).logits_NV, batch.target_N))
+            for i in few:
+                place[i] = range(before, before := before + rows[i].answer + rows[i].end)
+        rest = iter(place)
+        mine = {side: [n for tokens in islice(rest, len(batch)) for n in tokens] for side, batch in batches.items()}
+        if len(passes) == len(batches) == 1:
+            return {side: Answers(batch, passes) for side, batch in batches.items()}
+        return {side: Answers(batch, passes, torch.tensor(mine[side], device=self.device))
+                for side, batch in batches.items()}
+
+    def _together(self, rows: Sequence[TokenRow]) -> list[list[int]]:
+        """Which rows share a forward pass of a step.
+
+        All where an accelerator wants large ones, or a hook counts rows. On a processor rows of similar length, so
+        that little is padded, and so few that what lies between two layers stays in its caches.
+        """
+        split = self.device.type == "cpu" and self.bare
+        parts = list(batches_by_length(rows, positions=STEP_POSITIONS)) if split else []
+        return parts if len(parts) > 1 else [list(range(len(rows)))]
 
     def hidden(self, batch: TokenBatch, block: int) -> Tensor:
         """Output of decoder block `block` (negative counts from the end), shape B T D.
 
         The forward stops there: later blocks and the head are not run.
         """
+        parts = self._together(batch.rows)
+        if len(parts) > 1:
+            found = [self.hidden(collate([batch.rows[b] for b in few], self.tokens.pad_id), block) for few in parts]
+            out_BTD = found[0].new_zeros(*batch.ids_BT.shape, self.width)
+            for few, part in zip(parts, found, strict=True):
+                out_BTD[few, : part.shape[1]] = part
+            return out_BTD
         batch = batch.to(self.device)
         module = list(self.blocks.values())[block]
         caught: list[Tensor] = []
@@ -178,12 +242,17 @@ class Subject:
             raise _Reached
 
         handle = module.register_forward_hook(leave)
+        recomputes = getattr(module, "gradient_checkpointing", False)
+        if recomputes:  # what is left early cannot be run again
+            module.gradient_checkpointing = False  # type: ignore[assignment]
         try:
             self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
         except _Reached:
             pass
         finally:
             handle.remove()
+            if recomputes:
+                module.gradient_checkpointing = True  # type: ignore[assignment]
         out_BTD = caught[0]
         # An ensemble runs the batch once per member, stacked; its representation is the mean.
         return out_BTD if len(out_BTD) == len(batch) else out_BTD.unflatten(0, (-1, len(batch))).mean(0)

@@ -10,11 +10,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from expunge import processes
 from expunge.data.tokens import TokenBatch
 from expunge.models.reference import Reference
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
 from expunge.seeding import derive
+from expunge.training.schedule import share
 from expunge.training.step import Role, Step, reduce_terms, totals, weighted_sum
 
 if TYPE_CHECKING:
@@ -66,6 +68,10 @@ class Gradients:
             if value is not None:
                 self.losses[role or "both"] = self.losses.get(role or "both", 0.0) + value.item()
 
+    def add_up(self) -> None:
+        """Make what the log will say that of all processes together."""
+        self.values, self.losses, self.nll = processes.add_figures(self.values, self.losses, self.nll)
+
     def describe(self) -> dict[str, Any]:
         found: dict[str, Any] = {"loss": sum(self.losses.values()), "terms": self.values}
         found |= {f"{side}_nll": value for side, value in self.nll.items()}
@@ -82,9 +88,10 @@ class Gradients:
 def gradients(method: Method, subject: Subject, scope: Scope, reference: Reference | None,
               micro: Sequence[Mapping[str, TokenBatch]], separate: bool, accelerator: Accelerator, *,
               only: Role | None = None, tamper: Tamper | None = None) -> Gradients:
-    """Sum gradients over micro-batches; every term is divided by its count over the whole step.
+    """Sum gradients over micro-batches and processes; every term is divided by its count over the whole step.
 
     Args:
+        micro: the whole step; of several processes each computes its share.
         separate: one gradient per role, rather than that of the summed loss.
         only: the one role to compute; its terms are the only ones computed.
         tamper: called on every micro-batch before its terms.
@@ -96,7 +103,7 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
     found = Gradients([], [], [], {}, {})
     subject.model.train()
     try:
-        for batches in micro:
+        for batches in share(micro, subject.tokens.pad_id):
             step = make_step(method, subject, reference, batches, tamper)
             with accelerator.autocast():
                 terms = method.terms(step, only)
@@ -119,6 +126,8 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
     for found_sums in sums.values():
         scope.mask(found_sums)
     zeros = {role: sums.get(role) or [torch.zeros_like(p) for p in parameters] for role in roles}
+    processes.add([total for parts in zeros.values() for total in parts])
+    found.add_up()
     found.forget, found.retain, found.together = (zeros.get(r, []) for r in ("forget", "retain", None))
     return found
 
@@ -160,6 +169,19 @@ def _owned(parameters: Sequence[Tensor], parts: Sequence[Tensor | None]) -> list
         owned.append(part if whole else part.clone(memory_format=torch.contiguous_format))
         seen.add(part.data_ptr())
     return owned
+
+
+def apply(optimizer: torch.optim.Optimizer, scope: Scope, update: Gradient, scale: float) -> None:
+    """One optimizer step. A gradient that is computed while it is walked never stands in memory whole."""
+    whole = isinstance(update, list)
+    for parameter, part in zip(scope.parameters.values(), update, strict=True):
+        parameter.grad = part.mul_(scale)
+        if not whole:
+            optimizer.step()
+            parameter.grad = None
+    if whole:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 class Movement:

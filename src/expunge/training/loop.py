@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -16,15 +17,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from expunge import processes
 from expunge.errors import InterruptedRun, NonFiniteError, UsageError
 from expunge.models.reference import Reference
 from expunge.models.scope import Scope
-from expunge.models.subject import Subject
+from expunge.models.subject import Subject, checksum
 from expunge.records.base import write_text
 from expunge.seeding import derive
 from expunge.training.checkpoint import Checkpoints, put, take
-from expunge.training.gradients import BOTH, Gradient, Gradients, Movement, Oracle, gradients, perturbed
+from expunge.training.gradients import BOTH, Gradient, Gradients, Movement, Oracle, apply, gradients, perturbed
 from expunge.training.interrupt import interruptible
+from expunge.training.recomputing import recomputing
 from expunge.training.schedule import Schedule
 from expunge.training.step import Role, Step, WeightedTerm
 from expunge.training.stopping import StopRule, alarms
@@ -61,6 +64,7 @@ class Loop:
     eval_every: int = 0
     """Steps between monitor readings; 0 reads only at the end."""
     checkpoint_every: int = 50  # 0 keeps none
+    gradient_checkpointing: bool = False  # less memory, more time, the same weights
     stop: StopRule = field(default_factory=lambda: StopRule())
 
 
@@ -89,22 +93,28 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
         NonFiniteError: a term or gradient was NaN or infinite; the last finite state is on disk.
         InterruptedRun: Ctrl-C; the state after the last whole step is on disk.
     """
+    processes.start()
     accelerator = Accelerator()
-    if accelerator.num_processes > 1 or accelerator.mixed_precision == "fp16":
-        raise UsageError("This loop runs in one process, in float32 or bf16.",
-                         "Several processes would all write the same folder; fp16 would need a loss scaler.",
-                         "Start it without a launcher, or with mixed_precision bf16.")
+    if accelerator.mixed_precision == "fp16":
+        raise UsageError("This loop runs in float32 or bf16; fp16 would need a loss scaler.",
+                         fix="Start it without a launcher, or with --mixed_precision bf16.")
     optimizer = method.optimizer(scope)
     probe = Movement(scope, loop.seed)  # before a checkpoint is put back: movement counts from the start
     progress, best = _begin(folder, scope, optimizer, method)
+    processes.same("weights", lambda: f"{progress.step} {checksum(subject.model.state_dict())}")
     checkpoints = Checkpoints(folder / "checkpoint")
+    monitor = partial(processes.lead, monitor) if monitor else None  # all decide by the same reading
     if monitor and not progress.start:
         progress.start = monitor()
 
     def save() -> None:
-        checkpoints.save(progress.step, scope.parameters, optimizer, method.state(), vars(progress), best)
+        if processes.main():
+            checkpoints.save(progress.step, scope.parameters, optimizer, method.state(), vars(progress), best)
+        processes.wait()
 
-    with interruptible() as interrupted, open(folder / "steps.jsonl", "a", encoding="utf-8") as log:
+    path = folder / "steps.jsonl" if processes.main() else os.devnull
+    with (interruptible() as interrupted, open(path, "a", encoding="utf-8") as log,
+          recomputing(subject, loop.gradient_checkpointing)):
         while progress.step < loop.steps and not progress.stopped:
             began, index = time.perf_counter(), progress.step
             torch.manual_seed(derive(loop.seed, "step", index))
@@ -159,7 +169,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
             log.flush()
             if on_step:
                 on_step(line)
-            if interrupted:
+            if processes.agree(bool(interrupted)):
                 save()
                 raise InterruptedRun(f"Interrupted after step {progress.step} of {loop.steps}.",
                                      "What was finished is kept.", "The same command with --resume goes on.")
@@ -171,30 +181,15 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
     return progress
 
 
-def apply(optimizer: torch.optim.Optimizer, scope: Scope, update: Gradient, scale: float) -> None:
-    """One optimizer step. A gradient that is computed while it is walked never stands in memory whole."""
-    whole = isinstance(update, list)
-    for parameter, part in zip(scope.parameters.values(), update, strict=True):
-        parameter.grad = part.mul_(scale)
-        if not whole:
-            optimizer.step()
-            parameter.grad = None
-    if whole:
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
 def _begin(folder: Path, scope: Scope, optimizer: torch.optim.Optimizer,
            method: Method) -> tuple[Progress, dict[str, Tensor] | None]:
     """Fresh progress, or the checkpoint's with the log cut back to it."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "steps.jsonl"
     restored = Checkpoints(folder / "checkpoint").restore(scope.parameters, optimizer, method)
-    if restored is None:
-        write_text(log, "")
-        return Progress(), None
-    progress, best = Progress(**restored[0]), restored[1]
-    # A kill can cut the last line in half, so lines are counted rather than parsed.
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-    write_text(log, "".join(lines[: progress.step]))
+    progress, best = (Progress(), None) if restored is None else (Progress(**restored[0]), restored[1])
+    if processes.main():
+        # A kill can cut the last line in half, so lines are counted rather than parsed.
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if restored else []
+        write_text(log, "".join(lines[: progress.step]))
     return progress, best

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from expunge import processes
 from expunge.data.tokens import TokenBatch, TokenRow, Tokens, collate
 from expunge.records.task import Example
 
@@ -18,7 +19,7 @@ class Schedule:
     Args:
         order: epoch number -> the draws of that epoch, in order.
         tokens: how rows become ids.
-        batch_size: rows of each side in one micro-batch.
+        batch_size: rows of each side in one micro-batch, over all processes together.
         accumulate: micro-batches per optimizer step.
     """
 
@@ -55,3 +56,11 @@ class Schedule:
                     row = self._tokens.row(draw[side])
                     found.setdefault(row.key, row)
         return list(found.values())
+
+
+def share(micro: Sequence[Mapping[str, TokenBatch]], pad_id: int) -> Sequence[Mapping[str, TokenBatch]]:
+    """This process's rows of a step's micro-batches; one that has no row for it is left out."""
+    if processes.count() == 1:
+        return micro
+    own = ({side: processes.share(batch.rows) for side, batch in batches.items()} for batches in micro)
+    return [{side: collate(rows, pad_id) for side, rows in batches.items()} for batches in own if all(batches.values())]

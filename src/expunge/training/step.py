@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from expunge.data.tokens import Count, TokenBatch
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, UsageError
 from expunge.models.reference import Reference
 from expunge.models.subject import Answers, Subject
+from expunge.training.recomputing import recomputes
 
 Role = Literal["forget", "retain"]
 Over = Count | Callable[[TokenBatch], int]
@@ -59,7 +60,15 @@ class Step:
         """Side -> what its forward pass runs inside; see `inside`."""
 
     def inside(self, side: str, context: Callable[[], AbstractContextManager[object]]) -> None:
-        """Run the side's forward pass inside `context` as well; perturbations of activations put themselves here."""
+        """Run the side's forward pass inside `context` as well; perturbations of activations put themselves here.
+
+        Raises:
+            UsageError: under gradient checkpointing, where blocks run again once the context is gone.
+        """
+        if recomputes(self.subject):
+            raise UsageError("Gradient checkpointing does not go with a perturbation of activations, such as lat.",
+                             "What is computed again on the way back would be computed without it.",
+                             "Leave --gradient-checkpointing out.")
         outer = self.during.get(side, nullcontext)
 
         @contextmanager

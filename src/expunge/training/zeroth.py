@@ -20,6 +20,7 @@ from expunge.models.scope import Scope
 from expunge.models.subject import Subject
 from expunge.seeding import derive
 from expunge.training.gradients import BOTH, Gradients, Tamper, make_step
+from expunge.training.schedule import share
 from expunge.training.step import Role, reduce_terms, totals, weighted_sum
 
 if TYPE_CHECKING:
@@ -96,12 +97,13 @@ def zeroth(method: Method, subject: Subject, scope: Scope, reference: Reference 
 
     def look() -> Gradients:
         found = Gradients([], [], [], {}, {})
-        for batches in micro:
+        for batches in share(micro, subject.tokens.pad_id):
             step = make_step(method, subject, reference, batches, tamper)
             with accelerator.autocast():
                 terms = method.terms(step, only)
                 named = reduce_terms(terms, counts)
             found.note(named, {role: weighted_sum(terms, named, role) for role in roles}, step, counts)
+        found.add_up()
         return found
 
     ends: list[tuple[Gradients, Gradients]] = []

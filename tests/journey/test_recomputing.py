@@ -1,0 +1,96 @@
+"""Gradient checkpointing changes what stands in memory, and no weight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from expunge.data.tokens import collate
+from expunge.errors import UsageError
+from expunge.models.load import load_subject
+from expunge.models.subject import Subject
+from expunge.records.task import Example
+from expunge.training.recomputing import recomputes, recomputing
+
+
+@pytest.fixture
+def subject(model: Path) -> Subject:
+    return load_subject(model)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in (out / "model").glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+@pytest.mark.parametrize("method", ["npo + retain_kl", "npo + retain_kl + lora(rank=2)", "rmu", "rmu + lora(rank=2)",
+                                    "npo + retain_kl + gu + sam(rho=0.01)", "idk + retain_nll + layers(index='1-1')"])
+def test_the_same_weights(cli: Any, model: Path, rows: Any, tmp_path: Path, method: str) -> None:
+    words = ("forget", model, *rows.words, "--method", method, "--steps", 4, "--batch-size", 2, "--accumulate", 2,
+             "--lr", "1e-3", "--keep", "last")
+    cli(*words, "--out", tmp_path / "kept")
+    cli(*words, "--gradient-checkpointing", "--out", tmp_path / "again")
+    kept, again = weights(tmp_path / "kept"), weights(tmp_path / "again")
+    before = load_file(model / "model.safetensors")
+    assert kept.keys() == again.keys()
+    assert max(float((kept[n] - again[n]).abs().max()) for n in kept) < 1e-6
+    moved = {n for n in again if not torch.equal(again[n], before.get(n, torch.zeros_like(again[n])))}
+    assert moved and ("lora" not in method or any("lora_B" in n for n in moved))
+
+
+def test_training_trains_too(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
+    words = ("train", model, *rows.words[:4], "--steps", 3, "--batch-size", 4, "--lr", "1e-3")
+    cli(*words, "--out", tmp_path / "kept")
+    cli(*words, "--gradient-checkpointing", "--out", tmp_path / "again")
+    kept, again = weights(tmp_path / "kept"), weights(tmp_path / "again")
+    assert max(float((kept[n] - again[n]).abs().max()) for n in kept) < 1e-6
+
+
+def test_blocks_run_again_and_only_while_it_lasts(subject: Subject) -> None:
+    row = subject.tokens.row(Example(id="a", prompt="Where?", answer="Here it is."))
+    batch = collate([row, row], subject.tokens.pad_id)
+    runs: list[int] = []
+    inner = subject.model.model.layers[0].mlp
+    handle = inner.register_forward_pre_hook(lambda *_: runs.append(1))
+
+    def both() -> list[tuple[torch.Tensor, int]]:
+        """Gradient of a whole pass and of one that ends early, with the runs of the block on the way back."""
+        found = []
+        for loss in (-subject.answers(batch).logp_N.sum(), subject.hidden(batch, 1).square().sum()):
+            runs.clear()
+            found.append((torch.autograd.grad(loss, [inner.up_proj.weight])[0], len(runs)))
+        return found
+
+    subject.model.train()
+    plain = both()
+    with recomputing(subject, True):
+        assert recomputes(subject)
+        again = both()
+        assert recomputes(subject)
+    assert [n for _, n in plain] == [0, 0] and [n for _, n in again] == [1, 1]
+    assert all(torch.allclose(x, y, atol=1e-6) for (x, _), (y, _) in zip(plain, again, strict=True))
+    handle.remove()
+    assert not recomputes(subject) and subject.bare
+
+
+def test_it_ends_with_an_error_too(subject: Subject) -> None:
+    with pytest.raises(ZeroDivisionError), recomputing(subject, True):
+        _ = 1 / 0
+    assert not recomputes(subject) and subject.bare
+
+
+def test_a_model_without_it_is_refused(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(subject.model), "supports_gradient_checkpointing", False)
+    with recomputing(subject, False):
+        pass
+    with pytest.raises(UsageError, match="knows no gradient checkpointing"), recomputing(subject, True):
+        pass
+
+
+def test_perturbed_activations_are_refused(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
+    words = ("forget", model, *rows.words, "--method", "npo + retain_kl + lat(steps=1)", "--steps", 1)
+    said = cli(*words, "--gradient-checkpointing", "--out", tmp_path / "run", code=2)
+    assert "does not go with a perturbation of activations" in said.err
