@@ -21,8 +21,11 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python experiments/readme.py --check
 
+# MODELS names a folder with original and retrained; PEER a checkout of open-unlearning, PEER_PYTHON the Python it runs in.
 bench: $(INSTALLED)
 	$(BIN)/python experiments/bench.py
+	$(if $(MODELS),$(BIN)/python experiments/peer.py --models $(MODELS) $(if $(PEER),--peer $(PEER) --peer-python $(PEER_PYTHON)),\
+		@echo "MODELS= is not given, so the comparison with open-unlearning is left out.")
 
 tables: $(INSTALLED)
 	$(BIN)/python experiments/league.py

@@ -210,6 +210,74 @@ def tricks() -> str:
                   for row in results("tricks")["table"]], ["trick", "times faster", "with it", "without"])
 
 
+METHOD_NAMES = {"grad_diff": "grad_diff", "npo": "npo + retain_nll", "npo_kl": "npo + retain_kl",
+                "simnpo": "simnpo + retain_nll", "rmu": "rmu, every parameter", "undial": "undial"}
+PARTS = {"tiny": "2.6 M parameters, 4k tokens", "wide": "27 M parameters, 128k tokens",
+         "deep": "16 M parameters, 4k tokens"}
+
+
+def times(found: dict[str, float]) -> str:
+    """A ratio with its range over repeats."""
+    return f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})"
+
+
+def pair(found: dict[str, Any], name: str, unit: float = 1.0, form: str = ".3f") -> str:
+    """`ours / the peer's`."""
+    return " / ".join(f"{found[side][name]['median'] / unit:{form}}" for side in ("ours", "peer"))
+
+
+def peer() -> str:
+    """Speed against open-unlearning, part by part, of the cells that hold both."""
+    stored = results("peer")["cells"]
+    cells = {part: {k: v for k, v in found.items() if "peer" in v} for part, found in stored.items()}
+    both = [peer_steps(cells), peer_losses(cells.get("losses", {})), *peer_audits(cells.get("audit", {})),
+            peer_starts(cells.get("startup", {}))]
+    return "\n\n".join(table(rows, list(rows[0])) for rows in both if rows)
+
+
+def peer_steps(cells: dict[str, Any]) -> list[dict[str, str]]:
+    def shares(found: dict[str, Any]) -> str:
+        """Of a step, spent in forward and backward passes."""
+        return " / ".join(f"{found[side]['forward_share']['median'] + found[side]['backward_share']['median']:.0%}"
+                          for side in ("ours", "peer"))
+
+    return [{"model": words, "method": f"`{METHOD_NAMES[name]}`", "times faster": times(v["ratio"]["step_cpu_s"]),
+             "s per step, ours / the peer's": pair(v, "step_cpu_s"),
+             "once before": f"{v['ours']['once_cpu_s']['median']:.1f} s for {v['steps']} steps",
+             "in the model": shares(v),
+             "of the floor": f"{v['floor_share']:.0%}", "peak MB": pair(v, "peak_memory_bytes", 1e6, ".0f")}
+            for part, words in PARTS.items() for name, v in cells.get(part, {}).items()]
+
+
+def peer_losses(cells: dict[str, Any]) -> list[dict[str, str]]:
+    return [{"method": f"`{METHOD_NAMES[name]}`", "losses": f"{v['steps']}",
+             "largest difference": f"{v['largest_difference']:.0e}", "relative": f"{v['largest_relative']:.0e}",
+             "equal to 1e-4, one or the other": "yes" if v["equal"] else "no",
+             "replaced in the peer, since": v["peer_changed_because"] or "nothing"} for name, v in cells.items()]
+
+
+def peer_audits(cells: dict[str, Any]) -> list[list[dict[str, str]]]:
+    """The times, and the figures side by side."""
+    timed = [{"evaluation of": f"the {name} model", "times faster": times(v["ratio"]["evaluation_cpu_s"]),
+              "s, ours / the peer's": pair(v, "evaluation_cpu_s", form=".0f"),
+              "the whole command, times faster": times(v["ratio"]["command_cpu_s"]),
+              "s": pair(v, "command_cpu_s", form=".0f"),
+              "generating": pair(v, "generation_cpu_s", form=".0f"),
+              "peak MB": pair(v, "peak_memory_bytes", 1e6, ".0f")} for name, v in cells.items()]
+    terms = next(iter(cells.values()))["figures"] if cells else {}
+    figures = [{"figure": f"`{term}`", **{f"{name}, ours / the peer's": " / ".join(
+        "-" if value is None else f"{value:.5g}" for value in v["figures"][term].values())
+        for name, v in cells.items()}} for term in terms]
+    return [timed, figures]
+
+
+def peer_starts(cells: dict[str, Any]) -> list[dict[str, str]]:
+    return [{"from process start to": words, "times faster": times(v["ratio"][key]),
+             "s, ours / the peer's": pair(v, key, form=".1f")} for v in cells.values()
+            for words, key in (("its modules imported", "import_cpu_s"),
+                               ("the end of the first step", "first_step_cpu_s"))]
+
+
 def bench() -> str:
     found = results("bench")
     rows = [{"what": f"`expunge {k}`", "median": f"{v['median']:.2f} s"} for k, v in found["startup_s"].items()]
@@ -225,7 +293,7 @@ def bench() -> str:
 
 SECTIONS: dict[str, Callable[[], str]] = {
     "plugins": plugins, "league": league, "tuned": tuned, "league_tofu": league_tofu, "demo": demo,
-    "known": known, "meta": meta, "shadows": shadows, "tricks": tricks,
+    "known": known, "meta": meta, "shadows": shadows, "tricks": tricks, "peer": peer,
     "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench,
 }
 
