@@ -13,45 +13,37 @@ from torch.nn import functional as F
 
 from expunge.data.tokens import TokenBatch
 from expunge.methods.base import Objective
+from expunge.methods.divergence import cross_entropy, raised
+from expunge.models.subject import Answers
 from expunge.training.step import Step, Term
 
 
 def subtract(logits_NV: Tensor, token_N: Tensor, constant: float) -> Tensor:
     """Logits with `constant` (nats) taken from one token of each row."""
-    logits_NV = _raised(logits_NV)
+    logits_NV = raised(logits_NV)
     true_N1 = token_N[:, None]
     return logits_NV.scatter(1, true_N1, logits_NV.gather(1, true_N1) - constant)
 
 
 def forbid(logits_NV: Tensor, token_N: Tensor) -> Tensor:
     """Logits with one token of each row made impossible; all others keep their odds."""
-    return _raised(logits_NV).scatter(1, token_N[:, None], -torch.inf)
+    return raised(logits_NV).scatter(1, token_N[:, None], -torch.inf)
 
 
 def replace(logits_NV: Tensor, token_N: Tensor) -> Tensor:
     """Logits that leave one token of each row possible, whatever they were: a hard target."""
-    return torch.full_like(_raised(logits_NV), -torch.inf).scatter(1, token_N[:, None], 0.0)
+    return torch.full_like(raised(logits_NV), -torch.inf).scatter(1, token_N[:, None], 0.0)
 
 
 def distribution(logits_NV: Tensor) -> Tensor:
     """Softmax in float32 or better; a logit of -inf becomes exactly 0."""
-    return F.softmax(_raised(logits_NV), dim=-1)
-
-
-def cross_entropy(target_NV: Tensor, log_softmax_NV: Tensor) -> Tensor:
-    """-sum_v target_v log p_v of every row in nats, where 0 * -inf counts as 0; shape N."""
-    return -(target_NV * log_softmax_NV.masked_fill(target_NV == 0, 0.0)).sum(-1)
+    return F.softmax(raised(logits_NV), dim=-1)
 
 
 def tokens_after(skip: int, batch: TokenBatch) -> Tensor:
     """True for every supervised token but the first `skip` of each row; shape N."""
     kept = [place >= skip for row in batch.rows for place in range(row.answer + row.end)]
     return torch.tensor(kept, dtype=torch.bool, device=batch.ids_BT.device)
-
-
-def _raised(logits_NV: Tensor) -> Tensor:
-    """In float32, or float64 where they are: bfloat16 logits are too coarse for a softmax."""
-    return logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
 
 
 class EditedTeacher(Objective):
@@ -78,8 +70,10 @@ class EditedTeacher(Objective):
     def terms(self, step: Step) -> dict[str, Term]:
         answers = step.answers("forget")
         from_original = "reference.logits" in self.card.needs
-        teacher = step.reference.answers(answers.batch) if from_original else answers
-        target_NV = distribution(self.edit(teacher.logits_NV.detach(), answers.batch))
-        loss_N = cross_entropy(target_NV, answers.log_softmax_NV)
-        loss_N = loss_N.where(self.counted(answers.batch), 0.0)
+
+        def loss(one: Answers) -> Tensor:
+            teacher = step.reference.answers(one.batch) if from_original else one
+            return cross_entropy(self.edit(teacher.logits_NV.detach(), one.batch), one.logits_NV)
+
+        loss_N = answers.tokenwise(loss).where(self.counted(answers.batch), 0.0)
         return {self.card.name: Term(answers.per_row(loss_N), self.count, "forget")}

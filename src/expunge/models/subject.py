@@ -9,9 +9,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,49 +17,48 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expunge.data.tokens import STEP_POSITIONS, TokenBatch, TokenRow, Tokens, batches_by_length, collate
+from expunge.data.tokens import TokenBatch, Tokens, alike, collate, concat
 from expunge.errors import UsageError
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What one forward pass says about the n supervised tokens of its rows."""
-
-    logits_NV: Tensor
-    target_N: Tensor
-
-    @cached_property
-    def logp_N(self) -> Tensor:
-        """log p(token | prefix), float32."""
-        return -F.cross_entropy(self.logits_NV.float(), self.target_N, reduction="none")
 
 
 class Answers:
     """Predictions at the supervised positions of a batch, flat: token n belongs to row row_N[n].
 
     Args:
-        found: their logits, shape N V; or the passes they were computed in, which may hold other rows too.
-        place_N: with passes, which of all their tokens each one is.
+        found: their logits, shape N V; or the answers of the forward passes they were computed in.
+        order: with passes, which rows of `batch` their rows are, one pass after the other.
     """
 
-    def __init__(self, batch: TokenBatch, found: Tensor | Sequence[Pass], place_N: Tensor | None = None) -> None:
+    def __init__(self, batch: TokenBatch, found: Tensor | Sequence[Answers], order: Sequence[int] = ()) -> None:
         self.batch = batch
-        self._passes = (Pass(found, batch.target_N),) if isinstance(found, Tensor) else tuple(found)
-        self._place_N = place_N
+        self._found = found
+        self._order = order
 
     @cached_property
     def logits_NV(self) -> Tensor:
-        """Logits of every supervised token."""
-        return self._ours([one.logits_NV for one in self._passes])
+        """Logits of every supervised token. Of several passes this is a copy; `tokenwise` does without."""
+        return self._found if isinstance(self._found, Tensor) else self.tokenwise(lambda one: one.logits_NV)
 
     @cached_property
     def logp_N(self) -> Tensor:
         """log p(token | prefix) of every supervised token, float32."""
-        return self._ours([one.logp_N for one in self._passes])
+        return self.tokenwise(
+            lambda one: -F.cross_entropy(one.logits_NV.float(), one.batch.target_N, reduction="none"))
 
-    def _ours(self, parts: Sequence[Tensor]) -> Tensor:
-        whole = parts[0] if len(parts) == 1 else torch.cat(list(parts))
-        return whole if self._place_N is None else whole.index_select(0, self._place_N)
+    def tokenwise(self, values: Callable[[Answers], Tensor]) -> Tensor:
+        """What `values` makes of every supervised token, asked pass by pass and put in the order of this batch."""
+        if isinstance(self._found, Tensor):
+            return values(self)
+        return torch.cat([values(one) for one in self._found]).index_select(0, self._place_N)
+
+    @cached_property
+    def _place_N(self) -> Tensor:
+        """Where each supervised token stands among those of all passes."""
+        place, before = [range(0)] * len(self.batch), 0
+        for b in self._order:
+            row = self.batch.rows[b]
+            place[b] = range(before, before := before + row.answer + row.end)
+        return torch.tensor([n for tokens in place for n in tokens], device=self.batch.ids_BT.device)
 
     @cached_property
     def log_softmax_NV(self) -> Tensor:
@@ -196,39 +193,42 @@ class Subject:
             handle.remove()
 
     def answers_of(self, batches: dict[str, TokenBatch]) -> dict[str, Answers]:
-        """Several sides together, handed back apart. Which rows share a pass changes no number."""
-        rows = [row for batch in batches.values() for row in batch.rows]
-        passes, place, before = [], [range(0)] * len(rows), 0
-        for few in self._together(rows):
-            batch = collate([rows[i] for i in few], self.tokens.pad_id, self.device)
-            passes.append(Pass(self.answers(batch).logits_NV, batch.target_N))
-            for i in few:
-                place[i] = range(before, before := before + rows[i].answer + rows[i].end)
-        rest = iter(place)
-        mine = {side: [n for tokens in islice(rest, len(batch)) for n in tokens] for side, batch in batches.items()}
-        if len(passes) == len(batches) == 1:
-            return {side: Answers(batch, passes) for side, batch in batches.items()}
-        return {side: Answers(batch, passes, torch.tensor(mine[side], device=self.device))
-                for side, batch in batches.items()}
+        """Several sides together, handed back apart. Which rows share a pass changes no number.
 
-    def _together(self, rows: Sequence[TokenRow]) -> list[list[int]]:
-        """Which rows share a forward pass of a step.
-
-        All where an accelerator wants large ones, or a hook counts rows. On a processor rows of similar length, so
-        that little is padded, and so few that what lies between two layers stays in its caches.
+        An accelerator wants large passes: all rows share one. A processor wants rows of similar length, so that
+        little is padded, and so few that what lies between two layers stays in its caches.
         """
-        split = self.device.type == "cpu" and self.bare
-        parts = list(batches_by_length(rows, positions=STEP_POSITIONS)) if split else []
-        return parts if len(parts) > 1 else [list(range(len(rows)))]
+        if self._splits:
+            return {side: self._answers_by_length(batch) for side, batch in batches.items()}
+        if len(batches) == 1:
+            return {side: self.answers(batch) for side, batch in batches.items()}
+        joint = self.answers(concat(list(batches.values()), self.tokens.pad_id))
+        parts = joint.logits_NV.split([b.count("tokens") for b in batches.values()])
+        return {side: Answers(b, part) for (side, b), part in zip(batches.items(), parts, strict=True)}
+
+    def _answers_by_length(self, batch: TokenBatch) -> Answers:
+        parts = alike(batch.rows)
+        if len(parts) == 1:
+            return self.answers(batch)
+        found = [self.answers(self._some(batch, few)) for few in parts]
+        return Answers(batch, found, [b for few in parts for b in few])
+
+    def _some(self, batch: TokenBatch, few: Sequence[int]) -> TokenBatch:
+        return collate([batch.rows[b] for b in few], self.tokens.pad_id, self.device)
+
+    @property
+    def _splits(self) -> bool:
+        """Whether a batch may go through in parts: not where a hook counts its rows."""
+        return self.device.type == "cpu" and self.bare
 
     def hidden(self, batch: TokenBatch, block: int) -> Tensor:
         """Output of decoder block `block` (negative counts from the end), shape B T D.
 
         The forward stops there: later blocks and the head are not run.
         """
-        parts = self._together(batch.rows)
+        parts = alike(batch.rows) if self._splits else []
         if len(parts) > 1:
-            found = [self.hidden(collate([batch.rows[b] for b in few], self.tokens.pad_id), block) for few in parts]
+            found = [self.hidden(self._some(batch, few), block) for few in parts]
             out_BTD = found[0].new_zeros(*batch.ids_BT.shape, self.width)
             for few, part in zip(parts, found, strict=True):
                 out_BTD[few, : part.shape[1]] = part

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from expunge.data.tokens import TokenBatch
 from expunge.methods.base import WeightedSpec
-from expunge.methods.edited_teacher import EditedTeacher, cross_entropy, distribution, forbid, tokens_after
+from expunge.methods.divergence import cross_entropy
+from expunge.methods.edited_teacher import EditedTeacher, forbid, tokens_after
 from expunge.plugin import Card, Property
 
 
@@ -16,7 +17,7 @@ def ce_u(logits_NV: Tensor, target_N: Tensor) -> Tensor:
 
     Its gradient on the logits is that of -log(1 - p): p_y on the true token and -p_v p_y / (1 - p_y) elsewhere.
     """
-    return cross_entropy(distribution(forbid(logits_NV.detach(), target_N)), logits_NV.log_softmax(-1))
+    return cross_entropy(forbid(logits_NV.detach(), target_N), logits_NV)
 
 
 class CEU(EditedTeacher):

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from expunge.methods.base import Retain
+from expunge.methods.divergence import kl
 from expunge.methods.weighted_likelihood import token_mean
 from expunge.plugin import Card, Property
 from expunge.training.step import Step, Term
-
-
-def forward_kl(reference_NV: Tensor, current_NV: Tensor) -> Tensor:
-    """KL(reference || current) per position from log-probabilities; shape N, never negative."""
-    return (reference_NV.exp() * (reference_NV - current_NV)).sum(-1)
 
 
 class RetainKL(Retain):
@@ -39,5 +33,5 @@ class RetainKL(Retain):
 
     def terms(self, step: Step) -> dict[str, Term]:
         answers = step.answers("retain")
-        reference_NV = step.reference.answers(answers.batch).log_softmax_NV
-        return {"retain_kl": token_mean(forward_kl(reference_NV, answers.log_softmax_NV), answers, "retain")}
+        kl_N = answers.tokenwise(lambda one: kl(step.reference.answers(one.batch).logits_NV, one.logits_NV))
+        return {"retain_kl": token_mean(kl_N, answers, "retain")}

@@ -1,0 +1,54 @@
+"""Divergences written in one piece against their slow twins."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from expunge.methods import divergence
+
+
+def slow(target_NV: torch.Tensor, logits_NV: torch.Tensor, relative: bool) -> torch.Tensor:
+    """The definition, over whole arrays, by autograd; infinite target logits are left out by hand."""
+    log_q, log_p = target_NV.log_softmax(-1), logits_NV.log_softmax(-1)
+    q = log_q.exp()
+    return torch.where(q > 0, q * ((log_q if relative else 0.0) - log_p), 0.0).sum(-1)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("n", [0, 1, 3, 40])
+@pytest.mark.parametrize("forbidden", [False, True])
+def test_value_and_gradient_are_those_of_the_definition(relative: bool, n: int, forbidden: bool,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(divergence, "CELLS", {"cpu": 50})  # a few rows at a time, the last block shorter
+    torch.manual_seed(n)
+    target, logits = torch.randn(n, 17) * 4, (torch.randn(n, 17) * 4).requires_grad_()
+    if forbidden:
+        target[:, 3] = -torch.inf
+    weight = torch.rand(n)
+    quick_way = divergence.kl if relative else divergence.cross_entropy
+    quick = quick_way(target, logits)
+    definition = slow(target, logits, relative) if not forbidden or not relative else quick.detach()
+    torch.testing.assert_close(quick, definition, atol=1e-5, rtol=1e-5)
+    found, = torch.autograd.grad((quick * weight).sum(), logits, retain_graph=True)
+    again, = torch.autograd.grad((quick * weight).sum(), logits)
+    assert torch.equal(found, again)
+    q = target.softmax(-1)
+    torch.testing.assert_close(found, weight[:, None] * (logits.softmax(-1) - q).detach(), atol=1e-5, rtol=1e-5)
+    if not forbidden:
+        expected, = torch.autograd.grad((slow(target, logits, relative) * weight).sum(), logits)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_equal_distributions_have_no_divergence_and_no_slope() -> None:
+    logits = torch.randn(9, 31).requires_grad_()
+    value = divergence.kl(logits, logits)
+    assert torch.equal(value, torch.zeros(9))
+    assert torch.equal(torch.autograd.grad(value.sum(), logits)[0], torch.zeros(9, 31))
+
+
+def test_coarse_logits_are_raised() -> None:
+    logits = torch.randn(5, 11, dtype=torch.bfloat16).requires_grad_()
+    value = divergence.cross_entropy(torch.randn(5, 11), logits)
+    assert value.dtype == torch.float32
+    assert torch.autograd.grad(value.sum(), logits)[0].dtype == torch.bfloat16

@@ -1,0 +1,133 @@
+"""Rows of a step in passes of similar length, against all of them in one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from expunge.data import tokens
+from expunge.data.tokens import TokenBatch, TokenRow, alike, collate
+from expunge.methods.divergence import kl
+from expunge.models.reference import CachedStates, LiveReference
+from expunge.models.subject import Subject
+from tests.support import fresh, moved
+
+LENGTHS = ([9, 41, 10, 40, 3, 12, 39], [5], [7, 7, 7], [2, 60], [30, 2, 2, 2, 29])
+"""Odd numbers of rows, one row, equal ones, and rows with a single supervised token (length 2)."""
+
+
+def made(lengths: Sequence[int]) -> list[TokenRow]:
+    """Rows of these lengths; a third of each is the prompt."""
+    draw = torch.Generator().manual_seed(sum(lengths))
+    found = []
+    for i, length in enumerate(lengths):
+        ids = torch.randint(5, 90, (length,), generator=draw).tolist()
+        prompt = max(length // 3, 1)
+        found.append(TokenRow(f"row {i}", tuple(ids), prompt, length - prompt, 0))
+    return found
+
+
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes cost nothing, so that rows are cut apart wherever their lengths differ."""
+    monkeypatch.setattr(tokens, "PASS", 0)
+
+
+def whole(subject: Subject, batch: TokenBatch) -> torch.Tensor:
+    """The slow twin: logits of all rows in one pass."""
+    return subject.answers(batch).logits_NV
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_cuts_cost_least(lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = made(lengths)
+    for price in (0, 7, 32):
+        monkeypatch.setattr(tokens, "PASS", price)
+        parts = alike(rows)
+        assert sorted(i for part in parts for i in part) == list(range(len(rows)))
+        order = sorted(lengths, reverse=True)
+        ways = (cuts for n in range(len(rows)) for cuts in itertools.combinations(range(1, len(rows)), n))
+        least = min(sum(price + order[a] * (b - a) for a, b in itertools.pairwise((0, *cuts, len(rows))))
+                    for cuts in ways)
+        assert sum(price + len(part) * max(lengths[i] for i in part) for part in parts) == least
+
+
+def test_no_pass_is_larger_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "POSITIONS", 50)
+    lengths = [20] * 5 + [90]
+    assert sorted(len(part) for part in alike(made(lengths))) == [1, 1, 2, 2]
+
+
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_answers_and_gradients_are_those_of_one_pass(lengths: list[int]) -> None:
+    subject = fresh(moved())
+    batch = collate(made(lengths), subject.tokens.pad_id)
+    parameters = tuple(subject.model.requires_grad_(True).parameters())
+    found = subject.answers_of({"forget": batch, "retain": batch})["retain"]
+    slow_NV = whole(subject, batch)
+    torch.testing.assert_close(found.logits_NV, slow_NV, atol=1e-5, rtol=1e-5)
+    slow_N = slow_NV.log_softmax(-1).gather(1, batch.target_N[:, None])[:, 0]
+    torch.testing.assert_close(found.logp_N, slow_N, atol=1e-5, rtol=1e-5)
+    weight_B = torch.linspace(0.5, 2.0, len(batch))
+    quick = torch.autograd.grad((found.per_row(found.logp_N) * weight_B).sum(), parameters)
+    slow = torch.autograd.grad((found.per_row(slow_N) * weight_B).sum(), parameters)
+    for a, b in zip(quick, slow, strict=True):
+        assert float((a - b).norm()) <= 1e-5 * float(b.norm())
+
+
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_hidden_states_are_those_of_one_pass(lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = fresh(moved())
+    batch = collate(made(lengths), subject.tokens.pad_id)
+    with torch.no_grad():
+        found = subject.hidden(batch, 1)
+        monkeypatch.setattr(Subject, "_splits", False)
+        real = batch.attention_BT.bool()
+        torch.testing.assert_close(found[real], subject.hidden(batch, 1)[real], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_divergence_from_cached_states_is_that_from_a_second_model(lengths: list[int]) -> None:
+    subject, original = fresh(moved()), fresh()
+    rows = made(lengths)
+    batch = collate(rows, subject.tokens.pad_id)
+    assert CachedStates.fits(original, rows)
+    cached, live = CachedStates(original, rows), LiveReference(original, adapter=False)
+    with torch.no_grad():
+        answers = subject.answers_of({"": batch})[""]
+        quick, slow = (answers.tokenwise(lambda one, r=r: kl(r.answers(one.batch).logits_NV, one.logits_NV))
+                       for r in (cached, live))
+        log_q = live.answers(batch).log_softmax_NV
+        definition = (log_q.exp() * (log_q - answers.log_softmax_NV)).sum(-1)
+    torch.testing.assert_close(quick, slow, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(quick, definition, atol=1e-5, rtol=1e-5)
+
+
+def test_a_hook_sees_all_rows_at_once() -> None:
+    subject = fresh(moved())
+    batch = collate(made(LENGTHS[0]), subject.tokens.pad_id)
+    seen: list[int] = []
+    with next(iter(subject.blocks.values())).register_forward_hook(lambda m, a, out: seen.append(len(a[0]))):
+        subject.answers_of({"": batch})
+    assert seen == [len(batch)]
+
+
+def test_a_head_that_is_not_all_keeps_a_second_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some families scale or cap what the head says; then its states are not enough."""
+    subject = fresh()
+    rows = made([9, 12])
+    assert CachedStates.fits(subject, rows) and not CachedStates.fits(subject, [])
+    real = Subject.answers
+
+    def scaled(self: Subject, batch: TokenBatch, past: object = None) -> object:
+        found = real(self, batch, past)
+        return type(found)(found.batch, found.logits_NV * 1.5)
+
+    monkeypatch.setattr(Subject, "answers", scaled)
+    assert not CachedStates.fits(subject, rows)
