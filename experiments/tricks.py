@@ -21,8 +21,9 @@ from common import log, store
 from expunge.data import tokens
 from expunge.data.tasks import load_task
 from expunge.data.tokens import collate
+from expunge.methods.divergence import kl
 from expunge.models.load import load_subject
-from expunge.models.reference import CachedLogProbs, LiveReference
+from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference
 from expunge.models.subject import Subject
 from expunge.probes.generation import Generation
 from expunge.probes.likelihood import Likelihood
@@ -52,6 +53,12 @@ def tricks(subject: Subject, retrained: Subject, rows: int) -> Mapping[str, tupl
     cached = CachedLogProbs(subject, (*forget.rows, *retain.rows))
     live = LiveReference(subject, adapter=False)
     references: list[Any] = [cached]
+    states: Any = CachedStates(subject, retain.rows)
+    whole: list[Any] = [states]
+    towards: list[Any] = [kl]
+    moving = [p.detach().clone().requires_grad_() for p in parameters]
+    optimizers = [torch.optim.AdamW(moving, lr=1e-6, fused=True),
+                  torch.optim.AdamW(moving, lr=1e-6, foreach=False)]
 
     def score() -> object:
         return Likelihood().observe(subject, asked, task)
@@ -78,7 +85,7 @@ def tricks(subject: Subject, retrained: Subject, rows: int) -> Mapping[str, tupl
     def apart(self: Subject, batches: dict[str, Any]) -> dict[str, Any]:
         return {side: self.answers(batch) for side, batch in batches.items()}
 
-    def whole(self: Subject, batch: Any, block: int) -> Any:
+    def all_blocks(self: Subject, batch: Any, block: int) -> Any:
         return self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False,
                           output_hidden_states=True).hidden_states[block + 1]
 
@@ -99,20 +106,62 @@ def tricks(subject: Subject, retrained: Subject, rows: int) -> Mapping[str, tupl
         with without(patch.object(tokens.Tokens, "row", row)):
             yield
 
+    @contextmanager
+    def second_model() -> Iterator[None]:
+        whole[0] = live
+        yield
+        whole[0] = states
+
+    def held() -> object:
+        """KL from the original on eight rows, forwards and backwards, eight times."""
+        for _ in range(8):
+            answers = subject.answers_of({"retain": retain})["retain"]
+            kl_N = answers.tokenwise(lambda one: towards[0](whole[0].answers(one.batch).logits_NV, one.logits_NV))
+            torch.autograd.grad(kl_N.mean(), parameters)
+        return None
+
+    def definition(target_NV: Any, logits_NV: Any) -> Any:
+        log_q, log_p = target_NV.log_softmax(-1), logits_NV.log_softmax(-1)
+        return (log_q.exp() * (log_q - log_p)).sum(-1)
+
+    @contextmanager
+    def defined() -> Iterator[None]:
+        towards[0] = definition
+        yield
+        towards[0] = kl
+
+    def optimise() -> object:
+        for _ in range(8):
+            for p in moving:
+                p.grad = p.detach() * 1e-3
+            optimizers[0].step()
+        return None
+
+    @contextmanager
+    def one_by_one() -> Iterator[None]:
+        optimizers.reverse()
+        yield
+        optimizers.reverse()
+
     headless = patch.object(type(subject.model), "get_output_embeddings", lambda self: None)
     return {
         "prompts shared by answers run once (scoring)": (score, lambda: without(patch.object(Subject, "bare", False))),
-        "batches of 2k positions rather than 8k (scoring)": (score, lambda: without(
+        "batches of 1k positions rather than 8k (scoring)": (score, lambda: without(
             patch.object(tokens, "POSITIONS", 8192))),
         "logits only where supervised (scoring)": (score, lambda: without(headless)),
         "logits only where supervised (training)": (step, lambda: without(headless)),
         "rows tokenised once (scoring)": (score, tokenised_anew),
         "rows that ended leave (generation)": (say, lambda: without(patch.object(Subject, "bare", False))),
-        "forget and retain rows in one pass (training)": (step, lambda: without(
+        "rows of similar length share a pass (training)": (step, lambda: without(
+            patch.object(Subject, "_splits", False))),
+        "the same against a pass for each side (training)": (step, lambda: without(
             patch.object(Subject, "answers_of", apart))),
+        "the original's distributions from cached states (retain_kl)": (held, second_model),
+        "a divergence that writes down its slope once (retain_kl)": (held, defined),
+        "fused AdamW (the update alone)": (optimise, one_by_one),
         "reference log-probs cached": (refer, reference_runs),
         "no layer above the one asked for (hidden states of block 1 of 4)": (hidden, lambda: without(
-            patch.object(Subject, "hidden", whole))),
+            patch.object(Subject, "hidden", all_blocks))),
     }
 
 

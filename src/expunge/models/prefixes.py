@@ -40,7 +40,7 @@ def answers_in_batches(subject: Subject, rows: Sequence[TokenRow],
         order = list(owner)
         rest = [replace(rows[i], ids=rows[i].ids[length:], prompt=rows[i].prompt - length) for i in order]
         for batch in batches_by_length(rest):
-            mine = copy.deepcopy(cache)
+            mine = _lent(cache)
             select(mine, torch.tensor([owner[order[k]] for k in batch], device=subject.device), len(few))
             answers = subject.answers(collate([rest[k] for k in batch], subject.tokens.pad_id), mine)
             yield [order[k] for k in batch], answers
@@ -72,6 +72,13 @@ def _alike(groups: Sequence[tuple[Ids, list[int]]]) -> Iterator[list[tuple[Ids, 
         batch.append((prefix, members))
     if batch:
         yield batch
+
+
+def _lent(cache: Any) -> Any:
+    """The same keys and values under a cache of its own: selecting and growing make new ones."""
+    mine = copy.copy(cache)
+    mine.layers = [copy.copy(layer) for layer in cache.layers]
+    return mine
 
 
 def _cached(subject: Subject, prefixes: Sequence[Ids]) -> Any:

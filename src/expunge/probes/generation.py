@@ -21,7 +21,7 @@ class Generation(Probe):
     """What the model says when asked, without sampling."""
 
     class Spec(plugin.Spec):
-        batch_size: int = Field(64, ge=1, description="Prompts decoded together.")
+        batch_size: int = Field(96, ge=1, description="Prompts decoded together.")
 
     card = Card(
         name="generation", kind="probe",

@@ -59,14 +59,17 @@ class Gradients:
 
     def note(self, named: Mapping[str, Tensor], losses: Mapping[Any, Tensor | None], step: Step,
              counts: Mapping[Any, int]) -> None:
-        """Add one micro-batch to what the log will say."""
-        for name, scalar in named.items():
-            self.values[name] = self.values.get(name, 0.0) + scalar.item()
-        for side, total_logp in step.logp_sums().items():
-            self.nll[side] = self.nll.get(side, 0.0) - total_logp / counts[side, "tokens"]
-        for role, value in losses.items():
-            if value is not None:
-                self.losses[role or "both"] = self.losses.get(role or "both", 0.0) + value.item()
+        """Add one micro-batch to what the log will say, waiting once for the device."""
+        sums = step.logp_sums()
+        reached = {role or "both": value for role, value in losses.items() if value is not None}
+        scalars = [*named.values(), *sums.values(), *reached.values()]
+        figures = iter(torch.stack([s.detach() for s in scalars]).tolist() if scalars else [])
+        for name in named:
+            self.values[name] = self.values.get(name, 0.0) + next(figures)
+        for side in sums:
+            self.nll[side] = self.nll.get(side, 0.0) - next(figures) / counts[side, "tokens"]
+        for role in reached:
+            self.losses[role] = self.losses.get(role, 0.0) + next(figures)
 
     def add_up(self) -> None:
         """Make what the log will say that of all processes together."""

@@ -94,9 +94,9 @@ class Step:
                 self._hidden[side, block] = self.subject.hidden(self.batches[side], block)
         return self._hidden[side, block]
 
-    def logp_sums(self) -> dict[str, float]:
+    def logp_sums(self) -> dict[str, Tensor]:
         """Summed answer log-prob of every side some term asked for: a free reading for the log."""
-        return {side: float(a.logp_N.detach().sum()) for side, a in self._answers.items()}
+        return {side: a.logp_N.detach().sum() for side, a in self._answers.items()}
 
     @property
     def reference(self) -> Reference:
