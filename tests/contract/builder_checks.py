@@ -412,7 +412,7 @@ def unlearns_continuations(plugin: type[Preset], kl: float) -> None:
     assert resemblance(subject, task.forget) < resemblance(memoriser(), task.holdout)
     batch = batch_of(subject, task.retain)
     with torch.no_grad():
-        drift_N = kl(memoriser().answers(batch).logits_NV, subject.answers(batch).logits_NV)
+        drift_N = divergence.kl(memoriser().answers(batch).logits_NV, subject.answers(batch).logits_NV)
     assert 0 < float(drift_N.mean()) < kl
     assert loss(memoriser(), [r.model_copy(update={"answer": t}) for r, t in
                               zip(task.forget, said_by(subject, task.forget), strict=True)]) < 6, "no gibberish"
