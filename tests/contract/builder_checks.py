@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from expunge.errors import DataError, ExpungeError, MissingError, UsageError
+from expunge.methods import divergence
 from expunge.methods.base import Objective, Preset
 from expunge.methods.inverted import usable
 from expunge.methods.memo import cut, memo, positions
