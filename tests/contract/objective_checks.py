@@ -22,7 +22,8 @@ from expunge.methods.objectives.npo import NPO
 from expunge.methods.objectives.rmu import control_vector
 from expunge.methods.recipe import Stage
 from expunge.methods.weighted_likelihood import sequence_logp, sequence_mean
-from expunge.models.subject import Answers, Subject
+from expunge.models.answers import Answers
+from expunge.models.subject import Subject
 from expunge.plugin import Card
 from expunge.training.step import Step, Term
 

@@ -18,8 +18,9 @@ from expunge.data.tokens import TokenBatch
 from expunge.methods.base import Perturb
 from expunge.methods.latent import away, pushed
 from expunge.methods.perturb.saf import fake_quantized, linear_weights, quantized
+from expunge.models.answers import Answers
 from expunge.models.scope import Scope
-from expunge.models.subject import Answers, Subject
+from expunge.models.subject import Subject
 from expunge.training.gradients import Tamper, inner
 from expunge.training.step import Step
 

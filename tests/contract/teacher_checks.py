@@ -29,7 +29,7 @@ from expunge.methods.objectives.flat import CURVES, flat
 from expunge.methods.objectives.ga import GradientAscent
 from expunge.methods.objectives.margin import margin
 from expunge.methods.work import Work
-from expunge.models.subject import Answers
+from expunge.models.answers import Answers
 
 from ..support import (
     batch_of,

@@ -20,7 +20,7 @@ from expunge.methods.base import Objective
 from expunge.methods.objectives.ga import GradientAscent
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.weighted_likelihood import WeightedLikelihood, log1mexp
-from expunge.models.subject import Answers
+from expunge.models.answers import Answers
 
 from ..support import (
     batch_of,

@@ -37,8 +37,9 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def whole(subject: Subject, batch: TokenBatch) -> torch.Tensor:
-    """The slow twin: logits of all rows in one pass."""
-    return subject.answers(batch).logits_NV
+    """The slow twin: all rows in one pass, every layer and the head at every position."""
+    logits_BTV: torch.Tensor = subject.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT).logits
+    return logits_BTV.flatten(0, 1)[batch.flat_N]
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
@@ -116,6 +117,31 @@ def test_a_hook_sees_all_rows_at_once() -> None:
     with next(iter(subject.blocks.values())).register_forward_hook(lambda m, a, out: seen.append(len(a[0]))):
         subject.answers_of({"": batch})
     assert seen == [len(batch)]
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_mlps_see_what_is_read_and_nothing_else(lengths: list[int]) -> None:
+    subject = fresh(moved())
+    batch = collate(made(lengths), subject.tokens.pad_id)
+    seen: list[int] = []
+    blocks = list(subject.blocks.values())
+    real = [block.mlp.forward for block in blocks]
+    for block, forward in zip(blocks, real, strict=True):  # hooks would be noticed
+        block.mlp.forward = lambda x, f=forward: (seen.append(x.shape[0] * x.shape[1]), f(x))[1]
+    with torch.no_grad():
+        subject.answers(batch)
+        assert seen == [batch.count("positions")] * (len(blocks) - 1) + [batch.count("tokens")]
+        seen.clear()
+        subject.hidden(batch, 0)
+        assert seen == [batch.count("positions")]
+        seen.clear()
+        handle = blocks[0].register_forward_hook(lambda m, a, out: None)
+        subject.answers(batch)
+        assert seen == [batch.ids_BT.numel()] * len(blocks)
+        handle.remove()
+    for block, forward in zip(blocks, real, strict=True):
+        block.mlp.forward = forward
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in subject.model.modules())
 
 
 def test_a_head_that_is_not_all_keeps_a_second_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from expunge.attacks.base import Ground, Rows
 from expunge.data.tokens import TokenRow, batches_by_length, collate
 from expunge.errors import UsageError
-from expunge.models.subject import Answers, Subject
+from expunge.models.answers import Answers
+from expunge.models.subject import Subject
 from expunge.records.task import Example, Split
 from expunge.seeding import stream
 

@@ -22,7 +22,7 @@ from expunge.records.task import Example, Opened
 
 POSITIONS = 1024
 """Padded positions per batch of rows: bounds memory whatever their lengths, and fits the caches of a processor."""
-PASS = 32
+PASS = 128
 """What one more forward pass costs beside its positions, in positions; measured on a model of 2.6 M parameters."""
 PLAIN = "Question: {prompt}\nAnswer:"
 Count = Literal["tokens", "positions", "sequences"]
@@ -71,6 +71,11 @@ class TokenBatch:
         width = self.ids_BT.shape[1]
         index = [b * width + t - 1 for b, r in enumerate(self.rows) for t in range(r.prompt, len(r.ids))]
         return torch.tensor(index, dtype=torch.long, device=self.ids_BT.device)
+
+    @cached_property
+    def real_N(self) -> Tensor:
+        """Index into B*T of every token that is no padding."""
+        return self.attention_BT.flatten().nonzero()[:, 0]
 
     @cached_property
     def target_N(self) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from expunge.data.tokens import TokenBatch
 from expunge.methods.base import Objective
 from expunge.methods.divergence import cross_entropy, raised
-from expunge.models.subject import Answers
+from expunge.models.answers import Answers
 from expunge.training.step import Step, Term
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from expunge.data.tokens import TokenBatch
 from expunge.errors import UsageError
-from expunge.models.subject import Answers, Subject
+from expunge.models.answers import Answers
+from expunge.models.subject import Subject
 
 MLP = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 """What families call the MLP of a block."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from expunge.methods.base import Objective
-from expunge.models.subject import Answers
+from expunge.models.answers import Answers
 from expunge.training.step import Step, Term
 
 EDGE = 1e-6

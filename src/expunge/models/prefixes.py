@@ -14,7 +14,8 @@ import torch
 
 from expunge.data import tokens
 from expunge.data.tokens import TokenRow, batches_by_length, collate
-from expunge.models.subject import Answers, Subject, select
+from expunge.models.answers import Answers
+from expunge.models.subject import Subject, select
 
 SLACK = 1.1
 """How much longer a beginning may be than what is shared of it: what is left over runs once for every answer."""

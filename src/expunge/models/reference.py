@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from expunge.data.tokens import TokenBatch, TokenRow, batches_by_length, collate
 from expunge.errors import ExpungeError
-from expunge.models.subject import Answers, Subject, checksum
+from expunge.models.answers import Answers
+from expunge.models.subject import Subject, checksum
 
 
 class Reference(Protocol):

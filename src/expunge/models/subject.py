@@ -8,77 +8,18 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from expunge.data.tokens import TokenBatch, Tokens, alike, collate, concat
 from expunge.errors import UsageError
-
-
-class Answers:
-    """Predictions at the supervised positions of a batch, flat: token n belongs to row row_N[n].
-
-    Args:
-        found: their logits, shape N V; or the answers of the forward passes they were computed in.
-        order: with passes, which rows of `batch` their rows are, one pass after the other.
-    """
-
-    def __init__(self, batch: TokenBatch, found: Tensor | Sequence[Answers], order: Sequence[int] = ()) -> None:
-        self.batch = batch
-        self._found = found
-        self._order = order
-
-    @cached_property
-    def logits_NV(self) -> Tensor:
-        """Logits of every supervised token. Of several passes this is a copy; `tokenwise` does without."""
-        return self._found if isinstance(self._found, Tensor) else self.tokenwise(lambda one: one.logits_NV)
-
-    @cached_property
-    def logp_N(self) -> Tensor:
-        """log p(token | prefix) of every supervised token, float32."""
-        return self.tokenwise(
-            lambda one: -F.cross_entropy(one.logits_NV.float(), one.batch.target_N, reduction="none"))
-
-    def tokenwise(self, values: Callable[[Answers], Tensor]) -> Tensor:
-        """What `values` makes of every supervised token, asked pass by pass and put in the order of this batch."""
-        if isinstance(self._found, Tensor):
-            return values(self)
-        return torch.cat([values(one) for one in self._found]).index_select(0, self._place_N)
-
-    @cached_property
-    def _place_N(self) -> Tensor:
-        """Where each supervised token stands among those of all passes."""
-        place, before = [range(0)] * len(self.batch), 0
-        for b in self._order:
-            row = self.batch.rows[b]
-            place[b] = range(before, before := before + row.answer + row.end)
-        return torch.tensor([n for tokens in place for n in tokens], device=self.batch.ids_BT.device)
-
-    @cached_property
-    def log_softmax_NV(self) -> Tensor:
-        """Full log distribution, float32."""
-        return F.log_softmax(self.logits_NV.float(), dim=-1)
-
-    def per_row(self, values_N: Tensor) -> Tensor:
-        """Sum token values within their rows: shape B."""
-        return per_row(values_N, self.batch)
-
-    def row_means(self, values_N: Tensor) -> Tensor:
-        """Mean of token values within their rows: shape B."""
-        return self.per_row(values_N) / self.per_row(torch.ones_like(values_N))
-
-
-def per_row(values_N: Tensor, batch: TokenBatch) -> Tensor:
-    """Sum token values within their rows: shape B."""
-    total_B = torch.zeros(len(batch), dtype=values_N.dtype, device=values_N.device)
-    return total_B.index_add(0, batch.row_N, values_N)
-
+from expunge.models.answers import Answers
+from expunge.models.sparing import sparing
 
 STRETCH = 32
 """Greedy tokens between two looks at who has ended."""
@@ -157,7 +98,7 @@ class Subject:
         if self.model.get_output_embeddings() is None:  # no separable head: full logits, then pick
             logits_BTV = self.model(**inputs).logits
             return Answers(batch, logits_BTV.flatten(0, 1)[batch.flat_N])
-        with self._heading(batch.flat_N):
+        with self._sparing(batch, batch.flat_N), self._heading(batch.flat_N):
             return Answers(batch, self.model(**inputs).logits.squeeze(0))
 
     def states(self, batch: TokenBatch) -> Tensor:
@@ -167,9 +108,17 @@ class Subject:
         def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             caught.append(args[0].flatten(0, 1)[batch.flat_N])
 
-        with self.model.get_output_embeddings().register_forward_pre_hook(look), self.headless():
+        with (self._sparing(batch, batch.flat_N), self.model.get_output_embeddings().register_forward_pre_hook(look),
+              self.headless()):
             self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
         return caught[0]
+
+    def _sparing(self, batch: TokenBatch, last_N: Tensor) -> AbstractContextManager[None]:
+        """No MLP in vain, except where a hook looks on or blocks run again on the way back."""
+        again = any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules())
+        if again or not self.bare:
+            return nullcontext()
+        return sparing(list(self.blocks.values()), batch.ids_BT.shape, batch.real_N, last_N)
 
     def headless(self) -> AbstractContextManager[None]:
         """While it lasts, a forward pass computes no logits, where there is a head that can be told so."""
@@ -241,12 +190,14 @@ class Subject:
             caught.append(output[0] if isinstance(output, tuple) else output)
             raise _Reached
 
+        spared = self._sparing(batch, batch.real_N)
         handle = module.register_forward_hook(leave)
         recomputes = getattr(module, "gradient_checkpointing", False)
         if recomputes:  # what is left early cannot be run again
             module.gradient_checkpointing = False  # type: ignore[assignment]
         try:
-            self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
+            with spared:
+                self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
         except _Reached:
             pass
         finally:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from expunge.data.tokens import TokenBatch, TokenRow, Tokens, batches_by_length, collate
 from expunge.errors import UsageError
-from expunge.models.subject import Subject, per_row
+from expunge.models.answers import per_row
+from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
 from expunge.probes.residual import answerable, heading, rounded, standing_in, states, watch, with_states

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.data.tokens import TokenRow, batches_by_length, collate
-from expunge.models.subject import Subject, per_row
+from expunge.models.answers import per_row
+from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
 from expunge.probes.residual import answerable, heading, rounded, text_mask

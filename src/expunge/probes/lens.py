@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from expunge.data.tokens import TokenBatch, batches_by_length, collate
-from expunge.models.subject import Answers, Subject, per_row
+from expunge.models.answers import Answers, per_row
+from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
 from expunge.probes.residual import answerable, heading, rounded, standing_in, states, text_mask, watch, with_states

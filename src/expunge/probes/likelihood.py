@@ -10,8 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
+from expunge.models.answers import Answers
 from expunge.models.prefixes import answers_in_batches
-from expunge.models.subject import Answers, Subject
+from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
 from expunge.records.observation import Form, LikelihoodRow, Row

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from expunge.data.tokens import TokenBatch, TokenRow
-from expunge.models.subject import Answers, Subject
+from expunge.models.answers import Answers
+from expunge.models.subject import Subject
 from expunge.records.observation import Row
 from expunge.records.task import Example
 

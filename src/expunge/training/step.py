@@ -15,8 +15,9 @@ from torch import Tensor
 
 from expunge.data.tokens import Count, TokenBatch
 from expunge.errors import ExpungeError, UsageError
+from expunge.models.answers import Answers
 from expunge.models.reference import Reference
-from expunge.models.subject import Answers, Subject
+from expunge.models.subject import Subject
 from expunge.training.recomputing import recomputes
 
 Role = Literal["forget", "retain"]

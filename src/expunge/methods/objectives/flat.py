@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from expunge.methods.base import Objective
 from expunge.methods.refused import RefusalSpec, refuse
 from expunge.methods.weighted_likelihood import sequence_mean
-from expunge.models.subject import Answers
+from expunge.models.answers import Answers
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task
 from expunge.training.step import Step, Term

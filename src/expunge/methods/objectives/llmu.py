@@ -11,7 +11,7 @@ from torch import Tensor
 
 from expunge.methods.base import Objective, WeightedSpec
 from expunge.methods.weighted_likelihood import sequence_mean
-from expunge.models.subject import Answers
+from expunge.models.answers import Answers
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task
 from expunge.training.step import Step, Term
