@@ -10,7 +10,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -82,9 +82,6 @@ def tricks(subject: Subject, retrained: Subject, rows: int) -> Mapping[str, tupl
             torch.autograd.grad(loss, parameters, allow_unused=True)
         return None
 
-    def apart(self: Subject, batches: dict[str, Any]) -> dict[str, Any]:
-        return {side: self.answers(batch) for side, batch in batches.items()}
-
     def all_blocks(self: Subject, batch: Any, block: int) -> Any:
         return self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False,
                           output_hidden_states=True).hidden_states[block + 1]
@@ -154,8 +151,8 @@ def tricks(subject: Subject, retrained: Subject, rows: int) -> Mapping[str, tupl
         "rows that ended leave (generation)": (say, lambda: without(patch.object(Subject, "bare", False))),
         "rows of similar length share a pass (training)": (step, lambda: without(
             patch.object(Subject, "_splits", False))),
-        "the same against a pass for each side (training)": (step, lambda: without(
-            patch.object(Subject, "answers_of", apart))),
+        "MLPs run on what is read (training)": (step, lambda: without(patch.object(
+            Subject, "_sparing", lambda self, batch, last_N: nullcontext()))),
         "the original's distributions from cached states (retain_kl)": (held, second_model),
         "a divergence that writes down its slope once (retain_kl)": (held, defined),
         "fused AdamW (the update alone)": (optimise, one_by_one),
