@@ -203,7 +203,7 @@ def test_reference_outputs_are_the_originals_without_gradient(number: int) -> No
         with pytest.raises(ExpungeError, match="no full distributions"):
             reference.answers(batch)
     if "cached" in kind:
-        with pytest.raises(ExpungeError, match=r"no hidden states|hold no others"):
+        with pytest.raises(ExpungeError, match="no hidden states"):
             reference.hidden(batch, 1)
     else:
         held = reference.hidden(batch, 1)

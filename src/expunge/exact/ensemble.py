@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreT
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from expunge.exact.ledger import Average
+from expunge.models.linear import Linear
 
 DOWN, UP = "down_SRI", "up_SOR"
 
@@ -112,7 +113,7 @@ class SisaForCausalLM(PreTrainedModel, GenerationMixin):
             linear = self.base.get_submodule(name)
             self.base.set_submodule(name, ShardLinear(linear, config.shards, config.rank, config.scale))
         head = self.base.get_output_embeddings()
-        if type(head) is nn.Linear:
+        if type(head) in (nn.Linear, Linear):
             stacked = _with_weights_of(head, ShardHead)
             stacked.shards, stacked.picked = config.shards, nn.Identity()
             self.base.set_output_embeddings(stacked)

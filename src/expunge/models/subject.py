@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from expunge.data.tokens import TokenBatch, Tokens, alike, collate, concat
 from expunge.errors import UsageError
 from expunge.models.answers import Answers
+from expunge.models.linear import quicken
 from expunge.models.sparing import sparing
 
 STRETCH = 32
@@ -45,6 +46,7 @@ class Subject:
     """
 
     def __init__(self, model: Any, tokens: Tokens, path: str = "") -> None:
+        quicken(model)
         self.model = model
         self.tokens = tokens
         self.path = path

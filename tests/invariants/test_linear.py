@@ -1,0 +1,134 @@
+"""Linear layers by oneDNN against PyTorch's own."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import nn
+
+from expunge.models import linear
+from expunge.models.linear import Linear, quicken
+from expunge.models.load import load_subject
+from tests.support import fresh, memoriser, moved, small_task
+
+SIZES = ((1, 16, 16), (7, 24, 40), (16, 192, 512), (33, 512, 192), (250, 48, 1000))
+"""Positions, inputs, outputs: one position, odd numbers, even ones, wide and narrow layers."""
+
+
+@pytest.fixture(autouse=True)
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the processor, and however small the product."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this PyTorch carries no oneDNN")
+    monkeypatch.setattr(linear, "_is_quicker", lambda: True)
+    monkeypatch.setattr(linear, "LEAST", 1)
+
+
+def plainly() -> AbstractContextManager[object]:
+    """The slow twin: while it lasts, no product is large enough."""
+    return patch.object(linear, "LEAST", 1 << 62)
+
+
+def layer(inputs: int, outputs: int, bias: bool = True) -> nn.Sequential:
+    torch.manual_seed(inputs)
+    made = nn.Sequential(nn.Linear(inputs, outputs, bias=bias))
+    quicken(made)
+    assert type(made[0]) is Linear
+    return made
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", SIZES)
+def test_values_and_slopes_are_those_of_the_plain_layer(shape: tuple[int, int, int], bias: bool) -> None:
+    positions, inputs, outputs = shape
+    quick = layer(inputs, outputs, bias)
+    x = torch.randn(1, positions, inputs, requires_grad=True)
+    weight = torch.randn(1, positions, outputs)
+    wanted = (x, *quick.parameters())
+    with plainly():
+        slow = quick(x)
+        slow_slopes = torch.autograd.grad((slow * weight).sum(), wanted)
+    found = quick(x)
+    if not bias:
+        assert "Product" in type(found.grad_fn).__name__ and "Product" not in type(slow.grad_fn).__name__
+    torch.testing.assert_close(found, slow, atol=1e-5, rtol=1e-5)
+    for a, b in zip(torch.autograd.grad((found * weight).sum(), wanted), slow_slopes, strict=True):
+        assert a.is_contiguous()
+        assert float((a - b).norm()) <= 1e-5 * float(b.norm())
+
+
+def test_slopes_of_one_side_alone_and_of_none() -> None:
+    quick = layer(24, 40, bias=False)
+    x = torch.randn(5, 24, requires_grad=True)
+    whole = torch.autograd.grad(quick(x).square().sum(), (x, quick[0].weight))
+    assert torch.equal(torch.autograd.grad(quick(x).square().sum(), x)[0], whole[0])
+    assert torch.equal(torch.autograd.grad(quick(x.detach()).square().sum(), quick[0].weight)[0], whole[1])
+    with torch.no_grad():
+        assert not quick(x).requires_grad
+
+
+def test_differentiates_twice() -> None:
+    quick = layer(6, 5, bias=False).double().float()
+    x = torch.randn(3, 6, requires_grad=True)
+
+    def curvature() -> torch.Tensor:
+        slope, = torch.autograd.grad(quick(x).pow(3).sum(), x, create_graph=True)
+        return torch.cat([s.flatten() for s in torch.autograd.grad(slope.square().sum(), (x, quick[0].weight))])
+
+    found = curvature()
+    with plainly():
+        torch.testing.assert_close(found, curvature(), atol=1e-4, rtol=1e-4)
+
+
+def test_leaves_other_numbers_and_modules_alone() -> None:
+    quick, x = layer(24, 40, bias=False), torch.randn(5, 24)
+    for kind in (torch.float64, torch.bfloat16):
+        made = copy.deepcopy(quick).to(kind)
+        assert type(made[0]) is Linear
+        assert torch.equal(made(x.to(kind)), nn.functional.linear(x.to(kind), made[0].weight))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert quick(x).dtype is torch.bfloat16
+
+    class Own(nn.Linear):
+        """Somebody else's layer."""
+
+    model = nn.Sequential(Own(4, 4), nn.Embedding(3, 4))
+    quicken(model)
+    assert [type(m) for m in model] == [Own, nn.Embedding]
+
+
+def test_leaves_other_processors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_is_quicker", lambda: False)
+    model = nn.Sequential(nn.Linear(4, 4))
+    quicken(model)
+    assert type(model[0]) is nn.Linear
+
+
+def test_small_products_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "LEAST", 5 * 24 * 40 + 1)
+    quick, x = layer(24, 40, bias=False), torch.randn(5, 24)
+    assert torch.equal(quick(x), nn.functional.linear(x, quick[0].weight))
+
+
+def test_a_saved_model_does_not_show_it(tmp_path: Path) -> None:
+    """The same names and bytes, and a model that plain transformers loads."""
+    subject = fresh(moved())
+    quicken(subject.model)
+    assert any(type(m) is Linear for m in subject.model.modules())
+    subject.save(tmp_path / "quick")
+    assert load_subject(tmp_path / "quick").fingerprint == moved().fingerprint
+
+
+def test_a_model_says_the_same() -> None:
+    subject = fresh(memoriser())
+    plain = fresh(memoriser())
+    quicken(subject.model)
+    prompts = [subject.tokens.prompt(r) for r in small_task().forget]
+    with plainly():
+        said = plain.generate(prompts, 16)
+    assert subject.generate(prompts, 16) == said
