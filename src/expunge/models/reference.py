@@ -90,7 +90,7 @@ class CachedStates:
         return Answers(batch, self._head(torch.cat([self._states[row.key] for row in batch.rows])))
 
     def hidden(self, batch: TokenBatch, block: int) -> Tensor:
-        raise ExpungeError("Cached final states are no hidden states of blocks.", "The plan chose too small a reference.")
+        raise ExpungeError("Cached states hold no hidden states of blocks.", "The plan chose too small a reference.")
 
     def current_checksum(self) -> str:
         return checksum(self._states | self._head.state_dict())
