@@ -15,6 +15,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from expunge.processor import name_core
+
+name_core()  # numpy comes with torch, and reads it once
+
+# ruff: noqa: E402
 import torch
 from common import log, store
 

@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN against PyTorch's own."""
+"""Linear layers by numpy's products against PyTorch's own."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ SIZES = ((1, 16, 16), (7, 24, 40), (16, 192, 512), (33, 512, 192), (250, 48, 100
 @pytest.fixture(autouse=True)
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the processor, and however small the product."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        pytest.skip("this PyTorch carries no oneDNN")
     monkeypatch.setattr(linear, "_is_quicker", lambda: True)
     monkeypatch.setattr(linear, "LEAST", 1)
 
@@ -85,8 +83,9 @@ def test_differentiates_twice() -> None:
         torch.testing.assert_close(found, curvature(), atol=1e-4, rtol=1e-4)
 
 
-def test_leaves_other_numbers_and_modules_alone() -> None:
+def test_leaves_other_numbers_and_modules_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     quick, x = layer(24, 40, bias=False), torch.randn(5, 24)
+    monkeypatch.setattr(linear, "_Product", None)
     for kind in (torch.float64, torch.bfloat16):
         made = copy.deepcopy(quick).to(kind)
         assert type(made[0]) is Linear
@@ -109,8 +108,30 @@ def test_leaves_other_processors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(model[0]) is nn.Linear
 
 
+def test_several_threads_keep_pytorchs_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(linear, "_Product", None)
+    quick, x = layer(24, 40), torch.randn(5, 24)
+    assert torch.equal(quick(x), nn.functional.linear(x, quick[0].weight, quick[0].bias))
+
+
+@pytest.mark.parametrize(("threads", "core", "quicker"), [(1, "SkylakeX", True), (2, "SkylakeX", False),
+                                                          (1, "Haswell", False)])
+def test_asks_what_numpy_would_do(threads: int, core: str, quicker: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threadpoolctl
+
+    monkeypatch.undo()
+    told = [{"internal_api": "openblas", "num_threads": threads, "architecture": core}, {"internal_api": "openmp"}]
+    monkeypatch.setattr(threadpoolctl, "threadpool_info", lambda: told)
+    monkeypatch.setattr(linear, "is_amd_with_avx512", lambda: True)
+    assert linear._is_quicker.__wrapped__() is quicker
+    monkeypatch.setattr(linear, "is_amd_with_avx512", lambda: False)
+    assert linear._is_quicker.__wrapped__() is False
+
+
 def test_small_products_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "LEAST", 5 * 24 * 40 + 1)
+    monkeypatch.setattr(linear, "_Product", None)
     quick, x = layer(24, 40, bias=False), torch.randn(5, 24)
     assert torch.equal(quick(x), nn.functional.linear(x, quick[0].weight))
 

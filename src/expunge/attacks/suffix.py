@@ -68,7 +68,7 @@ class Suffix(Attack):
                  "on people it was not learned on it beats a random suffix and plain asking"),
         Property("gains", {"from_": "suppressed", "options": SMALL | {"scope": "questions"}, "by": 0.005,
                            "beyond": 0.005}, "and so it does on other questions about the same people"),
-        Property("recovers", {"from_": "refusing", "options": SMALL | {"scope": "all"}, "excess": 0.2},
+        Property("recovers", {"from_": "refusing", "options": SMALL | {"batch": 32, "rows": 24}, "excess": 0.2},
                  "past the refusal"),
         Property("finds_nothing", {"options": SMALL, "within": 0.05}, "the same search wins nothing elsewhere"),
     )

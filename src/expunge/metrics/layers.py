@@ -74,7 +74,7 @@ def fold_of(people: Sequence[str], label_n: NDArray[np.intp], folds: int) -> NDA
 def read_out(features_nD: Array, label_n: NDArray[np.intp], fold_n: NDArray[np.intp]) -> Array:
     """Log-odds of class 1 for every row, from a logistic regression that never saw the row's fold, shape n."""
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     found_n = np.zeros(len(features_nD))
     for fold in np.unique(fold_n):

@@ -1,7 +1,8 @@
-"""Linear layers that multiply with oneDNN, on processors that PyTorch's usual library leaves half idle.
+"""Linear layers that multiply with numpy's library, where PyTorch's leaves half the processor idle.
 
-PyTorch hands float32 products to MKL, which keeps AVX-512 to Intel's processors; on AMD's, oneDNN, which
-PyTorch carries as well, is about twice as fast.
+PyTorch hands float32 products to MKL, which keeps AVX-512 to Intel's processors. On AMD's, the OpenBLAS that
+comes with numpy is about twice as fast. It brings threads of its own, which would fight PyTorch's: so this is
+for processes of one thread (OMP_NUM_THREADS=1).
 
 Legend: M positions, K inputs, N outputs of a layer.
 """
@@ -9,16 +10,18 @@ Legend: M positions, K inputs, N outputs of a layer.
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-LEAST = 1 << 22
+from expunge.processor import is_amd_with_avx512
+
+LEAST = 1 << 21
 """Multiplications of a product from which on a call of its own pays."""
-MULTIPLE = 16
-"""Positions are filled up to multiples of this: oneDNN writes code for every size it meets, quickest for even ones."""
+WIDE = {"skylakex", "cooperlake", "sapphirerapids"}
+"""What OpenBLAS calls the kernels that use AVX-512."""
 
 
 class Linear(nn.Linear):
@@ -41,19 +44,19 @@ def quicken(model: nn.Module) -> None:
 
 @cache
 def _is_quicker() -> bool:
-    try:
-        maker = Path("/proc/cpuinfo").read_text(encoding="utf-8")[:200]
-    except OSError:  # not Linux
+    if not is_amd_with_avx512():
         return False
-    return ("AuthenticAMD" in maker and torch.backends.cpu.get_cpu_capability() == "AVX512"
-            and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
+    from threadpoolctl import threadpool_info
+
+    found = [lib for lib in threadpool_info() if lib["internal_api"] == "openblas"]
+    return bool(found) and all(lib["num_threads"] == 1 and lib["architecture"].lower() in WIDE for lib in found)
 
 
 def _pays(x: Tensor, weight_NK: Tensor) -> bool:
     """Not for other types and devices, weights that stand for something else (quantised), or small products."""
     return (x.device.type == "cpu" and x.dtype is weight_NK.dtype is torch.float32
             and type(weight_NK) in (Tensor, nn.Parameter) and x.numel() * len(weight_NK) >= LEAST
-            and not torch.is_autocast_enabled("cpu"))
+            and torch.get_num_threads() == 1 and not torch.is_autocast_enabled("cpu"))
 
 
 class _Product(torch.autograd.Function):
@@ -62,8 +65,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_NK: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight_NK)
-        x_MK = x.flatten(0, -2)
-        return _product(_filled(x_MK), weight_NK)[: len(x_MK)].view(*x.shape[:-1], len(weight_NK))
+        return _product(x.flatten(0, -2), weight_NK.T).view(*x.shape[:-1], len(weight_NK))
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -72,28 +74,12 @@ class _Product(torch.autograd.Function):
         x_MK, slope_MN = x.flatten(0, -2), slope.flatten(0, -2)
         if torch.is_grad_enabled():  # somebody differentiates twice
             return slope @ weight_NK, slope_MN.T @ x_MK
-        slope_MN = _filled(slope_MN)
-        change_NK = None
-        if by_weight:
-            x_MK = _filled(x_MK)
-            # Its first argument is copied to lie in rows, so the narrower one stands first.
-            wide = slope_MN.shape[1] > x_MK.shape[1]
-            change_NK = (_product(x_MK.T, slope_MN.T).T.contiguous() if wide else _product(slope_MN.T, x_MK.T))
-        return _product(slope_MN, weight_NK.T)[: slope.shape[:-1].numel()].view(x.shape) if by_x else None, change_NK
+        return (_product(slope_MN, weight_NK).view(x.shape) if by_x else None,
+                _product(slope_MN.T, x_MK) if by_weight else None)
 
 
-def _product(a_MK: Tensor, b_NK: Tensor) -> Tensor:
-    """a b^T."""
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(a_MK, b_NK, None, "none", [], "")
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a b of two matrices, however they lie."""
+    found = a.new_empty(a.shape[0], b.shape[1])
+    np.matmul(a.detach().numpy(), b.detach().numpy(), out=found.numpy())
     return found
-
-
-def _filled(rows_MK: Tensor) -> Tensor:
-    """With rows of zeros behind, up to the next multiple."""
-    over = -len(rows_MK) % MULTIPLE
-    if not over:
-        return rows_MK
-    filled = rows_MK.new_empty(len(rows_MK) + over, rows_MK.shape[1])
-    filled[: len(rows_MK)] = rows_MK
-    filled[len(rows_MK):] = 0
-    return filled
