@@ -13,9 +13,6 @@ from clocks import Clocks
 
 if __name__ == "__main__":
     clocks = Clocks(Path(sys.argv.pop(1)))
-    from expunge.processor import name_core
-
-    name_core()  # the command imports expunge first, too
     import torch
     import transformers
 

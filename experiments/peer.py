@@ -261,7 +261,8 @@ class Bench:
         alone = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
                  "CUDA_VISIBLE_DEVICES": ""}
         began = time.time()
-        done = subprocess.run(command, cwd=place, env=os.environ | alone | environment | {STARTED: repr(began)},
+        own = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}  # it sees best
+        done = subprocess.run(command, cwd=place, env=own | alone | environment | {STARTED: repr(began)},
                               capture_output=True, text=True, errors="replace")
         if done.returncode:
             raise Failed(f"{' '.join(command[1:4])} ended with {done.returncode}:\n"

@@ -15,11 +15,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from expunge.processor import name_core
-
-name_core()  # numpy comes with torch, and reads it once
-
-# ruff: noqa: E402
 import torch
 from common import log, store
 
@@ -27,6 +22,7 @@ from expunge.data import tokens
 from expunge.data.tasks import load_task
 from expunge.data.tokens import collate
 from expunge.methods.divergence import kl
+from expunge.models import linear
 from expunge.models.load import load_subject
 from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference
 from expunge.models.subject import Subject
@@ -57,13 +53,13 @@ def tricks(subject: Subject, retrained: Subject, rows: int) -> Mapping[str, tupl
     parameters = [p for p in subject.model.parameters() if p.requires_grad]
     cached = CachedLogProbs(subject, (*forget.rows, *retain.rows))
     live = LiveReference(subject, adapter=False)
-    references: list[Any] = [cached]
-    states: Any = CachedStates(subject, retain.rows)
-    whole: list[Any] = [states]
-    towards: list[Any] = [kl]
+    asked_of: dict[str, Any] = {"reference": cached, "whole": CachedStates(subject, retain.rows), "towards": kl}
     moving = [p.detach().clone().requires_grad_() for p in parameters]
-    optimizers = [torch.optim.AdamW(moving, lr=1e-6, fused=True),
-                  torch.optim.AdamW(moving, lr=1e-6, foreach=False)]
+    asked_of["optimizer"] = torch.optim.AdamW(moving, lr=1e-6, fused=True)
+    one_by_one = torch.optim.AdamW(moving, lr=1e-6, foreach=False)
+
+    def instead(**others: Any) -> Any:
+        return patch.dict(asked_of, others)
 
     def score() -> object:
         return Likelihood().observe(subject, asked, task)
@@ -79,7 +75,7 @@ def tricks(subject: Subject, retrained: Subject, rows: int) -> Mapping[str, tupl
         return None
 
     def refer() -> object:
-        return [references[0].logp(forget) for _ in range(16)]
+        return [asked_of["reference"].logp(forget) for _ in range(16)]
 
     def hidden() -> object:
         for _ in range(8):
@@ -92,12 +88,6 @@ def tricks(subject: Subject, retrained: Subject, rows: int) -> Mapping[str, tupl
                           output_hidden_states=True).hidden_states[block + 1]
 
     @contextmanager
-    def reference_runs() -> Iterator[None]:
-        references[0] = live
-        yield
-        references[0] = cached
-
-    @contextmanager
     def tokenised_anew() -> Iterator[None]:
         build = tokens.Tokens._build
 
@@ -108,17 +98,12 @@ def tricks(subject: Subject, retrained: Subject, rows: int) -> Mapping[str, tupl
         with without(patch.object(tokens.Tokens, "row", row)):
             yield
 
-    @contextmanager
-    def second_model() -> Iterator[None]:
-        whole[0] = live
-        yield
-        whole[0] = states
-
     def held() -> object:
         """KL from the original on eight rows, forwards and backwards, eight times."""
         for _ in range(8):
             answers = subject.answers_of({"retain": retain})["retain"]
-            kl_N = answers.tokenwise(lambda one: towards[0](whole[0].answers(one.batch).logits_NV, one.logits_NV))
+            kl_N = answers.tokenwise(
+                lambda one: asked_of["towards"](asked_of["whole"].answers(one.batch).logits_NV, one.logits_NV))
             torch.autograd.grad(kl_N.mean(), parameters)
         return None
 
@@ -126,27 +111,17 @@ def tricks(subject: Subject, retrained: Subject, rows: int) -> Mapping[str, tupl
         log_q, log_p = target_NV.log_softmax(-1), logits_NV.log_softmax(-1)
         return (log_q.exp() * (log_q - log_p)).sum(-1)
 
-    @contextmanager
-    def defined() -> Iterator[None]:
-        towards[0] = definition
-        yield
-        towards[0] = kl
-
     def optimise() -> object:
         for _ in range(8):
             for p in moving:
                 p.grad = p.detach() * 1e-3
-            optimizers[0].step()
+            asked_of["optimizer"].step()
         return None
 
-    @contextmanager
-    def one_by_one() -> Iterator[None]:
-        optimizers.reverse()
-        yield
-        optimizers.reverse()
-
     headless = patch.object(type(subject.model), "get_output_embeddings", lambda self: None)
-    return {
+    products = {f"products by numpy's library ({what})": (work, lambda: without(patch.object(linear, "LEAST", 1 << 62)))
+                for what, work in (("training", step), ("scoring", score)) if linear._is_quicker()}
+    return products | {
         "prompts shared by answers run once (scoring)": (score, lambda: without(patch.object(Subject, "bare", False))),
         "batches of 1k positions rather than 8k (scoring)": (score, lambda: without(
             patch.object(tokens, "POSITIONS", 8192))),
@@ -158,10 +133,10 @@ def tricks(subject: Subject, retrained: Subject, rows: int) -> Mapping[str, tupl
             patch.object(Subject, "_splits", False))),
         "MLPs run on what is read (training)": (step, lambda: without(patch.object(
             Subject, "_sparing", lambda self, batch, last_N: nullcontext()))),
-        "the original's distributions from cached states (retain_kl)": (held, second_model),
-        "a divergence that writes down its slope once (retain_kl)": (held, defined),
-        "fused AdamW (the update alone)": (optimise, one_by_one),
-        "reference log-probs cached": (refer, reference_runs),
+        "the original's distributions from cached states (retain_kl)": (held, lambda: instead(whole=live)),
+        "a divergence that writes down its slope once (retain_kl)": (held, lambda: instead(towards=definition)),
+        "fused AdamW (the update alone)": (optimise, lambda: instead(optimizer=one_by_one)),
+        "reference log-probs cached": (refer, lambda: instead(reference=live)),
         "no layer above the one asked for (hidden states of block 1 of 4)": (hidden, lambda: without(
             patch.object(Subject, "hidden", all_blocks))),
     }

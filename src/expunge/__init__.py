@@ -9,9 +9,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from expunge.processor import name_core
-
-name_core()
 _HOMES = {
     "train": "expunge.api", "forget": "expunge.api", "audit": "expunge.api", "demo": "expunge.api",
     "sweep": "expunge.tuning", "make_shadows": "expunge.shadows",

@@ -47,8 +47,8 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def as_task(task: Task | str, **options: Any) -> Task:
-    """A task as it is, or by name with `load_task`'s options."""
+def as_task(task: Task | str | None, **options: Any) -> Task:
+    """A task as it is, or what `load_task` makes of a name or of files."""
     return task if isinstance(task, Task) else load_task(task, **options)
 
 
@@ -128,12 +128,13 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
     return record
 
 
-def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str | None = None, forget: Path | None =
-           None, retain: Path | None = None, holdout: Path | None = None, epochs: float = 10, steps: int | None = None,
-           lr: float | None = None, batch_size: int = 8, accumulate: int = 1, gradient_checkpointing: bool = False,
-           seed: int = 0, limit: int | None = None, max_length: int | None = None, mapping: dict[str, str] | None =
-           None, data_dir: Path | None = None, allow_overlap: bool = False, eval_every: int | None = None, keep: Keep =
-           "best", utility_floor: float = 0.9, forget_target: float | None = None, stop_at_target: bool = False,
+def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str | None = None,
+           forget: Path | None = None, retain: Path | None = None, holdout: Path | None = None,
+           epochs: float = 10, steps: int | None = None, lr: float | None = None, batch_size: int = 8,
+           accumulate: int = 1, gradient_checkpointing: bool = False, seed: int = 0, limit: int | None = None,
+           max_length: int | None = None, mapping: dict[str, str] | None = None, data_dir: Path | None = None,
+           allow_overlap: bool = False, eval_every: int | None = None, keep: Keep = "best",
+           utility_floor: float = 0.9, forget_target: float | None = None, stop_at_target: bool = False,
            stop_at_floor: bool = False, checkpoint_every: int = 50, resume: bool = False, overwrite: bool = False,
            dry_run: bool = False, reporter: Reporter | None = None) -> RunRecord | Plan:
     """Make a model forget rows of a task by a recipe.
@@ -157,9 +158,8 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
         PreflightError: the plan cannot work; every problem is listed and nothing was run.
     """
     reporter, out = reporter or Reporter(quiet=True), Path(out)
-    task = task if isinstance(task, Task) else load_task(
-        task, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir, limit=limit,
-        allow_overlap=allow_overlap)
+    task = as_task(task, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
+                   limit=limit, allow_overlap=allow_overlap)
     config = read_config(model)
     stages = parse(method, getattr(config, "num_hidden_layers", 4))
     steps_of_its_own = any(s.objective for s in stages)

@@ -123,9 +123,9 @@ def test_asks_what_numpy_would_do(threads: int, core: str, quicker: bool, monkey
     monkeypatch.undo()
     told = [{"internal_api": "openblas", "num_threads": threads, "architecture": core}, {"internal_api": "openmp"}]
     monkeypatch.setattr(threadpoolctl, "threadpool_info", lambda: told)
-    monkeypatch.setattr(linear, "is_amd_with_avx512", lambda: True)
+    monkeypatch.setattr(linear, "_is_amd", lambda: True)
     assert linear._is_quicker.__wrapped__() is quicker
-    monkeypatch.setattr(linear, "is_amd_with_avx512", lambda: False)
+    monkeypatch.setattr(linear, "_is_amd", lambda: False)
     assert linear._is_quicker.__wrapped__() is False
 
 

@@ -52,9 +52,9 @@ def reference_kind(stage: Stage) -> str:
         return "none needed"
     if wanted == {"reference.logp"}:
         return "cached log-probs"
-    if stage.scope.adapter:
-        return "adapter off"
-    return "frozen copy" if "reference.hidden" in wanted else "cached states, or a frozen copy where they are larger"
+    if stage.kept_sides:
+        return "cached states, or a frozen copy where they are larger"
+    return "adapter off" if stage.scope.adapter else "frozen copy"
 
 
 def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Tokens, config: Any, *,

@@ -10,13 +10,12 @@ Legend: M positions, K inputs, N outputs of a layer.
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-from expunge.processor import is_amd_with_avx512
 
 LEAST = 1 << 21
 """Multiplications of a product from which on a call of its own pays."""
@@ -44,12 +43,19 @@ def quicken(model: nn.Module) -> None:
 
 @cache
 def _is_quicker() -> bool:
-    if not is_amd_with_avx512():
+    if not _is_amd():
         return False
     from threadpoolctl import threadpool_info
 
     found = [lib for lib in threadpool_info() if lib["internal_api"] == "openblas"]
     return bool(found) and all(lib["num_threads"] == 1 and lib["architecture"].lower() in WIDE for lib in found)
+
+
+def _is_amd() -> bool:
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # not Linux
+        return False
 
 
 def _pays(x: Tensor, weight_NK: Tensor) -> bool:

@@ -18,7 +18,11 @@ Share = Literal["precision", "recall", "f1"]
 def _scorer(unit: Unit, stemmer: bool) -> RougeScorer:
     from rouge_score.rouge_scorer import RougeScorer  # slow to import, so only when needed
 
-    return RougeScorer([unit], use_stemmer=stemmer)
+    made = RougeScorer([unit], use_stemmer=stemmer)
+    if stemmer:  # texts of one data set share their words
+        porter = made._tokenizer._stemmer
+        porter.stem = lru_cache(maxsize=1 << 16)(porter.stem)
+    return made
 
 
 @lru_cache(maxsize=65536)
