@@ -122,8 +122,11 @@ def diagnosis() -> dict[str, str]:
     try:
         import torch
 
+        from expunge.models.linear import multiplies
+
         found["accelerator"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none (cpu)"
         found["threads"] = str(torch.get_num_threads())
+        found["products"] = multiplies()
     except ImportError as error:
         problems.append(f"torch does not import: {error}")
     for extra, module in (("hub", "datasets"), ("parquet", "pyarrow"), ("sweep", "optuna"), ("torchao", "torchao")):

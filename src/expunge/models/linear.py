@@ -41,6 +41,11 @@ def quicken(model: nn.Module) -> None:
                 module.__class__ = Linear
 
 
+def multiplies() -> str:
+    """Which library multiplies float32 matrices on the processor, in words."""
+    return "numpy's OpenBLAS" if _is_quicker() and torch.get_num_threads() == 1 else "PyTorch's own"
+
+
 @cache
 def _is_quicker() -> bool:
     if not _is_amd():
