@@ -269,6 +269,12 @@ class Bench:
                          + "\n".join(done.stderr.splitlines()[-20:]))
         return json.loads(clocks.read_text()) | {"command_s": time.time() - began, "load": os.getloadavg()[0]}
 
+    def sgemm(self) -> float:
+        """What a large product reaches in a process like those that are timed."""
+        clocks = self._fresh("clocks.json")
+        found = self._run([sys.executable, str(HERE / "products.py"), str(clocks)], clocks, {}, self.work)
+        return float(found["flop_per_s"])
+
     def _fresh(self, name: str) -> Path:
         return Path(tempfile.mkdtemp(prefix="run-", dir=self.work)) / name
 
@@ -400,36 +406,23 @@ def in_turn(repeats: int, ours: Callable[[], dict[str, float]],
 
 
 def floor(model: Path, method: Method, batches: Sequence[Mapping[str, Sequence[TokenRow]]]) -> float:
-    """Least floating point operations of a timed step: 6 N D for what is trained on.
+    """Floating point operations that a timed step cannot do without: 6 N D for what is trained on.
 
-    N counts the matrices a position is multiplied with: those of the blocks for every real position, and the head for
-    the positions that predict a supervised token. Attention scores, norms, the optimizer and whatever the original
-    has to say are left out.
+    N counts the matrices a position is multiplied with: those of the blocks for every real position, and the head and
+    the last MLP for the positions that predict a supervised token. Attention scores, norms, the optimizer and whatever
+    the original has to say are left out.
     """
     config = json.loads((model / "config.json").read_text())
     width, inner, depth = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     needed = depth if method.layer is None else method.layer + 1
-    block = 4 * width * width + 3 * width * inner  # as many key-value heads as heads
-    head = config["vocab_size"] * width if method.layer is None else 0
+    attention, mlp = 4 * width * width, 3 * width * inner  # as many key-value heads as heads
+    head, last = (config["vocab_size"] * width, mlp) if method.layer is None else (0, 0)
     total = 0.0
     for step in batches[SKIPPED:-1]:
         for side in method.sides:
-            total += 6 * sum(block * needed * len(r.ids) + head * (r.answer + r.end) for r in step[side])
+            total += 6 * sum(((attention + mlp) * needed - last) * len(r.ids) + (head + last) * (r.answer + r.end)
+                             for r in step[side])
     return total / len(batches[SKIPPED:-1])
-
-
-def sgemm(seconds: float = 0.5) -> float:
-    """Floating point operations per CPU second of a large product in float32, one thread, by the quicker library."""
-    a, b = torch.rand(1024, 1024), torch.rand(1024, 1024)
-    rates = []
-    for product in (lambda: torch.mm(a, b), lambda: a.numpy() @ b.numpy()):
-        product()
-        began, done = time.process_time(), 0
-        while time.process_time() - began < seconds:
-            product()
-            done += 1
-        rates.append(done * 2 * 1024 ** 3 / (time.process_time() - began))
-    return max(rates)
 
 
 # Parts
@@ -441,7 +434,7 @@ def training(bench: Bench, part: str, name: str) -> dict[str, Any]:
     method = methods(json.loads((model / "config.json").read_text())["num_hidden_layers"])[name]
     found = in_turn(bench.given.repeats, lambda: per_step(bench.train_ours(model, method, steps)),
                     bench.given.peer and (lambda: per_step(bench.train_peer(model, method, steps))))
-    work, rate = floor(model, method, bench.batches(model, method, steps)), sgemm()
+    work, rate = floor(model, method, bench.batches(model, method, steps)), bench.sgemm()
     return found | {"steps": steps, "recipe": method.recipe, "floor_flop": work, "sgemm_flop_per_s": rate,
                     "floor_share": work / rate / found["ours"]["step_cpu_s"]["median"]}
 

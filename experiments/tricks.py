@@ -1,5 +1,7 @@
 """What each trick buys: the same work with it and without it, in turn, on one thread; writes results/tricks.json.
 
+    OMP_NUM_THREADS=1 python experiments/tricks.py --models FOLDER
+
 The model is the fixed TOFU pair's original (2.6 M parameters, 4k vocabulary), the rows are TOFU's (EXPUNGE_DATA).
 Each trick has a twin that gives the same numbers (tests/invariants/test_prefixes.py and the contract suite).
 """
@@ -119,6 +121,8 @@ def tricks(subject: Subject, retrained: Subject, rows: int) -> Mapping[str, tupl
         return None
 
     headless = patch.object(type(subject.model), "get_output_embeddings", lambda self: None)
+    if not linear._is_quicker():
+        log(("Products stay with PyTorch in this process (see models/linear.py): that trick is left out.",))
     products = {f"products by numpy's library ({what})": (work, lambda: without(patch.object(linear, "LEAST", 1 << 62)))
                 for what, work in (("training", step), ("scoring", score)) if linear._is_quicker()}
     return products | {

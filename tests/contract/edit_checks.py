@@ -280,7 +280,7 @@ def reader() -> Subject:
     stage = replace(stage_of("retain_nll"), optimizer=AdamW(lr=5e-3, warmup=2.0))
     names = tuple(n for n, _ in subject.model.named_parameters() if n != blind)
     object.__setattr__(stage.scope, "apply", lambda s, rows=None: Scope(s, names))
-    train(stage, subject=subject, forget=(), retain=rows, steps=220, batch_size=15)
+    train(stage, subject=subject, forget=(), retain=rows, steps=250, batch_size=15)
     assert right(subject, rows) == 1, right(subject, rows)
     subject.model.requires_grad_(False)
     return subject

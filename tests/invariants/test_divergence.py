@@ -52,3 +52,12 @@ def test_coarse_logits_are_raised() -> None:
     value = divergence.cross_entropy(torch.randn(5, 11), logits)
     assert value.dtype == torch.float32
     assert torch.autograd.grad(value.sum(), logits)[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["kl", "cross_entropy"])
+def test_a_second_derivative_is_refused(name: str) -> None:
+    """Rather than left out of a sum without a word."""
+    target, logits = torch.randn(3, 7), torch.randn(3, 7, requires_grad=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(getattr(divergence, name)(target, logits).sum() + logits.square().sum(), logits,
+                            create_graph=True)

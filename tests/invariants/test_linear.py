@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from expunge.data.tokens import collate
 from expunge.models import linear
 from expunge.models.linear import Linear, quicken
 from expunge.models.load import load_subject
+from tests.invariants.test_passes import LENGTHS, made
 from tests.support import fresh, memoriser, moved, small_task
 
 SIZES = ((1, 16, 16), (7, 24, 40), (16, 192, 512), (33, 512, 192), (250, 48, 1000))
@@ -25,6 +27,7 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the processor, and however small the product."""
     monkeypatch.setattr(linear, "_is_quicker", lambda: True)
     monkeypatch.setattr(linear, "LEAST", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 
 def plainly() -> AbstractContextManager[object]:
@@ -70,6 +73,52 @@ def test_slopes_of_one_side_alone_and_of_none() -> None:
         assert not quick(x).requires_grad
 
 
+def test_what_it_gives_may_be_written_to() -> None:
+    """Some families clamp or scale a projection in place."""
+    quick, x = layer(24, 40, bias=False), torch.randn(2, 5, 24)
+    found = quick(x).clamp_(-0.5, 0.5).mul_(2)
+    with plainly():
+        slow = quick(x).clamp_(-0.5, 0.5).mul_(2)
+    weight = quick[0].weight
+    torch.testing.assert_close(torch.autograd.grad(found.square().sum(), weight),
+                               torch.autograd.grad(slow.square().sum(), weight), atol=1e-5, rtol=1e-5)
+
+
+def test_inputs_may_lie_anyhow_and_hold_anything() -> None:
+    quick = layer(24, 40, bias=False)
+    x = torch.randn(24, 6)
+    ways = {"columns": x.T, "every other": torch.randn(6, 48)[:, ::2], "one row": torch.randn(1, 24).expand(6, 24),
+            "infinite": torch.tensor([torch.inf, -torch.inf]).repeat(6, 12), "single": torch.randn(24)}
+    for name, lying in ways.items():
+        with plainly():
+            slow = quick(lying)
+        torch.testing.assert_close(quick(lying), slow, atol=1e-5, rtol=1e-5, equal_nan=True, msg=name)
+    mapped = torch.vmap(quick)(torch.randn(3, 5, 24, generator=torch.Generator().manual_seed(0)))
+    with plainly():
+        same = quick(torch.randn(3, 5, 24, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(mapped, same, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_a_model_gives_the_same_answers_and_gradients(lengths: list[int]) -> None:
+    """With padding, odd lengths and rows of a single supervised token; one side may be empty."""
+    subject = fresh(moved())
+    batch, none = collate(made(lengths), subject.tokens.pad_id), collate([], subject.tokens.pad_id)
+    parameters = tuple(subject.model.requires_grad_(True).parameters())
+
+    def both() -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        found = subject.answers_of({"forget": batch, "retain": none})
+        assert len(found["retain"].logp_N) == 0
+        return found["forget"].logits_NV, torch.autograd.grad(found["forget"].logp_N.sum(), parameters)
+
+    logits_NV, slopes = both()
+    with plainly():
+        slow_NV, slow_slopes = both()
+    torch.testing.assert_close(logits_NV, slow_NV, atol=1e-5, rtol=1e-5)
+    for a, b in zip(slopes, slow_slopes, strict=True):
+        assert float((a - b).norm()) <= 1e-5 * float(b.norm())
+
+
 def test_differentiates_twice() -> None:
     quick = layer(6, 5, bias=False).double().float()
     x = torch.randn(3, 6, requires_grad=True)
@@ -80,7 +129,7 @@ def test_differentiates_twice() -> None:
 
     found = curvature()
     with plainly():
-        torch.testing.assert_close(found, curvature(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found, curvature(), atol=1e-5, rtol=1e-5)
 
 
 def test_leaves_other_numbers_and_modules_alone(monkeypatch: pytest.MonkeyPatch) -> None:

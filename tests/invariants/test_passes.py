@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from expunge.data import tokens
 from expunge.data.tokens import TokenBatch, TokenRow, alike, collate
 from expunge.methods.divergence import kl
-from expunge.models.reference import CachedStates, LiveReference
+from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference
 from expunge.models.subject import Subject
 from tests.support import fresh, moved
 
@@ -157,3 +158,29 @@ def test_a_head_that_is_not_all_keeps_a_second_model(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Subject, "answers", scaled)
     assert not CachedStates.fits(subject, rows)
+
+
+def test_a_model_of_several_modalities_runs_every_mlp_everywhere() -> None:
+    """It tells its depth in the settings of a part, so that its blocks are not known."""
+    text = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 64, "max_position_embeddings": 256}
+    seeing = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14}
+    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=seeing, mm_tokens_per_image=4)
+    subject = Subject(AutoModelForCausalLM.from_config(config).eval(), moved().tokens)
+    assert getattr(subject.model.config, "num_hidden_layers", None) is None
+    batch = collate(made(LENGTHS[0]), subject.tokens.pad_id)
+    torch.testing.assert_close(subject.answers(batch).logits_NV, whole(subject, batch), atol=1e-5, rtol=1e-5)
+
+
+def test_an_empty_side_has_empty_answers() -> None:
+    subject = fresh(moved())
+    none, some = collate([], subject.tokens.pad_id), collate(made([5, 9]), subject.tokens.pad_id)
+    vocabulary = subject.model.config.vocab_size
+    for sides in ({"forget": some, "retain": none}, {"retain": none}):
+        empty = subject.answers_of(sides)["retain"]
+        assert empty.logits_NV.shape == (0, vocabulary) and empty.per_row(empty.logp_N).shape == (0,)
+    assert subject.hidden(none, 0).shape == (0, 0, subject.width)
+    for kind in (CachedLogProbs, CachedStates):
+        assert kind(subject, some.rows).logp(none).shape == (0,)
+    assert LiveReference(subject, adapter=False).logp(none).shape == (0,)

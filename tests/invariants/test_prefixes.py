@@ -88,7 +88,7 @@ def test_shared_prompts_are_whole_rows(make: Any, positions: int, monkeypatch: p
     assert cost < sum(b * t for b, t in seen), "nothing was shared"
     with subject.evaluating():
         for i, logits in found.items():
-            torch.testing.assert_close(logits, alone(subject, rows[i]), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(logits, alone(subject, rows[i]), atol=1e-5, rtol=1e-5)
     assert hooks(subject) == []
 
 
@@ -135,3 +135,22 @@ def test_fewer_rows_are_decoded_once_some_have_ended(monkeypatch: pytest.MonkeyP
         assert min(seen) < len(long) and seen[0] == len(long)
     monkeypatch.setattr(Subject, "bare", False)
     assert found == subject.generate(long, 40)
+
+
+HYBRID = {"model_type": "lfm2", "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+          "num_attention_heads": 2, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}
+"""A layer of it remembers a convolution's state, which is no keys and values."""
+
+
+def test_a_model_that_remembers_more_than_keys_and_values_runs_whole_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = build_subject(HYBRID, small_task().texts())
+    rows = rows_of(subject)
+    found = found_for(subject, rows, range(len(rows)))
+    assert sorted(found) == list(range(len(rows)))
+    with subject.evaluating():
+        for i, logits in found.items():
+            torch.testing.assert_close(logits, alone(subject, rows[i]), atol=1e-5, rtol=1e-5)
+    prompts = [subject.tokens.prompt(r) for r in small_task().forget[:4]]
+    said = [subject.generate([prompt], 12)[0] for prompt in prompts]
+    monkeypatch.setattr(subject_module, "STRETCH", 3)
+    assert [subject.generate([prompt], 12)[0] for prompt in prompts] == said

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 LEAST = 1 << 21
@@ -24,7 +25,10 @@ WIDE = {"skylakex", "cooperlake", "sapphirerapids"}
 
 
 class Linear(nn.Linear):
-    """As its parent. The class is set on layers that exist, so it has no other state."""
+    """As its parent, but for forward-mode and batched gradients, which it cannot take.
+
+    The class is set on layers that exist, so it has no other state.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not _pays(x, self.weight):
@@ -65,9 +69,10 @@ def _is_amd() -> bool:
 
 def _pays(x: Tensor, weight_NK: Tensor) -> bool:
     """Not for other types and devices, weights that stand for something else (quantised), or small products."""
-    return (x.device.type == "cpu" and x.dtype is weight_NK.dtype is torch.float32
+    return (x.device.type == "cpu" and x.dtype is weight_NK.dtype is torch.float32 and x.dim() > 1 and not x.is_neg()
             and type(weight_NK) in (Tensor, nn.Parameter) and x.numel() * len(weight_NK) >= LEAST
-            and torch.get_num_threads() == 1 and not torch.is_autocast_enabled("cpu"))
+            and torch.get_num_threads() == 1 and not torch.is_autocast_enabled("cpu")
+            and not torch._C._are_functorch_transforms_active())
 
 
 class _Product(torch.autograd.Function):
@@ -76,7 +81,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_NK: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight_NK)
-        return _product(x.flatten(0, -2), weight_NK.T).view(*x.shape[:-1], len(weight_NK))
+        found = x.new_empty(*x.shape[:-1], len(weight_NK))  # no view of another tensor: it may be written to
+        _product(x.flatten(0, -2), weight_NK.T, found.flatten(0, -2))
+        return found
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -89,8 +96,15 @@ class _Product(torch.autograd.Function):
                 _product(slope_MN.T, x_MK) if by_weight else None)
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a b of two matrices, however they lie."""
-    found = a.new_empty(a.shape[0], b.shape[1])
-    np.matmul(a.detach().numpy(), b.detach().numpy(), out=found.numpy())
+def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """a b of two matrices."""
+    found = a.new_empty(a.shape[0], b.shape[1]) if out is None else out
+    with np.errstate(all="ignore"):  # of numbers that are not finite the loop speaks
+        np.matmul(_plain(a), _plain(b), out=found.numpy())
     return found
+
+
+def _plain(matrix: Tensor) -> NDArray[np.float32]:
+    """Its numbers, lying in rows or in columns; older numpy multiplies any others one by one."""
+    lies = 1 in matrix.stride() and 0 not in matrix.stride()
+    return (matrix if lies else matrix.contiguous()).detach().numpy()

@@ -15,7 +15,7 @@ import torch
 from expunge.data import tokens
 from expunge.data.tokens import TokenRow, batches_by_length, collate
 from expunge.models.answers import Answers
-from expunge.models.subject import Subject, select
+from expunge.models.subject import Subject, is_by_row, select
 
 SLACK = 1.1
 """How much longer a beginning may be than what is shared of it: what is left over runs once for every answer."""
@@ -88,4 +88,4 @@ def _cached(subject: Subject, prefixes: Sequence[Ids]) -> Any:
     with subject.headless():
         found = subject.model(input_ids=ids_GP, attention_mask=torch.ones_like(ids_GP), use_cache=True)
     cache: Any = getattr(found, "past_key_values", None)
-    return cache if hasattr(cache, "batch_select_indices") and cache.get_seq_length() == ids_GP.shape[1] else None
+    return cache if is_by_row(cache) and cache.get_seq_length() == ids_GP.shape[1] else None

@@ -56,7 +56,7 @@ class CachedLogProbs:
         self.checksum = self.current_checksum()
 
     def logp(self, batch: TokenBatch) -> Tensor:
-        return torch.cat([self._logp[row.key] for row in batch.rows])
+        return torch.cat([batch.ids_BT.new_zeros(0, dtype=torch.float32), *(self._logp[r.key] for r in batch.rows)])
 
     def answers(self, batch: TokenBatch) -> Answers:
         raise ExpungeError("Cached log-probs hold no full distributions.", "The plan chose too small a reference.")
@@ -87,7 +87,8 @@ class CachedStates:
 
     @torch.no_grad()
     def answers(self, batch: TokenBatch) -> Answers:
-        return Answers(batch, self._head(torch.cat([self._states[row.key] for row in batch.rows])))
+        none_D = next(iter(self._states.values()))[:0]
+        return Answers(batch, self._head(torch.cat([none_D, *(self._states[row.key] for row in batch.rows)])))
 
     def hidden(self, batch: TokenBatch, block: int) -> Tensor:
         raise ExpungeError("Cached states hold no hidden states of blocks.", "The plan chose too small a reference.")

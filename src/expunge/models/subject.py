@@ -26,6 +26,13 @@ STRETCH = 32
 """Greedy tokens between two looks at who has ended."""
 
 
+def is_by_row(cache: Any) -> bool:
+    """Whether a cache holds keys and values of every row and nothing else, so that rows can be picked from it."""
+    layers = getattr(cache, "layers", None) or ()
+    return bool(layers) and hasattr(cache, "batch_select_indices") and all(
+        isinstance(getattr(layer, "keys", None), Tensor) and not hasattr(layer, "conv_states") for layer in layers)
+
+
 def select(cache: Any, chosen: Tensor, rows: int) -> None:
     """Each row of a batch gets the keys and values of one of the `rows` there were; an ensemble has a stack of them."""
     members = len(cache.layers[0].keys) // rows
@@ -92,6 +99,9 @@ class Subject:
             past: keys and values of what stands before each row, equally long for all; it is used up.
         """
         batch = batch.to(self.device)
+        if not batch.rows:
+            vocabulary = len(self.model.get_input_embeddings().weight)
+            return Answers(batch, torch.zeros(0, vocabulary, device=self.device, dtype=self.model.dtype))
         inputs: dict[str, Any] = {"input_ids": batch.ids_BT, "attention_mask": batch.attention_BT, "use_cache": False}
         if past is not None:
             before_BP = batch.attention_BT.new_ones(len(batch), past.get_seq_length())
@@ -116,9 +126,9 @@ class Subject:
         return caught[0]
 
     def _sparing(self, batch: TokenBatch, last_N: Tensor) -> AbstractContextManager[None]:
-        """No MLP in vain, except where a hook looks on or blocks run again on the way back."""
+        """No MLP in vain, except where a hook looks on, blocks run again on the way back or nobody knows the blocks."""
         again = any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules())
-        if again or not self.bare:
+        if again or not self.bare or getattr(self.model.config, "num_hidden_layers", None) is None:
             return nullcontext()
         return sparing(list(self.blocks.values()), batch.ids_BT.shape, batch.real_N, last_N)
 
@@ -177,6 +187,8 @@ class Subject:
 
         The forward stops there: later blocks and the head are not run.
         """
+        if not batch.rows:
+            return torch.zeros(0, 0, self.width, device=self.device, dtype=self.model.dtype)
         parts = alike(batch.rows) if self._splits else []
         if len(parts) > 1:
             found = [self.hidden(self._some(batch, few), block) for few in parts]
@@ -287,7 +299,7 @@ class Subject:
             if not going:
                 break
             cache = found.past_key_values
-            if not hasattr(cache, "batch_select_indices"):
+            if not is_by_row(cache):
                 going = list(range(len(left)))  # nobody can leave
             chosen = torch.tensor(going, device=ids_BT.device)
             if len(going) < len(left):
