@@ -23,7 +23,7 @@ from expunge.data.tokens import Tokens, check_lengths, check_rows
 from expunge.errors import ExpungeError, MissingError, PreflightError, UsageError
 from expunge.exact.deletion import taught
 from expunge.methods.base import Exact
-from expunge.methods.plan import Plan, preflight
+from expunge.methods.plan import Plan, check_epochs, preflight
 from expunge.methods.recipe import Stage, exact_stage, parse, training_stage
 from expunge.metrics.evaluate import parse_metric, required
 from expunge.models.load import check_model, config_from, load_processor, load_subject, read_config, resolve
@@ -105,9 +105,10 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
     if cut := sum(r.truncated for r in rows):
         reporter.warn(f"{cut} rows are cut to --max-length {max_length}.")
     epochs = epochs if epochs is not None else (40 if scratch else 5)
-    _check_epochs(epochs)
+    check_epochs(epochs)
     settings = {"split": split, "epochs": epochs, "steps": steps, "batch_size": batch_size,
-                "accumulate": accumulate, "max_length": max_length, "limit": limit, "template": task.template}
+                "accumulate": accumulate, "max_length": max_length, "limit": limit, "template": task.template,
+                "gradient_checkpointing": gradient_checkpointing}
     record = _record("train", method or "retain_nll", (stage,), settings, str(model), subject, task, seed)
     if dry_run:
         return record
@@ -167,7 +168,8 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
     stages = tuple(s.with_learning_rate(lr) if s.objective or not steps_of_its_own else s for s in stages)
     processor = load_processor(resolve(model))
     plan = preflight(method, stages, task, Tokens(processor, task.template, max_length), config, epochs=epochs,
-                     steps=steps, batch_size=batch_size, accumulate=accumulate)
+                     steps=steps, batch_size=batch_size, accumulate=accumulate,
+                     gradient_checkpointing=gradient_checkpointing)
     if dry_run:
         return plan
     for note in plan.notes:
@@ -179,8 +181,9 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
     settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "accumulate": accumulate,
                 "max_length": max_length, "limit": limit, "template": task.template, "eval_every": eval_every,
                 "keep": keep, "utility_floor": utility_floor, "forget_target": forget_target,
-                "stop_at_target": stop_at_target, "stop_at_floor": stop_at_floor}
-    _check_epochs(epochs)
+                "stop_at_target": stop_at_target, "stop_at_floor": stop_at_floor,
+                "gradient_checkpointing": gradient_checkpointing}
+    check_epochs(epochs)
     if stop_at_target and forget_target is None and not task.holdout:
         raise UsageError("--stop-at-target has no target to stop at.", "The task has no holdout rows to read it from.",
                          "Give --forget-target, or holdout rows.")
@@ -385,16 +388,12 @@ def _record(kind: Literal["train", "forget"], recipe: str, stages: tuple[Stage, 
             model: str, subject: Subject, task: Task, seed: int) -> RunRecord:
     processes.start()  # before anything is written
     return RunRecord(
-        kind=kind, recipe=recipe, recipe_full={str(i): s.full() for i, s in enumerate(stages)}, settings=settings,
+        kind=kind, recipe=recipe, recipe_full={str(i): s.full() for i, s in enumerate(stages)},
+        settings=settings | {"mixed_precision": processes.precision()},
         model=str(Path(model).resolve()) if Path(model).exists() else model,
         model_fingerprint=subject.fingerprint, task=task.name, task_fingerprints=task.fingerprints(),
         seed=seed, environment=environment() | {"device": str(device()), "processes": processes.count()},
     )
-
-
-def _check_epochs(epochs: float) -> None:
-    if epochs <= 0:
-        raise UsageError(f"--epochs {epochs:g} is no training.", fix="Give a number above 0.")
 
 
 __all__ = ["audit", "check_conditions", "demo", "forget", "require", "score_again", "task_of", "train", "trained_world"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 BUCKET = 2**25
 """Elements that are summed over processes at once: as much again stands in memory for a moment."""
-PATIENCE = 3.0
+PATIENCE = 10.0
 """Seconds in which the launcher ends a process when another has ended with an error."""
 SHARDED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
            "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
@@ -37,6 +37,11 @@ def count() -> int:
 def rank() -> int:
     """Which of them this one is, from 0."""
     return int(os.environ.get("RANK", 0)) if count() > 1 else 0
+
+
+def precision() -> str:
+    """The mixed precision that the launcher asks for; "no" without one."""
+    return os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
 
 
 def main() -> bool:
@@ -59,6 +64,9 @@ def start() -> None:
                              "It takes gradients role by role, which sharded weights do not give.",
                              "Launch plain processes (--multi_gpu), with lora(...) or --gradient-checkpointing where "
                              "memory is short.")
+    if precision() == "fp16":
+        raise UsageError("This loop runs in float32 or bf16; fp16 would need a loss scaler.",
+                         fix="Start it without a launcher, or with --mixed_precision bf16.")
     if count() == 1:
         return
     import torch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from expunge.models.load import load_subject
 from expunge.models.subject import Subject
 from expunge.records.task import Example
 from expunge.training.recomputing import recomputes, recomputing
+from expunge.training.step import Step
 
 
 @pytest.fixture
@@ -90,7 +93,24 @@ def test_a_model_without_it_is_refused(subject: Subject, monkeypatch: pytest.Mon
         pass
 
 
-def test_perturbed_activations_are_refused(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
+def test_perturbed_activations_are_refused(cli: Any, model: Path, rows: Any, subject: Subject, tmp_path: Path) -> None:
     words = ("forget", model, *rows.words, "--method", "npo + retain_kl + lat(steps=1)", "--steps", 1)
-    said = cli(*words, "--gradient-checkpointing", "--out", tmp_path / "run", code=2)
-    assert "does not go with a perturbation of activations" in said.err
+    for more in ((), ("--dry-run",)):
+        said = cli(*words, "--gradient-checkpointing", *more, "--out", tmp_path / "run", code=3)
+        assert "does not go with --gradient-checkpointing" in said.err and not (tmp_path / "run").exists()
+    # Whoever writes a perturbation and does not say so is stopped where it would be lost.
+    with recomputing(subject, True), pytest.raises(UsageError, match="does not go with a perturbation of activations"):
+        Step(subject, {}).inside("forget", nullcontext)
+
+
+def test_the_precision_is_recorded_and_kept(cli: Any, model: Path, rows: Any, tmp_path: Path,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("forget", model, *rows.words, "--method", "npo + retain_nll", "--steps", 2, "--out", tmp_path / "run")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    assert "would need a loss scaler" in cli(*words, code=2).err and not (tmp_path / "run").exists()
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    cli(*words)
+    settings = json.loads((tmp_path / "run" / "record.json").read_text())["settings"]
+    assert settings["mixed_precision"] == "no" and settings["gradient_checkpointing"] is False
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert "settings.mixed_precision was" in cli(*words, "--resume", code=2).err

@@ -123,6 +123,9 @@ class Perturb(Plugin):
     reads: ClassVar[tuple[str, ...]] = ()
     """Sides it needs in every step besides those that terms read."""
 
+    inside: ClassVar[bool] = False
+    """True when it perturbs activations within the forward pass (`Step.inside`)."""
+
     backpropagates: ClassVar[bool] = False
     """True when it takes gradients of its own, whatever the optimizer does."""
 

@@ -58,7 +58,8 @@ def reference_kind(stage: Stage) -> str:
 
 
 def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Tokens, config: Any, *,
-              epochs: float, steps: int | None, batch_size: int, accumulate: int) -> Plan:
+              epochs: float, steps: int | None, batch_size: int, accumulate: int,
+              gradient_checkpointing: bool = False) -> Plan:
     """Check the plan against task, tokenizer and model config.
 
     Raises:
@@ -83,6 +84,10 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Tokens
         if stage.wrap is not None:
             problems += stage.wrap.problems(task, config)
         problems += _process_problems(stage)
+        problems += [UsageError(f"{p.card.name} does not go with --gradient-checkpointing.",
+                                "What is computed again on the way back would be computed without its perturbation.",
+                                "Leave --gradient-checkpointing out.")
+                     for p in stage.perturb if gradient_checkpointing and p.inside]
         problems += _idle_problems(stage)
         problems += _estimate_problems(stage)
         depth = getattr(config, "num_hidden_layers", None)
@@ -113,6 +118,12 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Tokens
         reference=tuple(reference_kind(s) for s in stages),
         truncated=sum(r.truncated for r in rows), notes=notes,
     )
+
+
+def check_epochs(epochs: float) -> None:
+    """Raises UsageError where there is nothing to train."""
+    if epochs <= 0:
+        raise UsageError(f"--epochs {epochs:g} is no training.", fix="Give a number above 0.")
 
 
 def _epoch(stage: Stage, task: Task, size: int) -> int:

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from expunge import processes
-from expunge.errors import InterruptedRun, NonFiniteError, UsageError
+from expunge.errors import InterruptedRun, NonFiniteError
 from expunge.models.reference import Reference
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject, checksum
@@ -95,9 +95,6 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
     """
     processes.start()
     accelerator = Accelerator()
-    if accelerator.mixed_precision == "fp16":
-        raise UsageError("This loop runs in float32 or bf16; fp16 would need a loss scaler.",
-                         fix="Start it without a launcher, or with --mixed_precision bf16.")
     optimizer = method.optimizer(scope)
     probe = Movement(scope, loop.seed)  # before a checkpoint is put back: movement counts from the start
     progress, best = _begin(folder, scope, optimizer, method)
@@ -172,7 +169,8 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
             if processes.agree(bool(interrupted)):
                 save()
                 raise InterruptedRun(f"Interrupted after step {progress.step} of {loop.steps}.",
-                                     "What was finished is kept.", "The same command with --resume goes on.")
+                                     "What was finished is kept.",
+                                     "The same command goes on, with --resume where it has that option.")
             due = progress.stopped or progress.step == loop.steps or progress.step % (loop.checkpoint_every or 1) == 0
             if due and loop.checkpoint_every:
                 save()

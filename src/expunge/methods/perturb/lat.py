@@ -54,6 +54,7 @@ class LAT(Perturb):
                     'ball="row" is the ball of LAU (arXiv 2408.10682), with the same adversary otherwise'),
     )
     reads = ("forget",)
+    inside = True
     backpropagates = True
     space = {"eps": ("log", 0.1, 8.0), "steps": ("choice", 4, 8, 16)}
     must_show = (
