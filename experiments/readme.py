@@ -258,7 +258,7 @@ def whole_loop(found: dict[str, Any]) -> float:
 
 
 def peer_losses(cells: dict[str, Any]) -> list[dict[str, str]]:
-    return [{"method": f"`{METHOD_NAMES[name]}`", "losses": f"{v['steps']}",
+    return [{"method": f"`{METHOD_NAMES[name]}`", "steps compared": f"{v['steps']}",
              "largest difference": f"{v['largest_difference']:.0e}", "relative": f"{v['largest_relative']:.0e}",
              "equal to 1e-4, one or the other": "yes" if v["equal"] else "no",
              "replaced in the peer, since": v["peer_changed_because"] or "nothing"} for name, v in cells.items()]
