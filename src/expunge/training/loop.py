@@ -170,7 +170,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
                 save()
                 raise InterruptedRun(f"Interrupted after step {progress.step} of {loop.steps}.",
                                      "What was finished is kept.",
-                                     "The same command goes on, with --resume where it has that option.")
+                                     "The same command with --resume goes on; the demo does without it.")
             due = progress.stopped or progress.step == loop.steps or progress.step % (loop.checkpoint_every or 1) == 0
             if due and loop.checkpoint_every:
                 save()
