@@ -44,6 +44,13 @@ def precision() -> str:
     return os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
 
 
+def check_precision(name: str) -> None:
+    """Raises UsageError for one that the loop cannot run in."""
+    if name == "fp16":
+        raise UsageError("This loop runs in float32 or bf16; fp16 would need a loss scaler.",
+                         fix="Start it without a launcher, or with --mixed_precision bf16.")
+
+
 def main() -> bool:
     """Whether this is the process that writes and speaks."""
     return rank() == 0
@@ -64,9 +71,7 @@ def start() -> None:
                              "It takes gradients role by role, which sharded weights do not give.",
                              "Launch plain processes (--multi_gpu), with lora(...) or --gradient-checkpointing where "
                              "memory is short.")
-    if precision() == "fp16":
-        raise UsageError("This loop runs in float32 or bf16; fp16 would need a loss scaler.",
-                         fix="Start it without a launcher, or with --mixed_precision bf16.")
+    check_precision(precision())
     if count() == 1:
         return
     import torch

@@ -16,7 +16,7 @@ from expunge.errors import UsageError
 from expunge.models.load import load_subject
 from expunge.models.subject import Subject
 from expunge.records.task import Example
-from expunge.training.recomputing import recomputes, recomputing
+from expunge.training.recomputing import recomputing
 from expunge.training.step import Step
 
 
@@ -70,19 +70,19 @@ def test_blocks_run_again_and_only_while_it_lasts(subject: Subject) -> None:
     subject.model.train()
     plain = both()
     with recomputing(subject, True):
-        assert recomputes(subject)
+        assert subject.recomputes
         again = both()
-        assert recomputes(subject)
+        assert subject.recomputes
     assert [n for _, n in plain] == [0, 0] and [n for _, n in again] == [1, 1]
     assert all(torch.allclose(x, y, atol=1e-6) for (x, _), (y, _) in zip(plain, again, strict=True))
     handle.remove()
-    assert not recomputes(subject) and subject.bare
+    assert not subject.recomputes and subject.bare
 
 
 def test_it_ends_with_an_error_too(subject: Subject) -> None:
     with pytest.raises(ZeroDivisionError), recomputing(subject, True):
         _ = 1 / 0
-    assert not recomputes(subject) and subject.bare
+    assert not subject.recomputes and subject.bare
 
 
 def test_a_model_without_it_is_refused(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,9 +97,9 @@ def test_perturbed_activations_are_refused(cli: Any, model: Path, rows: Any, sub
     words = ("forget", model, *rows.words, "--method", "npo + retain_kl + lat(steps=1)", "--steps", 1)
     for more in ((), ("--dry-run",)):
         said = cli(*words, "--gradient-checkpointing", *more, "--out", tmp_path / "run", code=3)
-        assert "does not go with --gradient-checkpointing" in said.err and not (tmp_path / "run").exists()
+        assert "lat does not go with gradient checkpointing" in said.err and not (tmp_path / "run").exists()
     # Whoever writes a perturbation and does not say so is stopped where it would be lost.
-    with recomputing(subject, True), pytest.raises(UsageError, match="does not go with a perturbation of activations"):
+    with recomputing(subject, True), pytest.raises(UsageError, match="A perturbation of activations does not go with"):
         Step(subject, {}).inside("forget", nullcontext)
 
 

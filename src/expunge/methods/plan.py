@@ -16,6 +16,7 @@ from expunge.models.load import OWN
 from expunge.models.subject import Subject
 from expunge.records.base import Record
 from expunge.records.task import Task
+from expunge.training.recomputing import without_checkpointing
 
 
 class Plan(Record):
@@ -84,10 +85,7 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Tokens
         if stage.wrap is not None:
             problems += stage.wrap.problems(task, config)
         problems += _process_problems(stage)
-        problems += [UsageError(f"{p.card.name} does not go with --gradient-checkpointing.",
-                                "What is computed again on the way back would be computed without its perturbation.",
-                                "Leave --gradient-checkpointing out.")
-                     for p in stage.perturb if gradient_checkpointing and p.inside]
+        problems += [without_checkpointing(p.card.name) for p in stage.perturb if gradient_checkpointing and p.inside]
         problems += _idle_problems(stage)
         problems += _estimate_problems(stage)
         depth = getattr(config, "num_hidden_layers", None)

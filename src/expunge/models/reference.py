@@ -9,7 +9,7 @@ never moved.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -56,7 +56,7 @@ class CachedLogProbs:
         self.checksum = self.current_checksum()
 
     def logp(self, batch: TokenBatch) -> Tensor:
-        return torch.cat([batch.ids_BT.new_zeros(0, dtype=torch.float32), *(self._logp[r.key] for r in batch.rows)])
+        return _joined(self._logp, batch)
 
     def answers(self, batch: TokenBatch) -> Answers:
         raise ExpungeError("Cached log-probs hold no full distributions.", "The plan chose too small a reference.")
@@ -87,8 +87,7 @@ class CachedStates:
 
     @torch.no_grad()
     def answers(self, batch: TokenBatch) -> Answers:
-        none_D = next(iter(self._states.values()))[:0]
-        return Answers(batch, self._head(torch.cat([none_D, *(self._states[row.key] for row in batch.rows)])))
+        return Answers(batch, self._head(_joined(self._states, batch)))
 
     def hidden(self, batch: TokenBatch, block: int) -> Tensor:
         raise ExpungeError("Cached states hold no hidden states of blocks.", "The plan chose too small a reference.")
@@ -122,6 +121,12 @@ def _of_each(subject: Subject, rows: Iterable[TokenRow], values: Callable[[Token
             if progress:
                 progress(len(chosen))
     return found
+
+
+def _joined(kept: Mapping[str, Tensor], batch: TokenBatch) -> Tensor:
+    """What was kept of every supervised token of a batch, which may have no row."""
+    nothing = next(iter(kept.values()))[:0]
+    return torch.cat([nothing, *(kept[row.key] for row in batch.rows)])
 
 
 class LiveReference:

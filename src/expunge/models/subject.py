@@ -69,6 +69,11 @@ class Subject:
         return not any(m._forward_hooks or m._forward_pre_hooks for m in self.model.modules())
 
     @property
+    def recomputes(self) -> bool:
+        """Whether some block computes its activations again on the way back (gradient checkpointing)."""
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
+
+    @property
     def context(self) -> int | None:
         """Longest sequence the position encoding knows, where the config tells."""
         return getattr(self.model.config, "max_position_embeddings", None)
@@ -80,14 +85,18 @@ class Subject:
 
     @cached_property
     def blocks(self) -> dict[str, nn.Module]:
-        """The decoder blocks by module name, in order: the first list as long as the config says."""
+        """The decoder blocks by module name, in order. Raises UsageError where they are not known."""
+        if not self._blocks:
+            raise UsageError("This model has no list of decoder blocks.", "layers(...) and rmu need one.")
+        return self._blocks
+
+    @cached_property
+    def _blocks(self) -> dict[str, nn.Module]:
+        """The first list as long as the config says; empty where there is none."""
         depth = getattr(self.model.config, "num_hidden_layers", None)
         lists = {name: m for name, m in self.model.named_modules() if isinstance(m, nn.ModuleList)}
         name = next((n for n, m in lists.items() if len(m) == depth), None)
-        if name is None:
-            raise UsageError("This model has no list of decoder blocks.", "layers(...) and rmu need one.")
-        blocks = lists[name]
-        return {f"{name}.{i}": block for i, block in enumerate(blocks)}
+        return {f"{name}.{i}": block for i, block in enumerate(lists[name])} if name is not None else {}
 
     def answers(self, batch: TokenBatch, past: Any = None) -> Answers:
         """Logits at the supervised positions only: the head never sees the others.
@@ -126,11 +135,10 @@ class Subject:
         return caught[0]
 
     def _sparing(self, batch: TokenBatch, last_N: Tensor) -> AbstractContextManager[None]:
-        """No MLP in vain, except where a hook looks on, blocks run again on the way back or nobody knows the blocks."""
-        again = any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules())
-        if again or not self.bare or getattr(self.model.config, "num_hidden_layers", None) is None:
+        """No MLP in vain, except where a hook looks on, blocks run again on the way back or they are not known."""
+        if self.recomputes or not self.bare or not self._blocks:
             return nullcontext()
-        return sparing(list(self.blocks.values()), batch.ids_BT.shape, batch.real_N, last_N)
+        return sparing(list(self._blocks.values()), batch.ids_BT.shape, batch.real_N, last_N)
 
     def headless(self) -> AbstractContextManager[None]:
         """While it lasts, a forward pass computes no logits, where there is a head that can be told so."""

@@ -95,6 +95,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
     """
     processes.start()
     accelerator = Accelerator()
+    processes.check_precision(accelerator.mixed_precision)  # a caller's own state may say more than the launcher
     optimizer = method.optimizer(scope)
     probe = Movement(scope, loop.seed)  # before a checkpoint is put back: movement counts from the start
     progress, best = _begin(folder, scope, optimizer, method)
@@ -170,7 +171,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
                 save()
                 raise InterruptedRun(f"Interrupted after step {progress.step} of {loop.steps}.",
                                      "What was finished is kept.",
-                                     "The same command with --resume goes on; the demo does without it.")
+                                     "The same command with --resume goes on, or without where it has no such option.")
             due = progress.stopped or progress.step == loop.steps or progress.step % (loop.checkpoint_every or 1) == 0
             if due and loop.checkpoint_every:
                 save()

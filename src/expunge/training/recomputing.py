@@ -9,9 +9,11 @@ from expunge.errors import UsageError
 from expunge.models.subject import Subject
 
 
-def recomputes(subject: Subject) -> bool:
-    """Whether some block would compute its activations again."""
-    return any(getattr(module, "gradient_checkpointing", False) for module in subject.model.modules())
+def without_checkpointing(what: str) -> UsageError:
+    """Why something that works within the forward pass is refused."""
+    return UsageError(f"{what} does not go with gradient checkpointing.",
+                      "What is computed again on the way back would be computed without it.",
+                      "Leave --gradient-checkpointing out.")
 
 
 @contextmanager
@@ -21,7 +23,7 @@ def recomputing(subject: Subject, wanted: bool) -> Iterator[None]:
     Raises:
         UsageError: the model's class knows no gradient checkpointing.
     """
-    if not wanted or recomputes(subject):
+    if not wanted or subject.recomputes:
         yield
         return
     model = getattr(subject.model, "get_base_model", lambda: subject.model)()  # below an adapter

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from expunge.data.tokens import Count, TokenBatch
-from expunge.errors import ExpungeError, UsageError
+from expunge.errors import ExpungeError
 from expunge.models.answers import Answers
 from expunge.models.reference import Reference
 from expunge.models.subject import Subject
-from expunge.training.recomputing import recomputes
+from expunge.training.recomputing import without_checkpointing
 
 Role = Literal["forget", "retain"]
 Over = Count | Callable[[TokenBatch], int]
@@ -66,10 +66,8 @@ class Step:
         Raises:
             UsageError: under gradient checkpointing, where blocks run again once the context is gone.
         """
-        if recomputes(self.subject):
-            raise UsageError("Gradient checkpointing does not go with a perturbation of activations, such as lat.",
-                             "What is computed again on the way back would be computed without it.",
-                             "Leave --gradient-checkpointing out.")
+        if self.subject.recomputes:
+            raise without_checkpointing("A perturbation of activations")
         outer = self.during.get(side, nullcontext)
 
         @contextmanager
