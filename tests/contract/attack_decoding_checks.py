@@ -15,6 +15,7 @@ from expunge.attacks.base import Attack
 from expunge.errors import UsageError
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import parse_metric
+from expunge.models.decoding import stop_ids
 from expunge.models.subject import Subject
 from expunge.models.tiny import build_subject
 from expunge.records.observation import Observations
@@ -86,14 +87,14 @@ def slowly(subject: Subject, choose: Callable[[list[int], int], int], limit: int
         ids: list[int] = []
         for position in range(count):
             ids.append(choose(prompt + ids, position))
-            if ids[-1] in subject._stop_ids():
+            if ids[-1] in stop_ids(subject):
                 break
         said.append(decoded(subject, ids))
     return said
 
 
 def decoded(subject: Subject, ids: Sequence[int]) -> str:
-    end = next((i for i, id in enumerate(ids) if id in subject._stop_ids()), None)
+    end = next((i for i, id in enumerate(ids) if id in stop_ids(subject)), None)
     return str(subject.tokens.processor.decode(list(ids)[:end], skip_special_tokens=True)).strip()
 
 
@@ -242,7 +243,7 @@ def beams_match_slow_twin(plugin: type[Attack], beams: int, count: int = 5) -> N
         for _ in range(count):
             grown = sorted(((score + logp, (*ids, token)) for score, ids in running for token, logp in enumerate(
                 next_logits(subject, [*prompt, *ids]).log_softmax(-1).tolist())), reverse=True)[: 2 * beams]
-            ended += [(score, ids) for score, ids in grown[:beams] if ids[-1] in subject._stop_ids()]
-            running = [(score, ids) for score, ids in grown if ids[-1] not in subject._stop_ids()][:beams]
+            ended += [(score, ids) for score, ids in grown[:beams] if ids[-1] in stop_ids(subject)]
+            running = [(score, ids) for score, ids in grown if ids[-1] not in stop_ids(subject)][:beams]
         best = sorted([*ended, *running], reverse=True)[:beams]
         assert [decoded(subject, ids) for _, ids in best] == list(answers)

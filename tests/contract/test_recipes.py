@@ -219,7 +219,7 @@ def test_a_moved_reference_is_noticed(number: int) -> None:
         if isinstance(reference, CachedLogProbs):
             next(iter(reference._logp.values()))[0] += 1e-3
         elif isinstance(reference, CachedStates):
-            next(reference._head.parameters())[0] += 1e-3
+            reference._head["weight"][0] += 1e-3
         else:
             assert isinstance(reference, LiveReference)
             frozen = [p for p in reference._subject.model.parameters() if not p.requires_grad]

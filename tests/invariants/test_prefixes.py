@@ -12,7 +12,7 @@ from torch import Tensor
 from expunge import registry
 from expunge.data import tokens
 from expunge.data.tokens import TokenRow, collate
-from expunge.models import subject as subject_module
+from expunge.models import decoding
 from expunge.models.adapter import add_adapter
 from expunge.models.prefixes import answers_in_batches
 from expunge.models.subject import Subject
@@ -115,7 +115,7 @@ def test_rows_that_have_ended_leave_and_nobody_can_tell(make: Any, monkeypatch: 
     """Word for word what one long call says, with fewer positions decoded."""
     subject = make()
     prompts = [subject.tokens.prompt(e) for e in (*small_task().forget[:4], *small_task().holdout[:3])]
-    monkeypatch.setattr(subject_module, "STRETCH", 3)
+    monkeypatch.setattr(decoding, "STRETCH", 3)
     said = subject.generate(prompts, 14)
     monkeypatch.setattr(Subject, "bare", False)
     assert said == subject.generate(prompts, 14)
@@ -126,7 +126,7 @@ def test_fewer_rows_are_decoded_once_some_have_ended(monkeypatch: pytest.MonkeyP
     subject, seen = memoriser(), list[int]()
     prompts = [subject.tokens.prompt(e) for e in small_task().forget[:6]]
     long = [*prompts, tuple(i for p in prompts for i in p)[:60]]  # nonsense, after which it need not stop
-    monkeypatch.setattr(subject_module, "STRETCH", 4)
+    monkeypatch.setattr(decoding, "STRETCH", 4)
     forward = subject.model.forward
     monkeypatch.setattr(subject.model, "forward",
                         lambda *a, **k: (seen.append(len(k["input_ids"])), forward(*a, **k))[1])
@@ -152,5 +152,5 @@ def test_a_model_that_remembers_more_than_keys_and_values_runs_whole_rows(monkey
             torch.testing.assert_close(logits, alone(subject, rows[i]), atol=1e-5, rtol=1e-5)
     prompts = [subject.tokens.prompt(r) for r in small_task().forget[:4]]
     said = [subject.generate([prompt], 12)[0] for prompt in prompts]
-    monkeypatch.setattr(subject_module, "STRETCH", 3)
+    monkeypatch.setattr(decoding, "STRETCH", 3)
     assert [subject.generate([prompt], 12)[0] for prompt in prompts] == said

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from expunge.attacks.base import Attack, Ground
 from expunge.benchmarks.asked import Suite
@@ -198,9 +199,10 @@ def observe(subject: Subject, task: Task, wanted: Sequence[tuple[str, Split]], f
         rows = shelf.get(name, split, key)
         if rows is None:
             tick = announce(f"{label} {name} {split}", probe.count(examples))
-            pair = {"partner": beside} if probe.partnered else {}
+            more: dict[str, Any] = {"partner": beside} if probe.partnered else {}
+            more |= {"read": found.get((probe.spared_by, split), ())} if probe.spared_by else {}
             try:
-                rows = shelf.put(name, split, key, probe.observe(subject, examples, task, tick, **pair))
+                rows = shelf.put(name, split, key, probe.observe(subject, examples, task, tick, **more))
             except UsageError as problem:  # one probe that does not fit is no reason to lose the others
                 missing[name, split] = problem.what.rstrip(".")
                 continue
@@ -210,5 +212,6 @@ def observe(subject: Subject, task: Task, wanted: Sequence[tuple[str, Split]], f
 
 
 def ordered(wanted: Iterable[tuple[str, Split]], task: Task) -> list[tuple[str, Split]]:
-    """Only what the task has rows for, in a fixed order."""
-    return sorted({(p, s) for p, s in wanted if task.probe_rows(s)})
+    """Only what the task has rows for, in a fixed order; what others save work comes after them."""
+    return sorted({(p, s) for p, s in wanted if task.probe_rows(s)}, key=lambda asked: (bool(
+        probe_for(asked[0]).spared_by), asked))

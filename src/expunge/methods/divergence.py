@@ -1,56 +1,53 @@
 """Cross-entropy and KL divergence towards a whole distribution, without more than one array of their size.
 
-Legend: N supervised tokens (flat), V vocabulary; q the target and p the model, both given as logits.
+Legend: N supervised tokens (flat), V vocabulary; q the target and p the model, both given as logits or as what a head
+makes them of.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-CELLS = {"cpu": 1 << 17}
-"""Logits looked at at once: few enough for a processor's caches, many for the launches of anything else."""
+from expunge.models.head import FinalStates, Found, by_cache, raised, rowwise
 
 
-def cross_entropy(target_NV: Tensor, logits_NV: Tensor) -> Tensor:
+def cross_entropy(target: Found, found: Found) -> Tensor:
     """-sum_v q_v log p_v of every row in nats, where 0 * -inf counts as 0; shape N. No gradient goes to the target."""
-    value: Tensor = _Towards.apply(target_NV.detach(), logits_NV, False)
-    return value
+    return rowwise(found, _Towards(target, relative=False))
 
 
-def kl(target_NV: Tensor, logits_NV: Tensor) -> Tensor:
+def kl(target: Found, found: Found) -> Tensor:
     """sum_v q_v (log q_v - log p_v) of every row in nats; shape N. No gradient goes to the target."""
-    value: Tensor = _Towards.apply(target_NV.detach(), logits_NV, True)
-    return value
+    return rowwise(found, _Towards(target, relative=True))
 
 
-def raised(logits_NV: Tensor) -> Tensor:
-    """In float32, or float64 where they are: bfloat16 logits are too coarse for a softmax."""
-    return logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+@dataclass(frozen=True)
+class _Towards:
+    """Both have one gradient by the logits of p, which is p - q."""
 
+    target: Found
+    relative: bool
 
-class _Towards(torch.autograd.Function):
-    """Both have one gradient by the logits of p, which is p - q: it is written down on the way forward."""
-
-    @staticmethod
-    def forward(ctx: Any, target_NV: Tensor, logits_NV: Tensor, relative: bool) -> Tensor:
-        rows = max(CELLS.get(logits_NV.device.type, 1 << 26) // logits_NV.shape[-1], 1)
-        slope_NV, values = torch.empty_like(logits_NV), []
-        for target, logits, slope in zip(target_NV.split(rows), logits_NV.split(rows), slope_NV.split(rows),
-                                         strict=True):
+    def __call__(self, logits_NV: Tensor, few: slice, write: bool) -> Tensor:
+        values = []
+        for logits, target in by_cache(logits_NV, self._target(few)):
             log_q, log_p = raised(target).log_softmax(-1), raised(logits).log_softmax(-1)
             q = log_q.exp()
-            torch.sub(log_p.exp(), q, out=slope) if slope.dtype == q.dtype else slope.copy_(log_p.exp() - q)
-            worth = log_q.sub_(log_p) if relative else log_p.neg_()
-            values.append(worth.masked_fill_(q == 0, 0.0).mul_(q).sum(-1))
-        ctx.save_for_backward(slope_NV)
-        return torch.cat(values) if values else logits_NV.new_zeros(0)
+            if write:
+                logits.copy_(log_p.exp().sub_(q))
+            values.append(self._value(log_q, q, log_p))
+        return torch.cat(values)
 
-    @staticmethod
-    def backward(ctx: Any, weight_N: Tensor) -> tuple[None, Tensor, None]:
-        if torch.is_grad_enabled():  # the slope was written down as a number
-            raise RuntimeError("These divergences have no second derivative. Write log-softmaxes out to have one.")
-        (slope_NV,) = ctx.saved_tensors
-        return None, slope_NV * weight_N[:, None].to(slope_NV.dtype), None
+    def plain(self, logits_NV: Tensor) -> Tensor:
+        log_q = raised(self._target(slice(None))).log_softmax(-1)
+        return self._value(log_q, log_q.exp(), raised(logits_NV).log_softmax(-1))
+
+    def _value(self, log_q: Tensor, q: Tensor, log_p: Tensor) -> Tensor:
+        worth = log_q - log_p if self.relative else -log_p
+        return worth.masked_fill(q == 0, 0.0).mul(q).sum(-1)
+
+    def _target(self, few: slice) -> Tensor:
+        return (self.target.logits(few) if isinstance(self.target, FinalStates) else self.target[few]).detach()

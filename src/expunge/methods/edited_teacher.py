@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from expunge.data.tokens import TokenBatch
 from expunge.methods.base import Objective
-from expunge.methods.divergence import cross_entropy, raised
-from expunge.models.answers import Answers
+from expunge.methods.divergence import cross_entropy
+from expunge.models.head import raised
 from expunge.training.step import Step, Term
 
 
@@ -70,10 +70,7 @@ class EditedTeacher(Objective):
     def terms(self, step: Step) -> dict[str, Term]:
         answers = step.answers("forget")
         from_original = "reference.logits" in self.card.needs
-
-        def loss(one: Answers) -> Tensor:
-            teacher = step.reference.answers(one.batch) if from_original else one
-            return cross_entropy(self.edit(teacher.logits_NV.detach(), one.batch), one.logits_NV)
-
-        loss_N = answers.tokenwise(loss).where(self.counted(answers.batch), 0.0)
+        teacher = step.reference.answers(answers.batch) if from_original else answers
+        loss_N = cross_entropy(self.edit(teacher.logits_NV.detach(), answers.batch), answers.found)
+        loss_N = loss_N.where(self.counted(answers.batch), 0.0)
         return {self.card.name: Term(answers.per_row(loss_N), self.count, "forget")}

@@ -5,59 +5,64 @@ Legend: B rows, N supervised tokens (flat), V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from expunge.data.tokens import TokenBatch
+from expunge.models.head import FinalStates, Found, TokenLogP, raised, rowwise
 
 
 class Answers:
     """Predictions at the supervised positions of a batch, flat: token n belongs to row row_N[n].
 
     Args:
-        found: their logits, shape N V; or the answers of the forward passes they were computed in.
-        order: with passes, which rows of `batch` their rows are, one pass after the other.
+        found: their logits, shape N V; or the states a plain head makes them of, when somebody asks.
     """
 
-    def __init__(self, batch: TokenBatch, found: Tensor | Sequence[Answers], order: Sequence[int] = ()) -> None:
+    def __init__(self, batch: TokenBatch, found: Found) -> None:
         self.batch = batch
         self._found = found
-        self._order = order
+
+    @classmethod
+    def joined(cls, batch: TokenBatch, passes: Sequence[Answers], order: Sequence[int]) -> Answers:
+        """One batch of the answers of several passes, given which of its rows theirs are, one after the other."""
+        place, before = [range(0)] * len(batch), 0
+        for b in order:
+            row = batch.rows[b]
+            place[b] = range(before, before := before + row.answer + row.end)
+        states = [one.found for one in passes if isinstance(one.found, FinalStates)]
+        whole = Answers(batch, replace(states[0], states_ND=torch.cat([s.states_ND for s in states])) if states else
+                        torch.cat([one.logits_NV for one in passes]))
+        return whole.at(batch, torch.tensor([n for tokens in place for n in tokens], device=batch.ids_BT.device))
+
+    def at(self, batch: TokenBatch, index_N: Tensor) -> Answers:
+        """Those of some tokens, which are all that are supervised in `batch`."""
+        found = self.found
+        return Answers(batch, found.index_select(0, index_N) if isinstance(found, Tensor) else found.at(index_N))
+
+    @property
+    def found(self) -> Found:
+        """Logits where there are any, else what the head makes them of."""
+        return self.logits_NV if "logits_NV" in vars(self) else self._found
 
     @cached_property
     def logits_NV(self) -> Tensor:
-        """Logits of every supervised token. Of several passes this is a copy; `tokenwise` does without."""
-        return self._found if isinstance(self._found, Tensor) else self.tokenwise(lambda one: one.logits_NV)
+        """Logits of every supervised token."""
+        return self._found if isinstance(self._found, Tensor) else self._found.logits()
 
     @cached_property
     def logp_N(self) -> Tensor:
-        """log p(token | prefix) of every supervised token, float32."""
-        return self.tokenwise(
-            lambda one: -F.cross_entropy(one.logits_NV.float(), one.batch.target_N, reduction="none"))
-
-    def tokenwise(self, values: Callable[[Answers], Tensor]) -> Tensor:
-        """What `values` makes of every supervised token, asked pass by pass and put in the order of this batch."""
-        if isinstance(self._found, Tensor):
-            return values(self)
-        return torch.cat([values(one) for one in self._found]).index_select(0, self._place_N)
-
-    @cached_property
-    def _place_N(self) -> Tensor:
-        """Where each supervised token stands among those of all passes."""
-        place, before = [range(0)] * len(self.batch), 0
-        for b in self._order:
-            row = self.batch.rows[b]
-            place[b] = range(before, before := before + row.answer + row.end)
-        return torch.tensor([n for tokens in place for n in tokens], device=self.batch.ids_BT.device)
+        """log p(token | prefix) of every supervised token, in float32 or finer."""
+        return rowwise(self.found, TokenLogP(self.batch.target_N))
 
     @cached_property
     def log_softmax_NV(self) -> Tensor:
-        """Full log distribution, float32."""
-        return F.log_softmax(self.logits_NV.float(), dim=-1)
+        """Full log distribution, in float32 or finer."""
+        return raised(self.logits_NV).log_softmax(-1)
 
     def per_row(self, values_N: Tensor) -> Tensor:
         """Sum token values within their rows: shape B."""

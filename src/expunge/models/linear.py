@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 LEAST = 1 << 21
 """Multiplications of a product from which on a call of its own pays."""
@@ -31,10 +32,23 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _pays(x, self.weight):
-            return super().forward(x)
-        found: Tensor = _Product.apply(x, self.weight)
-        return found if self.bias is None else found + self.bias
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
+    """As `torch.nn.functional.linear`, by the quicker library."""
+    if not _pays(x, weight_NK):
+        return F.linear(x, weight_NK, bias_N)
+    found: Tensor = _Product.apply(x, weight_NK)
+    return found if bias_N is None else found + bias_N
+
+
+def product(a: Tensor, b: Tensor, plus: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """a b of two matrices, and a vector added to every row; without gradient, by the quicker library."""
+    if not _pays(a, b.T):
+        return torch.mm(a, b, out=out) if plus is None else torch.addmm(plus, a, b, out=out)
+    found = _product(a, b, out)
+    return found if plus is None else found.add_(plus)
 
 
 def quicken(model: nn.Module) -> None:
@@ -69,10 +83,10 @@ def _is_amd() -> bool:
 
 def _pays(x: Tensor, weight_NK: Tensor) -> bool:
     """Not for other types and devices, weights that stand for something else (quantised), or small products."""
-    return (x.device.type == "cpu" and x.dtype is weight_NK.dtype is torch.float32 and x.dim() > 1 and not x.is_neg()
-            and type(weight_NK) in (Tensor, nn.Parameter) and x.numel() * len(weight_NK) >= LEAST
-            and torch.get_num_threads() == 1 and not torch.is_autocast_enabled("cpu")
-            and not torch._C._are_functorch_transforms_active())
+    return (_is_quicker() and x.device.type == "cpu" and x.dtype is weight_NK.dtype is torch.float32
+            and x.dim() > 1 and not x.is_neg() and type(weight_NK) in (Tensor, nn.Parameter)
+            and x.numel() * len(weight_NK) >= LEAST and torch.get_num_threads() == 1
+            and not torch.is_autocast_enabled("cpu") and not torch._C._are_functorch_transforms_active())
 
 
 class _Product(torch.autograd.Function):

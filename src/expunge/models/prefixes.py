@@ -15,7 +15,8 @@ import torch
 from expunge.data import tokens
 from expunge.data.tokens import TokenRow, batches_by_length, collate
 from expunge.models.answers import Answers
-from expunge.models.subject import Subject, is_by_row, select
+from expunge.models.decoding import is_by_row, select
+from expunge.models.subject import Subject
 
 SLACK = 1.1
 """How much longer a beginning may be than what is shared of it: what is left over runs once for every answer."""

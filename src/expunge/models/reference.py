@@ -14,11 +14,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from expunge.data.tokens import TokenBatch, TokenRow, batches_by_length, collate
 from expunge.errors import ExpungeError
 from expunge.models.answers import Answers
+from expunge.models.head import FinalStates
 from expunge.models.subject import Subject, checksum
 
 
@@ -78,34 +79,41 @@ class CachedStates:
 
     def __init__(self, subject: Subject, rows: Iterable[TokenRow],
                  progress: Callable[[int], None] | None = None) -> None:
-        self._head: nn.Module = copy.deepcopy(subject.model.get_output_embeddings()).requires_grad_(False)
-        self._states = _of_each(subject, rows, subject.states, progress)
+        head = subject.model.get_output_embeddings()
+        self._head = {name: value.detach().clone() for name, value in head.named_parameters()}
+        self._states = _of_each(subject, rows, lambda batch: _states(subject, batch), progress)
         self.checksum = self.current_checksum()
 
     def logp(self, batch: TokenBatch) -> Tensor:
         return self.answers(batch).logp_N
 
-    @torch.no_grad()
     def answers(self, batch: TokenBatch) -> Answers:
-        return Answers(batch, self._head(_joined(self._states, batch)))
+        weight_VD = self._head["weight"]
+        return Answers(batch, FinalStates(_joined(self._states, batch), weight_VD, self._head.get("bias"),
+                                          graded=False, version=weight_VD._version))
 
     def hidden(self, batch: TokenBatch, block: int) -> Tensor:
         raise ExpungeError("Cached states hold no hidden states of blocks.", "The plan chose too small a reference.")
 
     def current_checksum(self) -> str:
-        return checksum(self._states | self._head.state_dict())
+        return checksum(self._states | self._head)
 
     @staticmethod
     def fits(subject: Subject, rows: Sequence[TokenRow]) -> bool:
         """Whether the states are smaller than a second model, and the head alone makes logits of them."""
-        head = subject.model.get_output_embeddings()
         tokens = sum(r.answer + r.end for r in {row.key: row for row in rows}.values())
         size = tokens * subject.width * next(subject.model.parameters()).element_size()
-        if head is None or not tokens or not subject.bare or size > max(ROOM, subject.model.get_memory_footprint()):
+        if not tokens or size > max(ROOM, subject.model.get_memory_footprint()):
             return False
-        with subject.evaluating():  # some families scale or cap what their head says
-            batch = collate(rows[:1], subject.tokens.pad_id, subject.device)
-            return torch.allclose(head(subject.states(batch)), subject.answers(batch).logits_NV, rtol=1e-5, atol=1e-5)
+        with subject.evaluating():
+            answers = subject.answers(collate(rows[:1], subject.tokens.pad_id, subject.device))
+            return isinstance(answers.found, FinalStates)
+
+
+def _states(subject: Subject, batch: TokenBatch) -> Tensor:
+    found = subject.answers(batch).found
+    assert isinstance(found, FinalStates), "asked of a model that `fits`"
+    return found.states_ND
 
 
 def _of_each(subject: Subject, rows: Iterable[TokenRow], values: Callable[[TokenBatch], Tensor],

@@ -19,24 +19,10 @@ from torch import Tensor, nn
 from expunge.data.tokens import TokenBatch, Tokens, alike, collate, concat
 from expunge.errors import UsageError
 from expunge.models.answers import Answers
+from expunge.models.decoding import continued
+from expunge.models.head import FinalStates, is_plain
 from expunge.models.linear import quicken
 from expunge.models.sparing import sparing
-
-STRETCH = 32
-"""Greedy tokens between two looks at who has ended."""
-
-
-def is_by_row(cache: Any) -> bool:
-    """Whether a cache holds keys and values of every row and nothing else, so that rows can be picked from it."""
-    layers = getattr(cache, "layers", None) or ()
-    return bool(layers) and hasattr(cache, "batch_select_indices") and all(
-        isinstance(getattr(layer, "keys", None), Tensor) and not hasattr(layer, "conv_states") for layer in layers)
-
-
-def select(cache: Any, chosen: Tensor, rows: int) -> None:
-    """Each row of a batch gets the keys and values of one of the `rows` there were; an ensemble has a stack of them."""
-    members = len(cache.layers[0].keys) // rows
-    cache.batch_select_indices(torch.cat([chosen + k * rows for k in range(members)]))
 
 
 class _Reached(Exception):
@@ -57,7 +43,8 @@ class Subject:
         self.model = model
         self.tokens = tokens
         self.path = path
-        self._decode: Callable[..., Tensor] | None = None
+        self.decode: Callable[..., Tensor] | None = None  # another way than the model's own
+        self._seen: tuple[Any, bool] = (None, False)
 
     @property
     def device(self) -> torch.device:
@@ -116,23 +103,33 @@ class Subject:
             before_BP = batch.attention_BT.new_ones(len(batch), past.get_seq_length())
             inputs |= {"attention_mask": torch.cat([before_BP, batch.attention_BT], 1), "past_key_values": past,
                        "use_cache": True}
-        if self.model.get_output_embeddings() is None:  # no separable head: full logits, then pick
+        head = self.model.get_output_embeddings()
+        if head is None:  # no separable head: full logits, then pick
             logits_BTV = self.model(**inputs).logits
             return Answers(batch, logits_BTV.flatten(0, 1)[batch.flat_N])
-        with self._sparing(batch, batch.flat_N), self._heading(batch.flat_N):
-            return Answers(batch, self.model(**inputs).logits.squeeze(0))
+        plain = self._ends_in(head, batch)
+        with self._sparing(batch, batch.flat_N), self._heading(batch.flat_N, run=not plain) as given:
+            logits_1NV = self.model(**inputs).logits
+        return Answers(batch, FinalStates.under(head, given[0]) if plain else logits_1NV.squeeze(0))
 
-    def states(self, batch: TokenBatch) -> Tensor:
-        """What the output head would be given to predict the supervised tokens, shape N D; the head is not run."""
-        batch, caught = batch.to(self.device), []
+    def _ends_in(self, head: nn.Module, batch: TokenBatch) -> bool:
+        """Whether the head alone makes the logits, so that it can run later. Some families scale or cap what it says.
 
-        def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            caught.append(args[0].flatten(0, 1)[batch.flat_N])
-
-        with (self._sparing(batch, batch.flat_N), self.model.get_output_embeddings().register_forward_pre_hook(look),
-              self.headless()):
-            self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
-        return caught[0]
+        Seen once for a model, by its first row; not where a hook looks on.
+        """
+        if not is_plain(head, self.device) or not self.bare:
+            return False
+        if self._seen[0] is not self.model:
+            ids_1T = batch.ids_BT[:1]
+            every_T = torch.arange(ids_1T.shape[1], device=self.device)
+            with self.evaluating():
+                with self._heading(every_T) as given:
+                    logits_1TV = self.model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T),
+                                            use_cache=False).logits
+                again_1TV = head(given[0][None])
+            same = len(given) == 1 and again_1TV.dtype == logits_1TV.dtype
+            self._seen = self.model, same and torch.equal(again_1TV, logits_1TV)
+        return self._seen[1]
 
     def _sparing(self, batch: TokenBatch, last_N: Tensor) -> AbstractContextManager[None]:
         """No MLP in vain, except where a hook looks on, blocks run again on the way back or they are not known."""
@@ -140,24 +137,28 @@ class Subject:
             return nullcontext()
         return sparing(list(self._blocks.values()), batch.ids_BT.shape, batch.real_N, last_N)
 
-    def headless(self) -> AbstractContextManager[None]:
+    def headless(self) -> AbstractContextManager[object]:
         """While it lasts, a forward pass computes no logits, where there is a head that can be told so."""
-        return self._heading(torch.zeros(0, dtype=torch.long, device=self.device))
+        return self._heading(torch.zeros(0, dtype=torch.long, device=self.device), run=False)
 
     @contextmanager
-    def _heading(self, flat_N: Tensor) -> Iterator[None]:
-        """While it lasts, the head is given the hidden states at these of all B*T positions, as one row."""
-        head = self.model.get_output_embeddings()
+    def _heading(self, flat_N: Tensor, run: bool = True) -> Iterator[list[Tensor]]:
+        """While it lasts, the head is given the hidden states at these of all B*T positions, as one row; or none.
+
+        Yields a list to which they are added, shape N D.
+        """
+        head, given = self.model.get_output_embeddings(), list[Tensor]()
         if head is None:
-            yield
+            yield given
             return
 
         def pick(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (args[0].flatten(0, 1)[flat_N].unsqueeze(0), *args[1:])
+            given.append(args[0].flatten(0, 1)[flat_N])
+            return (given[-1][None] if run else given[-1][None, :0], *args[1:])
 
         handle = head.register_forward_pre_hook(pick)
         try:
-            yield
+            yield given
         finally:
             handle.remove()
 
@@ -172,15 +173,16 @@ class Subject:
         if len(batches) == 1:
             return {side: self.answers(batch) for side, batch in batches.items()}
         joint = self.answers(concat(list(batches.values()), self.tokens.pad_id))
-        parts = joint.logits_NV.split([b.count("tokens") for b in batches.values()])
-        return {side: Answers(b, part) for (side, b), part in zip(batches.items(), parts, strict=True)}
+        index_N = torch.arange(joint.batch.count("tokens"), device=self.device)
+        parts = index_N.split([b.count("tokens") for b in batches.values()])
+        return {side: joint.at(b, part) for (side, b), part in zip(batches.items(), parts, strict=True)}
 
     def _answers_by_length(self, batch: TokenBatch) -> Answers:
         parts = alike(batch.rows)
         if len(parts) == 1:
             return self.answers(batch)
         found = [self.answers(self._some(batch, few)) for few in parts]
-        return Answers(batch, found, [b for few in parts for b in few])
+        return Answers.joined(batch, found, [b for few in parts for b in few])
 
     def _some(self, batch: TokenBatch, few: Sequence[int]) -> TokenBatch:
         return collate([batch.rows[b] for b in few], self.tokens.pad_id, self.device)
@@ -230,22 +232,29 @@ class Subject:
         # An ensemble runs the batch once per member, stacked; its representation is the mean.
         return out_BTD if len(out_BTD) == len(batch) else out_BTD.unflatten(0, (-1, len(batch))).mean(0)
 
-    @torch.no_grad()
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int = 64,
                  progress: Callable[[int], None] | None = None, *, temperature: float | None = None,
-                 seed: int = 0) -> list[tuple[str, bool]]:
+                 seed: int = 0, drafts: Sequence[Sequence[int]] = (), agreed: Sequence[int] | None = None,
+                 ) -> list[tuple[str, bool]]:
         """Continuations, in the order given: (text, whether an end token came).
 
         Greedy unless a `temperature` is given; then tokens are drawn from the whole distribution, with `seed`
-        and never from the global state. Rows run in batches of similar length, left-padded as decoding needs.
+        and never from the global state. Rows run in batches of similar length.
+
+        Args:
+            drafts: what each may turn out to say. They change no token: what a greedy model says of a draft is found in
+                one pass, and decoding goes on from there.
+            agreed: how many tokens of each draft it is known to say, so that even this pass is spared.
         """
-        if temperature is not None:
-            with torch.random.fork_rng():  # transformers samples from the global generator only
-                torch.manual_seed(seed)
-                sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-                return self._generate(prompts, max_new_tokens, batch_size, progress, sampling)
         greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        return self._generate(prompts, max_new_tokens, batch_size, progress, greedy)
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        with self.evaluating(), torch.random.fork_rng(enabled=temperature is not None):
+            if temperature is not None:
+                torch.manual_seed(seed)  # transformers samples from the global generator only
+            said = continued(self, prompts, max_new_tokens, batch_size, greedy if temperature is None else sampling,
+                             drafts, agreed, progress)
+        return [(self.tokens.processor.decode(tokens, skip_special_tokens=True).strip(), ended)
+                for tokens, ended in said]
 
     def decoded(self, way: Callable[..., Tensor]) -> Subject:
         """The same model, decoding another way: `way(decode, **options)` stands where `decode(**options)` stood.
@@ -253,75 +262,8 @@ class Subject:
         `decode` is `model.generate`, or the way that was set before; it gives prompts and continuations, shape B T.
         """
         other = copy.copy(self)
-        other._decode = partial(way, self._decode or self.model.generate)
+        other.decode = partial(way, self.decode or self.model.generate)
         return other
-
-    def _generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int,
-                  progress: Callable[[int], None] | None, way: dict[str, Any]) -> list[tuple[str, bool]]:
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        found: dict[int, tuple[str, bool]] = {}
-        stops = self._stop_ids()
-        with self.evaluating():
-            for start in range(0, len(order), batch_size):
-                chosen = order[start: start + batch_size]
-                width = max(len(prompts[i]) for i in chosen)
-                ids = torch.full((len(chosen), width), self.tokens.pad_id, dtype=torch.long)
-                attention = torch.zeros_like(ids)
-                for b, i in enumerate(chosen):
-                    ids[b, width - len(prompts[i]):] = torch.tensor(list(prompts[i]))
-                    attention[b, width - len(prompts[i]):] = 1
-                room = max_new_tokens if self.context is None else min(max_new_tokens, self.context - width)
-                options = way | {"num_beams": 1, "use_cache": True, "pad_token_id": self.tokens.pad_id,
-                                 "eos_token_id": sorted(stops) or None}
-                said = self._decoded(ids.to(self.device), attention.to(self.device), max(room, 1), stops, options)
-                for i, row in zip(chosen, said, strict=True):
-                    end = next((t for t, token in enumerate(row) if token in stops), None)
-                    text = self.tokens.processor.decode(row[:end], skip_special_tokens=True)
-                    found[i] = (text.strip(), end is not None)
-                if progress:
-                    progress(len(chosen))
-        return [found[i] for i in range(len(prompts))]
-
-    def _decoded(self, ids_BT: Tensor, attention_BT: Tensor, room: int, stops: set[int],
-                 options: dict[str, Any]) -> list[list[int]]:
-        """New tokens of every row. Greedy rows that have ended leave the batch after every `STRETCH` tokens.
-
-        Not where a hook looks on, or where the model's own settings count tokens from the beginning.
-        """
-        width, own = ids_BT.shape[1], getattr(self.model, "generation_config", None)
-        counts = any(getattr(own, name, None) for name in ("forced_eos_token_id", "min_length", "min_new_tokens"))
-        if self._decode is not None or options["do_sample"] or not stops or counts or not self.bare:
-            out = (self._decode or self.model.generate)(
-                input_ids=ids_BT, attention_mask=attention_BT, max_new_tokens=room, **options)
-            return list(out[:, width:].tolist())
-        said: list[list[int]] = [[] for _ in ids_BT]
-        left, cache = list(range(len(said))), None
-        while True:
-            found = self.model.generate(
-                input_ids=ids_BT, attention_mask=attention_BT, past_key_values=cache, return_dict_in_generate=True,
-                max_new_tokens=min(STRETCH, room - len(said[left[0]])), **options)
-            fresh = found.sequences[:, ids_BT.shape[1]:]
-            for b, row in zip(left, fresh.tolist(), strict=True):
-                said[b] += row
-            going = [k for k, b in enumerate(left) if stops.isdisjoint(said[b]) and len(said[b]) < room]
-            if not going:
-                break
-            cache = found.past_key_values
-            if not is_by_row(cache):
-                going = list(range(len(left)))  # nobody can leave
-            chosen = torch.tensor(going, device=ids_BT.device)
-            if len(going) < len(left):
-                select(cache, chosen, len(left))
-            left = [left[k] for k in going]
-            ids_BT = found.sequences[chosen]
-            attention_BT = torch.cat([attention_BT[chosen], attention_BT.new_ones(len(going), fresh.shape[1])], 1)
-        return said
-
-    def _stop_ids(self) -> set[int]:
-        """End tokens: the tokenizer's, and those the model's generation config names."""
-        named = getattr(self.model.generation_config, "eos_token_id", None)
-        ids = {named} if isinstance(named, int) else set(named or ())
-        return ids | ({self.tokens.eos_id} if self.tokens.eos_id is not None else set())
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -341,7 +283,7 @@ class Subject:
 
     def clone(self) -> Subject:
         """A copy whose weights may be changed; the tokenizer is shared."""
-        if self._decode is not None:
+        if self.decode is not None:
             raise UsageError("A model that is made to decode another way is not changed after that.",
                              fix="Name attacks on weights before those on decoding.")
         return type(self)(copy.deepcopy(self.model), self.tokens, self.path)

@@ -22,6 +22,10 @@ class Probe(Plugin):
     alone: ClassVar[bool] = False
     """True when a partnered probe can also do without the original, with what that costs written into its rows."""
 
+    spared_by: ClassVar[str] = ""
+    """A probe whose rows of the same split save this one work, and change nothing; `observe` then gets them as `read`.
+    """
+
     def count(self, examples: Sequence[Example]) -> int:
         """Units of work on these examples, for progress bars."""
         return len(examples)

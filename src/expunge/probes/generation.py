@@ -30,11 +30,14 @@ class Generation(Probe):
         defaults="greedy; the task says how many new tokens (200 for TOFU)",
         deviations=("running text is prompted with its first half, and the second half is the reference",),
     )
+    spared_by = "likelihood"
     must_show = (Property("ignores_padding_and_order", {}, "batch composition changes nothing"),)
 
     def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
-                progress: Progress | None = None, *, partner: Subject | None = None) -> list[Row]:
-        prompts, references = [], []
+                progress: Progress | None = None, *, partner: Subject | None = None,
+                read: Sequence[Row] = ()) -> list[Row]:
+        prompts, references, drafts, agreed = [], [], [], []
+        hits = {row["id"]: row["hit"] for row in read if row["form"] == "answer" and "hit" in row}
         for example in examples:
             if example.kind == "text":
                 shown, rest = _halves(example.answer)
@@ -44,7 +47,14 @@ class Generation(Probe):
             else:
                 prompts.append(subject.tokens.prompt(example))
                 references.append(example.answer)
-        said = subject.generate(prompts, task.generation_tokens, self.spec.batch_size, progress)
+            # Who knows the answer by heart says it, and reading along is cheaper than listening.
+            known, begun = subject.tokens.row(example), len(prompts[-1])
+            drafts.append(known.ids[begun:] if known.ids[:begun] == tuple(prompts[-1]) else ())
+            hit = hits.get(example.id, ())[begun - known.prompt:]
+            if len(hit) == len(drafts[-1]):
+                agreed.append(next((t for t, same in enumerate(hit) if not same), len(hit)))
+        said = subject.generate(prompts, task.generation_tokens, self.spec.batch_size, progress,
+                                drafts=drafts, agreed=agreed if len(agreed) == len(drafts) else None)
         return [
             GenerationRow(id=e.id, subject=e.subject, group=e.group, form="prompt", index=0,
                           prompt=e.prompt, reference=reference, short=e.short_answer, text=text, stopped=stopped)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from expunge import plugin
 from expunge.models.answers import Answers
+from expunge.models.head import blocks, likeliest, raised
 from expunge.models.prefixes import answers_in_batches
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
@@ -18,8 +19,6 @@ from expunge.probes.base import Probe, Progress
 from expunge.records.observation import Form, LikelihoodRow, Row
 from expunge.records.task import Example, Task
 
-CELLS = 1 << 24
-"""Logits looked at at once when taking moments: 64 MB in float32."""
 LOWEST = -1e4
 """Log-probs below it stand for probability 0 in the moments; its square is still finite."""
 
@@ -85,22 +84,31 @@ class Likelihood(Probe):
 def _per_token(answers: Answers, moments: Sequence[bool]) -> Iterator[dict[str, list[float] | list[bool]]]:
     """Split the flat numbers of a batch back into rows of plain lists; moments only of the rows that ask for them."""
     batch = answers.batch
-    hit_N = answers.logits_NV.argmax(-1) == batch.target_N
-    wanted_N = torch.tensor(moments, device=hit_N.device)[batch.row_N].nonzero()[:, 0]
-    size = max(CELLS // answers.logits_NV.shape[-1], 1)
-    parts = [_moments(answers.logits_NV[chosen]) for chosen in wanted_N.split(size)] if len(wanted_N) else []
-    mean, var = (iter(torch.cat(column).tolist()) for column in zip(*parts, strict=True)) if parts else (iter(()),) * 2
-    sizes = [r.answer + r.end for r in batch.rows]
-    for logp, hit, asked in zip(answers.logp_N.split(sizes), hit_N.split(sizes), moments, strict=True):
-        row: dict[str, list[float] | list[bool]] = {"logp": _plain(logp.tolist()), "hit": hit.tolist()}
+    asked_N = torch.tensor(moments, device=batch.row_N.device)[batch.row_N]
+    parts, at = [], 0
+    for logits in blocks(answers.found):
+        few = slice(at, at := at + len(logits))
+        parts.append(_of_block(logits, batch.target_N[few], asked_N[few]))
+    logp_N, hit_N, mean_N, var_N = (iter(torch.cat(column).tolist()) for column in zip(*parts, strict=True))
+    for b, asked in enumerate(moments):
+        count = batch.rows[b].answer + batch.rows[b].end
+        row: dict[str, list[float] | list[bool]] = {
+            "logp": _plain(islice(logp_N, count)), "hit": [bool(hit) for hit in islice(hit_N, count)]}
         if asked:
-            row |= {"mean": _plain(islice(mean, len(logp))), "var": _plain(islice(var, len(logp)))}
+            row |= {"mean": _plain(islice(mean_N, count)), "var": _plain(islice(var_N, count))}
         yield row
 
 
-def _moments(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of log p over the vocabulary."""
-    logp_NV = torch.log_softmax(logits_NV.float(), dim=-1)
+def _of_block(logits_NV: Tensor, target_N: Tensor, asked_N: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """log p of the targets, whether they are likeliest, and mean and variance of log p where they are asked for."""
+    hit_N = likeliest(logits_NV) == target_N
+    logp_NV = raised(logits_NV).log_softmax(-1)
+    logp_N = logp_NV.gather(1, target_N[:, None])[:, 0]
+    return logp_N, hit_N, *_moments(logp_NV if bool(asked_N.all()) else logp_NV[asked_N])
+
+
+def _moments(logp_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the vocabulary; writes over what it is given."""
     p_NV = logp_NV.exp()
     # A token with probability 0 adds nothing to either moment, but 0 * -inf would be NaN.
     safe_NV = logp_NV.clamp_min_(LOWEST)

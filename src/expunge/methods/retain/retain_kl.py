@@ -33,5 +33,5 @@ class RetainKL(Retain):
 
     def terms(self, step: Step) -> dict[str, Term]:
         answers = step.answers("retain")
-        kl_N = answers.tokenwise(lambda one: kl(step.reference.answers(one.batch).logits_NV, one.logits_NV))
+        kl_N = kl(step.reference.answers(answers.batch).found, answers.found)
         return {"retain_kl": token_mean(kl_N, answers, "retain")}

@@ -1,0 +1,147 @@
+"""Continuations of prompts, token by token.
+
+Legend: B rows, T padded length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from expunge.data.tokens import TokenRow, batches_by_length, collate
+from expunge.models.head import blocks, likeliest
+
+if TYPE_CHECKING:
+    from expunge.models.subject import Subject
+
+STRETCH = 32
+"""Greedy tokens between two looks at who has ended."""
+HARMLESS = {"transformers_version", "bos_token_id", "eos_token_id", "pad_token_id", "max_length", "max_new_tokens",
+            "do_sample", "temperature", "top_p", "top_k", "use_cache"}
+"""Settings of a model's own decoding that do not change which token is likeliest."""
+
+
+def is_by_row(cache: Any) -> bool:
+    """Whether a cache holds keys and values of every row and nothing else, so that rows can be picked from it."""
+    layers = getattr(cache, "layers", None) or ()
+    return bool(layers) and hasattr(cache, "batch_select_indices") and all(
+        isinstance(getattr(layer, "keys", None), Tensor) and not hasattr(layer, "conv_states") for layer in layers)
+
+
+def select(cache: Any, chosen: Tensor, rows: int) -> None:
+    """Each row of a batch gets the keys and values of one of the `rows` there were; an ensemble has a stack of them."""
+    members = len(cache.layers[0].keys) // rows
+    cache.batch_select_indices(torch.cat([chosen + k * rows for k in range(members)]))
+
+
+def continued(subject: Subject, prompts: Sequence[Sequence[int]], most: int, batch_size: int, way: dict[str, Any],
+              drafts: Sequence[Sequence[int]], agreed: Sequence[int] | None,
+              progress: Callable[[int], None] | None) -> list[tuple[list[int], bool]]:
+    """New tokens of every prompt without the one that ends them, and whether one did. For `Subject.generate`."""
+    stops = stop_ids(subject)
+    context = subject.context
+    # Rows of a batch that are ahead are decoded on until the last one is through, and must have the room for it.
+    roomy = context is None or all(len(prompt) + 2 * most <= context for prompt in prompts)
+    ahead = bool(drafts) and roomy and not way["do_sample"] and _is_plain(subject)
+    known: list[list[int]] = [[] for _ in prompts]
+    if ahead:
+        known = (_agreed(subject, prompts, drafts, most) if agreed is None else
+                 [list(draft[: min(count, most)]) for draft, count in zip(drafts, agreed, strict=True)])
+    going = [i for i, tokens in enumerate(known) if len(tokens) < most and stops.isdisjoint(tokens)]
+    if progress and len(going) < len(known):
+        progress(len(known) - len(going))
+    going.sort(key=lambda i: len(prompts[i]) + len(known[i]))
+    options = way | {"num_beams": 1, "use_cache": True, "pad_token_id": subject.tokens.pad_id,
+                     "eos_token_id": sorted(stops) or None}
+    for start in range(0, len(going), batch_size):
+        chosen = going[start: start + batch_size]
+        begun = [(*prompts[i], *known[i]) for i in chosen]
+        width = max(map(len, begun))
+        ids = torch.full((len(chosen), width), subject.tokens.pad_id, dtype=torch.long)
+        attention = torch.zeros_like(ids)
+        for b, tokens in enumerate(begun):  # padded on the left, as decoding needs
+            ids[b, width - len(tokens):] = torch.tensor(tokens)
+            attention[b, width - len(tokens):] = 1
+        room = max(most - len(known[i]) for i in chosen)
+        room = room if context is None else min(room, context - width)
+        said = _decoded(subject, ids.to(subject.device), attention.to(subject.device), max(room, 1), stops, options)
+        for i, row in zip(chosen, said, strict=True):
+            known[i] += row[: most - len(known[i])]
+        if progress:
+            progress(len(chosen))
+    ends = [next((t for t, token in enumerate(tokens) if token in stops), None) for tokens in known]
+    return [(tokens[:end], end is not None) for tokens, end in zip(known, ends, strict=True)]
+
+
+def _agreed(subject: Subject, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]],
+            most: int) -> list[list[int]]:
+    """What greedy decoding begins with: as much of a draft as it would say too, and the token it says instead.
+
+    A draft is read in one pass, as an answer that is looked at; so it costs a step, not one a token.
+    """
+    rows = [TokenRow(str(i), (*prompt, *draft[:most]), len(prompt), len(draft[:most]), 0)
+            for i, (prompt, draft) in enumerate(zip(prompts, drafts, strict=True))]
+    found: list[list[int]] = [[] for _ in rows]
+    for few in batches_by_length(rows, [i for i, row in enumerate(rows) if row.answer and row.prompt]):
+        answers = subject.answers(collate([rows[i] for i in few], subject.tokens.pad_id))
+        best = iter(torch.cat([likeliest(logits) for logits in blocks(answers.found)]).tolist())
+        for i in few:
+            said = [next(best) for _ in range(rows[i].answer)]
+            draft = rows[i].ids[rows[i].prompt:]
+            same = next((t for t, (a, b) in enumerate(zip(said, draft, strict=True)) if a != b), len(said))
+            found[i] = said[: same + 1]
+    return found
+
+
+def _is_plain(subject: Subject) -> bool:
+    """Whether it says the likeliest token of all every time: no other way of decoding, no rule of its own, no hook."""
+    own = getattr(subject.model, "generation_config", None)
+    rules = own.to_diff_dict().keys() - HARMLESS if own is not None else set()
+    return subject.decode is None and subject.bare and all(
+        name.startswith(("_", "output_", "return_")) for name in rules)
+
+
+def _decoded(subject: Subject, ids_BT: Tensor, attention_BT: Tensor, room: int, stops: set[int],
+             options: dict[str, Any]) -> list[list[int]]:
+    """New tokens of every row. Greedy rows that have ended leave the batch after every `STRETCH` tokens.
+
+    Not where a hook looks on, or where the model's own settings count tokens from the beginning.
+    """
+    width, own = ids_BT.shape[1], getattr(subject.model, "generation_config", None)
+    counts = any(getattr(own, name, None) for name in ("forced_eos_token_id", "min_length", "min_new_tokens"))
+    if subject.decode is not None or options["do_sample"] or not stops or counts or not subject.bare:
+        out = (subject.decode or subject.model.generate)(
+            input_ids=ids_BT, attention_mask=attention_BT, max_new_tokens=room, **options)
+        return list(out[:, width:].tolist())
+    said: list[list[int]] = [[] for _ in ids_BT]
+    left, cache = list(range(len(said))), None
+    while True:
+        found = subject.model.generate(
+            input_ids=ids_BT, attention_mask=attention_BT, past_key_values=cache, return_dict_in_generate=True,
+            max_new_tokens=min(STRETCH, room - len(said[left[0]])), **options)
+        fresh = found.sequences[:, ids_BT.shape[1]:]
+        for b, row in zip(left, fresh.tolist(), strict=True):
+            said[b] += row
+        going = [k for k, b in enumerate(left) if stops.isdisjoint(said[b]) and len(said[b]) < room]
+        if not going:
+            break
+        cache = found.past_key_values
+        if not is_by_row(cache):
+            going = list(range(len(left)))  # nobody can leave
+        chosen = torch.tensor(going, device=ids_BT.device)
+        if len(going) < len(left):
+            select(cache, chosen, len(left))
+        left = [left[k] for k in going]
+        ids_BT = found.sequences[chosen]
+        attention_BT = torch.cat([attention_BT[chosen], attention_BT.new_ones(len(going), fresh.shape[1])], 1)
+    return said
+
+
+def stop_ids(subject: Subject) -> set[int]:
+    """End tokens: the tokenizer's, and those the model's generation config names."""
+    named = getattr(subject.model.generation_config, "eos_token_id", None)
+    ids = {named} if isinstance(named, int) else set(named or ())
+    return ids | ({subject.tokens.eos_id} if subject.tokens.eos_id is not None else set())

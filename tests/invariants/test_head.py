@@ -1,0 +1,174 @@
+"""The output head run late, in blocks and with its gradient written over its logits, against whole logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from expunge.data.tokens import collate
+from expunge.errors import ExpungeError
+from expunge.models import head
+from expunge.models.answers import Answers
+from expunge.models.head import FinalStates, Found, TokenLogP, blocks, rowwise
+from expunge.models.subject import Subject
+from tests.invariants.test_passes import LENGTHS, made, whole
+from tests.support import fresh, moved
+
+WIDTH, VOCABULARY = 12, 37
+
+
+@pytest.fixture(params=["kept", "made again"])
+def room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Slopes kept for the way back, or made again block by block; the caches hold two rows."""
+    monkeypatch.setattr(head, "CELLS", {"cpu": 2 * VOCABULARY})
+    monkeypatch.setattr(head, "LEAST", 3)
+    monkeypatch.setattr(head, "KEPT", 1 << 20 if request.param == "kept" else 0)
+    return str(request.param)
+
+
+def given(n: int, bias: bool = True, dtype: torch.dtype = torch.float32) -> tuple[nn.Linear, Tensor, Tensor]:
+    """A head, n states that want a gradient, and their targets."""
+    torch.manual_seed(n)
+    return (nn.Linear(WIDTH, VOCABULARY, bias=bias, dtype=dtype),
+            (3 * torch.randn(n, WIDTH)).to(dtype).requires_grad_(), torch.randint(0, VOCABULARY, (n,)))
+
+
+def slow(layer: nn.Linear, states: Tensor, target: Tensor) -> Tensor:
+    return layer(states).float().log_softmax(-1).gather(1, target[:, None])[:, 0]
+
+
+def logp(found: Found, target: Tensor) -> Tensor:
+    return rowwise(found, TokenLogP(target))
+
+
+def near(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("room")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("n", [0, 1, 3, 40])
+def test_values_and_slopes_are_those_of_whole_logits(n: int, bias: bool) -> None:
+    layer, states, target = given(n, bias)
+    final = FinalStates.under(layer, states)
+    wanted, weight = (states, *layer.parameters()), torch.randn(n)
+    found, expected = logp(final, target), slow(layer, states, target)
+    near((found, final.logits(), torch.cat(list(blocks(final)))), (expected, layer(states), layer(states).detach()))
+    slopes = torch.autograd.grad((expected * weight).sum(), wanted, retain_graph=True)
+    near(torch.autograd.grad((found * weight).sum(), wanted, retain_graph=True), slopes)
+    near(torch.autograd.grad((found * weight).sum(), wanted), slopes)  # those that were kept are used up by then
+
+
+@pytest.mark.usefixtures("room")
+def test_slopes_of_states_alone_and_of_weights_alone() -> None:
+    layer, states, target = given(7)
+    both = torch.autograd.grad(slow(layer, states, target).sum(), (states, layer.weight))
+    near(torch.autograd.grad(logp(FinalStates.under(layer, states.detach()), target).sum(), layer.weight), both[1:])
+    layer.requires_grad_(False)
+    near(torch.autograd.grad(logp(FinalStates.under(layer, states), target).sum(), states), both[:1])
+
+
+@pytest.mark.usefixtures("room")
+def test_second_derivatives_are_those_of_whole_logits() -> None:
+    layer, states, target = given(5)
+
+    def curvature(value: Tensor) -> tuple[Tensor, ...]:
+        slope, = torch.autograd.grad(value.square().sum(), states, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), (states, *layer.parameters()))
+
+    near(curvature(logp(FinalStates.under(layer, states), target)), curvature(slow(layer, states, target)))
+
+
+@pytest.mark.usefixtures("room")
+def test_coarse_states_give_fine_log_probs() -> None:
+    layer, states, target = given(6, dtype=torch.bfloat16)
+    found = logp(FinalStates.under(layer, states), target)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, slow(layer, states, target))
+    slope, = torch.autograd.grad(found.sum(), states)
+    expected, = torch.autograd.grad(slow(layer, states, target).sum(), states)
+    assert slope.dtype == torch.bfloat16
+    torch.testing.assert_close(slope, expected, atol=0.05, rtol=0.05)
+
+
+def test_it_runs_with_the_gradient_there_was_to_be() -> None:
+    layer, states, target = given(4)
+    with torch.no_grad():
+        final = FinalStates.under(layer, states)
+    assert not logp(final, target).requires_grad and not final.logits().requires_grad
+    assert not final.at(torch.tensor([2, 0])).states_ND.requires_grad
+    graded = FinalStates.under(layer, states)
+    with torch.no_grad():
+        assert logp(graded, target).requires_grad and graded.logits().requires_grad
+
+
+def test_a_head_that_changed_meanwhile_is_noticed() -> None:
+    layer, states, target = given(4)
+    final = FinalStates.under(layer, states)
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    for ask in (final.logits, lambda: logp(final, target), lambda: list(blocks(final))):
+        with pytest.raises(ExpungeError, match="has changed"):
+            ask()
+
+
+@pytest.mark.usefixtures("room")
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_answers_are_those_of_the_whole_model(lengths: list[int]) -> None:
+    subject = fresh(moved())
+    batch = collate(made(lengths), subject.tokens.pad_id)
+    answers, slow_NV = subject.answers(batch), whole(subject, batch)
+    assert isinstance(answers.found, FinalStates)
+    near((answers.logp_N,), (slow_NV.log_softmax(-1).gather(1, batch.target_N[:, None])[:, 0],))
+    near((torch.cat(list(blocks(answers.found))), answers.logits_NV), (slow_NV.detach(), slow_NV))
+    backwards = torch.arange(len(slow_NV)).flip(0)
+    near((answers.at(batch, backwards).logits_NV,), (slow_NV.flip(0),))
+
+
+SCALED = {"granite": {"logits_scaling": 4.0}, "cohere": {"logit_scale": 0.0625},
+          "gemma2": {"final_logit_softcapping": 30.0, "head_dim": 16}}
+
+
+@pytest.mark.parametrize("family", SCALED)
+def test_a_head_that_is_not_all_runs_within_the_model(family: str) -> None:
+    config = AutoConfig.for_model(family, vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                                  num_key_value_heads=1, intermediate_size=64, max_position_embeddings=256,
+                                  pad_token_id=0, bos_token_id=1, eos_token_id=2, **SCALED[family])
+    subject = Subject(AutoModelForCausalLM.from_config(config).eval(), moved().tokens)
+    batch = collate(made(LENGTHS[0]), subject.tokens.pad_id)
+    answers, slow_NV = subject.answers_of({"": batch})[""], whole(subject, batch)
+    assert not isinstance(answers.found, FinalStates)
+    near((answers.logits_NV, torch.cat(list(blocks(answers.found)))), (slow_NV, slow_NV.detach()))
+    near((answers.logp_N,), (slow_NV.log_softmax(-1).gather(1, batch.target_N[:, None])[:, 0],))
+
+
+def test_a_hook_or_another_model_is_seen() -> None:
+    subject, other = fresh(moved()), fresh()
+    batch = collate(made([5, 9]), subject.tokens.pad_id)
+    assert isinstance(subject.answers(batch).found, FinalStates)
+    with subject.model.get_output_embeddings().register_forward_hook(lambda m, a, out: 2 * out):
+        doubled = subject.answers(batch)
+        assert not isinstance(doubled.found, FinalStates)
+    near((doubled.logits_NV,), (2 * subject.answers(batch).logits_NV,))
+    forward = type(other.model).forward
+
+    def louder(self: nn.Module, *args: object, **options: object) -> object:
+        out = forward(self, *args, **options)
+        out.logits = 3 * out.logits
+        return out
+
+    other.model.forward = louder.__get__(other.model)
+    subject.model = other.model
+    assert not isinstance(subject.answers(batch).found, FinalStates)
+
+
+def test_looking_at_the_head_draws_nothing() -> None:
+    """A training run with dropout would else begin differently."""
+    subject = fresh(moved())
+    subject.model.train()
+    state = torch.get_rng_state()
+    answers = subject.answers(collate(made([5, 9]), subject.tokens.pad_id))
+    assert isinstance(answers, Answers) and subject.model.training and torch.equal(torch.get_rng_state(), state)
