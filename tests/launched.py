@@ -38,10 +38,11 @@ def die_at(step: int) -> None:
 def main(file: Path, folder: Path) -> None:
     processes.PATIENCE = 0.0  # nobody is ended here: one refusal follows the other
     codes = []
-    for job in json.loads(file.read_text(encoding="utf-8")):
-        if job.get("die_at"):
-            die_at(job["die_at"])
-        codes.append(app(job["words"], standalone_mode=False) or 0)
+    with processes.parting():
+        for job in json.loads(file.read_text(encoding="utf-8")):
+            if job.get("die_at"):
+                die_at(job["die_at"])
+            codes.append(app(job["words"], standalone_mode=False) or 0)
     said = {"rank": processes.rank(), "count": processes.count(), "codes": codes}
     (folder / f"process-{processes.rank()}.json").write_text(json.dumps(said), encoding="utf-8")
 

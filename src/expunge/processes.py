@@ -84,6 +84,31 @@ def start() -> None:
                          fix="Start them with `accelerate launch --multi_gpu` or torchrun.")
 
 
+@contextmanager
+def parting() -> Iterator[None]:
+    """After it, where it went well, processes part once all have come here: cutting the connection can end in an abort.
+
+    Where it did not, the others may never come.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        if not end.code:
+            _part()
+        raise
+    _part()
+
+
+def _part() -> None:
+    if count() == 1:
+        return
+    import torch
+
+    if torch.distributed.is_initialized():
+        wait()
+        torch.distributed.destroy_process_group()
+
+
 def wait() -> None:
     """Until every process has come here."""
     agree(False)

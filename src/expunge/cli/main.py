@@ -392,7 +392,8 @@ def _demand(failed: Sequence[str], reporter: Reporter) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    app(prog_name="expunge")
+    with processes.parting():
+        app(prog_name="expunge")
 
 
 if __name__ == "__main__":
