@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from expunge.data import tokens
 from expunge.data.tokens import collate
 from expunge.errors import ExpungeError
+from expunge.methods.divergence import cross_entropy, kl
 from expunge.models import head
-from expunge.models.answers import Answers
-from expunge.models.head import FinalStates, Found, TokenLogP, blocks, rowwise
+from expunge.models.head import FinalStates, Found, Passes, TokenLogP, blocks, rowwise
+from expunge.models.reference import CachedStates
 from expunge.models.subject import Subject
 from tests.invariants.test_passes import LENGTHS, made, whole
 from tests.support import fresh, moved
@@ -35,6 +39,10 @@ def given(n: int, bias: bool = True, dtype: torch.dtype = torch.float32) -> tupl
             (3 * torch.randn(n, WIDTH)).to(dtype).requires_grad_(), torch.randint(0, VOCABULARY, (n,)))
 
 
+def under(layer: nn.Linear, states: Tensor) -> FinalStates:
+    return FinalStates.under(layer.weight, layer.bias, states)
+
+
 def slow(layer: nn.Linear, states: Tensor, target: Tensor) -> Tensor:
     return layer(states).float().log_softmax(-1).gather(1, target[:, None])[:, 0]
 
@@ -53,7 +61,7 @@ def near(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
 @pytest.mark.parametrize("n", [0, 1, 3, 40])
 def test_values_and_slopes_are_those_of_whole_logits(n: int, bias: bool) -> None:
     layer, states, target = given(n, bias)
-    final = FinalStates.under(layer, states)
+    final = under(layer, states)
     wanted, weight = (states, *layer.parameters()), torch.randn(n)
     found, expected = logp(final, target), slow(layer, states, target)
     near((found, final.logits(), torch.cat(list(blocks(final)))), (expected, layer(states), layer(states).detach()))
@@ -66,9 +74,9 @@ def test_values_and_slopes_are_those_of_whole_logits(n: int, bias: bool) -> None
 def test_slopes_of_states_alone_and_of_weights_alone() -> None:
     layer, states, target = given(7)
     both = torch.autograd.grad(slow(layer, states, target).sum(), (states, layer.weight))
-    near(torch.autograd.grad(logp(FinalStates.under(layer, states.detach()), target).sum(), layer.weight), both[1:])
+    near(torch.autograd.grad(logp(under(layer, states.detach()), target).sum(), layer.weight), both[1:])
     layer.requires_grad_(False)
-    near(torch.autograd.grad(logp(FinalStates.under(layer, states), target).sum(), states), both[:1])
+    near(torch.autograd.grad(logp(under(layer, states), target).sum(), states), both[:1])
 
 
 @pytest.mark.usefixtures("room")
@@ -79,13 +87,13 @@ def test_second_derivatives_are_those_of_whole_logits() -> None:
         slope, = torch.autograd.grad(value.square().sum(), states, create_graph=True)
         return torch.autograd.grad(slope.square().sum(), (states, *layer.parameters()))
 
-    near(curvature(logp(FinalStates.under(layer, states), target)), curvature(slow(layer, states, target)))
+    near(curvature(logp(under(layer, states), target)), curvature(slow(layer, states, target)))
 
 
 @pytest.mark.usefixtures("room")
 def test_coarse_states_give_fine_log_probs() -> None:
     layer, states, target = given(6, dtype=torch.bfloat16)
-    found = logp(FinalStates.under(layer, states), target)
+    found = logp(under(layer, states), target)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, slow(layer, states, target))
     slope, = torch.autograd.grad(found.sum(), states)
@@ -97,22 +105,68 @@ def test_coarse_states_give_fine_log_probs() -> None:
 def test_it_runs_with_the_gradient_there_was_to_be() -> None:
     layer, states, target = given(4)
     with torch.no_grad():
-        final = FinalStates.under(layer, states)
+        final = under(layer, states)
     assert not logp(final, target).requires_grad and not final.logits().requires_grad
     assert not final.at(torch.tensor([2, 0])).states_ND.requires_grad
-    graded = FinalStates.under(layer, states)
+    graded = under(layer, states)
     with torch.no_grad():
         assert logp(graded, target).requires_grad and graded.logits().requires_grad
 
 
-def test_a_head_that_changed_meanwhile_is_noticed() -> None:
+@pytest.mark.parametrize("change", [lambda layer: layer.weight.mul_(2), lambda layer: layer.bias.add_(5),
+                                    lambda layer: setattr(layer.weight, "data", layer.weight.clone())])
+def test_a_head_that_changed_meanwhile_is_noticed(change: Callable[[nn.Linear], object]) -> None:
     layer, states, target = given(4)
-    final = FinalStates.under(layer, states)
+    final = under(layer, states)
     with torch.no_grad():
-        layer.weight.mul_(2)
+        change(layer)
     for ask in (final.logits, lambda: logp(final, target), lambda: list(blocks(final))):
         with pytest.raises(ExpungeError, match="has changed"):
             ask()
+
+
+def test_looking_at_blocks_leaves_gradients_on() -> None:
+    layer, states, _ = given(9)
+    for block in blocks(under(layer, states)):
+        assert torch.is_grad_enabled() and not block.requires_grad
+
+
+def test_a_reading_makes_no_slopes(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = fresh(moved())
+    batch = collate(made([5, 9]), subject.tokens.pad_id)
+    subject.model.requires_grad_(True)
+    expected = subject.answers(batch).logp_N.detach()
+    writing: list[bool] = []
+    real = TokenLogP.__call__
+    monkeypatch.setattr(TokenLogP, "__call__", lambda self, logits, few, write: (
+        writing.append(write), real(self, logits, few, write))[1])
+    answers = subject.answers(batch)
+    assert torch.equal(answers.reading(), expected) and not any(writing) and not answers.reading().requires_grad
+    assert answers.logp_N.requires_grad and writing[-1]
+    assert torch.equal(answers.reading(), expected) and len(writing) == 3
+
+
+@pytest.mark.usefixtures("room")
+@pytest.mark.parametrize("relative", [True, False])
+def test_divergences_from_states_are_those_from_logits(relative: bool) -> None:
+    """Block by block, both sides in the same rows, and in any order of passes."""
+    (layer, states, _), (other, teacher, _) = given(11), given(12)
+    teacher = teacher[:11]
+    divergence = kl if relative else cross_entropy
+    expected = divergence(other(teacher), layer(states))
+    slopes = torch.autograd.grad(expected.square().sum(), (states, layer.weight))
+    place = torch.tensor([3, 0, 7, 1, 9, 2, 10, 5, 4, 8, 6])
+
+    def in_passes(logits: Tensor, *sizes: int) -> Passes:
+        return Passes(logits.index_select(0, place.argsort()).split(list(sizes)), place)
+
+    found = under(layer, states)
+    towards = other(teacher)
+    for target in (under(other, teacher), towards, in_passes(towards, 4, 7), in_passes(towards, 11)):
+        for mine in (found, layer(states), in_passes(layer(states), 4, 7)):
+            value = divergence(target, mine)
+            near((value,), (expected,))
+            near(torch.autograd.grad(value.square().sum(), (states, layer.weight)), slopes)
 
 
 @pytest.mark.usefixtures("room")
@@ -124,8 +178,6 @@ def test_answers_are_those_of_the_whole_model(lengths: list[int]) -> None:
     assert isinstance(answers.found, FinalStates)
     near((answers.logp_N,), (slow_NV.log_softmax(-1).gather(1, batch.target_N[:, None])[:, 0],))
     near((torch.cat(list(blocks(answers.found))), answers.logits_NV), (slow_NV.detach(), slow_NV))
-    backwards = torch.arange(len(slow_NV)).flip(0)
-    near((answers.at(batch, backwards).logits_NV,), (slow_NV.flip(0),))
 
 
 SCALED = {"granite": {"logits_scaling": 4.0}, "cohere": {"logit_scale": 0.0625},
@@ -133,16 +185,19 @@ SCALED = {"granite": {"logits_scaling": 4.0}, "cohere": {"logit_scale": 0.0625},
 
 
 @pytest.mark.parametrize("family", SCALED)
-def test_a_head_that_is_not_all_runs_within_the_model(family: str) -> None:
+def test_a_head_that_is_not_all_runs_within_the_model(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = AutoConfig.for_model(family, vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
                                   num_key_value_heads=1, intermediate_size=64, max_position_embeddings=256,
                                   pad_token_id=0, bos_token_id=1, eos_token_id=2, **SCALED[family])
     subject = Subject(AutoModelForCausalLM.from_config(config).eval(), moved().tokens)
     batch = collate(made(LENGTHS[0]), subject.tokens.pad_id)
+    monkeypatch.setattr(tokens, "PASS", 0)  # cut wherever lengths differ
     answers, slow_NV = subject.answers_of({"": batch})[""], whole(subject, batch)
-    assert not isinstance(answers.found, FinalStates)
-    near((answers.logits_NV, torch.cat(list(blocks(answers.found)))), (slow_NV, slow_NV.detach()))
-    near((answers.logp_N,), (slow_NV.log_softmax(-1).gather(1, batch.target_N[:, None])[:, 0],))
+    assert isinstance(answers.found, Passes)
+    slow_N = slow_NV.log_softmax(-1).gather(1, batch.target_N[:, None])[:, 0]
+    near((answers.logp_N, answers.reading()), (slow_N, slow_N.detach()))
+    near((torch.cat(list(blocks(answers.found))), answers.logits_NV), (slow_NV.detach(), slow_NV))
+    assert not CachedStates.fits(subject, batch.rows)
 
 
 def test_a_hook_or_another_model_is_seen() -> None:
@@ -165,10 +220,24 @@ def test_a_hook_or_another_model_is_seen() -> None:
     assert not isinstance(subject.answers(batch).found, FinalStates)
 
 
-def test_looking_at_the_head_draws_nothing() -> None:
-    """A training run with dropout would else begin differently."""
+def test_the_first_look_changes_no_bit() -> None:
+    """Else a resumed run, whose first step is the first look, would part from one that was never interrupted."""
     subject = fresh(moved())
-    subject.model.train()
-    state = torch.get_rng_state()
-    answers = subject.answers(collate(made([5, 9]), subject.tokens.pad_id))
-    assert isinstance(answers, Answers) and subject.model.training and torch.equal(torch.get_rng_state(), state)
+    batch = collate(made(LENGTHS[0]), subject.tokens.pad_id)
+    first, second = subject.answers(batch), subject.answers(batch)
+    assert isinstance(first.found, FinalStates) and isinstance(second.found, FinalStates)
+    assert torch.equal(first.logp_N, second.logp_N) and torch.equal(first.logits_NV, second.logits_NV)
+
+
+def test_sides_that_shared_a_pass_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an accelerator runs them."""
+    subject = fresh(moved())
+    sides = {side: collate(made(lengths), subject.tokens.pad_id) for side, lengths in
+             (("forget", LENGTHS[0]), ("retain", LENGTHS[3]))}
+    apart = {side: subject.answers(batch) for side, batch in sides.items()}
+    monkeypatch.setattr(Subject, "_splits", False)
+    for late in (True, False):
+        subject._seen = subject.model, late
+        for side, answers in subject.answers_of(sides).items():
+            assert isinstance(answers.found, FinalStates) == late and answers.batch is sides[side]
+            near((answers.logp_N, answers.logits_NV), (apart[side].logp_N, apart[side].logits_NV))

@@ -127,6 +127,9 @@ class ULDForCausalLM(PreTrainedModel, GenerationMixin):
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
     main_input_name = "input_ids"
 
+    decodes_as_it_scores = False
+    """Filtered tokens keep a logit when they are scored, and have none when words are chosen."""
+
     def __init__(self, config: ULDConfig) -> None:
         super().__init__(config)
         self.target = AutoModelForCausalLM.from_config(config.text_config)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from expunge.models.head import FinalStates, Found, by_cache, raised, rowwise
+from expunge.models.head import FinalStates, Found, by_cache, raised, rowwise, some, whole
 
 
 def cross_entropy(target: Found, found: Found) -> Tensor:
@@ -50,4 +50,7 @@ class _Towards:
         return worth.masked_fill(q == 0, 0.0).mul(q).sum(-1)
 
     def _target(self, few: slice) -> Tensor:
-        return (self.target.logits(few) if isinstance(self.target, FinalStates) else self.target[few]).detach()
+        return (self.target.logits(few) if isinstance(self.target, FinalStates) else whole(self.target)[few]).detach()
+
+    def at(self, index_N: Tensor) -> _Towards:
+        return _Towards(some(self.target, index_N), self.relative)

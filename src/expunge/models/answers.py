@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from expunge.data.tokens import TokenBatch
-from expunge.models.head import FinalStates, Found, TokenLogP, raised, rowwise
+from expunge.models.head import FinalStates, Found, Passes, TokenLogP, raised, rowwise, whole
 
 
 class Answers:
     """Predictions at the supervised positions of a batch, flat: token n belongs to row row_N[n].
 
     Args:
-        found: their logits, shape N V; or the states a plain head makes them of, when somebody asks.
+        found: their logits, shape N V; or what they are made of, when somebody asks.
     """
 
     def __init__(self, batch: TokenBatch, found: Found) -> None:
@@ -34,30 +34,42 @@ class Answers:
         for b in order:
             row = batch.rows[b]
             place[b] = range(before, before := before + row.answer + row.end)
+        place_N = torch.tensor([n for tokens in place for n in tokens], device=batch.ids_BT.device)
         states = [one.found for one in passes if isinstance(one.found, FinalStates)]
-        whole = Answers(batch, replace(states[0], states_ND=torch.cat([s.states_ND for s in states])) if states else
-                        torch.cat([one.logits_NV for one in passes]))
-        return whole.at(batch, torch.tensor([n for tokens in place for n in tokens], device=batch.ids_BT.device))
+        if len(states) == len(passes):
+            return cls(batch, replace(states[0], states_ND=torch.cat([s.states_ND for s in states])).at(place_N))
+        return cls(batch, Passes(tuple(one.logits_NV for one in passes), place_N))
 
-    def at(self, batch: TokenBatch, index_N: Tensor) -> Answers:
-        """Those of some tokens, which are all that are supervised in `batch`."""
-        found = self.found
-        return Answers(batch, found.index_select(0, index_N) if isinstance(found, Tensor) else found.at(index_N))
+    def apart(self, batches: Sequence[TokenBatch]) -> list[Answers]:
+        """Those of each batch, which stand in this one side after side."""
+        sizes, found = [b.count("tokens") for b in batches], self.found
+        parts = ([replace(found, states_ND=part) for part in found.states_ND.split(sizes)]
+                 if isinstance(found, FinalStates) else whole(found).split(sizes))
+        return [Answers(b, part) for b, part in zip(batches, parts, strict=True)]
 
     @property
     def found(self) -> Found:
-        """Logits where there are any, else what the head makes them of."""
+        """Logits where there are any, else what they are made of."""
         return self.logits_NV if "logits_NV" in vars(self) else self._found
 
     @cached_property
     def logits_NV(self) -> Tensor:
         """Logits of every supervised token."""
-        return self._found if isinstance(self._found, Tensor) else self._found.logits()
+        return whole(self._found)
 
     @cached_property
     def logp_N(self) -> Tensor:
         """log p(token | prefix) of every supervised token, in float32 or finer."""
         return rowwise(self.found, TokenLogP(self.batch.target_N))
+
+    def reading(self) -> Tensor:
+        """The same for whoever only looks: without gradient, nor what one would need."""
+        if "logp_N" in vars(self):
+            return self.logp_N.detach()
+        found = self.found
+        with torch.no_grad():
+            return rowwise(replace(found, graded=False) if isinstance(found, FinalStates) else found,
+                           TokenLogP(self.batch.target_N))
 
     @cached_property
     def log_softmax_NV(self) -> Tensor:

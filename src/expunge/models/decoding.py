@@ -97,10 +97,10 @@ def _agreed(subject: Subject, prompts: Sequence[Sequence[int]], drafts: Sequence
 
 
 def _is_plain(subject: Subject) -> bool:
-    """Whether it says the likeliest token of all every time: no other way of decoding, no rule of its own, no hook."""
+    """Whether it says the token that scores best every time: no other way of decoding, no rule of its own, no hook."""
     own = getattr(subject.model, "generation_config", None)
     rules = own.to_diff_dict().keys() - HARMLESS if own is not None else set()
-    return subject.decode is None and subject.bare and all(
+    return subject.decode is None and subject.bare and getattr(subject.model, "decodes_as_it_scores", True) and all(
         name.startswith(("_", "output_", "return_")) for name in rules)
 
 

@@ -1,4 +1,4 @@
-"""The output head: final hidden states to logits, and to one number a token with one array of logits' size.
+"""The output head: final hidden states to logits, and to one number a token in one array of logits' size.
 
 Legend: N supervised tokens (flat), D hidden size, V vocabulary.
 """
@@ -30,7 +30,7 @@ def raised(logits_NV: Tensor) -> Tensor:
 
 def by_cache(logits_NV: Tensor, *others_N: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Logits, and what else there is of every token, of as many tokens as are looked at at once."""
-    rows = max(CELLS.get(logits_NV.device.type, 1 << 26) // logits_NV.shape[-1], 1)
+    rows = max(_cells(logits_NV) // logits_NV.shape[-1], 1)
     return zip(*(x.split(rows) for x in (logits_NV, *others_N)), strict=True)
 
 
@@ -44,18 +44,21 @@ def is_plain(head: Any, device: torch.device) -> bool:
 class FinalStates:
     """What a plain head is given to predict every supervised token, and that head; it runs when it is asked.
 
-    It runs as it would have at once: with a gradient if there was to be one, and with the weights there were.
+    It runs as it would have at once: with a gradient if there was to be one, and with the weights there were. Weights
+    that change meanwhile are noticed, unless somebody writes to their `.data`.
     """
 
     states_ND: Tensor
     weight_VD: Tensor
     bias_V: Tensor | None
     graded: bool
-    version: int
+    version: tuple[int, ...]
 
     @classmethod
-    def under(cls, head: nn.Linear, states_ND: Tensor) -> FinalStates:
-        return cls(states_ND, head.weight, head.bias, torch.is_grad_enabled(), head.weight._version)
+    def under(cls, weight_VD: Tensor, bias_V: Tensor | None, states_ND: Tensor,
+              graded: bool | None = None) -> FinalStates:
+        graded = torch.is_grad_enabled() if graded is None else graded
+        return cls(states_ND, weight_VD, bias_V, graded, _version(weight_VD, bias_V))
 
     def at(self, index_N: Tensor) -> FinalStates:
         """Of some tokens, or in another order."""
@@ -70,13 +73,49 @@ class FinalStates:
 
     def check(self) -> None:
         """Raises ExpungeError where the weights are no longer those the model ran with."""
-        if self.weight_VD._version != self.version:
+        if _version(self.weight_VD, self.bias_V) != self.version:
             raise ExpungeError("The output head has changed since the model was run.",
                                "Its logits would be those of other weights.", "Ask for them before weights change.")
 
 
-Found = Tensor | FinalStates
-"""Logits, or what a plain head makes them of."""
+def _version(*weights: Tensor | None) -> tuple[int, ...]:
+    return tuple(n for weight in weights if weight is not None for n in (weight._version, weight.data_ptr()))
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """Logits as several forward passes gave them, and where each token of a batch stands among theirs."""
+
+    found: tuple[Tensor, ...]
+    place_N: Tensor
+
+    @property
+    def tokens(self) -> tuple[Tensor, ...]:
+        """Which tokens of the batch those of each pass are."""
+        return self.place_N.argsort().split([len(logits) for logits in self.found])
+
+    def logits(self) -> Tensor:
+        """Shape N V; a copy."""
+        return torch.cat(self.found).index_select(0, self.place_N)
+
+
+Found = Tensor | FinalStates | Passes
+"""Logits, or what they can be made of."""
+
+
+def whole(found: Found) -> Tensor:
+    """Logits of all tokens, shape N V."""
+    return found if isinstance(found, Tensor) else found.logits()
+
+
+def some(found: Found, index_N: Tensor) -> Found:
+    """Of some tokens, or in another order; a pass as it is where they are just its own."""
+    if isinstance(found, Passes):
+        for logits_NV, tokens in zip(found.found, found.tokens, strict=True):
+            if torch.equal(tokens, index_N):
+                return logits_NV
+        return found.logits().index_select(0, index_N)
+    return found.at(index_N) if isinstance(found, FinalStates) else found.index_select(0, index_N)
 
 
 class Rowwise(Protocol):
@@ -87,6 +126,9 @@ class Rowwise(Protocol):
 
         Nothing here is differentiated.
         """
+
+    def at(self, index_N: Tensor) -> Rowwise:
+        """The same for some tokens."""
 
     def plain(self, logits_NV: Tensor) -> Tensor:
         """The same of all tokens in terms that PyTorch can differentiate, any number of times."""
@@ -107,12 +149,22 @@ class TokenLogP:
                 logits.copy_(logp.exp_().neg_().scatter_add_(1, target[:, None], torch.ones_like(logp[:, :1])))
         return torch.cat(found)
 
+    def at(self, index_N: Tensor) -> TokenLogP:
+        return TokenLogP(self.target_N.index_select(0, index_N))
+
     def plain(self, logits_NV: Tensor) -> Tensor:
         return raised(logits_NV).log_softmax(-1).gather(1, self.target_N[:, None])[:, 0]
 
 
 def rowwise(found: Found, values: Rowwise) -> Tensor:
-    """One number a token, shape N, without another array of logits' size where a gradient is wanted, or any if not."""
+    """One number a token, shape N: in one array of logits' size where a gradient is wanted, in none if not.
+
+    Logits that exist already are left as they are, and their slopes are that array. Going back twice from one value
+    makes its slopes anew the second time.
+    """
+    if isinstance(found, Passes):
+        parts = [rowwise(logits, values.at(tokens)) for logits, tokens in zip(found.found, found.tokens, strict=True)]
+        return torch.cat(parts).index_select(0, found.place_N)
     if isinstance(found, Tensor):
         value: Tensor = _Rowwise.apply(found, None, None, values, torch.is_grad_enabled())
         return value
@@ -122,14 +174,16 @@ def rowwise(found: Found, values: Rowwise) -> Tensor:
         return value
 
 
+@torch.no_grad()
 def blocks(found: Found) -> Iterator[Tensor]:
     """Logits of a few tokens at a time, in order and without gradient."""
-    with torch.no_grad():
-        if isinstance(found, Tensor):
-            yield from found.detach().split(_rows(found, None))
-            return
+    if isinstance(found, FinalStates):
         for few in _slices(found.states_ND, found.weight_VD):
             yield found.logits(few).detach()
+    else:
+        logits_NV = whole(found).detach()
+        for few in _slices(logits_NV, None):
+            yield logits_NV[few]
 
 
 def likeliest(logits_NV: Tensor) -> Tensor:
@@ -139,14 +193,17 @@ def likeliest(logits_NV: Tensor) -> Tensor:
     return logits_NV.argmax(-1)
 
 
-def _rows(x: Tensor, weight_VD: Tensor | None) -> int:
-    """Tokens whose logits are made, or looked at, at once."""
-    vocabulary = x.shape[-1] if weight_VD is None else len(weight_VD)
-    return max(CELLS.get(x.device.type, 1 << 26) // vocabulary, LEAST)
+def _cells(x: Tensor) -> int:
+    return CELLS.get(x.device.type, 1 << 26)
+
+
+def _vocabulary(x: Tensor, weight_VD: Tensor | None) -> int:
+    return x.shape[-1] if weight_VD is None else len(weight_VD)
 
 
 def _slices(x: Tensor, weight_VD: Tensor | None) -> list[slice]:
-    rows = _rows(x, weight_VD)
+    """Tokens whose logits are made at once."""
+    rows = max(_cells(x) // _vocabulary(x, weight_VD), LEAST)
     return [slice(at, min(at + rows, len(x))) for at in range(0, max(len(x), 1), rows)]
 
 
@@ -157,8 +214,8 @@ class _Rowwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight_VD: Tensor | None, bias_V: Tensor | None, values: Rowwise,
                 graded: bool) -> Tensor:
         ctx.save_for_backward(x, weight_VD, bias_V)
-        vocabulary = x.shape[-1] if weight_VD is None else len(weight_VD)
-        fits = graded and len(x) * vocabulary <= KEPT
+        vocabulary = _vocabulary(x, weight_VD)
+        fits = graded and any(ctx.needs_input_grad[:3]) and len(x) * vocabulary <= KEPT
         ctx.values, ctx.slope_NV, found = values, x.new_empty(len(x), vocabulary) if fits else None, []
         for few in _slices(x, weight_VD):
             logits_NV = _logits(x[few], weight_VD, bias_V, ctx.slope_NV[few] if fits else None)
@@ -176,19 +233,20 @@ class _Rowwise(torch.autograd.Function):
             return (*(next(found) if wants else None for wants in wanted), None, None)
         by_x, by_weight, by_bias = [], None, None
         for few, slope_NV in _slopes(ctx, x, weight_VD, bias_V):
-            by_N1 = by_N[few, None].to(slope_NV.dtype)
+            by_N1 = by_N[few, None]
             if weight_VD is None:
                 by_x.append(slope_NV.mul_(by_N1))
                 continue
             if wanted[0]:
                 by_x.append(product(slope_NV, weight_VD).mul_(by_N1))
             if wanted[1]:
-                part = product(slope_NV.T, x[few] * by_N1)
-                by_weight = part if by_weight is None else by_weight.add_(part)
+                part = product(slope_NV.T, (x[few] * by_N1).to(x.dtype))
+                by_weight = part if by_weight is None else by_weight.float().add_(part)
             if wanted[2]:
-                part = (slope_NV.T @ by_N1)[:, 0]
-                by_bias = part if by_bias is None else by_bias.add_(part)
-        return torch.cat(by_x) if wanted[0] else None, by_weight, by_bias, None, None
+                part = (slope_NV.T @ by_N1.to(slope_NV.dtype))[:, 0]
+                by_bias = part if by_bias is None else by_bias.float().add_(part)
+        return (torch.cat(by_x) if wanted[0] else None, None if by_weight is None else by_weight.to(x.dtype),
+                None if by_bias is None else by_bias.to(x.dtype), None, None)
 
 
 def _slopes(ctx: Any, x: Tensor, weight_VD: Tensor | None, bias_V: Tensor | None) -> Iterator[tuple[slice, Tensor]]:

@@ -88,9 +88,8 @@ class CachedStates:
         return self.answers(batch).logp_N
 
     def answers(self, batch: TokenBatch) -> Answers:
-        weight_VD = self._head["weight"]
-        return Answers(batch, FinalStates(_joined(self._states, batch), weight_VD, self._head.get("bias"),
-                                          graded=False, version=weight_VD._version))
+        states_ND = _joined(self._states, batch)
+        return Answers(batch, FinalStates.under(self._head["weight"], self._head.get("bias"), states_ND, graded=False))
 
     def hidden(self, batch: TokenBatch, block: int) -> Tensor:
         raise ExpungeError("Cached states hold no hidden states of blocks.", "The plan chose too small a reference.")

@@ -44,7 +44,7 @@ class Subject:
         self.tokens = tokens
         self.path = path
         self.decode: Callable[..., Tensor] | None = None  # another way than the model's own
-        self._seen: tuple[Any, bool] = (None, False)
+        self._seen: tuple[Any, bool] = (None, False)  # the model whose head was looked at, and whether that is all
 
     @property
     def device(self) -> torch.device:
@@ -86,10 +86,11 @@ class Subject:
         return {f"{name}.{i}": block for i, block in enumerate(lists[name])} if name is not None else {}
 
     def answers(self, batch: TokenBatch, past: Any = None) -> Answers:
-        """Logits at the supervised positions only: the head never sees the others.
+        """What the model says at the supervised positions only: the head never sees the others.
 
-        A hook hands the output head the N hidden states that predict a supervised token, so no
-        [B, T, V] array exists. Whatever a family does after its head (scaling, soft caps) still runs.
+        A hook hands the output head the N hidden states that predict a supervised token, so no [B, T, V] array exists.
+        Where the head alone makes the logits, it runs when somebody asks; what some families do after it (scaling, soft
+        caps), and hooks, need it to run in its place.
 
         Args:
             past: keys and values of what stands before each row, equally long for all; it is used up.
@@ -107,29 +108,18 @@ class Subject:
         if head is None:  # no separable head: full logits, then pick
             logits_BTV = self.model(**inputs).logits
             return Answers(batch, logits_BTV.flatten(0, 1)[batch.flat_N])
-        plain = self._ends_in(head, batch)
-        with self._sparing(batch, batch.flat_N), self._heading(batch.flat_N, run=not plain) as given:
+        plain = is_plain(head, self.device) and self.bare
+        late = plain and self._seen[0] is self.model and self._seen[1]
+        with self._sparing(batch, batch.flat_N), self._heading(batch.flat_N, run=not late) as given:
             logits_1NV = self.model(**inputs).logits
-        return Answers(batch, FinalStates.under(head, given[0]) if plain else logits_1NV.squeeze(0))
-
-    def _ends_in(self, head: nn.Module, batch: TokenBatch) -> bool:
-        """Whether the head alone makes the logits, so that it can run later. Some families scale or cap what it says.
-
-        Seen once for a model, by its first row; not where a hook looks on.
-        """
-        if not is_plain(head, self.device) or not self.bare:
-            return False
-        if self._seen[0] is not self.model:
-            ids_1T = batch.ids_BT[:1]
-            every_T = torch.arange(ids_1T.shape[1], device=self.device)
-            with self.evaluating():
-                with self._heading(every_T) as given:
-                    logits_1TV = self.model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T),
-                                            use_cache=False).logits
-                again_1TV = head(given[0][None])
-            same = len(given) == 1 and again_1TV.dtype == logits_1TV.dtype
-            self._seen = self.model, same and torch.equal(again_1TV, logits_1TV)
-        return self._seen[1]
+        if plain and self._seen[0] is not self.model:  # some families scale or cap what their head says: look once
+            with torch.no_grad():
+                again = [head(states_ND[None]) for states_ND in given]
+            self._seen = self.model, len(again) == 1 and again[0].dtype == logits_1NV.dtype and torch.equal(
+                again[0], logits_1NV)
+        if plain and self._seen[1]:
+            return Answers(batch, FinalStates.under(head.weight, head.bias, given[0]))
+        return Answers(batch, logits_1NV.squeeze(0))
 
     def _sparing(self, batch: TokenBatch, last_N: Tensor) -> AbstractContextManager[None]:
         """No MLP in vain, except where a hook looks on, blocks run again on the way back or they are not known."""
@@ -173,9 +163,7 @@ class Subject:
         if len(batches) == 1:
             return {side: self.answers(batch) for side, batch in batches.items()}
         joint = self.answers(concat(list(batches.values()), self.tokens.pad_id))
-        index_N = torch.arange(joint.batch.count("tokens"), device=self.device)
-        parts = index_N.split([b.count("tokens") for b in batches.values()])
-        return {side: joint.at(b, part) for (side, b), part in zip(batches.items(), parts, strict=True)}
+        return dict(zip(batches, joint.apart(list(batches.values())), strict=True))
 
     def _answers_by_length(self, batch: TokenBatch) -> Answers:
         parts = alike(batch.rows)
@@ -242,8 +230,8 @@ class Subject:
         and never from the global state. Rows run in batches of similar length.
 
         Args:
-            drafts: what each may turn out to say. They change no token: what a greedy model says of a draft is found in
-                one pass, and decoding goes on from there.
+            drafts: what each may turn out to say. They change no token, but by rounding as the size of a batch does:
+                what a greedy model says of a draft is found in one pass, and decoding goes on from there.
             agreed: how many tokens of each draft it is known to say, so that even this pass is spared.
         """
         greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}

@@ -94,8 +94,8 @@ class Step:
         return self._hidden[side, block]
 
     def logp_sums(self) -> dict[str, Tensor]:
-        """Summed answer log-prob of every side some term asked for: a free reading for the log."""
-        return {side: a.logp_N.detach().sum() for side, a in self._answers.items()}
+        """Summed answer log-prob of every side some term asked for, for the log."""
+        return {side: a.reading().sum() for side, a in self._answers.items()}
 
     @property
     def reference(self) -> Reference:
