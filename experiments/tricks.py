@@ -30,6 +30,7 @@ from expunge.data.tasks import load_task
 from expunge.data.tokens import collate
 from expunge.methods.divergence import kl
 from expunge.models import decoding, linear
+from expunge.models.head import whole
 from expunge.models.load import load_subject
 from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference
 from expunge.models.subject import Subject
@@ -79,7 +80,7 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
     cached = CachedLogProbs(subject, (*forget.rows, *retain.rows))
     live = LiveReference(subject, adapter=False)
     asked_of: dict[str, Any] = {"reference": cached, "whole": CachedStates(subject, retain.rows), "towards": kl,
-                                "speaker": retrained}
+                                "speaker": retrained, "read": ()}
     moving = [p.detach().clone().requires_grad_() for p in parameters]
     asked_of["optimizer"] = torch.optim.AdamW(moving, lr=1e-6, fused=True)
     one_by_one = torch.optim.AdamW(moving, lr=1e-6, foreach=False)
@@ -91,7 +92,7 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
         return Likelihood().observe(subject, asked, task)
 
     def say() -> object:
-        return Generation().observe(asked_of["speaker"], asked, task)
+        return Generation().observe(asked_of["speaker"], asked, task, read=asked_of["read"])
 
     def step() -> object:
         """Forget and retain rows through the model and back, eight times."""
@@ -133,13 +134,23 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
         return None
 
     def definition(target: Any, found: Any) -> Any:
-        log_q, log_p = (f.logits().log_softmax(-1) for f in (target, found))
+        log_q, log_p = (whole(f).log_softmax(-1) for f in (target, found))
         return (log_q.exp() * (log_q - log_p)).sum(-1)
 
     def remembered() -> object:
-        """A model that knows the answers by heart says them."""
+        """A model says answers that it knows by heart."""
         with instead(speaker=subject):
             return say()
+
+    def read_by(speaker: Subject, listen: Work) -> Work:
+        """Its likelihoods are known, as they are in an audit."""
+        rows = Likelihood(alternatives=False).observe(speaker, asked, task)
+
+        def work() -> object:
+            with instead(read=rows):
+                return listen()
+
+        return work
 
     def optimise() -> object:
         for _ in range(8):
@@ -166,12 +177,12 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
         "logits only where supervised (scoring)": (score, lambda: without(headless)),
         "logits only where supervised (training)": (step, lambda: without(headless)),
         "one product of the head for a side, slopes where logits lay (training)": (step, lambda: without(
-            patch.object(Subject, "_ends_in", lambda self, head, batch: False))),
+            patch("expunge.models.subject.is_plain", lambda head, device: False))),
         "logits looked at in blocks (scoring)": (score, lambda: without(
-            patch.object(Subject, "_ends_in", lambda self, head, batch: False))),
-        "answers read along (generation, known by heart)": (remembered, lambda: without(
+            patch("expunge.models.subject.is_plain", lambda head, device: False))),
+        "what hits tell is not decoded (generation, known by heart)": (read_by(subject, remembered), lambda: without(
             patch.object(decoding, "_is_plain", lambda subject: False))),
-        "answers read along (generation, never seen)": (say, lambda: without(
+        "what hits tell is not decoded (generation, never seen)": (read_by(retrained, say), lambda: without(
             patch.object(decoding, "_is_plain", lambda subject: False))),
         "rows tokenised once (scoring)": (score, tokenised_anew),
         "rows that ended leave (generation)": (say, lambda: without(patch.object(Subject, "bare", False))),

@@ -1,4 +1,4 @@
-"""Drafts of what a model may say change no word of it, whatever they hold."""
+"""What a model is known to begin with is not decoded again, and nobody can tell from its words."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 from expunge import registry
 from expunge.benchmarks.audit import ordered
 from expunge.models import decoding
+from expunge.models.decoding import continued
 from expunge.models.subject import Subject
 from expunge.probes.generation import Generation
 from expunge.probes.likelihood import Likelihood
@@ -19,113 +20,100 @@ from ..support import fresh, memoriser, moved, small_task
 from .test_prefixes import subjects
 
 MOST = 14
+GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
-def asked(subject: Subject) -> tuple[list[tuple[int, ...]], dict[str, list[tuple[int, ...]]]]:
-    """Prompts, and drafts of several kinds: right, wrong from somewhere on, too long, one token, none at all."""
-    rows = [subject.tokens.row(e) for e in (*small_task().forget[:6], *small_task().holdout[:3])]
-    prompts, answers = [r.ids[: r.prompt] for r in rows], [r.ids[r.prompt:] for r in rows]
-    spoilt = [(*a[: i % 5], 7, *a[i % 5 + 1:]) for i, a in enumerate(answers)]
-    return prompts, {"the answers": answers, "spoilt answers": spoilt, "one token": [a[:1] for a in answers],
-                     "too long": [a + a + a for a in answers], "none": [()] * len(rows),
-                     "some": [a if i % 2 else () for i, a in enumerate(answers)],
-                     "each other's": [*answers[1:], answers[0]]}
+def said_by(subject: Subject) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Prompts, and the tokens of what is said after each, with the one that ends it."""
+    prompts = [subject.tokens.prompt(e) for e in (*small_task().forget[:6], *small_task().holdout[:3])]
+    with subject.evaluating():
+        found = continued(subject, prompts, MOST, 64, GREEDY, (), None)
+    return prompts, [(*tokens, *[subject.tokens.eos_id] * ended) for tokens, ended in found]
 
 
 @pytest.mark.parametrize("make", list(subjects()))
 def test_no_word_changes(make: Any) -> None:
     subject = make()
-    prompts, drafts = asked(subject)
+    prompts, spoken = said_by(subject)
     said = subject.generate(prompts, MOST)
-    for kind, guess in drafts.items():
-        assert subject.generate(prompts, MOST, drafts=guess) == said, kind
-        assert subject.generate(prompts, MOST, 2, drafts=guess) == said, kind
+    too_long = [(*s, 7, 7) if len(s) == MOST else s for s in spoken]
+    for begun in (spoken, [s[:1] for s in spoken], [s[: i % 5] for i, s in enumerate(spoken)],
+                  [s if i % 2 else () for i, s in enumerate(spoken)], too_long):
+        assert subject.generate(prompts, MOST, begun=begun) == said
+        assert subject.generate(prompts, MOST, 2, begun=begun) == said
 
 
-def test_a_guard_that_rules_words_out_is_not_read_ahead() -> None:
-    """It scores what it would never say."""
-    subject = wrap(registry.find("uld"), fresh())
-    subject.model.config.weight = 3.0
-    rows = [subject.tokens.row(e) for e in (*small_task().forget, *small_task().retain, *small_task().holdout)]
-    prompts, drafts = [r.ids[: r.prompt] for r in rows], [r.ids[r.prompt:] for r in rows]
-    assert subject.generate(prompts, MOST, drafts=drafts) == subject.generate(prompts, MOST)
-    subject.model.decodes_as_it_scores = True
-    assert subject.generate(prompts, MOST, drafts=drafts) != subject.generate(prompts, MOST), "else nothing was shown"
-
-
-def test_its_own_words_cost_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_known_costs_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     subject, passes = memoriser(), list[int]()
-    prompts, _ = asked(subject)
-    said = subject.generate(prompts, MOST)
-    spoken = [tuple(subject.tokens.processor(text, add_special_tokens=False)["input_ids"]) for text, _ in said]
-    full = [(*ids, subject.tokens.eos_id) for ids in spoken]
-    subject.generate(prompts, MOST, drafts=full)  # by now the head has been looked at
+    prompts, spoken = said_by(subject)
     forward = subject.model.forward
     monkeypatch.setattr(subject.model, "forward", lambda *a, **k: (passes.append(1), forward(*a, **k))[1])
-    assert subject.generate(prompts, MOST) == said
+    said, told = subject.generate(prompts, MOST), list[int]()
     alone = len(passes)
-    passes.clear()
-    assert subject.generate(prompts, MOST, drafts=full) == said
-    longest = max(len(subject.tokens.processor(text, add_special_tokens=False)["input_ids"]) for text, _ in said)
-    assert alone >= longest and len(passes) <= 2
+    assert subject.generate(prompts, MOST, progress=told.append, begun=spoken) == said
+    assert alone >= max(map(len, spoken)) and len(passes) == alone and sum(told) == len(prompts)
 
 
 @pytest.mark.parametrize("rule", [{"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}, {"min_new_tokens": 6},
                                   {"suppress_tokens": [9]}])
-def test_a_model_with_rules_of_its_own_is_not_read_ahead(rule: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_with_rules_of_its_own_begins_anew(rule: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     subject = memoriser()
-    prompts, drafts = asked(subject)
+    prompts, spoken = said_by(subject)
+    assert decoding._is_plain(subject)
     own = GenerationConfig(eos_token_id=subject.tokens.eos_id, pad_token_id=subject.tokens.pad_id, **rule)
     monkeypatch.setattr(subject.model, "generation_config", own)
-    monkeypatch.setattr(decoding, "_agreed", lambda *a: pytest.fail("read ahead"))
-    ruled = subject.generate(prompts, MOST, drafts=drafts["the answers"])
-    assert ruled == subject.generate(prompts, MOST)
+    wrong = [(9,) * MOST for _ in spoken]  # would be said word for word if it were believed
+    assert subject.generate(prompts, MOST, begun=wrong) == subject.generate(prompts, MOST)
 
 
-def test_nor_where_words_are_drawn_or_somebody_looks_on_or_the_room_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_do_drawn_words_hooks_other_ways_and_short_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = memoriser()
-    prompts, drafts = asked(subject)
-    answers = drafts["the answers"]
-    monkeypatch.setattr(decoding, "_agreed", lambda *a: pytest.fail("read ahead"))
-    assert subject.generate(prompts, MOST, temperature=1.0, seed=3, drafts=answers) == subject.generate(
-        prompts, MOST, temperature=1.0, seed=3)
+    prompts, spoken = said_by(subject)
+    wrong = [(9,) * MOST for _ in spoken]
+    said = subject.generate(prompts, MOST)
+    assert subject.generate(prompts, MOST, begun=wrong) != said
+    drawn = {"temperature": 1.0, "seed": 3}
+    assert subject.generate(prompts, MOST, **drawn, begun=wrong) == subject.generate(prompts, MOST, **drawn)
     with next(iter(subject.blocks.values())).register_forward_hook(lambda m, a, out: None):
-        subject.generate(prompts, MOST, drafts=answers)
-    other = subject.decoded(lambda decode, **options: decode(**options))
-    other.generate(prompts, MOST, drafts=answers)
-    monkeypatch.setattr(Subject, "context", max(map(len, prompts)) + MOST + 1)
-    subject.generate(prompts, MOST, drafts=answers)
+        assert subject.generate(prompts, MOST, begun=wrong) == said
+    assert subject.decoded(lambda decode, **options: decode(**options)).generate(prompts, MOST, begun=wrong) == said
+    monkeypatch.setattr(Subject, "context", max(map(len, prompts)) + 2 * MOST - 1)
+    assert subject.generate(prompts, MOST, begun=wrong) == said
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_the_probe_hands_in_what_stands_after_its_prompts(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers, and the second half of running text; and its rows are the same without, and with rows read before."""
-    subject, task = memoriser() if known else fresh(moved()), small_task()
+@pytest.mark.parametrize("make", [memoriser, lambda: fresh(moved())], ids=["by heart", "in part"])
+def test_the_probe_says_the_same_with_likelihoods_at_hand(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of answers, of the second half of running text, and of rows that were not read."""
+    subject, task = make(), small_task()
     text = task.forget[0].model_copy(update={"id": "text", "kind": "text", "prompt": ""})
     examples = [*task.forget[:4], *task.holdout[:2], text]
-    with monkeypatch.context() as patched:
-        patched.setattr(decoding, "_is_plain", lambda subject: False)
-        plain = Generation().observe(subject, examples, task)
+    alone, read = Generation().observe(subject, examples, task), Likelihood().observe(subject, examples, task)
     given: list[Any] = []
-    real, readings = Subject.generate, list[int]()
+    real = Subject.generate
 
     def listen(self: Subject, prompts: Any, *a: Any, **k: Any) -> Any:
-        given.append((prompts, k["drafts"], k["agreed"]))
+        given.extend(zip(prompts, k["begun"], strict=True))
         return real(self, prompts, *a, **k)
 
-    agreed = decoding._agreed
-    monkeypatch.setattr(decoding, "_agreed", lambda *a: (readings.append(1), agreed(*a))[1])
     monkeypatch.setattr(Subject, "generate", listen)
-    assert Generation().observe(subject, examples, task) == plain and len(readings) == 1
-    read = Likelihood().observe(subject, examples, task)
-    assert Generation().observe(subject, examples, task, read=read) == plain and len(readings) == 1
-    assert Generation().observe(subject, examples, task, read=read[1:]) == plain and len(readings) == 2
-    (prompts, drafts, nothing), (_, again, counts), _ = given
-    assert nothing is None and drafts == again and all(0 <= n <= len(d) for n, d in zip(counts, drafts, strict=True))
-    whole = [n == len(d) for n, d in zip(counts, drafts, strict=True)]
+    assert Generation().observe(subject, examples, task, read=read) == alone
+    rows = [subject.tokens.row(e) for e in examples]
+    assert all((*prompt, *begun) == row.ids[: len(prompt) + len(begun)]
+               for (prompt, begun), row in zip(given, rows, strict=True))
+    whole = [len(prompt) + len(begun) == len(row.ids) for (prompt, begun), row in zip(given, rows, strict=True)]
     assert any(whole) and not all(whole)
-    for example, prompt, draft in zip(examples, prompts, drafts, strict=True):
-        assert draft and ((*prompt, *draft) == subject.tokens.row(example).ids or example is text)
+    assert Generation().observe(subject, examples, task, read=read[1:]) == alone
+    assert given[len(rows)][1] == () and given[len(rows) + 1:] == given[1: len(rows)]
+
+
+def test_a_guard_that_rules_words_out_begins_anew() -> None:
+    """Its likelihoods know of words that it would never say."""
+    subject, task = wrap(registry.find("uld"), fresh()), small_task()
+    subject.model.config.weight = 3.0
+    examples = [*task.forget, *task.retain, *task.holdout]
+    alone, read = Generation().observe(subject, examples, task), Likelihood().observe(subject, examples, task)
+    assert not decoding._is_plain(subject)
+    assert Generation().observe(subject, examples, task, read=read) == alone
 
 
 def test_an_audit_reads_before_it_listens() -> None:

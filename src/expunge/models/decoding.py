@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from expunge.data.tokens import TokenRow, batches_by_length, collate
-from expunge.models.head import blocks, likeliest
-
 if TYPE_CHECKING:
     from expunge.models.subject import Subject
 
@@ -38,18 +35,14 @@ def select(cache: Any, chosen: Tensor, rows: int) -> None:
 
 
 def continued(subject: Subject, prompts: Sequence[Sequence[int]], most: int, batch_size: int, way: dict[str, Any],
-              drafts: Sequence[Sequence[int]], agreed: Sequence[int] | None,
-              progress: Callable[[int], None] | None) -> list[tuple[list[int], bool]]:
+              begun: Sequence[Sequence[int]], progress: Callable[[int], None] | None) -> list[tuple[list[int], bool]]:
     """New tokens of every prompt without the one that ends them, and whether one did. For `Subject.generate`."""
     stops = stop_ids(subject)
     context = subject.context
     # Rows of a batch that are ahead are decoded on until the last one is through, and must have the room for it.
     roomy = context is None or all(len(prompt) + 2 * most <= context for prompt in prompts)
-    ahead = bool(drafts) and roomy and not way["do_sample"] and _is_plain(subject)
-    known: list[list[int]] = [[] for _ in prompts]
-    if ahead:
-        known = (_agreed(subject, prompts, drafts, most) if agreed is None else
-                 [list(draft[: min(count, most)]) for draft, count in zip(drafts, agreed, strict=True)])
+    ahead = bool(begun) and roomy and not way["do_sample"] and _is_plain(subject)
+    known = [list(tokens[:most]) for tokens in begun] if ahead else [[] for _ in prompts]
     going = [i for i, tokens in enumerate(known) if len(tokens) < most and stops.isdisjoint(tokens)]
     if progress and len(going) < len(known):
         progress(len(known) - len(going))
@@ -58,11 +51,11 @@ def continued(subject: Subject, prompts: Sequence[Sequence[int]], most: int, bat
                      "eos_token_id": sorted(stops) or None}
     for start in range(0, len(going), batch_size):
         chosen = going[start: start + batch_size]
-        begun = [(*prompts[i], *known[i]) for i in chosen]
-        width = max(map(len, begun))
+        shown = [(*prompts[i], *known[i]) for i in chosen]
+        width = max(map(len, shown))
         ids = torch.full((len(chosen), width), subject.tokens.pad_id, dtype=torch.long)
         attention = torch.zeros_like(ids)
-        for b, tokens in enumerate(begun):  # padded on the left, as decoding needs
+        for b, tokens in enumerate(shown):  # padded on the left, as decoding needs
             ids[b, width - len(tokens):] = torch.tensor(tokens)
             attention[b, width - len(tokens):] = 1
         room = max(most - len(known[i]) for i in chosen)
@@ -74,26 +67,6 @@ def continued(subject: Subject, prompts: Sequence[Sequence[int]], most: int, bat
             progress(len(chosen))
     ends = [next((t for t, token in enumerate(tokens) if token in stops), None) for tokens in known]
     return [(tokens[:end], end is not None) for tokens, end in zip(known, ends, strict=True)]
-
-
-def _agreed(subject: Subject, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]],
-            most: int) -> list[list[int]]:
-    """What greedy decoding begins with: as much of a draft as it would say too, and the token it says instead.
-
-    A draft is read in one pass, as an answer that is looked at; so it costs a step, not one a token.
-    """
-    rows = [TokenRow(str(i), (*prompt, *draft[:most]), len(prompt), len(draft[:most]), 0)
-            for i, (prompt, draft) in enumerate(zip(prompts, drafts, strict=True))]
-    found: list[list[int]] = [[] for _ in rows]
-    for few in batches_by_length(rows, [i for i, row in enumerate(rows) if row.answer and row.prompt]):
-        answers = subject.answers(collate([rows[i] for i in few], subject.tokens.pad_id))
-        best = iter(torch.cat([likeliest(logits) for logits in blocks(answers.found)]).tolist())
-        for i in few:
-            said = [next(best) for _ in range(rows[i].answer)]
-            draft = rows[i].ids[rows[i].prompt:]
-            same = next((t for t, (a, b) in enumerate(zip(said, draft, strict=True)) if a != b), len(said))
-            found[i] = said[: same + 1]
-    return found
 
 
 def _is_plain(subject: Subject) -> bool:

@@ -80,6 +80,9 @@ def _lent(cache: Any) -> Any:
     """The same keys and values under a cache of its own: selecting and growing make new ones."""
     mine = copy.copy(cache)
     mine.layers = [copy.copy(layer) for layer in cache.layers]
+    for name, part in vars(cache).items():  # a guard keeps a second one beside it
+        if hasattr(part, "layers"):
+            setattr(mine, name, _lent(part))
     return mine
 
 

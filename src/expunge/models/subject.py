@@ -222,17 +222,15 @@ class Subject:
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int = 64,
                  progress: Callable[[int], None] | None = None, *, temperature: float | None = None,
-                 seed: int = 0, drafts: Sequence[Sequence[int]] = (), agreed: Sequence[int] | None = None,
-                 ) -> list[tuple[str, bool]]:
+                 seed: int = 0, begun: Sequence[Sequence[int]] = ()) -> list[tuple[str, bool]]:
         """Continuations, in the order given: (text, whether an end token came).
 
         Greedy unless a `temperature` is given; then tokens are drawn from the whole distribution, with `seed`
         and never from the global state. Rows run in batches of similar length.
 
         Args:
-            drafts: what each may turn out to say. They change no token, but by rounding as the size of a batch does:
-                what a greedy model says of a draft is found in one pass, and decoding goes on from there.
-            agreed: how many tokens of each draft it is known to say, so that even this pass is spared.
+            begun: tokens that each is known to begin with when it is greedy, as hits of a likelihood tell. Decoding
+                goes on from there, which changes no word but by rounding, as the size of a batch does.
         """
         greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
@@ -240,7 +238,7 @@ class Subject:
             if temperature is not None:
                 torch.manual_seed(seed)  # transformers samples from the global generator only
             said = continued(self, prompts, max_new_tokens, batch_size, greedy if temperature is None else sampling,
-                             drafts, agreed, progress)
+                             begun, progress)
         return [(self.tokens.processor.decode(tokens, skip_special_tokens=True).strip(), ended)
                 for tokens, ended in said]
 

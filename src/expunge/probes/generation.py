@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from expunge import plugin
+from expunge.data.tokens import TokenRow
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
@@ -36,7 +37,7 @@ class Generation(Probe):
     def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
                 progress: Progress | None = None, *, partner: Subject | None = None,
                 read: Sequence[Row] = ()) -> list[Row]:
-        prompts, references, drafts, agreed = [], [], [], []
+        prompts, references, begun = [], [], []
         hits = {row["id"]: row["hit"] for row in read if row["form"] == "answer" and "hit" in row}
         for example in examples:
             if example.kind == "text":
@@ -47,19 +48,23 @@ class Generation(Probe):
             else:
                 prompts.append(subject.tokens.prompt(example))
                 references.append(example.answer)
-            # Who knows the answer by heart says it, and reading along is cheaper than listening.
-            known, begun = subject.tokens.row(example), len(prompts[-1])
-            drafts.append(known.ids[begun:] if known.ids[:begun] == tuple(prompts[-1]) else ())
-            hit = hits.get(example.id, ())[begun - known.prompt:]
-            if len(hit) == len(drafts[-1]):
-                agreed.append(next((t for t, same in enumerate(hit) if not same), len(hit)))
+            begun.append(_hit(subject.tokens.row(example), prompts[-1], hits.get(example.id, ())))
         said = subject.generate(prompts, task.generation_tokens, self.spec.batch_size, progress,
-                                drafts=drafts, agreed=agreed if len(agreed) == len(drafts) else None)
+                                begun=begun if any(begun) else ())
         return [
             GenerationRow(id=e.id, subject=e.subject, group=e.group, form="prompt", index=0,
                           prompt=e.prompt, reference=reference, short=e.short_answer, text=text, stopped=stopped)
             for e, reference, (text, stopped) in zip(examples, references, said, strict=True)
         ]
+
+
+def _hit(row: TokenRow, prompt: Sequence[int], hits: Sequence[bool]) -> tuple[int, ...]:
+    """The tokens after a prompt that a model says too, given where in the row its likeliest token was the row's."""
+    start = len(prompt)
+    if len(hits) != row.answer + row.end or row.ids[:start] != tuple(prompt):
+        return ()
+    own = hits[start - row.prompt:]
+    return row.ids[start: start + next((t for t, hit in enumerate(own) if not hit), len(own))]
 
 
 def _halves(text: str) -> tuple[str, str]:
