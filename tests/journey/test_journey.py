@@ -114,9 +114,9 @@ def observed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
     for probe in (Likelihood, Generation):
         def observe(self: Any, subject: Any, examples: Any, task: Any, progress: Any = None,
-                    plain: Callable[..., Any] = probe.observe) -> Any:
+                    plain: Callable[..., Any] = probe.observe, **more: Any) -> Any:
             calls.append(f"{self.card.name} {examples[0].id.split('/')[1]}")
-            return plain(self, subject, examples, task, progress)
+            return plain(self, subject, examples, task, progress, **more)
 
         monkeypatch.setattr(probe, "observe", observe)
     return calls
