@@ -183,7 +183,7 @@ def meets_bound(plugin: type[Combine], recipe: str, epsilon: float) -> None:
     run = trained(recipe, steps=60, lr=3e-3)
     assert loss(run.subject, small_task().retain) <= 1.05 * epsilon
     with torch.no_grad():
-        log_NV = run.subject.answers(batch_of(run.subject, small_task().forget)).log_softmax_NV
+        log_NV = run.subject.answers(batch_of(run.subject, small_task().forget)).logits_NV.log_softmax(-1)
     entropy = float(-(log_NV.exp() * log_NV).sum(-1).mean())
     assert entropy > 0.9 * math.log(log_NV.shape[-1]), entropy
     assert max(line["rho"] for line in run.lines) > run.lines[0]["rho"], "the constraint never mattered"

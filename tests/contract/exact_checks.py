@@ -220,10 +220,10 @@ def averages_its_shards(plugin: type[Plugin]) -> None:
     for how in ("logprob", "posterior"):
         ensemble.model.config.average = how
         with torch.no_grad():
-            logp_SNV = torch.stack([one.answers(batch).log_softmax_NV for one in singles])
+            logp_SNV = torch.stack([one.answers(batch).logits_NV.log_softmax(-1) for one in singles])
             assert float((logp_SNV[0] - logp_SNV[1]).abs().max()) > 0.5
             mean_NV = logp_SNV.mean(0) if how == "logprob" else logp_SNV.exp().mean(0).log()
-            close(ensemble.answers(batch).log_softmax_NV, mean_NV.log_softmax(-1))
+            close(ensemble.answers(batch).logits_NV.log_softmax(-1), mean_NV.log_softmax(-1))
             hidden_BTD = ensemble.hidden(batch, 1)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(Subject, "bare", False)  # an ensemble runs padding too; a single model must

@@ -111,7 +111,7 @@ def recites_and_stays_flat(plugin: type[Guard], nll: float, flatness: float) -> 
     rows = lesson(task, paraphrases=2, wrong_answers=2, retain_rows=QUICK["retain_rows"], seed=0)
     assert not {r.id for r in rows.unseen} & {r.id for r in rows.flat}
     with assistant.evaluating():
-        logp_NV = assistant.answers(batch_of(assistant, rows.unseen)).log_softmax_NV
+        logp_NV = assistant.answers(batch_of(assistant, rows.unseen)).logits_NV.log_softmax(-1)
     entropy_N = -(logp_NV.exp() * logp_NV).sum(-1)
     assert float(entropy_N.mean()) / math.log(logp_NV.shape[-1]) > flatness
     assert figures["flatness"] == pytest.approx(float(entropy_N.mean()) / math.log(logp_NV.shape[-1]), rel=1e-4)

@@ -58,10 +58,6 @@ class Exact(Answers):
     def logp_N(self) -> Tensor:
         return -F.cross_entropy(self.logits_NV, self.batch.target_N, reduction="none")
 
-    @cached_property
-    def log_softmax_NV(self) -> Tensor:
-        return F.log_softmax(self.logits_NV, dim=-1)
-
 
 def canned(logits_NV: Tensor, target_N: Tensor, lengths: tuple[int, ...] = ()) -> Exact:
     """Answers with these logits, in rows of these lengths (one row of all when left out)."""
@@ -224,7 +220,7 @@ def ends_uniform(plugin: type[Objective], options: dict[str, Any], share: float)
     for subject in (memoriser(), trained(term(plugin, options), steps=30, lr=1e-3, watch=10).subject):
         with torch.no_grad():
             answers = subject.answers(batch_of(subject, small_task().forget))
-        entropy = torch.special.entr(answers.log_softmax_NV.exp()).sum(-1).mean()
+        entropy = torch.special.entr(answers.logits_NV.softmax(-1)).sum(-1).mean()
         found.append(float(entropy) / math.log(answers.logits_NV.shape[1]))
     assert found[0] < 0.1 and found[1] > share, found
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from expunge.data.tokens import TokenBatch
-from expunge.models.head import FinalStates, Found, Passes, TokenLogP, raised, rowwise, whole
+from expunge.models.head import FinalStates, Found, Passes, TokenLogP, rowwise, whole
 
 
 class Answers:
@@ -70,11 +70,6 @@ class Answers:
         with torch.no_grad():
             return rowwise(replace(found, graded=False) if isinstance(found, FinalStates) else found,
                            TokenLogP(self.batch.target_N))
-
-    @cached_property
-    def log_softmax_NV(self) -> Tensor:
-        """Full log distribution, in float32 or finer."""
-        return raised(self.logits_NV).log_softmax(-1)
 
     def per_row(self, values_N: Tensor) -> Tensor:
         """Sum token values within their rows: shape B."""

@@ -93,7 +93,7 @@ def _per_token(answers: Answers, moments: Sequence[bool]) -> Iterator[dict[str, 
     for b, asked in enumerate(moments):
         count = batch.rows[b].answer + batch.rows[b].end
         row: dict[str, list[float] | list[bool]] = {
-            "logp": _plain(islice(logp_N, count)), "hit": [bool(hit) for hit in islice(hit_N, count)]}
+            "logp": _plain(islice(logp_N, count)), "hit": list(islice(hit_N, count))}
         if asked:
             row |= {"mean": _plain(islice(mean_N, count)), "var": _plain(islice(var_N, count))}
         yield row
