@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,9 +13,9 @@ from torch import Tensor
 from expunge import registry
 from expunge.data import tokens
 from expunge.data.tokens import TokenRow, collate
-from expunge.models import decoding
+from expunge.models import decoding, prefixes
 from expunge.models.adapter import add_adapter
-from expunge.models.prefixes import answers_in_batches
+from expunge.models.prefixes import answers_in_parts
 from expunge.models.subject import Subject
 from expunge.models.tiny import build_subject
 from expunge.records.task import Example
@@ -41,13 +42,18 @@ def alone(subject: Subject, row: TokenRow) -> Tensor:
 
 
 def found_for(subject: Subject, rows: Sequence[TokenRow], chosen: Sequence[int]) -> dict[int, Tensor]:
-    found: dict[int, Tensor] = {}
+    found: dict[int, list[Tensor]] = {i: [] for i in chosen}
+    ended = set[int]()
     with subject.evaluating():
-        for batch, answers in answers_in_batches(subject, rows, chosen):
-            parts = answers.logits_NV.split([rows[i].answer + rows[i].end for i in batch])
-            assert not found.keys() & set(batch), "no row twice"
-            found |= dict(zip(batch, parts, strict=True))
-    return found
+        for owners, answers in answers_in_parts(subject, rows, chosen):
+            parts = answers.logits_NV.split([r.answer + r.end for r in answers.batch.rows])
+            for members, part in zip(owners, parts, strict=True):
+                assert ended.isdisjoint(members), "nothing comes behind the last part"
+                ended |= set(members) if len(members) == 1 else set()
+                for i in members:
+                    found[i].append(part)
+    assert ended == set(found), "each row has a part of its own"
+    return {i: torch.cat(parts) for i, parts in found.items()}
 
 
 def subjects() -> Iterator[Any]:
@@ -90,6 +96,49 @@ def test_shared_prompts_are_whole_rows(make: Any, positions: int, monkeypatch: p
         for i, logits in found.items():
             torch.testing.assert_close(logits, alone(subject, rows[i]), atol=1e-5, rtol=1e-5)
     assert hooks(subject) == []
+
+
+def test_words_that_several_answers_begin_with_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer positions than sharing questions alone; also of an answer twice, and of one that another goes on from."""
+    subject, example = memoriser(), small_task().forget[0]
+    long = " ".join(r.answer for r in small_task().forget[1:4])
+    texts = [f"{long} {word}" for word in ("one", "two two", "three")] + [long, long, "no", "not that", example.answer]
+    rows = [subject.tokens.row(example, answer=text) for text in texts]
+    seen: list[int] = []
+    forward = subject.model.forward
+    monkeypatch.setattr(subject.model, "forward",
+                        lambda *a, **k: (seen.append(k["input_ids"].numel()), forward(*a, **k))[1])
+    found = found_for(subject, rows, range(len(rows)))
+    cost = sum(seen)
+    assert cost < 2 * len(rows[0].ids) + 3 * len(rows[-1].ids), "five long answers cost hardly more than one"
+    with subject.evaluating():
+        for i, logits in found.items():
+            torch.testing.assert_close(logits, alone(subject, rows[i]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_beginnings_are_what_their_rows_share(seed: int) -> None:
+    """Random rows over three tokens: nothing in two beginnings, each keeps something to read and to predict."""
+    draw = random.Random(seed)
+    rows = []
+    for i in range(40):
+        prompt = tuple(draw.choices(range(3), k=draw.randint(0, 3)))
+        answer = tuple(draw.choices(range(3), k=draw.randint(1, 6)))
+        rows.append(TokenRow(str(i), (*prompt, *answer), len(prompt), len(answer), 0))
+    chosen = draw.sample(range(40), 35)
+    found = list(prefixes._beginnings(rows, chosen))
+    taken = [i for one in found for i in one.members]
+    assert found and len(taken) == len(set(taken)) and set(taken) <= set(chosen)
+    for one in found:
+        first = rows[one.members[0]]
+        assert len(one.members) > 1 and one.length >= first.prompt - 1
+        for i in one.members:
+            assert rows[i].ids[: one.length + 1] == first.ids[: one.length + 1] and rows[i].prompt == first.prompt
+            begun, rest = prefixes._first(rows[i], one.length + 1), prefixes._rest(rows[i], one.length)
+            assert begun.answer + rest.answer == rows[i].answer and rest.answer > 0 and begun.answer >= 0
+            assert begun.ids + rest.ids[1:] == rows[i].ids and begun.ids[-1] == rest.ids[0]
+    lone = [i for i in chosen if i not in taken and rows[i].prompt > 1]
+    assert len({rows[i].ids[: rows[i].prompt] for i in lone}) == len(lone), "whoever shares a prompt shares its run"
 
 
 def test_an_empty_choice_and_a_single_row() -> None:

@@ -80,7 +80,8 @@ class TokenBatch:
     @cached_property
     def target_N(self) -> Tensor:
         """The supervised tokens themselves."""
-        return self.ids_BT.reshape(-1)[self.flat_N + 1]
+        ids = [t for r in self.rows for t in r.ids[r.prompt:]]
+        return torch.tensor(ids, dtype=torch.long, device=self.ids_BT.device)
 
     def count(self, over: Count) -> int:
         """Denominator of a mean over this batch."""
@@ -101,12 +102,21 @@ def collate(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = 
     for row in rows:
         if row.answer + row.end == 0:
             raise DataError(f"Row {row.id} has no supervised token.", "Its answer is empty or was cut away.")
-    width = max((len(r.ids) for r in rows), default=0)
-    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    attention = torch.zeros((len(rows), width), dtype=torch.long)
-    for b, row in enumerate(rows):
-        ids[b, : len(row.ids)] = torch.tensor(row.ids)
-        attention[b, : len(row.ids)] = 1
+    return _padded(rows, [r.ids for r in rows], pad_id, device)
+
+
+def collate_read(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = "cpu") -> TokenBatch:
+    """The same without the last token of each row: it is predicted, and predicts nothing. A row may have only those."""
+    return _padded(rows, [r.ids[:-1] for r in rows], pad_id, device)
+
+
+def _padded(rows: Sequence[TokenRow], read: Sequence[tuple[int, ...]], pad_id: int,
+            device: torch.device | str) -> TokenBatch:
+    ids = torch.full((len(rows), max(map(len, read), default=0)), pad_id, dtype=torch.long)
+    attention = torch.zeros_like(ids)
+    for b, tokens in enumerate(read):
+        ids[b, : len(tokens)] = torch.tensor(tokens)
+        attention[b, : len(tokens)] = 1
     return TokenBatch(tuple(rows), ids.to(device), attention.to(device))
 
 

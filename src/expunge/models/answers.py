@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,11 +22,13 @@ class Answers:
 
     Args:
         found: their logits, shape N V; or what they are made of, when somebody asks.
+        past: keys and values of the rows, where they were kept.
     """
 
-    def __init__(self, batch: TokenBatch, found: Found) -> None:
+    def __init__(self, batch: TokenBatch, found: Found, past: Any = None) -> None:
         self.batch = batch
         self._found = found
+        self.past = past
 
     @classmethod
     def joined(cls, batch: TokenBatch, passes: Sequence[Answers], order: Sequence[int]) -> Answers:

@@ -1,79 +1,126 @@
 """Answers of many rows, where what several rows begin with is run once and its keys and values serve them all.
 
-Legend: B rows, G beginnings, P their length, N supervised tokens (flat).
+Legend: B rows, N supervised tokens (flat).
 """
 
 from __future__ import annotations
 
 import copy
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 
 from expunge.data import tokens
-from expunge.data.tokens import TokenRow, batches_by_length, collate
+from expunge.data.tokens import TokenRow, batches_by_length, collate, collate_read
 from expunge.models.answers import Answers
 from expunge.models.decoding import is_by_row, select
 from expunge.models.subject import Subject
 
-SLACK = 1.1
+SLACK = 1.2
 """How much longer a beginning may be than what is shared of it: what is left over runs once for every answer."""
-Ids = tuple[int, ...]
 
 
-def answers_in_batches(subject: Subject, rows: Sequence[TokenRow],
-                       chosen: Sequence[int]) -> Iterator[tuple[list[int], Answers]]:
-    """Indices of rows and the subject's answers at their supervised positions, each of `chosen` once.
+@dataclass(frozen=True)
+class Beginning:
+    """Rows that share their first tokens, the prompt but for its last token at the least, and how many those are."""
 
-    Rows that share a prompt share its forward pass; the rest runs whole, in batches of similar length. A model with
-    hooks on it (an attack on activations) or without a cache of keys and values runs every row whole.
+    members: tuple[int, ...]
+    length: int
+
+
+def answers_in_parts(subject: Subject, rows: Sequence[TokenRow],
+                     chosen: Sequence[int]) -> Iterator[tuple[list[tuple[int, ...]], Answers]]:
+    """The subject's answers at the supervised positions of the `chosen` rows, part by part.
+
+    Yields the indices of all rows that each row of the answers is a part of, and those answers. The parts of a row come
+    in order, and the last one is its own. A question that several answers share is run once, and so are the words that
+    several of them begin with. A model with hooks on it (an attack on activations) or without a cache of keys and
+    values runs every row whole.
     """
-    groups = _by_prompt(rows, chosen) if subject.bare else {}
-    shared = [(prefix, members) for prefix, members in groups.items() if len(members) > 1]
-    for few in _alike(shared):
-        length = len(few[0][0])
-        cache = _cached(subject, [prefix[:length] for prefix, _ in few])
-        if cache is None:
-            shared = []
+    pad_id, left = subject.tokens.pad_id, set(chosen)
+    for few in _alike(list(_beginnings(rows, chosen))) if subject.bare else ():
+        length = few[0].length
+        start = [_first(rows[one.members[0]], length + 1) for one in few]
+        begun = subject.answers(collate_read(start, pad_id), keep=True)
+        if not is_by_row(begun.past) or begun.past.get_seq_length() != length:
             break
-        owner = {i: g for g, (_, members) in enumerate(few) for i in members}
+        if begun.batch.count("tokens"):
+            yield [one.members for one in few], begun
+        owner = {i: g for g, one in enumerate(few) for i in one.members}
         order = list(owner)
-        rest = [replace(rows[i], ids=rows[i].ids[length:], prompt=rows[i].prompt - length) for i in order]
+        rest = [_rest(rows[i], length) for i in order]
         for batch in batches_by_length(rest):
-            mine = _lent(cache)
+            mine = _lent(begun.past)
             select(mine, torch.tensor([owner[order[k]] for k in batch], device=subject.device), len(few))
-            answers = subject.answers(collate([rest[k] for k in batch], subject.tokens.pad_id), mine)
-            yield [order[k] for k in batch], answers
-    done = {i for _, members in shared for i in members}
-    for alone in batches_by_length(rows, [i for i in chosen if i not in done]):
-        yield alone, subject.answers(collate([rows[i] for i in alone], subject.tokens.pad_id))
+            yield [(order[k],) for k in batch], subject.answers(collate_read([rest[k] for k in batch], pad_id), mine)
+        left -= owner.keys()
+    put = collate_read if subject.bare else collate
+    for alone in batches_by_length(rows, [i for i in chosen if i in left]):
+        yield [(i,) for i in alone], subject.answers(put([rows[i] for i in alone], pad_id))
 
 
-def _by_prompt(rows: Sequence[TokenRow], chosen: Sequence[int]) -> dict[Ids, list[int]]:
-    """Prompt but for its last token, which predicts the first of the answer -> rows that begin with it."""
-    found: dict[Ids, list[int]] = {}
+def _beginnings(rows: Sequence[TokenRow], chosen: Sequence[int]) -> Iterator[Beginning]:
+    """Of the rows with one prompt again and again those that save most, until no two are left."""
+    groups: dict[tuple[int, ...], list[int]] = {}
     for i in chosen:
         if rows[i].prompt > 1:
-            found.setdefault(rows[i].ids[: rows[i].prompt - 1], []).append(i)
-    return found
+            groups.setdefault(rows[i].ids[: rows[i].prompt], []).append(i)
+    for prompt, members in groups.items():
+        members.sort(key=lambda i: rows[i].ids)  # whoever shares most stands side by side
+        while len(members) > 1:
+            one, at = _best(rows, members, len(prompt) - 1)
+            del members[at: at + len(one.members)]
+            yield one
 
 
-def _alike(groups: Sequence[tuple[Ids, list[int]]]) -> Iterator[list[tuple[Ids, list[int]]]]:
-    """Groups whose beginnings are nearly as long as the first one's, within the usual bound.
+def _best(rows: Sequence[TokenRow], members: Sequence[int], prompt: int) -> tuple[Beginning, int]:
+    """Neighbours that save most positions, and where they stand; whoever stays behind can still share the prompt."""
+    shared = [_common(rows[i].ids, rows[j].ids) for i, j in pairwise(members)]
+    most, found = -1, (0, 2, prompt)
+    for start in range(len(members)):
+        length = shared[start] if start < len(shared) else 0
+        for end in range(start + 2, len(members) + 1):
+            length = min(length, shared[end - 2])
+            saved = (end - start - 1) * length + max(len(members) - (end - start) - 1, 0) * prompt
+            if saved > most:
+                most, found = saved, (start, end, length)
+    start, end, length = found
+    return Beginning(tuple(members[start:end]), length), start
 
-    As much of all is shared as the first one has, so that no padding stands in the cache.
+
+def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    """How many tokens one run can read for both: each keeps a token to read, and one to predict, of its own part."""
+    most = min(len(a), len(b)) - 2
+    return next((n - 1 for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y or n > most), most)
+
+
+def _first(row: TokenRow, count: int) -> TokenRow:
+    """So many first tokens of it."""
+    return replace(row, ids=row.ids[:count], prompt=min(row.prompt, count), answer=max(count - row.prompt, 0), end=0)
+
+
+def _rest(row: TokenRow, length: int) -> TokenRow:
+    """What follows so many tokens; the first of it was predicted before."""
+    done = max(length + 1 - row.prompt, 0)
+    return replace(row, ids=row.ids[length:], prompt=max(row.prompt - length, 1), answer=row.answer - done)
+
+
+def _alike(beginnings: Sequence[Beginning]) -> Iterator[list[Beginning]]:
+    """Batches nearly as long as their first one. As much of all is shared as that has: no padding stands in the cache.
+
+    Twice as many positions as usual, since a pass of what follows has no more rows to choose from than these.
     """
-    batch: list[tuple[Ids, list[int]]] = []
-    for prefix, members in sorted(groups, key=lambda group: len(group[0])):
-        if batch and (len(prefix) > SLACK * len(batch[0][0])
-                      or (len(batch) + 1) * len(batch[0][0]) > tokens.POSITIONS):
-            yield batch
-            batch = []
-        batch.append((prefix, members))
-    if batch:
-        yield batch
+    order = sorted(beginnings, key=lambda one: one.length)
+    while order:
+        least = order[0].length
+        fits = max(2 * tokens.POSITIONS // least, 1)
+        most = bisect_right(order[:fits], SLACK * least, key=lambda one: one.length)
+        yield order[:most]
+        order = order[most:]
 
 
 def _lent(cache: Any) -> Any:
@@ -84,12 +131,3 @@ def _lent(cache: Any) -> Any:
         if hasattr(part, "layers"):
             setattr(mine, name, _lent(part))
     return mine
-
-
-def _cached(subject: Subject, prefixes: Sequence[Ids]) -> Any:
-    """Keys and values of equally long beginnings; None where the model keeps none that could be shared."""
-    ids_GP = torch.tensor(prefixes, device=subject.device)
-    with subject.headless():
-        found = subject.model(input_ids=ids_GP, attention_mask=torch.ones_like(ids_GP), use_cache=True)
-    cache: Any = getattr(found, "past_key_values", None)
-    return cache if is_by_row(cache) and cache.get_seq_length() == ids_GP.shape[1] else None

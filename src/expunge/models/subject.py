@@ -85,7 +85,7 @@ class Subject:
         name = next((n for n, m in lists.items() if len(m) == depth), None)
         return {f"{name}.{i}": block for i, block in enumerate(lists[name])} if name is not None else {}
 
-    def answers(self, batch: TokenBatch, past: Any = None) -> Answers:
+    def answers(self, batch: TokenBatch, past: Any = None, keep: bool = False) -> Answers:
         """What the model says at the supervised positions only: the head never sees the others.
 
         A hook hands the output head the N hidden states that predict a supervised token, so no [B, T, V] array exists.
@@ -94,32 +94,34 @@ class Subject:
 
         Args:
             past: keys and values of what stands before each row, equally long for all; it is used up.
+            keep: leave keys and values on the answers, where the model has any.
         """
         batch = batch.to(self.device)
         if not batch.rows:
             vocabulary = len(self.model.get_input_embeddings().weight)
             return Answers(batch, torch.zeros(0, vocabulary, device=self.device, dtype=self.model.dtype))
-        inputs: dict[str, Any] = {"input_ids": batch.ids_BT, "attention_mask": batch.attention_BT, "use_cache": False}
+        inputs: dict[str, Any] = {"input_ids": batch.ids_BT, "attention_mask": batch.attention_BT, "use_cache": keep}
         if past is not None:
             before_BP = batch.attention_BT.new_ones(len(batch), past.get_seq_length())
             inputs |= {"attention_mask": torch.cat([before_BP, batch.attention_BT], 1), "past_key_values": past,
                        "use_cache": True}
         head = self.model.get_output_embeddings()
         if head is None:  # no separable head: full logits, then pick
-            logits_BTV = self.model(**inputs).logits
-            return Answers(batch, logits_BTV.flatten(0, 1)[batch.flat_N])
+            said = self.model(**inputs)
+            return Answers(batch, said.logits.flatten(0, 1)[batch.flat_N], getattr(said, "past_key_values", None))
         plain = is_plain(head, self.device) and self.bare
         late = plain and self._seen[0] is self.model and self._seen[1]
         with self._sparing(batch, batch.flat_N), self._heading(batch.flat_N, run=not late) as given:
-            logits_1NV = self.model(**inputs).logits
+            said = self.model(**inputs)
+        logits_1NV, past = said.logits, getattr(said, "past_key_values", None)
         if plain and self._seen[0] is not self.model:  # some families scale or cap what their head says: look once
             with torch.no_grad():
                 again = [head(states_ND[None]) for states_ND in given]
             self._seen = self.model, len(again) == 1 and again[0].dtype == logits_1NV.dtype and torch.equal(
                 again[0], logits_1NV)
         if plain and self._seen[1]:
-            return Answers(batch, FinalStates.under(head.weight, head.bias, given[0]))
-        return Answers(batch, logits_1NV.squeeze(0))
+            return Answers(batch, FinalStates.under(head.weight, head.bias, given[0]), past)
+        return Answers(batch, logits_1NV.squeeze(0), past)
 
     def _sparing(self, batch: TokenBatch, last_N: Tensor) -> AbstractContextManager[None]:
         """No MLP in vain, except where a hook looks on, blocks run again on the way back or they are not known."""

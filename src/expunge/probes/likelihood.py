@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -12,7 +13,7 @@ from torch import Tensor
 from expunge import plugin
 from expunge.models.answers import Answers
 from expunge.models.head import blocks, likeliest, raised
-from expunge.models.prefixes import answers_in_batches
+from expunge.models.prefixes import answers_in_parts
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
@@ -21,6 +22,10 @@ from expunge.records.task import Example, Task
 
 LOWEST = -1e4
 """Log-probs below it stand for probability 0 in the moments; its square is still finite."""
+
+
+PER_TOKEN = ("logp", "hit", "mean", "var")
+"""What is known of every token; the moments only where the answer itself is asked about."""
 
 
 class Likelihood(Probe):
@@ -66,22 +71,24 @@ class Likelihood(Probe):
         asked = [(e, form) for e in examples for form in self.forms(e)]
         tokens = [subject.tokens.row(e, answer=form[3]) for e, form in asked]
         usable = [i for i, row in enumerate(tokens) if row.answer + row.end > 0]
-        found: dict[int, Row] = {}
+        answered = {i for i in usable if asked[i][1][0] == "answer"}
+        numbers: dict[int, dict[str, Any]] = {
+            i: {name: [] for name in (PER_TOKEN if i in answered else PER_TOKEN[:2])} for i in usable}
         with subject.evaluating():
-            for chosen, answers in answers_in_batches(subject, tokens, usable):
-                moments = [asked[i][1][0] == "answer" for i in chosen]
-                for i, numbers in zip(chosen, _per_token(answers, moments), strict=True):
-                    example, (form, index, correct, text) = asked[i]
-                    found[i] = LikelihoodRow(
-                        id=example.id, subject=example.subject, group=example.group, form=form, index=index,
-                        correct=correct, text=text, end=tokens[i].end, **numbers,  # type: ignore[typeddict-item]
-                    )
+            for parts, answers in answers_in_parts(subject, tokens, usable):
+                moments = [not answered.isdisjoint(rows) for rows in parts]
+                for rows, found in zip(parts, _per_token(answers, moments), strict=True):
+                    for i in rows:
+                        for name, values in numbers[i].items():
+                            values += found[name]
                 if progress:
-                    progress(len(chosen))
-        return [found[i] for i in usable]
+                    progress(sum(len(rows) == 1 for rows in parts))
+        return [LikelihoodRow(id=e.id, subject=e.subject, group=e.group, form=form, index=index, correct=correct,
+                              text=text, end=tokens[i].end, **numbers[i])  # type: ignore[typeddict-item]
+                for i in usable for e, (form, index, correct, text) in asked[i: i + 1]]
 
 
-def _per_token(answers: Answers, moments: Sequence[bool]) -> Iterator[dict[str, list[float] | list[bool]]]:
+def _per_token(answers: Answers, moments: Sequence[bool]) -> Iterator[dict[str, list[Any]]]:
     """Split the flat numbers of a batch back into rows of plain lists; moments only of the rows that ask for them."""
     batch = answers.batch
     asked_N = torch.tensor(moments, device=batch.row_N.device)[batch.row_N]
@@ -92,8 +99,7 @@ def _per_token(answers: Answers, moments: Sequence[bool]) -> Iterator[dict[str, 
     logp_N, hit_N, mean_N, var_N = (iter(torch.cat(column).tolist()) for column in zip(*parts, strict=True))
     for b, asked in enumerate(moments):
         count = batch.rows[b].answer + batch.rows[b].end
-        row: dict[str, list[float] | list[bool]] = {
-            "logp": _plain(islice(logp_N, count)), "hit": list(islice(hit_N, count))}
+        row: dict[str, list[Any]] = {"logp": _plain(islice(logp_N, count)), "hit": list(islice(hit_N, count))}
         if asked:
             row |= {"mean": _plain(islice(mean_N, count)), "var": _plain(islice(var_N, count))}
         yield row
