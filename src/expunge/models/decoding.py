@@ -6,6 +6,8 @@ Legend: B rows, T padded length.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +34,34 @@ def select(cache: Any, chosen: Tensor, rows: int) -> None:
     """Each row of a batch gets the keys and values of one of the `rows` there were; an ensemble has a stack of them."""
     members = len(cache.layers[0].keys) // rows
     cache.batch_select_indices(torch.cat([chosen + k * rows for k in range(members)]))
+
+
+def with_room(cache: Any) -> None:
+    """Plain layers of keys and values write a new token behind the others, rather than copy all of them to add it."""
+    for layer in getattr(cache, "layers", None) or ():
+        if type(layer).__name__ == "DynamicLayer" and "update" not in vars(layer):
+            layer.update = partial(_grown, layer, {})
+    for part in vars(cache).values() if cache is not None else ():  # a guard keeps a second one beside it
+        if hasattr(part, "layers"):
+            with_room(part)
+
+
+def _grown(layer: Any, rooms: dict[str, Tensor], keys: Tensor, values: Tensor, *_: Any, **__: Any
+           ) -> tuple[Tensor, Tensor]:
+    """What `update` of that layer gives: all keys and values, shape B H T D; here as the first T of more places."""
+    if not layer.get_seq_length():
+        return type(layer).update(layer, keys, values)
+    for name, new in (("keys", keys), ("values", values)):
+        held = getattr(layer, name)
+        end, room = held.shape[-2] + new.shape[-2], rooms.get(name)
+        # Rows may have been picked since, or tokens cut away: then what is held lies elsewhere.
+        if room is None or room.data_ptr() != held.data_ptr() or room[..., :1, :].shape != held[..., :1, :].shape or (
+                end > room.shape[-2]):
+            room = rooms[name] = held.new_empty(*held.shape[:-2], end + STRETCH, held.shape[-1])
+            room[..., : held.shape[-2], :] = held
+        room[..., held.shape[-2]: end, :] = new
+        setattr(layer, name, room[..., :end, :])
+    return layer.keys, layer.values
 
 
 def continued(subject: Subject, prompts: Sequence[Sequence[int]], most: int, batch_size: int, way: dict[str, Any],
@@ -91,10 +121,10 @@ def _decoded(subject: Subject, ids_BT: Tensor, attention_BT: Tensor, room: int, 
         return list(out[:, width:].tolist())
     said: list[list[int]] = [[] for _ in ids_BT]
     left, cache = list(range(len(said))), None
-    while True:
+    for stretch in chain([1], repeat(STRETCH)):  # the first token is said to be given a cache
         found = subject.model.generate(
             input_ids=ids_BT, attention_mask=attention_BT, past_key_values=cache, return_dict_in_generate=True,
-            max_new_tokens=min(STRETCH, room - len(said[left[0]])), **options)
+            max_new_tokens=min(stretch, room - len(said[left[0]])), **options)
         fresh = found.sequences[:, ids_BT.shape[1]:]
         for b, row in zip(left, fresh.tolist(), strict=True):
             said[b] += row
@@ -102,6 +132,7 @@ def _decoded(subject: Subject, ids_BT: Tensor, attention_BT: Tensor, room: int, 
         if not going:
             break
         cache = found.past_key_values
+        with_room(cache)
         if not is_by_row(cache):
             going = list(range(len(left)))  # nobody can leave
         chosen = torch.tensor(going, device=ids_BT.device)
