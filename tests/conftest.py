@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub client is imported, so s
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
+gc.set_threshold(50_000)  # as the command line does; a tenth of the suite's time
 
 TINY: Mapping[str, Any] = {
     "model_type": "llama", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,

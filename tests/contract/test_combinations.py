@@ -30,6 +30,8 @@ from .test_cards import required, variants
 
 RECIPES = 320
 CHUNKS = 16
+QUICK = 6
+"""Chunks of the default suite; the others are slow."""
 HURRY = {"lat": "lat(steps=2)", "zeroth_order": "zeroth_order(queries=2)"}
 """Settings that make a long plug-in short; what it does stays the same."""
 
@@ -126,7 +128,7 @@ def check(recipe: str) -> str:
     return "ran"
 
 
-@pytest.mark.parametrize("chunk", range(CHUNKS))
+@pytest.mark.parametrize("chunk", [pytest.param(c, marks=[pytest.mark.slow] * (c >= QUICK)) for c in range(CHUNKS)])
 def test_random_recipes_run_or_are_refused(chunk: int) -> None:
     outcomes: Counter[str] = Counter()
     for number in range(chunk, RECIPES, CHUNKS):

@@ -86,7 +86,8 @@ def test_the_same_command_gives_the_same_bits(cli: Any, model: Path, rows: Any, 
     same(tmp_path / "run", whole(scope, FEW))
 
 
-@pytest.mark.parametrize(("scope", "moments"), [("all", (1, 26)), ("lora(rank=2)", (17,))])
+@pytest.mark.parametrize(("scope", "moments"), [
+    ("all", (1, 26)), pytest.param("lora(rank=2)", (17,), marks=pytest.mark.slow)])
 def test_kill_9(cli: Any, model: Path, rows: Any, whole: Callable[..., Path], tmp_path: Path, scope: str,
                 moments: tuple[int, ...]) -> None:
     """Killed again and again, each time a little later; where exactly within a step is up to the machine."""
