@@ -12,6 +12,6 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 gc.set_threshold(50_000)
 
 # glibc returns free memory at the top of its heap to the system when it is more than twice the largest array freed so
-# far, and is given it again page by page: with arrays of a layer's size at every layer. Once one of nearly 32 MB was
-# freed, the most it takes as a hint, it keeps up to 64 MB.
-bytearray(2**25 - 2**13)
+# far, and is given it again page by page: with arrays of a layer's size at every layer. Once one of nearly 16 MB was
+# freed, it keeps up to 32 MB.
+bytearray(2**24 - 2**13)
