@@ -29,7 +29,7 @@ from expunge.data import tokens
 from expunge.data.tasks import load_task
 from expunge.data.tokens import collate
 from expunge.methods.divergence import kl
-from expunge.models import decoding, linear, prefixes
+from expunge.models import decoding, linear, prefixes, room
 from expunge.models.head import whole
 from expunge.models.load import load_subject
 from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference
@@ -38,25 +38,6 @@ from expunge.probes.generation import Generation
 from expunge.probes.likelihood import Likelihood
 
 Work = Callable[[], object]
-ALONE = {
-    "start": """
-import torch
-from transformers.models.llama import modeling_llama
-print(time.process_time() - before)
-""",
-    "scoring": """
-from pathlib import Path
-from expunge.data.tasks import load_task
-from expunge.models.load import load_subject
-from expunge.probes.likelihood import Likelihood
-subject, task = load_subject(Path(sys.argv[1])), load_task("tofu:forget10")
-import torch
-torch.set_num_threads(1)
-before = time.process_time()
-Likelihood().observe(subject, list(task.probe_rows("forget")), task)
-print(time.process_time() - before)
-"""}
-"""What a process of its own does, and tells its CPU seconds."""
 
 
 @contextmanager
@@ -99,7 +80,7 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
     cached = CachedLogProbs(subject, (*forget.rows, *retain.rows))
     live = LiveReference(subject, adapter=False)
     asked_of: dict[str, Any] = {"reference": cached, "whole": CachedStates(subject, retain.rows), "towards": kl,
-                                "speaker": retrained, "read": (), "first": "import expunge.cli"}
+                                "speaker": retrained, "read": (), "first": "gc.set_threshold(50_000)"}
     moving = [p.detach().clone().requires_grad_() for p in parameters]
     asked_of["optimizer"] = torch.optim.AdamW(moving, lr=1e-6, fused=True)
     one_by_one = torch.optim.AdamW(moving, lr=1e-6, foreach=False)
@@ -109,6 +90,10 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
 
     def score() -> object:
         return Likelihood().observe(subject, asked, task)
+
+    def apart() -> object:
+        with patch.object(prefixes, "_beginnings", lambda rows, chosen: ()):
+            return score()
 
     def say() -> object:
         return Generation().observe(asked_of["speaker"], asked, task, read=asked_of["read"])
@@ -178,13 +163,10 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
             asked_of["optimizer"].step()
         return None
 
-    def alone(what: str) -> Work:
-        def work() -> float:
-            code = f"import sys, time\nbefore = time.process_time()\n{asked_of['first']}\n{ALONE[what]}"
-            return float(subprocess.run([sys.executable, "-c", code, str(given.models / "original")], check=True,
-                                        capture_output=True, text=True).stdout)
-
-        return work
+    def start() -> float:
+        code = (f"import gc, time, torch; before = time.process_time(); {asked_of['first']}\n"
+                "from transformers.models.llama import modeling_llama; print(time.process_time() - before)")
+        return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
     def elsewhere() -> float:
         """Pages are settled at the first allocation of a process."""
@@ -198,9 +180,12 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
     products = {f"products by numpy's library ({what})": (work, lambda: without(patch.object(linear, "LEAST", 1 << 62)))
                 for what, work in (("training", step), ("scoring", score)) if linear._is_quicker()}
     return products | {
-        "prompts shared by answers run once (scoring)": (score, lambda: without(patch.object(Subject, "bare", False))),
+        "prompts shared by answers run once (scoring)": (score, lambda: without(
+            patch.object(prefixes, "_beginnings", lambda rows, chosen: ()))),
         "words that several answers begin with run once (scoring)": (score, lambda: without(patch.object(
             prefixes, "_best", lambda rows, members, prompt: (prefixes.Beginning(tuple(members), prompt), 0)))),
+        "the last token of a row is not read (scoring whole rows)": (apart, lambda: without(
+            patch.object(prefixes, "collate_read", collate))),
         "batches of 1k positions rather than 8k (scoring)": (score, lambda: without(
             patch.object(tokens, "POSITIONS", 8192))),
         "logits only where supervised (scoring)": (score, lambda: without(headless)),
@@ -214,11 +199,10 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
         "what hits tell is not decoded (generation, never seen)": (read_by(retrained, say), lambda: without(
             patch.object(decoding, "_is_plain", lambda subject: False))),
         "rows tokenised once (scoring)": (score, tokenised_anew),
-        "rows that ended leave (generation)": (say, lambda: without(patch.object(Subject, "bare", False))),
+        "rows that ended leave (generation)": (say, lambda: without(patch.object(decoding, "STRETCH", 1 << 30))),
         "new keys and values written behind the others (generation)": (say, lambda: without(patch.object(
-            decoding, "with_room", lambda cache: None))),
-        "seldom looked for garbage (importing torch and a model's code)": (alone("start"), lambda: instead(first="")),
-        "what the command line sets for its process (scoring, 400 rows)": (alone("scoring"), lambda: instead(first="")),
+            room, "with_room", lambda cache: None))),
+        "seldom looked for garbage (importing a model's code)": (start, lambda: instead(first="")),
         "rows of similar length share a pass (training)": (step, lambda: without(
             patch.object(Subject, "_splits", False))),
         "MLPs run on what is read (training)": (step, lambda: without(patch.object(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from expunge import registry
 from expunge.data import tokens
-from expunge.data.tokens import TokenRow, collate
+from expunge.data.tokens import TokenRow
+from expunge.errors import DataError
 from expunge.models import decoding, prefixes
 from expunge.models.adapter import add_adapter
 from expunge.models.prefixes import answers_in_parts
@@ -21,8 +24,15 @@ from expunge.models.tiny import build_subject
 from expunge.records.task import Example
 
 from ..contract.test_wraps import MORE, wrap
-from ..journey.test_families import FAMILIES
+from ..journey.test_families import FAMILIES, GATED
 from ..support import fresh, hooks, memoriser, small_task
+
+SCALED = {
+    "gemma2": {"model_type": "gemma2", **GATED, "head_dim": 16, "final_logit_softcapping": 0.05},
+    "cohere": {"model_type": "cohere", **GATED, "logit_scale": 0.0625, "tie_word_embeddings": True},
+    "granite": {"model_type": "granite", **GATED, "logits_scaling": 8.0},
+}
+"""Families that do something to the logits of their head, and would be scored otherwise were it forgotten."""
 
 
 def rows_of(subject: Subject) -> list[TokenRow]:
@@ -37,8 +47,9 @@ def rows_of(subject: Subject) -> list[TokenRow]:
 
 
 def alone(subject: Subject, row: TokenRow) -> Tensor:
-    """The honest twin: one row, whole, by itself."""
-    return subject.answers(collate([row], subject.tokens.pad_id)).logits_NV
+    """The honest twin: one row, whole, by itself, through nothing but the model."""
+    logits_BTV = subject.model(input_ids=torch.tensor([row.ids]), use_cache=False).logits
+    return logits_BTV[0, row.prompt - 1: -1]
 
 
 def found_for(subject: Subject, rows: Sequence[TokenRow], chosen: Sequence[int]) -> dict[int, Tensor]:
@@ -60,6 +71,8 @@ def subjects() -> Iterator[Any]:
     for family in (*FAMILIES, *MORE):
         config = {"model_type": family} | (FAMILIES | MORE)[family]
         yield pytest.param(lambda c=config: build_subject(c, small_task().texts()), id=family)
+    for family, config in SCALED.items():
+        yield pytest.param(lambda c=config: build_subject(c, small_task().texts()), id=f"{family}-scaled")
     yield pytest.param(adapted, id="lora")
     for name in ("uld", "sisa"):
         yield pytest.param(lambda n=name: wrap(registry.find(n), fresh()), id=name)
@@ -141,6 +154,43 @@ def test_beginnings_are_what_their_rows_share(seed: int) -> None:
     assert len({rows[i].ids[: rows[i].prompt] for i in lone}) == len(lone), "whoever shares a prompt shares its run"
 
 
+def test_thousands_of_rows_of_one_prompt_are_compared_with_few() -> None:
+    """Running text under a tokenizer that opens with two tokens of its own: each row asks for a bounded search."""
+    draw, rows = random.Random(0), []
+    for i in range(3000):
+        answer = tuple(draw.choices(range(4), k=12))
+        rows.append(TokenRow(str(i), (8, 9, *answer), 2, 12, 0))
+    compared, common = 0, prefixes._common
+
+    def counted(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+        nonlocal compared
+        compared += 1
+        return common(a, b)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefixes, "_common", counted)
+        found = list(prefixes._beginnings(rows, range(len(rows))))
+    assert compared < prefixes.NEIGHBOURS * len(rows) and sum(len(one.members) for one in found) > 2900
+
+
+@pytest.mark.parametrize("end", [0, 1, 3])
+def test_end_tokens_are_shared_like_others(end: int) -> None:
+    subject = memoriser()
+    rows = [replace(row, answer=row.answer + row.end - end, end=end) for row in rows_of(subject)[:5] * 2]
+    with subject.evaluating():
+        for i, logits in found_for(subject, rows, range(len(rows))).items():
+            torch.testing.assert_close(logits, alone(subject, rows[i]), atol=1e-5, rtol=1e-5)
+    for owners, answers in answers_in_parts(subject, rows, range(len(rows))):
+        assert len(owners) == len(answers.batch) and all(min(r.answer, r.end) >= 0 for r in answers.batch.rows)
+
+
+def test_a_row_without_a_supervised_token_is_refused() -> None:
+    subject = memoriser()
+    row = replace(rows_of(subject)[0], answer=0, end=0)
+    with pytest.raises(DataError, match="no supervised token"):
+        list(answers_in_parts(subject, [row], [0]))
+
+
 def test_an_empty_choice_and_a_single_row() -> None:
     subject = memoriser()
     rows = rows_of(subject)
@@ -189,6 +239,30 @@ def test_fewer_rows_are_decoded_once_some_have_ended(monkeypatch: pytest.MonkeyP
 HYBRID = {"model_type": "lfm2", "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
           "num_attention_heads": 2, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}
 """A layer of it remembers a convolution's state, which is no keys and values."""
+
+
+RWKV = {"model_type": "rwkv", "vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2,
+        "attention_hidden_size": 32}
+"""Keeps a state and no keys and values at all."""
+BEGINNINGS = [{"begin_suppress_tokens": [5, 6, 7]}, {"exponential_decay_length_penalty": (3, 1.8)},
+              {"min_new_tokens": 6}, {"forced_eos_token_id": 2}, {}]
+
+
+@pytest.mark.parametrize("rule", BEGINNINGS, ids=lambda rule: next(iter(rule), "none"))
+@pytest.mark.parametrize("config", [RWKV, HYBRID, None], ids=["rwkv", "lfm2", "llama"])
+def test_what_counts_from_the_beginning_counts_from_the_beginning(
+        config: dict[str, Any] | None, rule: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Word for word what one call says, where rows cannot leave or settings ask where the decoding began."""
+    subject = fresh(memoriser()) if config is None else build_subject(config, small_task().texts())
+    own, eos_id = subject.model.generation_config, subject.tokens.eos_id
+    if "forced_eos_token_id" in rule:
+        rule = {"forced_eos_token_id": eos_id}
+    monkeypatch.setattr(subject.model, "generation_config", GenerationConfig(**own.to_diff_dict() | rule))
+    prompts = [subject.tokens.prompt(e) for e in (*small_task().forget[:4], *small_task().holdout[:3])]
+    monkeypatch.setattr(decoding, "STRETCH", 3)
+    said = subject.generate(prompts, 14)
+    monkeypatch.setattr(Subject, "bare", False)
+    assert said == subject.generate(prompts, 14)
 
 
 def test_a_model_that_remembers_more_than_keys_and_values_runs_whole_rows(monkeypatch: pytest.MonkeyPatch) -> None:

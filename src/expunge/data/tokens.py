@@ -48,7 +48,8 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Right-padded rows. Build with `collate`; join with `concat`."""
+    """Right-padded rows. Build with `collate` (or `collate_read`, where `ids_BT` lacks what is only predicted); join
+    with `concat`."""
 
     rows: tuple[TokenRow, ...]
     ids_BT: Tensor
@@ -99,14 +100,22 @@ class TokenBatch:
 
 def collate(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = "cpu") -> TokenBatch:
     """Pad on the right. Raises DataError for a row without a supervised token (not NaN later)."""
-    for row in rows:
-        if row.answer + row.end == 0:
-            raise DataError(f"Row {row.id} has no supervised token.", "Its answer is empty or was cut away.")
+    check_supervised(rows)
     return _padded(rows, [r.ids for r in rows], pad_id, device)
 
 
+def check_supervised(rows: Sequence[TokenRow]) -> None:
+    """Raises DataError for a row without a supervised token."""
+    for row in rows:
+        if row.answer + row.end == 0:
+            raise DataError(f"Row {row.id} has no supervised token.", "Its answer is empty or was cut away.")
+
+
 def collate_read(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = "cpu") -> TokenBatch:
-    """The same without the last token of each row: it is predicted, and predicts nothing. A row may have only those."""
+    """The same without the last token of each row, which is predicted and predicts nothing.
+
+    A row may have no supervised token: it is run for its keys and values.
+    """
     return _padded(rows, [r.ids[:-1] for r in rows], pad_id, device)
 
 

@@ -6,7 +6,6 @@ Legend: B rows, T padded length.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,8 @@ STRETCH = 32
 HARMLESS = {"transformers_version", "bos_token_id", "eos_token_id", "pad_token_id", "max_length", "max_new_tokens",
             "do_sample", "temperature", "top_p", "top_k", "use_cache"}
 """Settings of a model's own decoding that do not change which token is likeliest."""
+LOCAL = {"repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens"}
+"""Those that do, but look at the words alone: not at where the decoding began."""
 
 
 def is_by_row(cache: Any) -> bool:
@@ -34,34 +35,6 @@ def select(cache: Any, chosen: Tensor, rows: int) -> None:
     """Each row of a batch gets the keys and values of one of the `rows` there were; an ensemble has a stack of them."""
     members = len(cache.layers[0].keys) // rows
     cache.batch_select_indices(torch.cat([chosen + k * rows for k in range(members)]))
-
-
-def with_room(cache: Any) -> None:
-    """Plain layers of keys and values write a new token behind the others, rather than copy all of them to add it."""
-    for layer in getattr(cache, "layers", None) or ():
-        if type(layer).__name__ == "DynamicLayer" and "update" not in vars(layer):
-            layer.update = partial(_grown, layer, {})
-    for part in vars(cache).values() if cache is not None else ():  # a guard keeps a second one beside it
-        if hasattr(part, "layers"):
-            with_room(part)
-
-
-def _grown(layer: Any, rooms: dict[str, Tensor], keys: Tensor, values: Tensor, *_: Any, **__: Any
-           ) -> tuple[Tensor, Tensor]:
-    """What `update` of that layer gives: all keys and values, shape B H T D; here as the first T of more places."""
-    if not layer.get_seq_length():
-        return type(layer).update(layer, keys, values)
-    for name, new in (("keys", keys), ("values", values)):
-        held = getattr(layer, name)
-        end, room = held.shape[-2] + new.shape[-2], rooms.get(name)
-        # Rows may have been picked since, or tokens cut away: then what is held lies elsewhere.
-        if room is None or room.data_ptr() != held.data_ptr() or room[..., :1, :].shape != held[..., :1, :].shape or (
-                end > room.shape[-2]):
-            room = rooms[name] = held.new_empty(*held.shape[:-2], end + STRETCH, held.shape[-1])
-            room[..., : held.shape[-2], :] = held
-        room[..., held.shape[-2]: end, :] = new
-        setattr(layer, name, room[..., :end, :])
-    return layer.keys, layer.values
 
 
 def continued(subject: Subject, prompts: Sequence[Sequence[int]], most: int, batch_size: int, way: dict[str, Any],
@@ -101,40 +74,49 @@ def continued(subject: Subject, prompts: Sequence[Sequence[int]], most: int, bat
 
 def _is_plain(subject: Subject) -> bool:
     """Whether it says the token that scores best every time: no other way of decoding, no rule of its own, no hook."""
+    return subject.decode is None and subject.bare and getattr(subject.model, "decodes_as_it_scores", True) and (
+        not _rules(subject))
+
+
+def _rules(subject: Subject) -> set[str]:
+    """Settings of the model's own that may change which token is said."""
     own = getattr(subject.model, "generation_config", None)
-    rules = own.to_diff_dict().keys() - HARMLESS if own is not None else set()
-    return subject.decode is None and subject.bare and getattr(subject.model, "decodes_as_it_scores", True) and all(
-        name.startswith(("_", "output_", "return_")) for name in rules)
+    named = own.to_diff_dict().keys() - HARMLESS if own is not None else set()
+    return {name for name in named if not name.startswith(("_", "output_", "return_"))}
 
 
 def _decoded(subject: Subject, ids_BT: Tensor, attention_BT: Tensor, room: int, stops: set[int],
              options: dict[str, Any]) -> list[list[int]]:
     """New tokens of every row. Greedy rows that have ended leave the batch after every `STRETCH` tokens.
 
-    Not where a hook looks on, or where the model's own settings count tokens from the beginning.
+    Not where a hook looks on, where the model's own settings may ask where the decoding began, or where it keeps no
+    keys and values.
     """
-    width, own = ids_BT.shape[1], getattr(subject.model, "generation_config", None)
-    counts = any(getattr(own, name, None) for name in ("forced_eos_token_id", "min_length", "min_new_tokens"))
-    if subject.decode is not None or options["do_sample"] or not stops or counts or not subject.bare:
+    from expunge.models.room import with_room
+
+    def at_once() -> list[list[int]]:
         out = (subject.decode or subject.model.generate)(
             input_ids=ids_BT, attention_mask=attention_BT, max_new_tokens=room, **options)
-        return list(out[:, width:].tolist())
+        return list(out[:, ids_BT.shape[1]:].tolist())
+
+    if subject.decode is not None or options["do_sample"] or not stops or _rules(subject) - LOCAL or not subject.bare:
+        return at_once()
     said: list[list[int]] = [[] for _ in ids_BT]
     left, cache = list(range(len(said))), None
     for stretch in chain([1], repeat(STRETCH)):  # the first token is said to be given a cache
         found = subject.model.generate(
             input_ids=ids_BT, attention_mask=attention_BT, past_key_values=cache, return_dict_in_generate=True,
             max_new_tokens=min(stretch, room - len(said[left[0]])), **options)
+        cache = found.past_key_values
+        if not is_by_row(cache):
+            return at_once()
+        with_room(cache)
         fresh = found.sequences[:, ids_BT.shape[1]:]
         for b, row in zip(left, fresh.tolist(), strict=True):
             said[b] += row
         going = [k for k, b in enumerate(left) if stops.isdisjoint(said[b]) and len(said[b]) < room]
         if not going:
             break
-        cache = found.past_key_values
-        with_room(cache)
-        if not is_by_row(cache):
-            going = list(range(len(left)))  # nobody can leave
         chosen = torch.tensor(going, device=ids_BT.device)
         if len(going) < len(left):
             select(cache, chosen, len(left))

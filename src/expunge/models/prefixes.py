@@ -15,13 +15,15 @@ from typing import Any
 import torch
 
 from expunge.data import tokens
-from expunge.data.tokens import TokenRow, batches_by_length, collate, collate_read
+from expunge.data.tokens import TokenRow, batches_by_length, check_supervised, collate, collate_read
 from expunge.models.answers import Answers
 from expunge.models.decoding import is_by_row, select
 from expunge.models.subject import Subject
 
 SLACK = 1.2
 """How much longer a beginning may be than what is shared of it: what is left over runs once for every answer."""
+NEIGHBOURS = 64
+"""Rows of one prompt that are compared with each other: bounds the search where thousands share one."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,18 @@ def answers_in_parts(subject: Subject, rows: Sequence[TokenRow],
     in order, and the last one is its own. A question that several answers share is run once, and so are the words that
     several of them begin with. A model with hooks on it (an attack on activations) or without a cache of keys and
     values runs every row whole.
+
+    Raises:
+        DataError: a row has no supervised token.
     """
+    check_supervised([rows[i] for i in chosen])
     pad_id, left = subject.tokens.pad_id, set(chosen)
     for few in _alike(list(_beginnings(rows, chosen))) if subject.bare else ():
         length = few[0].length
         start = [_first(rows[one.members[0]], length + 1) for one in few]
         begun = subject.answers(collate_read(start, pad_id), keep=True)
-        if not is_by_row(begun.past) or begun.past.get_seq_length() != length:
+        cache = begun.past
+        if not is_by_row(cache) or cache.get_seq_length() != length:
             break
         if begun.batch.count("tokens"):
             yield [one.members for one in few], begun
@@ -54,10 +61,11 @@ def answers_in_parts(subject: Subject, rows: Sequence[TokenRow],
         order = list(owner)
         rest = [_rest(rows[i], length) for i in order]
         for batch in batches_by_length(rest):
-            mine = _lent(begun.past)
-            select(mine, torch.tensor([owner[order[k]] for k in batch], device=subject.device), len(few))
-            yield [(order[k],) for k in batch], subject.answers(collate_read([rest[k] for k in batch], pad_id), mine)
+            whose = torch.tensor([owner[order[k]] for k in batch], device=subject.device)
+            yield [(order[k],) for k in batch], subject.answers(
+                collate_read([rest[k] for k in batch], pad_id), _lent(cache, whose, len(few)))
         left -= owner.keys()
+        del begun, cache  # before the next ones are made
     put = collate_read if subject.bare else collate
     for alone in batches_by_length(rows, [i for i in chosen if i in left]):
         yield [(i,) for i in alone], subject.answers(put([rows[i] for i in alone], pad_id))
@@ -71,10 +79,12 @@ def _beginnings(rows: Sequence[TokenRow], chosen: Sequence[int]) -> Iterator[Beg
             groups.setdefault(rows[i].ids[: rows[i].prompt], []).append(i)
     for prompt, members in groups.items():
         members.sort(key=lambda i: rows[i].ids)  # whoever shares most stands side by side
-        while len(members) > 1:
-            one, at = _best(rows, members, len(prompt) - 1)
-            del members[at: at + len(one.members)]
-            yield one
+        for at in range(0, len(members), NEIGHBOURS):
+            near = members[at: at + NEIGHBOURS]
+            while len(near) > 1:
+                one, first = _best(rows, near, len(prompt) - 1)
+                del near[first: first + len(one.members)]
+                yield one
 
 
 def _best(rows: Sequence[TokenRow], members: Sequence[int], prompt: int) -> tuple[Beginning, int]:
@@ -94,19 +104,24 @@ def _best(rows: Sequence[TokenRow], members: Sequence[int], prompt: int) -> tupl
 
 def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     """How many tokens one run can read for both: each keeps a token to read, and one to predict, of its own part."""
-    most = min(len(a), len(b)) - 2
-    return next((n - 1 for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y or n > most), most)
+    shared, most = 0, min(len(a), len(b)) - 1
+    while shared < most and a[shared] == b[shared]:
+        shared += 1
+    return shared - 1
 
 
 def _first(row: TokenRow, count: int) -> TokenRow:
     """So many first tokens of it."""
-    return replace(row, ids=row.ids[:count], prompt=min(row.prompt, count), answer=max(count - row.prompt, 0), end=0)
+    answer = min(max(count - row.prompt, 0), row.answer)
+    return replace(row, ids=row.ids[:count], prompt=min(row.prompt, count), answer=answer,
+                   end=max(count - row.prompt - answer, 0))
 
 
 def _rest(row: TokenRow, length: int) -> TokenRow:
     """What follows so many tokens; the first of it was predicted before."""
-    done = max(length + 1 - row.prompt, 0)
-    return replace(row, ids=row.ids[length:], prompt=max(row.prompt - length, 1), answer=row.answer - done)
+    done = _first(row, length + 1)
+    return replace(row, ids=row.ids[length:], prompt=max(row.prompt - length, 1), answer=row.answer - done.answer,
+                   end=row.end - done.end)
 
 
 def _alike(beginnings: Sequence[Beginning]) -> Iterator[list[Beginning]]:
@@ -123,11 +138,17 @@ def _alike(beginnings: Sequence[Beginning]) -> Iterator[list[Beginning]]:
         order = order[most:]
 
 
-def _lent(cache: Any) -> Any:
-    """The same keys and values under a cache of its own: selecting and growing make new ones."""
+def _lent(cache: Any, whose: torch.Tensor, rows: int) -> Any:
+    """A cache of its own with keys and values of these of its `rows` rows; selecting and growing make new ones."""
+    mine = _copied(cache)
+    select(mine, whose, rows)
+    return mine
+
+
+def _copied(cache: Any) -> Any:
     mine = copy.copy(cache)
     mine.layers = [copy.copy(layer) for layer in cache.layers]
     for name, part in vars(cache).items():  # a guard keeps a second one beside it
         if hasattr(part, "layers"):
-            setattr(mine, name, _lent(part))
+            setattr(mine, name, _copied(part))
     return mine

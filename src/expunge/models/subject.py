@@ -108,18 +108,19 @@ class Subject:
         head = self.model.get_output_embeddings()
         if head is None:  # no separable head: full logits, then pick
             said = self.model(**inputs)
-            return Answers(batch, said.logits.flatten(0, 1)[batch.flat_N], getattr(said, "past_key_values", None))
+            return Answers(batch, said.logits.flatten(0, 1)[batch.flat_N], _past(said) if keep else None)
         plain = is_plain(head, self.device) and self.bare
         late = plain and self._seen[0] is self.model and self._seen[1]
         with self._sparing(batch, batch.flat_N), self._heading(batch.flat_N, run=not late) as given:
             said = self.model(**inputs)
-        logits_1NV, past = said.logits, getattr(said, "past_key_values", None)
-        if plain and self._seen[0] is not self.model:  # some families scale or cap what their head says: look once
+        logits_1NV, past = said.logits, _past(said) if keep else None
+        if plain and self._seen[0] is not self.model and len(batch.flat_N):
+            # Some families scale or cap what their head says: look once, where there is something to look at.
             with torch.no_grad():
                 again = [head(states_ND[None]) for states_ND in given]
             self._seen = self.model, len(again) == 1 and again[0].dtype == logits_1NV.dtype and torch.equal(
                 again[0], logits_1NV)
-        if plain and self._seen[1]:
+        if late or (plain and self._seen == (self.model, True)):
             return Answers(batch, FinalStates.under(head.weight, head.bias, given[0]), past)
         return Answers(batch, logits_1NV.squeeze(0), past)
 
@@ -128,10 +129,6 @@ class Subject:
         if self.recomputes or not self.bare or not self._blocks:
             return nullcontext()
         return sparing(list(self._blocks.values()), batch.ids_BT.shape, batch.real_N, last_N)
-
-    def headless(self) -> AbstractContextManager[object]:
-        """While it lasts, a forward pass computes no logits, where there is a head that can be told so."""
-        return self._heading(torch.zeros(0, dtype=torch.long, device=self.device), run=False)
 
     @contextmanager
     def _heading(self, flat_N: Tensor, run: bool = True) -> Iterator[list[Tensor]]:
@@ -280,6 +277,11 @@ class Subject:
         """Weights (safetensors) and tokenizer, loadable with plain transformers or PEFT."""
         self.model.save_pretrained(folder, safe_serialization=True)
         self.tokens.processor.save_pretrained(folder)
+
+
+def _past(said: Any) -> Any:
+    """Keys and values that a model leaves behind, if it does."""
+    return getattr(said, "past_key_values", None)
 
 
 def checksum(tensors: dict[str, Tensor]) -> str:

@@ -22,8 +22,6 @@ from expunge.records.task import Example, Task
 
 LOWEST = -1e4
 """Log-probs below it stand for probability 0 in the moments; its square is still finite."""
-
-
 PER_TOKEN = ("logp", "hit", "mean", "var")
 """What is known of every token; the moments only where the answer itself is asked about."""
 
@@ -76,16 +74,20 @@ class Likelihood(Probe):
             i: {name: [] for name in (PER_TOKEN if i in answered else PER_TOKEN[:2])} for i in usable}
         with subject.evaluating():
             for parts, answers in answers_in_parts(subject, tokens, usable):
-                moments = [not answered.isdisjoint(rows) for rows in parts]
-                for rows, found in zip(parts, _per_token(answers, moments), strict=True):
-                    for i in rows:
+                moments = [not answered.isdisjoint(members) for members in parts]
+                for members, found in zip(parts, _per_token(answers, moments), strict=True):
+                    for i in members:
                         for name, values in numbers[i].items():
                             values += found[name]
                 if progress:
-                    progress(sum(len(rows) == 1 for rows in parts))
-        return [LikelihoodRow(id=e.id, subject=e.subject, group=e.group, form=form, index=index, correct=correct,
-                              text=text, end=tokens[i].end, **numbers[i])  # type: ignore[typeddict-item]
-                for i in usable for e, (form, index, correct, text) in asked[i: i + 1]]
+                    progress(sum(len(members) == 1 for members in parts))
+        rows: list[Row] = []
+        for i in usable:
+            example, (form, index, correct, text) = asked[i]
+            rows.append(LikelihoodRow(
+                id=example.id, subject=example.subject, group=example.group, form=form, index=index, correct=correct,
+                text=text, end=tokens[i].end, **numbers[i]))  # type: ignore[typeddict-item]
+        return rows
 
 
 def _per_token(answers: Answers, moments: Sequence[bool]) -> Iterator[dict[str, list[Any]]]:
