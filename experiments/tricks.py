@@ -80,7 +80,7 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
     cached = CachedLogProbs(subject, (*forget.rows, *retain.rows))
     live = LiveReference(subject, adapter=False)
     asked_of: dict[str, Any] = {"reference": cached, "whole": CachedStates(subject, retain.rows), "towards": kl,
-                                "speaker": retrained, "read": (), "first": "gc.set_threshold(50_000)"}
+                                "speaker": retrained, "read": (), "first": "gc.disable()"}
     moving = [p.detach().clone().requires_grad_() for p in parameters]
     asked_of["optimizer"] = torch.optim.AdamW(moving, lr=1e-6, fused=True)
     one_by_one = torch.optim.AdamW(moving, lr=1e-6, foreach=False)
@@ -200,7 +200,7 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
             patch.object(decoding, "_is_plain", lambda subject: False))),
         "rows tokenised once (scoring)": (score, tokenised_anew),
         "rows that ended leave (generation)": (say, lambda: without(patch.object(decoding, "STRETCH", 1 << 30))),
-        "seldom looked for garbage (importing a model's code)": (start, lambda: instead(first="")),
+        "no garbage looked for (importing a model's code)": (start, lambda: instead(first="")),
         "rows of similar length share a pass (training)": (step, lambda: without(
             patch.object(Subject, "_splits", False))),
         "MLPs run on what is read (training)": (step, lambda: without(patch.object(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-from expunge.errors import MissingError
-from expunge.models.load import load_subject, read_config
 
 
 @pytest.mark.parametrize(("said", "found"), [(None, "1"), ("0", "0")])
@@ -24,13 +20,12 @@ def test_large_pages_are_asked_for(said: str | None, found: str) -> None:
     assert run.stdout.strip() == found
 
 
-def test_garbage_is_looked_for_as_before_once_a_model_is_loaded(tmp_path: Path) -> None:
-    before = gc.get_threshold()
-    gc.set_threshold(123, 4, 5)
-    try:
-        for load in (read_config, load_subject):
-            with pytest.raises(MissingError):
-                load(tmp_path / "nothing")
-            assert gc.get_threshold() == (123, 4, 5)
-    finally:
-        gc.set_threshold(*before)
+def test_garbage_is_looked_for_once_a_model_is_there(model: Path) -> None:
+    """By the command line; a library leaves the user's collector alone."""
+    code = ("import gc; {}from expunge.models.load import load_subject; found = [gc.isenabled()]; "
+            "load_subject({!r}); print(*found, gc.isenabled(), gc.get_freeze_count() > 0)")
+    for first, found in (("import expunge.cli; ", "False True True"), ("", "True True False"),
+                         ("gc.disable(); import expunge.cli; ", "False False False")):
+        run = subprocess.run([sys.executable, "-c", code.format(first, str(model))], capture_output=True, text=True,
+                             check=True)
+        assert run.stdout.strip() == found

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +16,6 @@ from expunge.models.subject import Subject
 
 OWN = "expunge_"
 """Model types of classes that a guard or an exact method registers: this, then the plug-in's name."""
-
-
-@contextmanager
-def seldom_collecting() -> Iterator[None]:
-    """Importing a model's code makes some 200,000 small objects that stay: looking for garbage among them takes as
-    long as a fifth of the imports themselves, and finds next to none."""
-    before = gc.get_threshold()
-    gc.set_threshold(50_000, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def resolve(path: str | Path) -> str:
@@ -53,7 +38,6 @@ def register_own(where: str | Path) -> None:
         registry.load(str(kind).removeprefix(OWN), "guard", "exact")
 
 
-@seldom_collecting()
 def read_config(path: str | Path) -> Any:
     """The model's config alone, for preflight. Raises MissingError with what was looked for."""
     from transformers import AutoConfig
@@ -72,7 +56,6 @@ def read_config(path: str | Path) -> Any:
         raise _unreadable(path, error) from None
 
 
-@seldom_collecting()
 def load_subject(path: str | Path, *, template: str | None = None, max_length: int | None = None,
                  dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Subject:
     """Load weights and tokenizer.

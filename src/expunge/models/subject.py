@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from expunge import starting
 from expunge.data.tokens import TokenBatch, Tokens, alike, collate, concat
 from expunge.errors import UsageError
 from expunge.models.answers import Answers
@@ -39,6 +40,7 @@ class Subject:
     """
 
     def __init__(self, model: Any, tokens: Tokens, path: str = "") -> None:
+        starting.done()
         quicken(model)
         self.model = model
         self.tokens = tokens
