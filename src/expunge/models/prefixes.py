@@ -9,7 +9,8 @@ import copy
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -90,16 +91,11 @@ def _beginnings(rows: Sequence[TokenRow], chosen: Sequence[int]) -> Iterator[Beg
 def _best(rows: Sequence[TokenRow], members: Sequence[int], prompt: int) -> tuple[Beginning, int]:
     """Neighbours that save most positions, and where they stand; whoever stays behind can still share the prompt."""
     shared = [_common(rows[i].ids, rows[j].ids) for i, j in pairwise(members)]
-    most, found = -1, (0, 2, prompt)
-    for start in range(len(members)):
-        length = shared[start] if start < len(shared) else 0
-        for end in range(start + 2, len(members) + 1):
-            length = min(length, shared[end - 2])
-            saved = (end - start - 1) * length + max(len(members) - (end - start) - 1, 0) * prompt
-            if saved > most:
-                most, found = saved, (start, end, length)
-    start, end, length = found
-    return Beginning(tuple(members[start:end]), length), start
+    splits = ((more * length + max(len(members) - more - 2, 0) * prompt, start, more + 1, length)
+              for start in range(len(shared))
+              for more, length in enumerate(accumulate(shared[start:], min), 1))
+    _, start, count, length = max(splits, key=itemgetter(0))
+    return Beginning(tuple(members[start: start + count]), length), start
 
 
 def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:

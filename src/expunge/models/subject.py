@@ -112,7 +112,7 @@ class Subject:
             said = self.model(**inputs)
             return Answers(batch, said.logits.flatten(0, 1)[batch.flat_N], _past(said) if keep else None)
         plain = is_plain(head, self.device) and self.bare
-        late = plain and self._seen[0] is self.model and self._seen[1]
+        late = plain and self._seen == (self.model, True)
         with self._sparing(batch, batch.flat_N), self._heading(batch.flat_N, run=not late) as given:
             said = self.model(**inputs)
         logits_1NV, past = said.logits, _past(said) if keep else None
@@ -122,7 +122,7 @@ class Subject:
                 again = [head(states_ND[None]) for states_ND in given]
             self._seen = self.model, len(again) == 1 and again[0].dtype == logits_1NV.dtype and torch.equal(
                 again[0], logits_1NV)
-        if late or (plain and self._seen == (self.model, True)):
+        if plain and self._seen == (self.model, True):
             return Answers(batch, FinalStates.under(head.weight, head.bias, given[0]), past)
         return Answers(batch, logits_1NV.squeeze(0), past)
 
