@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,9 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from expunge.data import tokens
 from expunge.data.tokens import TokenBatch, TokenRow, alike, collate
 from expunge.methods.divergence import kl
+from expunge.methods.stage import StageMethod
 from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference
 from expunge.models.subject import Subject
-from tests.support import fresh, moved
+from tests.support import fresh, gradient, moved, small_task, stage_of
 
 LENGTHS = ([9, 41, 10, 40, 3, 12, 39], [5], [7, 7, 7], [2, 60], [30, 2, 2, 2, 29])
 """Odd numbers of rows, one row, equal ones, and rows with a single supervised token (length 2)."""
@@ -88,7 +93,7 @@ def test_hidden_states_are_those_of_one_pass(lengths: list[int], monkeypatch: py
     batch = collate(made(lengths), subject.tokens.pad_id)
     with torch.no_grad():
         found = subject.hidden(batch, 1)
-        monkeypatch.setattr(Subject, "_splits", False)
+        monkeypatch.setattr(Subject, "splits", False)
         real = batch.attention_BT.bool()
         torch.testing.assert_close(found[real], subject.hidden(batch, 1)[real], atol=1e-5, rtol=1e-5)
 
@@ -155,6 +160,76 @@ def test_a_model_of_several_modalities_runs_every_mlp_everywhere() -> None:
     assert getattr(subject.model.config, "num_hidden_layers", None) is None
     batch = collate(made(LENGTHS[0]), subject.tokens.pad_id)
     torch.testing.assert_close(subject.answers(batch).logits_NV, whole(subject, batch), atol=1e-5, rtol=1e-5)
+
+
+TURNS = ("grad_diff", "npo + retain_kl", "dpo + retain_nll", "rmu(layer=1) + activation_match(layer=1) + all",
+         "npo + retain_nll + pcgrad")
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """The slow twin: while it lasts, methods are made that run all sides before the way back."""
+    real = StageMethod.__init__
+
+    def made(method: StageMethod, *arguments: Any) -> None:
+        real(method, *arguments)
+        method.apart = False
+
+    with patch.object(StageMethod, "__init__", made):
+        yield
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("recipe", TURNS)
+def test_roles_that_take_turns_find_the_gradient_of_both_at_once(recipe: str, separate: bool) -> None:
+    quick = gradient(recipe, moved(), separate=separate)
+    with at_once():
+        slow = gradient(recipe, moved(), separate=separate)
+    for figures in ("values", "losses", "nll"):
+        found, expected = getattr(quick, figures), getattr(slow, figures)
+        assert found.keys() == expected.keys() and found == pytest.approx(expected, rel=1e-5)
+    for a, b in zip((*quick.forget, *quick.retain, *quick.together), (*slow.forget, *slow.retain, *slow.together),
+                    strict=True):
+        assert float((a - b).norm()) <= 1e-5 * max(float(b.norm()), 1e-3)
+
+
+class Kept:
+    """A tensor that is kept for the way back."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+
+def most_kept(recipe: str) -> int:
+    """Numbers kept for the way back at once, at the most."""
+    sizes: list[int] = []
+    peak = 0
+
+    def pack(x: torch.Tensor) -> Kept:
+        nonlocal peak
+        kept = Kept(x)
+        sizes.append(x.numel())
+        weakref.finalize(kept, sizes.remove, x.numel())
+        peak = max(peak, sum(sizes))
+        return kept
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.x):
+        gradient(recipe, moved())
+    return peak
+
+
+@pytest.mark.parametrize("recipe", TURNS)
+def test_what_one_role_keeps_is_gone_before_the_other_runs(recipe: str) -> None:
+    turns = most_kept(recipe)
+    with at_once():
+        assert turns < 0.75 * most_kept(recipe)
+
+
+@pytest.mark.parametrize(("reads", "apart"), [(("forget",), True), (("forget", "retain"), False)])
+def test_roles_that_read_one_side_run_together(reads: tuple[str, ...], apart: bool) -> None:
+    stage, task = stage_of("npo + retain_nll"), small_task()
+    with patch.object(type(stage.objective), "reads", reads):
+        assert StageMethod(stage, moved(), task, task.forget, task.retain, 0).apart is apart
 
 
 def test_an_empty_side_has_empty_answers() -> None:

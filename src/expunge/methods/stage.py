@@ -15,7 +15,7 @@ from expunge.models.scope import Scope
 from expunge.models.subject import Subject
 from expunge.records.task import Example, Task
 from expunge.seeding import derive, stream
-from expunge.training.gradients import Gradient, Gradients, Oracle, Tamper
+from expunge.training.gradients import BOTH, Gradient, Gradients, Oracle, Tamper
 from expunge.training.step import Role, Step, WeightedTerm
 from expunge.training.zeroth import Probing
 
@@ -44,9 +44,11 @@ class StageMethod:
         self.clip: float | None = getattr(stage.optimizer.spec, "clip", None)
         parts = (*((stage.objective,) if stage.objective else ()), *stage.retain)
         self._parts: list[tuple[Any, Role]] = [(p, "retain" if p.card.kind == "retain" else "forget") for p in parts]
-        # Apart, each role's backward should see only its own rows.
-        apart = self.separate or self.perturbs
-        self.joint = () if apart else tuple(dict.fromkeys(s for p in parts for s in p.reads))
+        reads = [{s for p, r in self._parts if r == role for s in p.reads} for role in BOTH]
+        self.apart = len({role for _, role in self._parts}) == 2 and reads[0].isdisjoint(reads[1])
+        # Where roles are told apart, each one's backward should see only its own rows.
+        told = self.separate or self.perturbs
+        self.joint = () if told else tuple(dict.fromkeys(s for p in parts for s in p.reads))
 
     def order(self, epoch: int) -> list[dict[str, Example]]:
         """The draws of an epoch with every side its terms read."""

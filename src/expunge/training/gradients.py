@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -93,6 +94,9 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
               only: Role | None = None, tamper: Tamper | None = None) -> Gradients:
     """Sum gradients over micro-batches and processes; every term is divided by its count over the whole step.
 
+    Roles that read different sides take turns, so that what one keeps for its way back is gone before the other runs;
+    not on an accelerator that has their rows share a pass.
+
     Args:
         micro: the whole step; of several processes each computes its share.
         separate: one gradient per role, rather than that of the summed loss.
@@ -102,28 +106,21 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
     parameters = list(scope.parameters.values())
     counts = totals(micro)
     roles: tuple[Any, ...] = (only,) if only else BOTH if separate else (None,)
+    by_turns = method.apart and (subject.splits or not method.joint)
+    turns: tuple[Role | None, ...] = (only,) if only else BOTH if by_turns else (None,)
     sums: dict[Any, list[Tensor]] = {}
     found = Gradients([], [], [], {}, {})
     subject.model.train()
     try:
-        for batches in share(micro, subject.tokens.pad_id):
-            step = make_step(method, subject, reference, batches, tamper)
+        for batches, turn in product(share(micro, subject.tokens.pad_id), turns):
+            step = make_step(method, subject, reference, batches, tamper, joint=not by_turns)
             with accelerator.autocast():
-                terms = method.terms(step, only)
+                terms = method.terms(step, turn)
                 named = reduce_terms(terms, counts)
-            losses = {role: weighted_sum(terms, named, role) for role in roles}
-            pending = [role for role, value in losses.items() if value is not None and value.requires_grad]
-            for role in pending:
-                value = losses[role]
-                assert value is not None
-                parts = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=role != pending[-1])
-                if role not in sums:
-                    sums[role] = _owned(parameters, parts)
-                    continue
-                for total, part in zip(sums[role], parts, strict=True):
-                    if part is not None:
-                        total += part
+            losses = {role: weighted_sum(terms, named, role) for role in roles if turn is None or role in (turn, None)}
+            _differentiate(losses, parameters, sums)
             found.note(named, losses, step, counts)
+            del step, terms, named, losses  # whoever is next needs the room
     finally:
         subject.model.eval()
     for found_sums in sums.values():
@@ -151,13 +148,31 @@ def perturbed(method: Method, scope: Scope, estimate: Estimate, step: int, total
 
 
 def make_step(method: Method, subject: Subject, reference: Reference | None, batches: Mapping[str, TokenBatch],
-              tamper: Tamper | None) -> Step:
-    """One micro-batch on the subject's device, tampered with where a perturbation asks for it."""
+              tamper: Tamper | None, joint: bool = True) -> Step:
+    """One micro-batch on the subject's device, tampered with where a perturbation asks for it.
+
+    Args:
+        joint: sides that the method wants together may share a pass.
+    """
     on_device = {side: batch.to(subject.device) for side, batch in batches.items()}
-    step = Step(subject, on_device, reference, () if tamper else method.joint)
+    step = Step(subject, on_device, reference, method.joint if joint and not tamper else ())
     if tamper:
         tamper(step)
     return step
+
+
+def _differentiate(losses: Mapping[Any, Tensor | None], parameters: Sequence[Tensor],
+                   sums: dict[Any, list[Tensor]]) -> None:
+    """Add the gradient of the loss of every role to its sum."""
+    pending = {role: value for role, value in losses.items() if value is not None and value.requires_grad}
+    for left, (role, value) in zip(range(len(pending))[::-1], pending.items(), strict=True):
+        parts = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=left > 0)
+        if role not in sums:
+            sums[role] = _owned(parameters, parts)
+            continue
+        for total, part in zip(sums[role], parts, strict=True):
+            if part is not None:
+                total += part
 
 
 def _owned(parameters: Sequence[Tensor], parts: Sequence[Tensor | None]) -> list[Tensor]:

@@ -38,6 +38,7 @@ class Method(Protocol):
     """What the loop runs: a recipe stage, seen only through these verbs."""
 
     joint: tuple[str, ...]
+    apart: bool
     separate: bool
     clip: float | None
     forgets: bool

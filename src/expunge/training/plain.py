@@ -34,6 +34,7 @@ class Plain:
     weight_decay: float = 0.01
     clip: float | None = 1.0
     joint: tuple[str, ...] = ()
+    apart: bool = False
     separate: bool = False
     forgets: bool = False
     perturbs: bool = False
