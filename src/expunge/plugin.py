@@ -35,7 +35,7 @@ class Card:
     """Where the default values come from."""
     needs: frozenset[str] = frozenset()
     """Of: retain, refusals, paraphrases, wrong_answers, holdout, gradients, weights,
-    reference.logp, reference.logits, reference.hidden, retrained, original."""
+    reference.logp, reference.likeliest, reference.logits, reference.hidden, retrained, original."""
     conflicts: frozenset[str] = frozenset()
     """Names this one cannot be combined with, of any kind."""
     companions: str = ""

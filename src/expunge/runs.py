@@ -307,9 +307,8 @@ def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, ro
     schedule = Schedule(method.order, subject.tokens, batch_size, accumulate)
     loop = plan(stage, schedule)
     name = stage.objective.card.name if stage.objective else "train"
-    needed = stage.needs
     asked = schedule.token_rows(loop.steps, stage.kept_sides)
-    reference = build_reference(subject, needed, asked, adapter=scope.adapter,
+    reference = build_reference(subject, stage.needs, asked, adapter=scope.adapter, top=stage.top,
                                 progress=reporter.task("reference", len(asked)) if asked else None)
     monitor = Monitor(subject, task, record.seed)
     tick = reporter.task(name, loop.steps)

@@ -69,6 +69,19 @@ def leaves_first_update(plugin: type[Retain]) -> None:
 
 
 @check
+def below_whole_divergence(plugin: type[Retain]) -> None:
+    """Between 0 and the whole divergence, nearer to it with every token told apart; equal once all of them are."""
+    vocabulary = moved().model.config.vocab_size
+    whole = gradient("retain_kl", moved(), original=memoriser())
+    ladder = [gradient(f"{plugin.card.name}(k={k})", moved(), original=memoriser()) for k in (1, 4, 32, vocabulary)]
+    values = [found.values[plugin.card.name] for found in ladder]
+    assert 0 < values[0] < values[1] < values[2] < whole.values["retain_kl"]
+    assert values[3] == pytest.approx(whole.values["retain_kl"], rel=1e-5)
+    assert distance(ladder[3].total(), whole.total()) < 1e-4
+    assert cosine(ladder[2].total(), whole.total()) > 0.9
+
+
+@check
 def never_negative(plugin: type[Retain]) -> None:
     """Its value is at least zero at every step of a run, and above zero at some."""
     objective = plugin.card.kind == "objective"

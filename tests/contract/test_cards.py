@@ -85,7 +85,7 @@ def test_card_names_exist(entry: Entry) -> None:
     assert plugin.card.conflicts <= registry.entries().keys()
     assert plugin.space.keys() <= plugin.Spec.model_fields.keys()
     known = {"retain", "refusals", "questions", "paraphrases", "wrong_answers", "holdout", "gradients", "weights",
-             "reference.logp", "reference.logits", "reference.hidden", "retrained", "original"}
+             "reference.logp", "reference.likeliest", "reference.logits", "reference.hidden", "retrained", "original"}
     assert plugin.card.needs <= known
 
 

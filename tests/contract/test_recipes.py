@@ -6,6 +6,7 @@ Legend: B rows of one side.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,16 @@ from expunge.data.tokens import TokenBatch
 from expunge.errors import ExpungeError
 from expunge.methods.base import TermPlugin
 from expunge.methods.recipe import Stage
-from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference, Reference, build_reference, verify
+from expunge.models.reference import (
+    CachedLikeliest,
+    CachedLogProbs,
+    CachedStates,
+    Likeliest,
+    LiveReference,
+    Reference,
+    build_reference,
+    verify,
+)
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
 from expunge.plugin import RECIPE_KINDS
@@ -130,9 +140,11 @@ def test_reference_never_moves(recipe: str) -> None:
     wanted = {n for n in stage.needs if n.startswith("reference.")}
     assert bool(run.reference) == bool(wanted)
     if run.reference:
-        kind = "cached log-probs" if wanted == {"reference.logp"} else "adapter off" if stage.scope.adapter \
+        kind = "cached log-probs" if wanted == {"reference.logp"} \
+            else "cached likeliest tokens" if wanted <= {"reference.logp", "reference.likeliest"} \
+            else "adapter off" if stage.scope.adapter \
             else "frozen copy" if "reference.hidden" in wanted else "cached states"
-        assert run.reference["kind"] == kind
+        assert run.reference["kind"].startswith(kind)
     if run.reference.get("kind") == "frozen copy":
         copied = LiveReference(fresh(), adapter=False)
         assert run.reference["checksum"] == copied.checksum
@@ -150,6 +162,7 @@ def test_needs_are_what_is_asked(recipe: str) -> None:
         class Watched:
             logp = lambda self, batch: asked.add("reference.logp") or held.logp(batch)  # noqa: B023, E731
             answers = lambda self, batch: asked.add("reference.logits") or held.answers(batch)  # noqa: B023, E731
+            likeliest = lambda self, *a: asked.add("reference.likeliest") or held.likeliest(*a)  # noqa: B023, E731
             hidden = lambda self, *a: asked.add("reference.hidden") or held.hidden(*a)  # noqa: B023, E731
 
         step = Step(moved(), batches, Watched())  # type: ignore[arg-type]
@@ -168,23 +181,27 @@ def test_a_term_without_its_reference_says_so() -> None:
 def references() -> list[tuple[str, Reference, Subject]]:
     """Every kind, with the subject that was given to it."""
     batch = batch_of(memoriser(), small_task().forget[:3])
-    cached, states, copied, wrapped = fresh(), fresh(), fresh(), fresh()
+    cached, likeliest, states, copied, wrapped = (fresh() for _ in range(5))
     stage_of("npo + retain_nll + lora").scope.apply(wrapped)
     built = [
         build_reference(cached, frozenset({"reference.logp"}), batch.rows, adapter=False),
+        build_reference(likeliest, frozenset({"reference.logp", "reference.likeliest"}), batch.rows, adapter=True,
+                        top=5),
         build_reference(states, frozenset({"reference.logp", "reference.logits"}), batch.rows, adapter=False),
         build_reference(copied, frozenset({"reference.logits", "reference.hidden"}), (), adapter=False),
         build_reference(wrapped, frozenset({"reference.hidden"}), (), adapter=True),
     ]
-    return [(r.kind, r, s) for r, s in zip(built, (cached, states, copied, wrapped), strict=True) if r is not None]
+    given = (cached, likeliest, states, copied, wrapped)
+    return [(r.kind, r, s) for r, s in zip(built, given, strict=True) if r is not None]
 
 
 def test_reference_kinds_are_the_cheapest() -> None:
-    assert [kind for kind, _, _ in references()] == ["cached log-probs", "cached states", "frozen copy", "adapter off"]
+    assert [kind.split(" (")[0] for kind, _, _ in references()] == [
+        "cached log-probs", "cached likeliest tokens", "cached states", "frozen copy", "adapter off"]
     assert build_reference(memoriser(), frozenset({"retain", "questions"}), (), adapter=False) is None
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_reference_outputs_are_the_originals_without_gradient(number: int) -> None:
     kind, reference, subject = references()[number]
     subject.model.requires_grad_(True)
@@ -195,7 +212,9 @@ def test_reference_outputs_are_the_originals_without_gradient(number: int) -> No
     found = reference.logp(batch)
     torch.testing.assert_close(found, expected.logp_N, atol=1e-5, rtol=1e-5)
     assert not found.requires_grad
-    if kind != "cached log-probs":
+    if "log-probs" not in kind:
+        _same_likeliest(reference.likeliest(batch, 5), Likeliest.of(expected.found, 5))
+    if "log-probs" not in kind and "likeliest" not in kind:
         answers = reference.answers(batch)
         torch.testing.assert_close(answers.logits_NV, expected.logits_NV, atol=1e-5, rtol=1e-5)
         assert not answers.logits_NV.requires_grad
@@ -211,13 +230,22 @@ def test_reference_outputs_are_the_originals_without_gradient(number: int) -> No
         assert not held.requires_grad
 
 
-@pytest.mark.parametrize("number", range(4))
+def _same_likeliest(found: Likeliest, expected: Likeliest) -> None:
+    """Where two tokens are as likely, either may be named."""
+    assert found.ids_NK.shape == expected.ids_NK.shape and not found.logp_NK.requires_grad
+    torch.testing.assert_close(found.logp_NK, expected.logp_NK, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.rest_N.exp(), expected.rest_N.exp(), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("number", range(5))
 def test_a_moved_reference_is_noticed(number: int) -> None:
     _, reference, _ = references()[number]
     assert verify(reference) == {"kind": reference.kind, "checksum": reference.checksum}
     with torch.no_grad():
         if isinstance(reference, CachedLogProbs):
             next(iter(reference._logp.values()))[0] += 1e-3
+        elif isinstance(reference, CachedLikeliest):
+            next(iter(reference._kept.values()))[0] += 1e-3
         elif isinstance(reference, CachedStates):
             reference._head["weight"][0] += 1e-3
         else:
@@ -231,7 +259,7 @@ def test_a_moved_reference_is_noticed(number: int) -> None:
 def test_cached_references_do_not_depend_on_their_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [memoriser().tokens.row(r) for r in small_task().forget]
     batch = batch_of(memoriser(), small_task().forget)
-    for kind in (CachedLogProbs, CachedStates):
+    for kind in (CachedLogProbs, partial(CachedLikeliest, count=3), CachedStates):
         many = kind(memoriser(), rows).logp(batch)
         with monkeypatch.context() as patch:
             patch.setattr(tokens, "POSITIONS", 1)

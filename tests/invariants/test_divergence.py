@@ -7,6 +7,7 @@ import torch
 
 from expunge.methods import divergence
 from expunge.models import head
+from expunge.models.reference import Likeliest
 
 
 def slow(target_NV: torch.Tensor, logits_NV: torch.Tensor, relative: bool) -> torch.Tensor:
@@ -39,6 +40,45 @@ def test_value_and_gradient_are_those_of_the_definition(relative: bool, n: int, 
     if not forbidden:
         expected, = torch.autograd.grad((slow(target, logits, relative) * weight).sum(), logits)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def coarsely(target_NV: torch.Tensor, logits_NV: torch.Tensor, count: int) -> torch.Tensor:
+    """The definition: both distributions over the likeliest tokens and one for all others, by autograd."""
+    q, p = target_NV.softmax(-1), logits_NV.softmax(-1)
+    order = q.argsort(-1, descending=True)
+    q, p = (torch.cat([x.gather(1, order[:, :count]), x.gather(1, order[:, count:]).sum(-1, keepdim=True)], 1)
+            for x in (q, p))
+    return torch.where(q > 0, q * (q.log() - p.log()), 0.0).sum(-1)
+
+
+@pytest.mark.parametrize("count", [1, 5, 16, 17, 90])
+@pytest.mark.parametrize("n", [0, 1, 40])
+def test_coarse_value_and_gradient_are_those_of_the_definition(n: int, count: int,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "CELLS", {"cpu": 50})
+    torch.manual_seed(n)
+    target, logits, weight = torch.randn(n, 17) * 4, (torch.randn(n, 17) * 4).requires_grad_(), torch.rand(n)
+    quick = divergence.coarse_kl(Likeliest.of(target, count), logits)
+    definition = coarsely(target, logits, count)
+    torch.testing.assert_close(quick, definition, atol=1e-5, rtol=1e-5)
+    for more in (False, True):
+        slopes = [torch.autograd.grad((value * weight).sum(), logits, create_graph=more, retain_graph=True)[0]
+                  for value in (quick, definition)]
+        torch.testing.assert_close(*slopes, atol=1e-5, rtol=1e-5)
+    bends = [torch.autograd.grad(slope.square().sum(), logits)[0] for slope in slopes]
+    torch.testing.assert_close(*bends, atol=1e-4, rtol=1e-4)
+
+
+def test_what_a_coarse_divergence_misses_is_that_of_the_others() -> None:
+    target, logits = torch.randn(20, 31) * 3, torch.randn(20, 31) * 3
+    for count in (1, 4, 20):
+        likeliest = Likeliest.of(target, count)
+        missing = divergence.kl(target, logits) - divergence.coarse_kl(likeliest, logits)
+        others = [x.scatter(1, likeliest.ids_NK, -torch.inf) for x in (target, logits)]
+        expected = likeliest.rest_N.exp() * torch.tensor(
+            [divergence.kl(q[None, q > -torch.inf], p[None, q > -torch.inf]) for q, p in zip(*others, strict=True)])
+        assert bool((missing > -1e-6).all())
+        torch.testing.assert_close(missing, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_equal_distributions_have_no_divergence_and_no_slope() -> None:

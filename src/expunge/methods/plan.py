@@ -53,6 +53,8 @@ def reference_kind(stage: Stage) -> str:
         return "none needed"
     if wanted == {"reference.logp"}:
         return "cached log-probs"
+    if wanted <= {"reference.logp", "reference.likeliest"}:
+        return "cached likeliest tokens"
     if stage.kept_sides:
         return "cached states, or a frozen copy where they are larger"
     return "adapter off" if stage.scope.adapter else "frozen copy"

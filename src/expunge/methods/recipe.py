@@ -61,8 +61,13 @@ class Stage:
     def kept_sides(self) -> set[str]:
         """Sides of whose rows a reference keeps what the original says; none where it is run again."""
         again = "reference.hidden" in self.needs or (self.scope.adapter and "reference.logits" in self.needs)
-        asking = [p for p in self.plugins if p.card.needs & {"reference.logp", "reference.logits"}]
+        asking = [p for p in self.plugins if any(need.startswith("reference.") for need in p.card.needs)]
         return set() if again else {side for p in asking for side in getattr(p, "reads", ())}
+
+    @property
+    def top(self) -> int:
+        """How many tokens of the original's distributions are told apart where only the likeliest are asked for."""
+        return max((p.spec.k for p in self.plugins if "reference.likeliest" in p.card.needs), default=0)
 
     def full(self) -> dict[str, dict[str, Any]]:
         """Every term with every option, defaults included: for the record."""

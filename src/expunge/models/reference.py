@@ -1,9 +1,11 @@
 """The original's outputs, served without a second model wherever possible.
 
-Kinds, cheapest first: cached per-token log-probs (when nothing else is asked), the adapter switched
-off (LoRA), cached final states under a copy of the output head (whole distributions), a frozen copy
-(hidden states). Every kind carries a checksum taken at the start; `verify` proves that the reference
-never moved.
+Kinds, cheapest first: cached per-token log-probs (when nothing else is asked), cached log-probs of the
+likeliest tokens, the adapter switched off (LoRA), cached final states under a copy of the output head
+(whole distributions), a frozen copy (hidden states). Every kind carries a checksum taken at the start;
+`verify` proves that the reference never moved.
+
+Legend: N supervised tokens (flat), K likeliest tokens, V vocabulary, D hidden size.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -19,7 +22,7 @@ from torch import Tensor
 from expunge.data.tokens import TokenBatch, TokenRow, batches_by_length, collate
 from expunge.errors import ExpungeError
 from expunge.models.answers import Answers
-from expunge.models.head import FinalStates
+from expunge.models.head import FinalStates, Found, blocks, raised
 from expunge.models.subject import Subject, checksum
 
 
@@ -35,6 +38,9 @@ class Reference(Protocol):
     def answers(self, batch: TokenBatch) -> Answers:
         """Full distributions at the supervised positions."""
 
+    def likeliest(self, batch: TokenBatch, count: int) -> Likeliest:
+        """What is left of those distributions when only so many tokens are told apart."""
+
     def hidden(self, batch: TokenBatch, block: int) -> Tensor:
         """Output of a decoder block, shape B T D."""
 
@@ -42,11 +48,61 @@ class Reference(Protocol):
         """Taken again now."""
 
 
+@dataclass(frozen=True, eq=False)
+class Likeliest:
+    """Log-probs of the likeliest tokens, and of all others together (-inf where there are none)."""
+
+    ids_NK: Tensor
+    logp_NK: Tensor
+    rest_N: Tensor
+
+    @classmethod
+    def of(cls, found: Found, count: int) -> Likeliest:
+        parts = []
+        for logits_NV in blocks(found):
+            logp_NV = raised(logits_NV).log_softmax(-1)
+            logp_NK, ids_NK = logp_NV.topk(min(count, logp_NV.shape[-1]))
+            parts.append((ids_NK, logp_NK, without(logp_NV, ids_NK)))
+        return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def at(self, index_N: Tensor) -> Likeliest:
+        """Of some tokens, or in another order."""
+        return Likeliest(*(x.index_select(0, index_N) for x in (self.ids_NK, self.logp_NK, self.rest_N)))
+
+
+def without(logp_NV: Tensor, ids_NK: Tensor) -> Tensor:
+    """Log-probability of all tokens but these together, shape N."""
+    if ids_NK.shape[-1] == logp_NV.shape[-1]:
+        return logp_NV.new_full((len(logp_NV),), -torch.inf)
+    return logp_NV.scatter(1, ids_NK, -torch.inf).logsumexp(-1)
+
+
 ROOM = 1 << 28
 """Bytes that cached states may take even where a second model would be smaller."""
 
 
-class CachedLogProbs:
+class _Cached:
+    """What a kind does not keep is refused."""
+
+    kind: str
+
+    def logp(self, batch: TokenBatch) -> Tensor:
+        return self.answers(batch).logp_N
+
+    def answers(self, batch: TokenBatch) -> Answers:
+        raise self._lacks("full distributions")
+
+    def likeliest(self, batch: TokenBatch, count: int) -> Likeliest:
+        return Likeliest.of(self.answers(batch).found, count)
+
+    def hidden(self, batch: TokenBatch, block: int) -> Tensor:
+        raise self._lacks("hidden states of blocks")
+
+    def _lacks(self, what: str) -> ExpungeError:
+        return ExpungeError(f"{self.kind.capitalize()} hold no {what}.", "The plan chose too small a reference.")
+
+
+class CachedLogProbs(_Cached):
     """Per-token log-probs of every row a run will ask for, computed once before the first step."""
 
     kind = "cached log-probs"
@@ -59,17 +115,40 @@ class CachedLogProbs:
     def logp(self, batch: TokenBatch) -> Tensor:
         return _joined(self._logp, batch)
 
-    def answers(self, batch: TokenBatch) -> Answers:
-        raise ExpungeError("Cached log-probs hold no full distributions.", "The plan chose too small a reference.")
-
-    def hidden(self, batch: TokenBatch, block: int) -> Tensor:
-        raise ExpungeError("Cached log-probs hold no hidden states.", "The plan chose too small a reference.")
-
     def current_checksum(self) -> str:
         return checksum(self._logp)
 
 
-class CachedStates:
+class CachedLikeliest(_Cached):
+    """Log-probs of the likeliest tokens at every supervised position, of the others together, and of the one there."""
+
+    def __init__(self, subject: Subject, rows: Iterable[TokenRow], count: int,
+                 progress: Callable[[int], None] | None = None) -> None:
+        self._kept = _of_each(subject, rows, lambda batch: _told_apart(subject.answers(batch), count), progress)
+        rest_N = torch.cat([kept[:, -2] for kept in self._kept.values()]).exp()
+        self.kind = f"cached likeliest tokens (others: {rest_N.mean():.2g} of 1 on average, {rest_N.max():.2g} at most)"
+        self.checksum = self.current_checksum()
+
+    def logp(self, batch: TokenBatch) -> Tensor:
+        return _joined(self._kept, batch)[:, -1]
+
+    def likeliest(self, batch: TokenBatch, count: int) -> Likeliest:
+        kept = _joined(self._kept, batch)
+        most = kept.shape[1] // 2 - 1
+        return Likeliest(kept[:, :most].long(), kept[:, most: -2], kept[:, -2])
+
+    def current_checksum(self) -> str:
+        return checksum(self._kept)
+
+
+def _told_apart(answers: Answers, count: int) -> Tensor:
+    """Ids and log-probs of the likeliest tokens, log-prob of the others, and of the token itself: shape N 2K+2."""
+    top = Likeliest.of(answers.found, count)
+    ids_NK = top.ids_NK.to(top.logp_NK.dtype)  # exact up to a vocabulary of 2^24
+    return torch.cat([ids_NK, top.logp_NK, top.rest_N[:, None], answers.reading()[:, None]], 1)
+
+
+class CachedStates(_Cached):
     """What the output head was given at every supervised position of every row a run will ask for, and the head.
 
     The same distributions as a second model would give, at the price of its last layer alone.
@@ -84,15 +163,9 @@ class CachedStates:
         self._states = _of_each(subject, rows, lambda batch: _states(subject, batch), progress)
         self.checksum = self.current_checksum()
 
-    def logp(self, batch: TokenBatch) -> Tensor:
-        return self.answers(batch).logp_N
-
     def answers(self, batch: TokenBatch) -> Answers:
         states_ND = _joined(self._states, batch)
         return Answers(batch, FinalStates.under(self._head["weight"], self._head.get("bias"), states_ND, graded=False))
-
-    def hidden(self, batch: TokenBatch, block: int) -> Tensor:
-        raise ExpungeError("Cached states hold no hidden states of blocks.", "The plan chose too small a reference.")
 
     def current_checksum(self) -> str:
         return checksum(self._states | self._head)
@@ -157,6 +230,9 @@ class LiveReference:
         with self._subject.evaluating(), self._asking():
             return self._subject.answers_of({"": batch})[""]
 
+    def likeliest(self, batch: TokenBatch, count: int) -> Likeliest:
+        return Likeliest.of(self.answers(batch).found, count)
+
     def hidden(self, batch: TokenBatch, block: int) -> Tensor:
         with self._subject.evaluating(), self._asking():
             return self._subject.hidden(batch, block)
@@ -166,14 +242,20 @@ class LiveReference:
         return checksum(frozen)
 
 
-def build_reference(subject: Subject, needs: frozenset[str], rows: Sequence[TokenRow], *, adapter: bool,
+def build_reference(subject: Subject, needs: frozenset[str], rows: Sequence[TokenRow], *, adapter: bool, top: int = 0,
                     progress: Callable[[int], None] | None = None) -> Reference | None:
-    """The cheapest reference that serves `needs` (reference.logp, .logits, .hidden); None if none."""
+    """The cheapest reference that serves `needs` (reference.logp, .likeliest, .logits, .hidden); None if none.
+
+    Args:
+        top: how many tokens are told apart for reference.likeliest.
+    """
     wanted = {n for n in needs if n.startswith("reference.")}
     if not wanted:
         return None
     if wanted == {"reference.logp"}:
         return CachedLogProbs(subject, rows, progress)
+    if wanted <= {"reference.logp", "reference.likeliest"}:
+        return CachedLikeliest(subject, rows, top, progress)
     if "reference.hidden" not in wanted and not adapter and CachedStates.fits(subject, rows):
         return CachedStates(subject, rows, progress)
     return LiveReference(subject, adapter=adapter)
