@@ -226,9 +226,9 @@ def pair(found: dict[str, Any], name: str, unit: float = 1.0, form: str = ".3f")
     return " / ".join(f"{found[side][name]['median'] / unit:{form}}" for side in ("ours", "peer"))
 
 
-def peer() -> str:
+def peer(name: str) -> str:
     """Speed against open-unlearning, part by part, of the cells that hold both."""
-    stored = results("peer")["cells"]
+    stored = results(name)["cells"]
     cells = {part: {k: v for k, v in found.items() if "peer" in v} for part, found in stored.items()}
     both = [peer_steps(cells), peer_losses(cells.get("losses", {})), *peer_audits(cells.get("audit", {})),
             peer_starts(cells.get("startup", {}))]
@@ -313,7 +313,8 @@ def bench() -> str:
 
 SECTIONS: dict[str, Callable[[], str]] = {
     "plugins": plugins, "league": league, "tuned": tuned, "league_tofu": league_tofu, "demo": demo,
-    "known": known, "meta": meta, "shadows": shadows, "tricks": tricks, "linear": linear, "peer": peer,
+    "known": known, "meta": meta, "shadows": shadows, "tricks": tricks, "linear": linear,
+    "peer": lambda: peer("peer"), "peer_intel": lambda: peer("peer_intel"),
     "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench,
 }
 

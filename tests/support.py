@@ -171,7 +171,7 @@ def train(recipe: str | Stage, *, steps: int, subject: Subject | None = None, fo
     scope = stage.scope.apply(subject, token_rows(subject, forget, retain))
     schedule = Schedule(method.order, subject.tokens, batch_size, accumulate)
     rows = schedule.token_rows(steps, stage.kept_sides)
-    reference = build_reference(subject, stage.needs, rows, adapter=scope.adapter, top=stage.top)
+    reference = build_reference(subject, stage.needs, rows, adapter=scope.adapter, likeliest=(stage.likeliest[0], rows))
     if prepare:
         prepare(scope, method)
     readings = [both_losses(subject)] if watch else []
@@ -242,7 +242,7 @@ def batches_of(subject: Subject, draws: Sequence[Mapping[str, Example]]) -> dict
 def reference_for(stage: Stage, original: Subject, batches: Mapping[str, TokenBatch]) -> Reference | None:
     """The reference `stage` needs, taken from `original`."""
     rows = [row for batch in batches.values() for row in batch.rows]
-    return build_reference(original, stage.needs, rows, adapter=False, top=stage.top)
+    return build_reference(original, stage.needs, rows, adapter=False, likeliest=(stage.likeliest[0], rows))
 
 
 def gradient(recipe: str | Stage, subject: Subject, *, original: Subject | None = None,

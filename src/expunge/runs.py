@@ -308,7 +308,9 @@ def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, ro
     loop = plan(stage, schedule)
     name = stage.objective.card.name if stage.objective else "train"
     asked = schedule.token_rows(loop.steps, stage.kept_sides)
-    reference = build_reference(subject, stage.needs, asked, adapter=scope.adapter, top=stage.top,
+    count, wide = stage.likeliest
+    reference = build_reference(subject, stage.needs, asked, adapter=scope.adapter,
+                                likeliest=(count, schedule.token_rows(loop.steps, wide)),
                                 progress=reporter.task("reference", len(asked)) if asked else None)
     monitor = Monitor(subject, task, record.seed)
     tick = reporter.task(name, loop.steps)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from expunge import registry
 from expunge.data import tokens
-from expunge.data.tokens import TokenBatch
+from expunge.data.tokens import TokenBatch, collate
 from expunge.errors import ExpungeError
 from expunge.methods.base import TermPlugin
 from expunge.methods.recipe import Stage
@@ -144,7 +144,7 @@ def test_reference_never_moves(recipe: str) -> None:
             else "cached likeliest tokens" if wanted <= {"reference.logp", "reference.likeliest"} \
             else "adapter off" if stage.scope.adapter \
             else "frozen copy" if "reference.hidden" in wanted else "cached states"
-        assert run.reference["kind"].startswith(kind)
+        assert run.reference["kind"] == kind
     if run.reference.get("kind") == "frozen copy":
         copied = LiveReference(fresh(), adapter=False)
         assert run.reference["checksum"] == copied.checksum
@@ -186,7 +186,7 @@ def references() -> list[tuple[str, Reference, Subject]]:
     built = [
         build_reference(cached, frozenset({"reference.logp"}), batch.rows, adapter=False),
         build_reference(likeliest, frozenset({"reference.logp", "reference.likeliest"}), batch.rows, adapter=True,
-                        top=5),
+                        likeliest=(5, batch.rows)),
         build_reference(states, frozenset({"reference.logp", "reference.logits"}), batch.rows, adapter=False),
         build_reference(copied, frozenset({"reference.logits", "reference.hidden"}), (), adapter=False),
         build_reference(wrapped, frozenset({"reference.hidden"}), (), adapter=True),
@@ -196,7 +196,7 @@ def references() -> list[tuple[str, Reference, Subject]]:
 
 
 def test_reference_kinds_are_the_cheapest() -> None:
-    assert [kind.split(" (")[0] for kind, _, _ in references()] == [
+    assert [kind for kind, _, _ in references()] == [
         "cached log-probs", "cached likeliest tokens", "cached states", "frozen copy", "adapter off"]
     assert build_reference(memoriser(), frozenset({"retain", "questions"}), (), adapter=False) is None
 
@@ -240,7 +240,7 @@ def _same_likeliest(found: Likeliest, expected: Likeliest) -> None:
 @pytest.mark.parametrize("number", range(5))
 def test_a_moved_reference_is_noticed(number: int) -> None:
     _, reference, _ = references()[number]
-    assert verify(reference) == {"kind": reference.kind, "checksum": reference.checksum}
+    assert verify(reference) == {"kind": reference.kind, "checksum": reference.checksum, **reference.notes}
     with torch.no_grad():
         if isinstance(reference, CachedLogProbs):
             next(iter(reference._logp.values()))[0] += 1e-3
@@ -256,10 +256,30 @@ def test_a_moved_reference_is_noticed(number: int) -> None:
         verify(reference)
 
 
+def test_only_rows_that_ask_are_kept_wide_and_counted() -> None:
+    """One number a token is enough for npo; how much the likeliest leave out is told of retain rows alone."""
+    rows = small_task()
+    forget, retain = ([memoriser().tokens.row(r) for r in some[:5]] for some in (rows.forget, rows.retain))
+    kept = CachedLikeliest(moved(), [*forget, *retain], 4, retain)
+    batch = collate(retain, memoriser().tokens.pad_id)
+    with torch.no_grad():
+        rest_N = Likeliest.of(moved().answers(batch).found, 4).rest_N.exp()
+    assert kept.notes == {"others": f"{rest_N.mean():.2g} of 1 on average, {rest_N.max():.2g} at most"}
+    assert kept.likeliest(batch, 4).ids_NK.shape == (batch.count("tokens"), 4)
+    both = collate([*retain, *forget], memoriser().tokens.pad_id)
+    torch.testing.assert_close(kept.logp(both), CachedLogProbs(moved(), both.rows).logp(both), atol=1e-5, rtol=1e-5)
+    with pytest.raises(KeyError):
+        kept.likeliest(both, 4)
+    with pytest.raises(ExpungeError, match="4 likeliest tokens were kept, and 5"):
+        kept.likeliest(batch, 5)
+    stage = stage_of("dpo + retain_kl_top(k=7)")
+    assert stage.likeliest == (7, {"retain"}) and stage.kept_sides == {"forget", "refusal", "retain"}
+
+
 def test_cached_references_do_not_depend_on_their_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [memoriser().tokens.row(r) for r in small_task().forget]
     batch = batch_of(memoriser(), small_task().forget)
-    for kind in (CachedLogProbs, partial(CachedLikeliest, count=3), CachedStates):
+    for kind in (CachedLogProbs, partial(CachedLikeliest, count=3, wide=rows[:2]), CachedStates):
         many = kind(memoriser(), rows).logp(batch)
         with monkeypatch.context() as patch:
             patch.setattr(tokens, "POSITIONS", 1)

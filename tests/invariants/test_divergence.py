@@ -69,6 +69,19 @@ def test_coarse_value_and_gradient_are_those_of_the_definition(n: int, count: in
     torch.testing.assert_close(*bends, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("gap", [80.0, 100.0, 500.0, float("inf")])
+def test_a_coarse_slope_is_finite_where_nothing_is_left_for_the_others(gap: float) -> None:
+    target, logits = torch.randn(6, 50), torch.randn(6, 50)
+    likeliest = Likeliest.of(target, 5)
+    logits = logits.sub_(gap).scatter(1, likeliest.ids_NK, torch.randn(6, 5)).requires_grad_()
+    found, = torch.autograd.grad(divergence.coarse_kl(likeliest, logits).sum(), logits)
+    assert bool(found.isfinite().all())
+    if gap < 600:
+        exact = logits.detach().double().requires_grad_()
+        expected, = torch.autograd.grad(coarsely(target.double(), exact, 5).sum(), exact)
+        torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-5)
+
+
 def test_what_a_coarse_divergence_misses_is_that_of_the_others() -> None:
     target, logits = torch.randn(20, 31) * 3, torch.randn(20, 31) * 3
     for count in (1, 4, 20):

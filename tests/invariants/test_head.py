@@ -235,7 +235,7 @@ def test_sides_that_shared_a_pass_are_told_apart(monkeypatch: pytest.MonkeyPatch
     sides = {side: collate(made(lengths), subject.tokens.pad_id) for side, lengths in
              (("forget", LENGTHS[0]), ("retain", LENGTHS[3]))}
     apart = {side: subject.answers(batch) for side, batch in sides.items()}
-    monkeypatch.setattr(Subject, "splits", False)
+    monkeypatch.setattr(Subject, "_splits", False)
     for late in (True, False):
         subject._seen = subject.model, late
         for side, answers in subject.answers_of(sides).items():

@@ -19,6 +19,9 @@ from expunge.methods.divergence import kl
 from expunge.methods.stage import StageMethod
 from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference
 from expunge.models.subject import Subject
+from expunge.training import gradients as training
+from expunge.training.gradients import _takes_turns, make_step
+from expunge.training.step import Step
 from tests.support import fresh, gradient, moved, small_task, stage_of
 
 LENGTHS = ([9, 41, 10, 40, 3, 12, 39], [5], [7, 7, 7], [2, 60], [30, 2, 2, 2, 29])
@@ -93,7 +96,7 @@ def test_hidden_states_are_those_of_one_pass(lengths: list[int], monkeypatch: py
     batch = collate(made(lengths), subject.tokens.pad_id)
     with torch.no_grad():
         found = subject.hidden(batch, 1)
-        monkeypatch.setattr(Subject, "splits", False)
+        monkeypatch.setattr(Subject, "_splits", False)
         real = batch.attention_BT.bool()
         torch.testing.assert_close(found[real], subject.hidden(batch, 1)[real], atol=1e-5, rtol=1e-5)
 
@@ -223,6 +226,30 @@ def test_what_one_role_keeps_is_gone_before_the_other_runs(recipe: str) -> None:
     turns = most_kept(recipe)
     with at_once():
         assert turns < 0.75 * most_kept(recipe)
+
+
+def test_nothing_of_one_turn_is_left_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither logits nor what made them."""
+    made: list[weakref.ref[Step]] = []
+
+    def step(*given: Any, **options: Any) -> Step:
+        assert all(one() is None for one in made)
+        fresh = make_step(*given, **options)
+        made.append(weakref.ref(fresh))
+        return fresh
+
+    monkeypatch.setattr(training, "make_step", step)
+    gradient("undial + retain_kl", moved())
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize(("recipe", "cpu", "cuda"), [
+    ("npo + retain_nll", True, False), ("npo + retain_nll + pcgrad", True, True), ("undial", False, False),
+    ("rmu(layer=1) + activation_match(layer=1)", True, True)])
+def test_sides_that_share_a_pass_do_not_take_turns(recipe: str, cpu: bool, cuda: bool) -> None:
+    task = small_task()
+    method = StageMethod(stage_of(recipe), moved(), task, task.forget, task.retain, 0)
+    assert (_takes_turns(method, torch.device("cpu")), _takes_turns(method, torch.device("cuda"))) == (cpu, cuda)
 
 
 @pytest.mark.parametrize(("reads", "apart"), [(("forget",), True), (("forget", "retain"), False)])

@@ -229,6 +229,18 @@ def probabilities(path: Path, task_name: str) -> Any:
         return subject.answers(batch).logp_N
 
 
+def test_fewer_tokens_told_apart(cli: Any, world: Any, tmp_path: Path) -> None:
+    """As many as the recipe says are kept of the original, and the record tells how much the others hold."""
+    out = tmp_path / "run"
+    words = ("forget", world.original, "--task", world.task, "--method", "npo + retain_kl_top(k=3)", "--lr", "5e-3")
+    assert "cached likeliest tokens" in cli(*words, "--dry-run", "--out", out).out
+    cli(*words, "--steps", 4, "--keep", "last", "--out", out)
+    terms = [step["terms"]["retain_kl_top"] for step in lines(out / "steps.jsonl")]
+    assert terms[0] == pytest.approx(0, abs=1e-6) and terms[-1] > 1e-3
+    told = json.loads((out / "record.json").read_text(encoding="utf-8"))["reference"]
+    assert told["kind"] == "cached likeliest tokens" and 0 < float(told["others"].split()[0]) < 1
+
+
 @pytest.mark.parametrize("method", [
     "ga + layers(index=1) >> npo + retain_kl",
     "ga >> npo + retain_kl + lora(rank=2)",

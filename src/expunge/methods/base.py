@@ -40,7 +40,7 @@ class TermPlugin(Plugin):
 
     Spec: ClassVar[type[Spec]] = WeightedSpec
     reads: ClassVar[tuple[str, ...]] = ()
-    """Sides whose answers it asks for, so that they can share a forward pass."""
+    """All sides whose answers it asks for: what can share a forward pass, and which roles can take turns."""
 
     value_is_loss: ClassVar[bool] = True
     """False when its gradient is not that of its value (a weight or a teacher is held still), so that only

@@ -80,9 +80,10 @@ class _Coarsely:
             top, log_s = log_p.gather(1, ids), without(log_p, ids)
             values.append(_coarse(log_q, log_r, top, log_s))
             if write:
-                share = torch.where(log_r == -torch.inf, 0.0, (log_r - log_s).exp())
-                slope = log_p.exp_().mul_(1 - share[:, None])
-                logits.copy_(slope.scatter_(1, ids, top.exp() - log_q.exp()))
+                # In logs: r / s overflows where p has next to nothing left for the others.
+                log_share = torch.where(log_r == -torch.inf, log_r, log_r - log_s)
+                shared = (log_p + log_share[:, None]).masked_fill_(log_p == -torch.inf, -torch.inf).exp_()
+                logits.copy_(log_p.exp().sub_(shared).scatter_(1, ids, top.exp() - log_q.exp()))
         return torch.cat(values)
 
     def plain(self, logits_NV: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from expunge.data.tokens import TokenBatch, TokenRow, batches_by_length, collate
 from expunge.errors import ExpungeError
 from expunge.models.answers import Answers
-from expunge.models.head import FinalStates, Found, blocks, raised
+from expunge.models.head import FinalStates, Found, blocks, by_cache, raised
 from expunge.models.subject import Subject, checksum
 
 
@@ -31,6 +31,8 @@ class Reference(Protocol):
 
     kind: str
     checksum: str
+    notes: Mapping[str, str]
+    """What else a record should say of it."""
 
     def logp(self, batch: TokenBatch) -> Tensor:
         """log p0 of every supervised token, shape N."""
@@ -59,7 +61,7 @@ class Likeliest:
     @classmethod
     def of(cls, found: Found, count: int) -> Likeliest:
         parts = []
-        for logits_NV in blocks(found):
+        for logits_NV in (few for block in blocks(found) for few, in by_cache(block)):
             logp_NV = raised(logits_NV).log_softmax(-1)
             logp_NK, ids_NK = logp_NV.topk(min(count, logp_NV.shape[-1]))
             parts.append((ids_NK, logp_NK, without(logp_NV, ids_NK)))
@@ -85,6 +87,7 @@ class _Cached:
     """What a kind does not keep is refused."""
 
     kind: str
+    notes: Mapping[str, str] = {}
 
     def logp(self, batch: TokenBatch) -> Tensor:
         return self.answers(batch).logp_N
@@ -120,25 +123,35 @@ class CachedLogProbs(_Cached):
 
 
 class CachedLikeliest(_Cached):
-    """Log-probs of the likeliest tokens at every supervised position, of the others together, and of the one there."""
+    """Per-token log-probs of every row; of the `wide` ones those of the likeliest tokens and of all others as one."""
 
-    def __init__(self, subject: Subject, rows: Iterable[TokenRow], count: int,
+    kind = "cached likeliest tokens"
+
+    def __init__(self, subject: Subject, rows: Iterable[TokenRow], count: int, wide: Iterable[TokenRow],
                  progress: Callable[[int], None] | None = None) -> None:
-        self._kept = _of_each(subject, rows, lambda batch: _told_apart(subject.answers(batch), count), progress)
-        rest_N = torch.cat([kept[:, -2] for kept in self._kept.values()]).exp()
-        self.kind = f"cached likeliest tokens (others: {rest_N.mean():.2g} of 1 on average, {rest_N.max():.2g} at most)"
+        self._count = count
+        self._kept = _of_each(subject, wide, lambda batch: _told_apart(subject.answers(batch), count), progress)
+        others = [row for row in rows if row.key not in self._kept]
+        self._logp = {key: kept[:, -1] for key, kept in self._kept.items()} | _of_each(
+            subject, others, lambda batch: subject.answers(batch).logp_N, progress)
         self.checksum = self.current_checksum()
+        rest_N = torch.cat([kept[:, -2] for kept in self._kept.values()] or [torch.zeros(0)]).exp()
+        if len(rest_N):
+            self.notes = {"others": f"{rest_N.mean():.2g} of 1 on average, {rest_N.max():.2g} at most"}
 
     def logp(self, batch: TokenBatch) -> Tensor:
-        return _joined(self._kept, batch)[:, -1]
+        return _joined(self._logp, batch)
 
     def likeliest(self, batch: TokenBatch, count: int) -> Likeliest:
+        if count != self._count:
+            raise ExpungeError(f"The {self._count} likeliest tokens were kept, and {count} are asked for.",
+                               "Terms of one stage have to agree on how many.")
         kept = _joined(self._kept, batch)
         most = kept.shape[1] // 2 - 1
         return Likeliest(kept[:, :most].long(), kept[:, most: -2], kept[:, -2])
 
     def current_checksum(self) -> str:
-        return checksum(self._kept)
+        return checksum({f"likeliest {key}": kept for key, kept in self._kept.items()} | self._logp)
 
 
 def _told_apart(answers: Answers, count: int) -> Tensor:
@@ -212,6 +225,8 @@ def _joined(kept: Mapping[str, Tensor], batch: TokenBatch) -> Tensor:
 class LiveReference:
     """The original weights run again: the base under a switched-off adapter, or a frozen copy."""
 
+    notes: Mapping[str, str] = {}
+
     def __init__(self, subject: Subject, *, adapter: bool) -> None:
         self.kind = "adapter off" if adapter else "frozen copy"
         self._adapter = adapter
@@ -242,12 +257,13 @@ class LiveReference:
         return checksum(frozen)
 
 
-def build_reference(subject: Subject, needs: frozenset[str], rows: Sequence[TokenRow], *, adapter: bool, top: int = 0,
+def build_reference(subject: Subject, needs: frozenset[str], rows: Sequence[TokenRow], *, adapter: bool,
+                    likeliest: tuple[int, Sequence[TokenRow]] = (0, ()),
                     progress: Callable[[int], None] | None = None) -> Reference | None:
     """The cheapest reference that serves `needs` (reference.logp, .likeliest, .logits, .hidden); None if none.
 
     Args:
-        top: how many tokens are told apart for reference.likeliest.
+        likeliest: how many tokens are told apart for reference.likeliest, and in which rows.
     """
     wanted = {n for n in needs if n.startswith("reference.")}
     if not wanted:
@@ -255,7 +271,7 @@ def build_reference(subject: Subject, needs: frozenset[str], rows: Sequence[Toke
     if wanted == {"reference.logp"}:
         return CachedLogProbs(subject, rows, progress)
     if wanted <= {"reference.logp", "reference.likeliest"}:
-        return CachedLikeliest(subject, rows, top, progress)
+        return CachedLikeliest(subject, rows, *likeliest, progress)
     if "reference.hidden" not in wanted and not adapter and CachedStates.fits(subject, rows):
         return CachedStates(subject, rows, progress)
     return LiveReference(subject, adapter=adapter)
@@ -269,4 +285,4 @@ def verify(reference: Reference | None) -> dict[str, str]:
     if now != reference.checksum:
         raise ExpungeError("The reference model changed during the run.",
                            f"Checksum {reference.checksum} became {now}; a plug-in wrote to frozen weights.")
-    return {"kind": reference.kind, "checksum": now}
+    return {"kind": reference.kind, "checksum": now, **reference.notes}

@@ -159,7 +159,7 @@ class Subject:
         An accelerator wants large passes: all rows share one. A processor wants rows of similar length, so that
         little is padded, and so few that what lies between two layers stays in its caches.
         """
-        if self.splits:
+        if self._splits:
             return {side: self._answers_by_length(batch) for side, batch in batches.items()}
         if len(batches) == 1:
             return {side: self.answers(batch) for side, batch in batches.items()}
@@ -177,7 +177,7 @@ class Subject:
         return collate([batch.rows[b] for b in few], self.tokens.pad_id, self.device)
 
     @property
-    def splits(self) -> bool:
+    def _splits(self) -> bool:
         """Whether a batch may go through in parts: not where a hook counts its rows."""
         return self.device.type == "cpu" and self.bare
 
@@ -188,7 +188,7 @@ class Subject:
         """
         if not batch.rows:
             return torch.zeros(0, 0, self.width, device=self.device, dtype=self.model.dtype)
-        parts = alike(batch.rows) if self.splits else []
+        parts = alike(batch.rows) if self._splits else []
         if len(parts) > 1:
             found = [self.hidden(self._some(batch, few), block) for few in parts]
             out_BTD = found[0].new_zeros(*batch.ids_BT.shape, self.width)

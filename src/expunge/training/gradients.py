@@ -95,7 +95,7 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
     """Sum gradients over micro-batches and processes; every term is divided by its count over the whole step.
 
     Roles that read different sides take turns, so that what one keeps for its way back is gone before the other runs;
-    not on an accelerator that has their rows share a pass.
+    not on an accelerator where their rows share a pass.
 
     Args:
         micro: the whole step; of several processes each computes its share.
@@ -106,7 +106,7 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
     parameters = list(scope.parameters.values())
     counts = totals(micro)
     roles: tuple[Any, ...] = (only,) if only else BOTH if separate else (None,)
-    by_turns = method.apart and (subject.splits or not method.joint)
+    by_turns = _takes_turns(method, subject.device)
     turns: tuple[Role | None, ...] = (only,) if only else BOTH if by_turns else (None,)
     sums: dict[Any, list[Tensor]] = {}
     found = Gradients([], [], [], {}, {})
@@ -120,7 +120,7 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
             losses = {role: weighted_sum(terms, named, role) for role in roles if turn is None or role in (turn, None)}
             _differentiate(losses, parameters, sums)
             found.note(named, losses, step, counts)
-            del step, terms, named, losses  # whoever is next needs the room
+            del step, terms, named, losses  # logits and all: whoever is next needs the room
     finally:
         subject.model.eval()
     for found_sums in sums.values():
@@ -145,6 +145,11 @@ def perturbed(method: Method, scope: Scope, estimate: Estimate, step: int, total
     first = seen[0] if seen else retain
     return Gradients(forget, retain.retain, [], first.values | retain.values, first.losses | retain.losses,
                      first.nll | retain.nll)
+
+
+def _takes_turns(method: Method, device: torch.device) -> bool:
+    """A processor gains nothing by a pass of all sides."""
+    return method.apart and (device.type == "cpu" or not method.joint)
 
 
 def make_step(method: Method, subject: Subject, reference: Reference | None, batches: Mapping[str, TokenBatch],

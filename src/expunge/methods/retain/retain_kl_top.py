@@ -12,7 +12,7 @@ from expunge.training.step import Step, Term
 
 
 class RetainKLTop(Retain):
-    """retain_kl at the price of a few numbers a token: the original is asked once, and no head of it runs again."""
+    """retain_kl at the price of a few numbers a token: where no other term asks for more, the original runs once."""
 
     class Spec(WeightedSpec):
         k: int = Field(64, ge=1, description="How many of the original's likeliest tokens are told apart.")
@@ -22,12 +22,15 @@ class RetainKLTop(Retain):
         summary="KL from the original's k likeliest tokens, all others counted as one",
         paper="TOFU, Maini et al. 2024 (arXiv 2401.06121), KL minimisation; here over a coarser vocabulary",
         formula="R = mean_t [sum_{v in K} q0_v log (q0_v / q_v) + r0 log (r0 / r)], K the k likeliest of q0, "
-                "r = 1 - sum_{v in K} q_v",
+                "r = 1 - sum_{v in K} q_v, r0 likewise",
         defaults="weight 1, as retain_kl; k = 64 is ours",
         needs=frozenset({"retain", "reference.likeliest"}),
-        deviations=("at most retain_kl, and short of it by r0 times the divergence between the original's rest and the "
+        deviations=("the mean is over supervised tokens; TOFU's code averages over prompt and padding too, "
+                    "so that its weight depends on the padding",
+                    "at most retain_kl, and short of it by r0 times the divergence between the original's rest and the "
                     "model's: what is gained there goes unseen",),
-        memory="2 k + 2 numbers for every retain token, where retain_kl keeps the hidden size",
+        memory="2 k + 2 numbers for every retain token, where retain_kl keeps the hidden size; none of them where "
+               "another term has the original's whole distributions at hand",
     )
     reads = ("retain",)
     space = {"weight": ("log", 0.2, 5.0)}
