@@ -29,7 +29,7 @@ from expunge.data import tokens
 from expunge.data.tasks import load_task
 from expunge.data.tokens import collate
 from expunge.methods.divergence import kl
-from expunge.models import decoding, linear, prefixes
+from expunge.models import decoding, linear, prefixes, room
 from expunge.models.head import whole
 from expunge.models.load import load_subject
 from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference
@@ -200,6 +200,8 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
             patch.object(decoding, "_is_plain", lambda subject: False))),
         "rows tokenised once (scoring)": (score, tokenised_anew),
         "rows that ended leave (generation)": (say, lambda: without(patch.object(decoding, "STRETCH", 1 << 30))),
+        "new keys and values written behind the others (generation)": (say, lambda: without(patch.object(
+            room, "with_room", lambda cache: None))),
         "no garbage looked for (importing a model's code)": (start, lambda: instead(first="")),
         "rows of similar length share a pass (training)": (step, lambda: without(
             patch.object(Subject, "_splits", False))),

@@ -38,10 +38,11 @@ def poison(spoil: Callable[[Tensor], Tensor], name: str) -> Callable[[Scope, Sta
     """Spoil the term `name` from step `BAD_STEP` on."""
 
     def prepare(scope: Scope, method: StageMethod) -> None:
-        real, asked = method.terms, []
+        real, asked = method.terms, list[Role | None]()
 
         def terms(step: Step, only: Role | None = None) -> list[WeightedTerm]:
-            asked.append(step)
+            if only != "retain":  # which is the second turn of a step
+                asked.append(only)
             late = len(asked) >= BAD_STEP
             return [replace(t, term=replace(t.term, sum_B=spoil(t.term.sum_B))) if late and t.name == name else t
                     for t in real(step, only)]

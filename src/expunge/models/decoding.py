@@ -6,6 +6,7 @@ Legend: B rows, T padded length.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -91,6 +92,7 @@ def _decoded(subject: Subject, ids_BT: Tensor, attention_BT: Tensor, room: int, 
     Not where a hook looks on, where the model's own settings may ask where the decoding began, or where it keeps no
     keys and values.
     """
+    from expunge.models.room import with_room
 
     def at_once() -> list[list[int]]:
         out = (subject.decode or subject.model.generate)(
@@ -101,19 +103,20 @@ def _decoded(subject: Subject, ids_BT: Tensor, attention_BT: Tensor, room: int, 
         return at_once()
     said: list[list[int]] = [[] for _ in ids_BT]
     left, cache = list(range(len(said))), None
-    while True:
+    for stretch in chain([1], repeat(STRETCH)):  # the first token is said to be given a cache
         found = subject.model.generate(
             input_ids=ids_BT, attention_mask=attention_BT, past_key_values=cache, return_dict_in_generate=True,
-            max_new_tokens=min(STRETCH, room - len(said[left[0]])), **options)
+            max_new_tokens=min(stretch, room - len(said[left[0]])), **options)
         cache = found.past_key_values
+        if not is_by_row(cache):
+            return at_once()
+        with_room(cache)
         fresh = found.sequences[:, ids_BT.shape[1]:]
         for b, row in zip(left, fresh.tolist(), strict=True):
             said[b] += row
         going = [k for k, b in enumerate(left) if stops.isdisjoint(said[b]) and len(said[b]) < room]
         if not going:
             break
-        if not is_by_row(cache):  # nobody can leave, and what it keeps may not go on where a call ended
-            return at_once()
         chosen = torch.tensor(going, device=ids_BT.device)
         if len(going) < len(left):
             select(cache, chosen, len(left))
