@@ -12,7 +12,7 @@ from expunge.training.step import Step, Term
 
 
 class RetainKLTop(Retain):
-    """retain_kl at the price of a few numbers a token: where no other term asks for more, the original runs once."""
+    """retain_kl at the price of 2 k + 2 numbers a token: where no other term asks for more, the original runs once."""
 
     class Spec(WeightedSpec):
         k: int = Field(64, ge=1, description="How many of the original's likeliest tokens are told apart.")
@@ -29,8 +29,6 @@ class RetainKLTop(Retain):
                     "so that its weight depends on the padding",
                     "at most retain_kl, and short of it by r0 times the divergence between the original's rest and the "
                     "model's: what is gained there goes unseen",),
-        memory="2 k + 2 numbers for every retain token, where retain_kl keeps the hidden size; none of them where "
-               "another term has the original's whole distributions at hand",
     )
     reads = ("retain",)
     space = {"weight": ("log", 0.2, 5.0)}
