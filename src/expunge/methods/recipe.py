@@ -67,8 +67,8 @@ class Stage:
     @property
     def likeliest(self) -> tuple[int, set[str]]:
         """How many tokens of the original's distributions are told apart, and on which sides; (0, none) by default."""
-        asking = [p for p in self.retain if "reference.likeliest" in p.card.needs]
-        return max((p.spec.k for p in asking), default=0), {side for p in asking for side in p.reads}
+        asking = [p for p in self.plugins if "reference.likeliest" in p.card.needs]
+        return max((p.spec.k for p in asking), default=0), {side for p in asking for side in getattr(p, "reads", ())}
 
     def full(self) -> dict[str, dict[str, Any]]:
         """Every term with every option, defaults included: for the record."""

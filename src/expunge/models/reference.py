@@ -83,8 +83,8 @@ ROOM = 1 << 28
 """Bytes that cached states may take even where a second model would be smaller."""
 
 
-class _Cached:
-    """What a kind does not keep is refused."""
+class _Original:
+    """What follows from whole distributions; what a kind cannot give is refused."""
 
     kind: str
     notes: Mapping[str, str] = {}
@@ -105,7 +105,7 @@ class _Cached:
         return ExpungeError(f"{self.kind.capitalize()} hold no {what}.", "The plan chose too small a reference.")
 
 
-class CachedLogProbs(_Cached):
+class CachedLogProbs(_Original):
     """Per-token log-probs of every row a run will ask for, computed once before the first step."""
 
     kind = "cached log-probs"
@@ -122,7 +122,7 @@ class CachedLogProbs(_Cached):
         return checksum(self._logp)
 
 
-class CachedLikeliest(_Cached):
+class CachedLikeliest(_Original):
     """Per-token log-probs of every row; of the `wide` ones those of the likeliest tokens and of all others as one."""
 
     kind = "cached likeliest tokens"
@@ -161,7 +161,7 @@ def _told_apart(answers: Answers, count: int) -> Tensor:
     return torch.cat([ids_NK, top.logp_NK, top.rest_N[:, None], answers.reading()[:, None]], 1)
 
 
-class CachedStates(_Cached):
+class CachedStates(_Original):
     """What the output head was given at every supervised position of every row a run will ask for, and the head.
 
     The same distributions as a second model would give, at the price of its last layer alone.
@@ -222,10 +222,8 @@ def _joined(kept: Mapping[str, Tensor], batch: TokenBatch) -> Tensor:
     return torch.cat([nothing, *(kept[row.key] for row in batch.rows)])
 
 
-class LiveReference:
+class LiveReference(_Original):
     """The original weights run again: the base under a switched-off adapter, or a frozen copy."""
-
-    notes: Mapping[str, str] = {}
 
     def __init__(self, subject: Subject, *, adapter: bool) -> None:
         self.kind = "adapter off" if adapter else "frozen copy"
@@ -238,15 +236,9 @@ class LiveReference:
     def _asking(self) -> AbstractContextManager[object]:
         return self._subject.model.disable_adapter() if self._adapter else nullcontext()
 
-    def logp(self, batch: TokenBatch) -> Tensor:
-        return self.answers(batch).logp_N
-
     def answers(self, batch: TokenBatch) -> Answers:
         with self._subject.evaluating(), self._asking():
             return self._subject.answers_of({"": batch})[""]
-
-    def likeliest(self, batch: TokenBatch, count: int) -> Likeliest:
-        return Likeliest.of(self.answers(batch).found, count)
 
     def hidden(self, batch: TokenBatch, block: int) -> Tensor:
         with self._subject.evaluating(), self._asking():

@@ -50,7 +50,7 @@ class Schedule:
     def token_rows(self, steps: int, sides: set[str]) -> list[TokenRow]:
         """Every distinct row the first `steps` steps ask for on these sides."""
         found: dict[str, TokenRow] = {}
-        for step in range(steps):
+        for step in range(steps if sides else 0):
             for draw in self.draws(step):
                 for side in sides & draw.keys():
                     row = self._tokens.row(draw[side])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from expunge.methods.base import Retain
 from expunge.methods.divergence import kl
 from expunge.methods.weighted_likelihood import token_mean
@@ -24,7 +26,7 @@ class RetainKL(Retain):
     )
     reads = ("retain",)
     space = {"weight": ("log", 0.2, 5.0)}
-    must_show = (
+    must_show: ClassVar[tuple[Property, ...]] = (
         Property("zero_at_start", {}, "value and gradient are zero while the model is its reference"),
         Property("leaves_first_update", {}, "with it, the first update is that of the objective alone"),
         Property("never_negative", {}, "a divergence"),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from expunge.methods.base import Retain, WeightedSpec
+from expunge.methods.base import WeightedSpec
 from expunge.methods.divergence import coarse_kl
+from expunge.methods.retain.retain_kl import RetainKL
 from expunge.methods.weighted_likelihood import token_mean
 from expunge.plugin import Card, Property
 from expunge.training.step import Step, Term
 
 
-class RetainKLTop(Retain):
+class RetainKLTop(RetainKL):
     """retain_kl at the price of 2 k + 2 numbers a token: where no other term asks for more, the original runs once."""
 
     class Spec(WeightedSpec):
@@ -25,19 +26,13 @@ class RetainKLTop(Retain):
                 "r = 1 - sum_{v in K} q_v, r0 likewise",
         defaults="weight 1, as retain_kl; k = 64 is ours",
         needs=frozenset({"retain", "reference.likeliest"}),
-        deviations=("the mean is over supervised tokens; TOFU's code averages over prompt and padding too, "
-                    "so that its weight depends on the padding",
+        deviations=(*RetainKL.card.deviations,
                     "at most retain_kl, and short of it by r0 times the divergence between the original's rest and the "
                     "model's: what is gained there goes unseen",),
     )
-    reads = ("retain",)
-    space = {"weight": ("log", 0.2, 5.0)}
     must_show = (
-        Property("zero_at_start", {}, "value and gradient are zero while the model is its reference"),
-        Property("leaves_first_update", {}, "with it, the first update is that of the objective alone"),
-        Property("never_negative", {}, "a divergence"),
+        *RetainKL.must_show,
         Property("below_whole_divergence", {}, "at most retain_kl, nearer to it with k, and equal to it at k = V"),
-        Property("protects_retain", {}, "the loss of retain answers stays lower than without it"),
     )
 
     def terms(self, step: Step) -> dict[str, Term]:
