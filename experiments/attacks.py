@@ -19,13 +19,13 @@ from markupsafe import Markup
 
 import expunge
 from expunge.api import trained_world
-from expunge.benchmarks.asked import suite_from
-from expunge.benchmarks.audit import rescore
+from expunge.audit.runner import rescore
+from expunge.audit.suite import suite_from_terms
 from expunge.console import Reporter
 from expunge.errors import ExpungeError
-from expunge.metrics.verdict import verdict
+from expunge.judgement.leaks import leaks
+from expunge.judgement.verdict import verdict
 from expunge.records.base import read_json
-from expunge.records.leak import leaks
 from expunge.records.score import Audit
 from expunge.report.attack_matrix import ALONE, matrix, reason, svg
 
@@ -122,7 +122,7 @@ def controls(work: Path, suite: str) -> None:
 def judged(place: Path) -> Audit:
     """An audit scored and judged again from its rows, so that all of them stand under the rules of this commit."""
     stored = Audit.read(place / "audit.json")
-    scores = rescore(place, suite_from(stored.suite), resamples=RESAMPLES)
+    scores = rescore(place, suite_from_terms(stored.suite), resamples=RESAMPLES)
     return stored.model_copy(update={"scores": scores, "verdict": verdict(scores, stored.attacks)})
 
 

@@ -18,12 +18,12 @@ from typing import Any
 from common import log, store
 
 import expunge
-from expunge.attacks.base import Ground, View, parse_attack
+from expunge.attacks.base import AttackContext, View, parse_attack
 from expunge.console import Reporter
 from expunge.data.tasks import load_task
+from expunge.judgement.trust import Case, trust
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import parse_metric, required
-from expunge.metrics.trust import Case, trust
 from expunge.models.load import load_subject
 from expunge.records.base import read_json, write_json
 from expunge.records.observation import Observations, Row
@@ -146,7 +146,7 @@ def read(place: Path, attack: str | None, out: Path) -> dict[str, float]:
     if attack is None:
         ask(View("", subject, task.probe_rows))
     else:
-        parse_attack(attack).run(subject, Ground.of(task), ask)
+        parse_attack(attack).run(subject, AttackContext.of(task), ask)
     evidence = Evidence(Observations(rows))
     found = {m.label(s): m.score(evidence, s, resamples=0).value for m, s in metrics} | {CONSTANT: 0.5}
     write_json(out, found)

@@ -17,7 +17,7 @@ if __name__ == "__main__":
     import transformers
 
     from expunge import api, runs
-    from expunge.benchmarks import audit
+    from expunge.audit import runner as audit
     from expunge.cli.main import main
     from expunge.probes.generation import Generation
     from expunge.probes.likelihood import Likelihood

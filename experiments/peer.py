@@ -39,7 +39,7 @@ from common import RESULTS, log, store
 
 from expunge.data.files import read_rows
 from expunge.data.tasks import load_task
-from expunge.data.tokens import TokenRow
+from expunge.data.text_encoder import TokenRow
 from expunge.methods.objectives.rmu import control_vector
 from expunge.methods.recipe import parse
 from expunge.methods.stage import StageMethod
@@ -210,15 +210,15 @@ class Bench:
                 drawn = draws.draws(step)
                 # A method that reads no retain rows: the peer loads some all the same.
                 beside = drawn if "retain" in drawn[0] else other.draws(step)
-                found.append({"forget": [subject.tokens.row(d["forget"]) for d in drawn],
-                              "retain": [subject.tokens.row(d["retain"]) for d in beside]})
+                found.append({"forget": [subject.encoder.row(d["forget"]) for d in drawn],
+                              "retain": [subject.encoder.row(d["retain"]) for d in beside]})
             self._orders[key] = found
         return self._orders[key]
 
     def _draws(self, subject: Any, recipe: str) -> Schedule:
         stage, = parse(recipe, len(subject.blocks))
         chosen = StageMethod(stage, subject, self.task, self.task.forget, self.task.retain, SEED)
-        return Schedule(chosen.order, subject.tokens, BATCH)
+        return Schedule(chosen.order, subject.encoder, BATCH)
 
     def order(self, batches: Sequence[Mapping[str, Sequence[TokenRow]]]) -> list[dict[str, list[int]]]:
         """Row numbers within the two files, which is what the peer knows."""

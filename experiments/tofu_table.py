@@ -17,7 +17,7 @@ import torch
 from common import RECIPES, RESULTS, log, measure, store
 
 import expunge
-from expunge.benchmarks.cache import cache_root
+from expunge.audit.cache import cache_root
 from expunge.console import Reporter
 from expunge.records.base import fingerprint
 from expunge.records.task import Task

@@ -25,11 +25,12 @@ from common import log, store
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import expunge.cli  # noqa: F401  what the command line asks of PyTorch holds here, too
-from expunge.data import tokens
+from expunge.data import text_encoder as tokens
 from expunge.data.tasks import load_task
-from expunge.data.tokens import collate
-from expunge.methods.divergence import kl
-from expunge.models import decoding, linear, prefixes, room
+from expunge.data.text_encoder import collate
+from expunge.methods._lib.divergence import kl
+from expunge.models import decoding
+from expunge.models.fast import linear, prefixes, room
 from expunge.models.head import whole
 from expunge.models.load import load_subject
 from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference
@@ -56,8 +57,8 @@ def large(folder: Path) -> float:
     """CPU seconds of four steps of a model with random weights and 128k tokens, in this process."""
     known = load_subject(folder / "original")
     config = AutoConfig.from_pretrained(folder / "original", vocab_size=128_256)
-    subject, task = Subject(AutoModelForCausalLM.from_config(config), known.tokens), load_task("tofu:forget10")
-    sides = {side: collate([subject.tokens.row(r) for r in some[:8]], subject.tokens.pad_id)
+    subject, task = Subject(AutoModelForCausalLM.from_config(config), known.encoder), load_task("tofu:forget10")
+    sides = {side: collate([subject.encoder.row(r) for r in some[:8]], subject.encoder.pad_id)
              for side, some in (("forget", task.forget), ("retain", task.retain))}
     before = 0.0
     for step in range(6):
@@ -74,8 +75,8 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
     rows = given.rows
     task = load_task("tofu:forget10")
     asked = list(task.probe_rows("forget")[:rows])
-    forget = collate([subject.tokens.row(r) for r in task.forget[:8]], subject.tokens.pad_id)
-    retain = collate([subject.tokens.row(r) for r in task.retain[:8]], subject.tokens.pad_id)
+    forget = collate([subject.encoder.row(r) for r in task.forget[:8]], subject.encoder.pad_id)
+    retain = collate([subject.encoder.row(r) for r in task.retain[:8]], subject.encoder.pad_id)
     parameters = [p for p in subject.model.parameters() if p.requires_grad]
     cached = CachedLogProbs(subject, (*forget.rows, *retain.rows))
     live = LiveReference(subject, adapter=False)
@@ -126,7 +127,7 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
             return build(self, example, example.prompt if prompt is None else prompt,
                          example.answer if answer is None else answer)
 
-        with without(patch.object(tokens.Tokens, "row", row)):
+        with without(patch.object(tokens.TextEncoder, "row", row)):
             yield
 
     def held() -> object:
@@ -201,7 +202,7 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
         "rows tokenised once (scoring)": (score, tokenised_anew),
         "rows that ended leave (generation)": (say, lambda: without(patch.object(decoding, "STRETCH", 1 << 30))),
         "new keys and values written behind the others (generation)": (say, lambda: without(patch.object(
-            room, "with_room", lambda cache: None))),
+            room, "preallocate", lambda cache: None))),
         "no garbage looked for (importing a model's code)": (start, lambda: instead(first="")),
         "rows of similar length share a pass (training)": (step, lambda: without(
             patch.object(Subject, "_splits", False))),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from expunge.attacks.base import Ask, Attack, Ground, View, parse_attack
+from expunge.attacks.base import Ask, Attack, AttackContext, View, parse_attack
 from expunge.data.world import authors_task
 from expunge.methods.optimizers.adamw import AdamW
 from expunge.metrics.attacked import Attacked, score_attacked
@@ -87,14 +87,14 @@ MODELS: dict[str, Callable[[], Subject]] = {
     "suppressed": suppressed, "refusing": refusing}
 
 
-def ground(split: Split = "forget", **options: Any) -> Ground:
-    return Ground.of(task(), split=split, original=original, **options)
+def context(split: Split = "forget", **options: Any) -> AttackContext:
+    return AttackContext.of(task(), split=split, original=original, **options)
 
 
 def views(attack: Attack | str, subject: Subject, **options: Any) -> list[View]:
     """Every view the attack hands out; only good for looking at labels and rows, since the attack is over."""
     found: list[View] = []
-    made(attack).run(subject, ground(**options), found.append)
+    made(attack).run(subject, context(**options), found.append)
     return found
 
 
@@ -133,7 +133,7 @@ def ask(attack: Attack | str, subject: Subject, *, probes: tuple[str, ...] = ("l
                 asked.rows.setdefault(view.label, {}).setdefault((name, split), []).extend(
                     {**row, "attempt": view.attempt} for row in found)
 
-    attack.run(subject, ground(**options), note)
+    attack.run(subject, context(**options), note)
     return asked
 
 
@@ -178,7 +178,7 @@ __all__ = [
     "Ask",
     "Asked",
     "ask",
-    "ground",
+    "context",
     "made",
     "original",
     "plain",

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from expunge.data.refusals import REFUSALS
-from expunge.data.tokens import TokenBatch, TokenRow, collate
+from expunge.data.text_encoder import TokenBatch, TokenRow, collate
 from expunge.data.world import authors_task
 from expunge.methods.optimizers.adamw import AdamW
 from expunge.methods.recipe import Stage, parse, training_stage
@@ -110,7 +110,7 @@ def _memorise(subject: Subject) -> None:
     rows = small_task().training_rows("full")
     train("retain_nll", subject=subject, forget=(), retain=rows, optimizer=AdamW(lr=5e-3, warmup=2.0),
           steps=40 * 6, batch_size=16)
-    said = subject.generate([subject.tokens.prompt(r) for r in rows], 32)
+    said = subject.generate([subject.encoder.prompt(r) for r in rows], 32)
     known = sum(text == row.answer for (text, _), row in zip(said, rows, strict=True))
     assert known > 0.95 * len(said), f"the test bed knows only {known} of {len(said)} rows"
 
@@ -118,7 +118,7 @@ def _memorise(subject: Subject) -> None:
 def fresh(subject: Subject | None = None) -> Subject:
     """A copy that may be changed; of the memoriser unless another is given."""
     subject = subject or memoriser()
-    return Subject(copy.deepcopy(subject.model), subject.tokens, subject.path)
+    return Subject(copy.deepcopy(subject.model), subject.encoder, subject.path)
 
 
 def stage_of(text: str) -> Stage:
@@ -169,7 +169,7 @@ def train(recipe: str | Stage, *, steps: int, subject: Subject | None = None, fo
     method = StageMethod(stage, subject, task, task.forget if forget is None else forget,
                          task.retain if retain is None else retain, seed)
     scope = stage.scope.apply(subject, token_rows(subject, forget, retain))
-    schedule = Schedule(method.order, subject.tokens, batch_size, accumulate)
+    schedule = Schedule(method.order, subject.encoder, batch_size, accumulate)
     rows = schedule.token_rows(steps, stage.kept_sides)
     reference = build_reference(subject, stage.needs, rows, adapter=scope.adapter, likeliest=(stage.likeliest[0], rows))
     if prepare:
@@ -195,8 +195,8 @@ def token_rows(subject: Subject, forget: Sequence[Example] | None = None,
                retain: Sequence[Example] | None = None) -> dict[str, list[TokenRow]]:
     """All rows of both sides as tokens, for scopes that look at them."""
     task = small_task()
-    return {"forget": [subject.tokens.row(r) for r in (task.forget if forget is None else forget)],
-            "retain": [subject.tokens.row(r) for r in (task.retain if retain is None else retain)]}
+    return {"forget": [subject.encoder.row(r) for r in (task.forget if forget is None else forget)],
+            "retain": [subject.encoder.row(r) for r in (task.retain if retain is None else retain)]}
 
 
 @cache
@@ -224,7 +224,7 @@ def both_losses(subject: Subject) -> tuple[float, float]:
 
 
 def batch_of(subject: Subject, rows: Sequence[Example | TokenRow]) -> TokenBatch:
-    return collate([subject.tokens.row(r) if isinstance(r, Example) else r for r in rows], subject.tokens.pad_id)
+    return collate([subject.encoder.row(r) if isinstance(r, Example) else r for r in rows], subject.encoder.pad_id)
 
 
 def draws_of(recipe: str | Stage, subject: Subject, count: int = 6) -> list[dict[str, Example]]:

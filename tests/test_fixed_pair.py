@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import expunge
-from expunge.benchmarks.audit import observe
-from expunge.benchmarks.cache import ObservationCache
+from expunge.audit.cache import ObservationCache
+from expunge.audit.runner import observe
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import score_all
 from expunge.metrics.rows import by_example

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from expunge.benchmarks.asked import suite_of
+from expunge.audit.suite import parse_suite
 from expunge.cli.main import app
 from expunge.data.tasks import TASKS
 from expunge.registry import HOMES
@@ -89,7 +89,7 @@ def check_command(words: list[str]) -> None:
     if given.get("task"):
         assert re.match(r"[^(]+", str(given["task"]))[0] in TASKS  # type: ignore[index]
     if given.get("suite"):
-        suite_of(str(given["suite"]))
+        parse_suite(str(given["suite"]))
 
 
 @pytest.mark.parametrize("path", PAGES, ids=NAMES)

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from expunge.methods.base import WeightedSpec
-from expunge.methods.weighted_likelihood import WeightedLikelihood
+from expunge.methods._lib.weighted_likelihood import WeightedLikelihood
 from expunge.plugin import Card, Property
 
 

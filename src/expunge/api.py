@@ -11,15 +11,15 @@ from typing import Any, Literal
 import torch
 
 from expunge import processes
-from expunge.attacks.base import Ground
-from expunge.benchmarks.asked import Suite, suite_from, suite_of
-from expunge.benchmarks.attacked import unfit
-from expunge.benchmarks.audit import Roles, ordered, rescore, run_audit
-from expunge.benchmarks.cache import ObservationCache, cache_root
-from expunge.benchmarks.require import check_conditions, require
+from expunge.attacks.base import AttackContext
+from expunge.audit.attacks import unfit
+from expunge.audit.cache import ObservationCache, cache_root
+from expunge.audit.requirements import check_conditions, require
+from expunge.audit.runner import Roles, ordered, rescore, run_audit
+from expunge.audit.suite import Suite, parse_suite, suite_from_terms
 from expunge.console import Reporter
 from expunge.data.tasks import load_task
-from expunge.data.tokens import Tokens, check_lengths, check_rows
+from expunge.data.text_encoder import TextEncoder, check_lengths, check_rows
 from expunge.errors import ExpungeError, MissingError, PreflightError, UsageError
 from expunge.exact.deletion import taught
 from expunge.methods.base import Exact
@@ -83,7 +83,7 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
                          "A tokenizer trained on the task's rows would keep what a deletion takes away.",
                          "Train or fetch a base on other rows first, and name its folder.")
     if method:
-        processes.alone(method)
+        processes.refuse_several(method)
     stage = exact_stage(method, lr) if method else training_stage().with_learning_rate(
         lr if lr is not None else (2e-3 if scratch else 1e-5))
     chosen = task.training_rows(split)
@@ -96,7 +96,7 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
                                 max_length=max_length)
     else:
         subject = load_subject(model, template=task.template, max_length=max_length)
-    rows = [subject.tokens.row(r) for r in chosen]
+    rows = [subject.encoder.row(r) for r in chosen]
     problems: list[ExpungeError] = [*check_rows(rows, subject.model.config, "training")]
     if isinstance(stage.wrap, Exact):
         problems += [*stage.wrap.unfit(subject, chosen), *taught(model, task)]
@@ -112,7 +112,7 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
     record = _record("train", method or "retain_nll", (stage,), settings, str(model), subject, task, seed)
     if dry_run:
         return record
-    if processes.lead(lambda: _begin(out, record, resume=resume, overwrite=overwrite, reporter=reporter)):
+    if processes.on_main(lambda: _begin(out, record, resume=resume, overwrite=overwrite, reporter=reporter)):
         return RunRecord.read(out / "record.json")
     subject.model.to(device())
 
@@ -167,7 +167,7 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
     # Where nothing takes steps --lr is still set, so that preflight says it would do nothing.
     stages = tuple(s.with_learning_rate(lr) if s.objective or not steps_of_its_own else s for s in stages)
     processor = load_processor(resolve(model))
-    plan = preflight(method, stages, task, Tokens(processor, task.template, max_length), config, epochs=epochs,
+    plan = preflight(method, stages, task, TextEncoder(processor, task.template, max_length), config, epochs=epochs,
                      steps=steps, batch_size=batch_size, accumulate=accumulate,
                      gradient_checkpointing=gradient_checkpointing)
     if dry_run:
@@ -188,7 +188,7 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
         raise UsageError("--stop-at-target has no target to stop at.", "The task has no holdout rows to read it from.",
                          "Give --forget-target, or holdout rows.")
     record = _record("forget", method, stages, settings, str(model), subject, task, seed)
-    if processes.lead(lambda: _begin(out, record, resume=resume, overwrite=overwrite, reporter=reporter)):
+    if processes.on_main(lambda: _begin(out, record, resume=resume, overwrite=overwrite, reporter=reporter)):
         return RunRecord.read(out / "record.json")
     subject.model.to(device())
     target = Monitor(subject, task, seed).never_trained() if forget_target is None else forget_target
@@ -229,8 +229,8 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         The audit, also written to out/audit.json; with dry_run the plan: terms, observations and attacks with costs.
     """
     reporter = reporter or Reporter(quiet=True)
-    processes.alone("An audit")
-    asked = suite_of(suite if isinstance(suite, str) else ",".join(suite))
+    processes.refuse_several("An audit")
+    asked = parse_suite(suite if isinstance(suite, str) else ",".join(suite))
     retrained = [retrained] if isinstance(retrained, str | Path) else list(retrained)
     made_by = Path(subject) / "record.json"
     record = RunRecord.read(made_by) if made_by.exists() else None
@@ -248,11 +248,11 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
     configs = [check_model(m) for m in models]
     if dry_run:
         wanted = ordered(required(map(parse_metric, asked.metrics)), task)
-        ground = Ground.of(task)
+        context = AttackContext.of(task)
         return {"terms": list(asked.metrics), "observations": [
             f"{probe} on {len(task.probe_rows(split))} {split} rows" for probe, split in wanted],
             "attacks": {
-                a.text(): f"cannot run: {why}" if (why := unfit(a, ground, original is not None)) else a.cost(ground)
+                a.text(): f"cannot run: {why}" if (why := unfit(a, context, original is not None)) else a.cost(context)
                 for a in asked.attacks}}
     own = folder.resolve() == Path(subject).resolve()
     if not own:
@@ -305,7 +305,7 @@ def score_again(folder: str | Path, *, suite: str | None = None, resamples: int 
         raise MissingError(f"{folder} holds no audit to score again.", "There is no audit.json in it.",
                            "Make one with `expunge audit MODEL --task T --out DIR`.")
     stored = Audit.read(Path(folder) / "audit.json")
-    asked = suite_of(suite) if suite else suite_from(stored.suite)
+    asked = parse_suite(suite) if suite else suite_from_terms(stored.suite)
     return rescore(Path(folder), asked, resamples=resamples)
 
 
@@ -326,9 +326,9 @@ def demo(out: str | Path = "expunge-demo", *, method: str = DEMO_RECIPE, seed: i
          reporter: Reporter | None = None, **options: Any) -> tuple[RunRecord, Audit, Path]:
     """The whole journey on the built-in world: train, forget, audit, page."""
     reporter, out = reporter or Reporter(quiet=True), Path(out)
-    processes.alone("The demo")
+    processes.refuse_several("The demo")
     task = load_task("authors", seed=seed)
-    reporter.note(f"1/4 a world of {len({r.subject for r in task.forget + task.retain})} invented authors; "
+    reporter.note(f"1/4 a world of {len({r.entity for r in task.forget + task.retain})} invented authors; "
                   f"{len(task.forget)} rows to forget")
     original = trained_world(task, "full", seed=seed, reporter=reporter)
     retrained = trained_world(task, "retain", seed=seed + 1, reporter=reporter)
@@ -356,7 +356,7 @@ DEMO_SETTINGS: dict[str, Any] = {"epochs": 32, "batch_size": 8}
 
 def _check_audited(path: str | Path, config: Any, task: Task, max_length: int | None, reporter: Reporter) -> None:
     """Every row an audit may ask, wrong answers and options too, must fit this model."""
-    tokens = Tokens(load_processor(resolve(path)), task.template, max_length)
+    tokens = TextEncoder(load_processor(resolve(path)), task.template, max_length)
     examples = [r for split in SPLITS for r in task.probe_rows(split)]
     answers = [tokens.row(r) for r in examples]
     problems = check_rows(answers, config, "audited")

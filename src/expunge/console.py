@@ -18,7 +18,7 @@ class Reporter:
     """Shows what is going on. `quiet` shows nothing, for library use, `--json` and all but the main process."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet = quiet or not processes.main()
+        self.quiet = quiet = quiet or not processes.is_main()
         self.err = Console(stderr=True, quiet=quiet, highlight=False)
         self.out = Console(highlight=False)
         self._live = self.err.is_terminal and not quiet

@@ -51,12 +51,12 @@ def check_precision(name: str) -> None:
                          fix="Start it without a launcher, or with --mixed_precision bf16.")
 
 
-def main() -> bool:
+def is_main() -> bool:
     """Whether this is the process that writes and speaks."""
     return rank() == 0
 
 
-def alone(what: str) -> None:
+def refuse_several(what: str) -> None:
     """Refuse what only one process can do. Raises UsageError."""
     if count() > 1:
         raise UsageError(f"{what} works in one process, and {count()} were started.",
@@ -111,7 +111,7 @@ def _part() -> None:
 
 def wait() -> None:
     """Until every process has come here."""
-    agree(False)
+    any_process(False)
 
 
 def share(rows: Sequence[T]) -> Sequence[T]:
@@ -151,12 +151,12 @@ def add_figures(*figures: Mapping[str, float]) -> list[dict[str, float]]:
     return sums
 
 
-def agree(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether any process says so; all get the same answer."""
     return any(_gather(flag)) if count() > 1 else flag
 
 
-def same(what: str, look: Callable[[], str]) -> None:
+def check_same(what: str, look: Callable[[], str]) -> None:
     """Raises ExpungeError unless all processes see the same: other files on another machine would go unnoticed."""
     if count() > 1 and len(set(_gather(look()))) > 1:
         raise ExpungeError(f"The {count()} processes of this run do not begin with the same {what}.",
@@ -164,7 +164,7 @@ def same(what: str, look: Callable[[], str]) -> None:
                            "Give them one output folder and one environment.")
 
 
-def lead(work: Callable[[], T]) -> T:
+def on_main(work: Callable[[], T]) -> T:
     """Let the main process do it, once all have come here; every process returns, or raises, what came of it."""
     if count() == 1:
         return work()
@@ -172,7 +172,7 @@ def lead(work: Callable[[], T]) -> T:
 
     wait()
     found: list[Any] = [None, None]
-    if main():
+    if is_main():
         try:
             found[0] = work()
         except ExpungeError as error:
@@ -189,22 +189,22 @@ def lead(work: Callable[[], T]) -> T:
 
 
 @contextmanager
-def heard() -> Iterator[None]:
+def main_output_only() -> Iterator[None]:
     """While it lasts, what any but the main process prints goes nowhere."""
-    if main():
+    if is_main():
         yield
         return
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 
 
-def speaks(problem: ExpungeError) -> bool:
+def should_report(problem: ExpungeError) -> bool:
     """Whether this process is to say what went wrong.
 
     The main process does. Another one waits: where all fail alike the launcher ends it meanwhile, and where it is
     the only one nobody else can tell.
     """
-    if main():
+    if is_main():
         return True
     if isinstance(problem, InterruptedRun):  # agreed upon
         return False

@@ -19,7 +19,7 @@ import torch
 
 from expunge import processes
 from expunge.console import Reporter
-from expunge.data.tokens import batches_by_length, collate
+from expunge.data.text_encoder import batches_by_length, collate
 from expunge.errors import DataError, ExpungeError, InterruptedRun, NonFiniteError, UsageError
 from expunge.methods.base import Exact
 from expunge.methods.recipe import Stage
@@ -131,10 +131,10 @@ class Monitor:
     def _token_means(self, examples: Sequence[Example]) -> list[float]:
         """Mean log-prob per token of each answer."""
         subject, found = self._subject, []
-        rows = [subject.tokens.row(e) for e in examples]
+        rows = [subject.encoder.row(e) for e in examples]
         with subject.evaluating():
             for chosen in batches_by_length(rows):
-                batch = collate([rows[i] for i in chosen], subject.tokens.pad_id)
+                batch = collate([rows[i] for i in chosen], subject.encoder.pad_id)
                 answers = subject.answers(batch)
                 sums_B = answers.per_row(answers.logp_N)
                 found += [float(s) / (r.answer + r.end) for s, r in zip(sums_B, batch.rows, strict=True)]
@@ -153,7 +153,7 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
     folder = RunFolder(out)
     reset_peak_memory()
     done = RunRecord.read(folder.record).stages if folder.record.exists() else ()
-    processes.lead(partial(record.write, folder.record))
+    processes.on_main(partial(record.write, folder.record))
     came_in, where = next(subject.model.parameters()).dtype, subject.device
     base: Path | str = resolve(record.model)
     """Where the weights that an adapter would sit on can be loaded from; empty while they are nowhere."""
@@ -165,7 +165,7 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
         place = out if last else out / "stages" / str(number)
         model_folder = place / "model"
         if model_folder.exists() and not last:  # finished before the interruption
-            subject = load_subject(model_folder, template=task.template, max_length=subject.tokens.max_length,
+            subject = load_subject(model_folder, template=task.template, max_length=subject.encoder.max_length,
                                    device=where)
             base = model_folder
             continue
@@ -179,12 +179,12 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
                 float32_master(subject)
             elif last and not base:
                 base = out / "base"
-                if processes.main():
+                if processes.is_main():
                     subject.save(base)
             with _end_noted(record, folder):
                 _prepare(stage, subject, task, _work(record, place, batch_size, accumulate, reporter))
                 given = rows(stage)
-                tokens = {side: [subject.tokens.row(r) for r in given[side]] for side in stage.scope.reads}
+                tokens = {side: [subject.encoder.row(r) for r in given[side]] for side in stage.scope.reads}
                 scope = stage.scope.apply(subject, tokens)
                 record = _run_loop_stage(stage, subject, scope, task, given, record, place, plan,
                                          batch_size, accumulate, reporter)
@@ -194,12 +194,12 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
             for config in subject.model.peft_config.values():
                 config.base_model_name_or_path = str(Path(base).resolve() if Path(base).exists() else base)
         dtype = torch.float32 if stage.scope.adapter or not last else came_in
-        processes.lead(partial(_leave, subject, model_folder, dtype, record))
+        processes.on_main(partial(_leave, subject, model_folder, dtype, record))
         base = model_folder
         if len(stages) > 1:
             done = (*record.stages, {k: getattr(record, k) for k in STAGE_FIGURES})
             record = record.model_copy(update={"stages": done, "timing": _summed(done)})
-        if processes.main():
+        if processes.is_main():
             # Before the checkpoint goes: a kill between the two must not repeat the whole run.
             (record if last else record.model_copy(update={"status": "running"})).write(folder.record)
             shutil.rmtree(place / "checkpoint", ignore_errors=True)
@@ -253,7 +253,7 @@ def _end_noted(record: RunRecord, folder: RunFolder) -> Iterator[None]:
         yield
     except ExpungeError as error:
         status = "interrupted" if isinstance(error, InterruptedRun) else "failed"
-        if processes.main():
+        if processes.is_main():
             record.model_copy(update={"status": status, "reason": error.what}).write(folder.record)
         raise
 
@@ -304,7 +304,7 @@ def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, ro
                     record: RunRecord, place: Path, plan: Callable[[Stage, Schedule], Loop], batch_size: int,
                     accumulate: int, reporter: Reporter) -> RunRecord:
     method = StageMethod(stage, subject, task, rows["forget"], rows["retain"], record.seed)
-    schedule = Schedule(method.order, subject.tokens, batch_size, accumulate)
+    schedule = Schedule(method.order, subject.encoder, batch_size, accumulate)
     loop = plan(stage, schedule)
     name = stage.objective.card.name if stage.objective else "train"
     asked = schedule.token_rows(loop.steps, stage.kept_sides)

@@ -43,7 +43,7 @@ WORLD = "authors(forget=8, retain=8, holdout=8, neighbours=0)"
 
 def person(row: Example) -> str:
     """Whom a row is about; a row about nobody stands for itself."""
-    return row.subject or row.id
+    return row.entity or row.id
 
 
 def pool_of(task: Task) -> tuple[Example, ...]:
@@ -54,10 +54,10 @@ def pool_of(task: Task) -> tuple[Example, ...]:
     """
     rows = task.forget + task.holdout
     about = {row.id: person(row) for row in rows}
-    names = {row.subject for row in rows if row.subject}
+    names = {row.entity for row in rows if row.entity}
 
     def alone(row: Example) -> bool:
-        others = names - {row.subject}
+        others = names - {row.entity}
         return (not any(about.get(link, person(row)) != person(row) for link in row.links)
                 and not any(name in row.answer or name in row.prompt for name in others))
 
@@ -103,7 +103,7 @@ def make_shadows(methods: str | Sequence[str], *, out: str | Path, count: int = 
         The record, also in out/shadows.json; out/rows holds the margins of every finished model, one file each.
     """
     reporter, out = reporter or Reporter(quiet=True), Path(out)
-    processes.alone("The making of shadows")
+    processes.refuse_several("The making of shadows")
     methods = (methods,) if isinstance(methods, str) else tuple(methods)
     task = api.as_task(task, limit=limit)
     pool = pool_of(task)
@@ -190,7 +190,7 @@ class _Shadow:
         observed = Likelihood(alternatives=False).observe(subject, self.pool, self.task)
         logp = {row["id"]: value for row in observed if (value := mean_logp(row)) is not None}
         write_jsonl(self.rows(name), [
-            {"shadow": self.number, "model": name, "id": r.id, "subject": person(r),
+            {"shadow": self.number, "model": name, "id": r.id, "entity": person(r),
              "state": self.states[person(r)], "phi": float(f"{margin(logp[r.id]):.7g}")}
             for r in self.pool if r.id in logp])
         if name != ORIGINAL:
@@ -244,7 +244,7 @@ def assess(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[st
     for the floor retrained ones do. At kept points they compare with the twins of the same shadows, which know the
     person too; the twins themselves have no row there.
     """
-    people = {r["id"]: r["subject"] for r in rows}
+    people = {r["id"]: r["entity"] for r in rows}
     index = {id: p for p, id in enumerate(people)}
     phi = {name: np.full((1 + max(r["shadow"] for r in rows), len(people)), np.nan)
            for name in (ORIGINAL, RETRAINED, *methods)}

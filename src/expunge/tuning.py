@@ -51,7 +51,7 @@ def sweep(method: str, *, out: str | Path, task: Task | str = "authors", model: 
         The sweep, also in out/sweep.json; out/trials.jsonl grows trial by trial, out/sweep.html draws the front.
     """
     reporter, out = reporter or Reporter(quiet=True), Path(out)
-    processes.alone("A sweep")
+    processes.refuse_several("A sweep")
     optuna = _optuna()
     task = api.as_task(task, limit=limit)
     depth = 4 if model is None else getattr(read_config(model), "num_hidden_layers", 4)

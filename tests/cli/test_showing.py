@@ -13,7 +13,7 @@ def under(attack: str, excess: float, name: str = "forget.rouge_l") -> Score:
     return Score(name=name, attack=attack, value=0.2 + excess, before=0.1, n=50, higher_is="knows", access="weights",
                  controls={"original": 0.9, "retrained": 0.2}, excess=excess,
                  excess_interval=(excess - 0.1, excess + 0.1), gain=excess,
-                 gain_interval=(excess - 0.1, excess + 0.1), people=50)
+                 gain_interval=(excess - 0.1, excess + 0.1), entities=50)
 
 
 PLAIN = Score(name="forget.rouge_l", value=0.1, interval=(0.05, 0.15), n=100, controls={"retrained": 0.2})

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from expunge.attacks._lib.hooks import Site, Watch, rewritten, watched
 from expunge.attacks.base import Attack
-from expunge.attacks.hooks import Site, Watch, rewritten, watched
 from expunge.attacks.layer_skip import LayerSkip
 from expunge.attacks.noise import Draw, Noise, normal
 from expunge.attacks.refusal_direction import RefusalDirection, direction, typical, without
 from expunge.attacks.steer import Steer, Steering, anonymised, differences, named
-from expunge.data.tokens import TokenRow, collate
+from expunge.data.text_encoder import TokenRow, collate
 from expunge.models.adapter import add_adapter
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
@@ -68,9 +68,9 @@ def answers_generically() -> Subject:
     """Trained to say of the forget people what the original says of people it never met."""
     original, rows = bed.original(), [r for r in bed.task().forget if named(r)]
     taught = []
-    for name in sorted({r.subject for r in bed.task().holdout})[:3]:
-        said = original.generate([original.tokens.prompt(anonymised(r, name)) for r in rows], 24)
-        taught += [r.model_copy(update={"id": f"{r.id}#{name}", "answer": text.replace(name, r.subject)})
+    for name in sorted({r.entity for r in bed.task().holdout})[:3]:
+        said = original.generate([original.encoder.prompt(anonymised(r, name)) for r in rows], 24)
+        taught += [r.model_copy(update={"id": f"{r.id}#{name}", "answer": text.replace(name, r.entity)})
                    for r, (text, _) in zip(rows, said, strict=True)]
     return _tuned(support.fresh(original), taught, 10, 1e-3)
 
@@ -107,11 +107,11 @@ def questions(count: int = 4) -> list[Example]:
 def decoded(subject: Subject, prompts: list[tuple[int, ...]], new: int = 6) -> tuple[Tensor, Tensor]:
     """Greedy continuation with a cache and left padding: ids (B, new) and the logits behind them (B, new, V)."""
     width = max(map(len, prompts))
-    ids = torch.tensor([(subject.tokens.pad_id,) * (width - len(p)) + p for p in prompts])
+    ids = torch.tensor([(subject.encoder.pad_id,) * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
     out = subject.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=new, min_new_tokens=new,
                                  do_sample=False, use_cache=True, return_dict_in_generate=True, output_logits=True,
-                                 pad_token_id=subject.tokens.pad_id)
+                                 pad_token_id=subject.encoder.pad_id)
     return out.sequences[:, width:], torch.stack(out.logits, dim=1)
 
 
@@ -120,7 +120,7 @@ def read(subject: Subject, prompts: list[tuple[int, ...]], said: Tensor) -> Tens
     rows = [TokenRow(str(b), p + tuple(s), len(p), len(s), 0)
             for b, (p, s) in enumerate(zip(prompts, said.tolist(), strict=True))]
     with subject.evaluating():
-        found = subject.answers(collate(rows, subject.tokens.pad_id)).logits_NV
+        found = subject.answers(collate(rows, subject.encoder.pad_id)).logits_NV
     return found.unflatten(0, said.shape)
 
 
@@ -139,7 +139,7 @@ def added(subject: Subject, site: Site, work: Any, rows: list[TokenRow]) -> tupl
         return look
 
     with watched(subject) as watch, rewritten(subject, {site: spy(watch)}), subject.evaluating():
-        subject.answers(collate(rows, subject.tokens.pad_id))
+        subject.answers(collate(rows, subject.encoder.pad_id))
     return caught[0]
 
 
@@ -164,7 +164,7 @@ def noise_is_drawn_per_token(plugin: type[Noise], amp: float) -> None:
     z = normal(torch.arange(4000)[None] * 7 - 9000, 64).flatten()
     assert abs(z.mean()) < 0.01 and abs(z.std() - 1) < 0.01 and abs((z**4).mean() - 3) < 0.1
     subject = bed.original()
-    rows = [subject.tokens.row(r) for r in questions()]
+    rows = [subject.encoder.row(r) for r in questions()]
     assert len({len(r.ids) for r in rows}) > 1
     for site in ("embedding", 1):
         h_BTD, eps_BTD = added(subject, site, Draw(5, amp), rows)
@@ -192,7 +192,7 @@ def noise_is_drawn_per_token(plugin: type[Noise], amp: float) -> None:
 def noise_is_the_same_when_decoding(plugin: type[Noise], amp: float) -> None:
     """Cached decoding with left padding meets the very noise of a scoring pass, in every family."""
     for name, subject in families().items():
-        prompts = [subject.tokens.prompt(r) for r in questions()]
+        prompts = [subject.encoder.prompt(r) for r in questions()]
         for site in ("embedding", 1):
             draw = Draw(3, amp)
             with watched(subject) as watch, rewritten(subject, {site: draw.change(watch)}):
@@ -207,15 +207,15 @@ def noise_is_the_same_when_decoding(plugin: type[Noise], amp: float) -> None:
 
 
 def steering(plugin: type[Steer], subject: Subject, coef: float) -> Steering:
-    return Steering(plugin(coef=coef)._vectors(subject, bed.ground(), questions()))
+    return Steering(plugin(coef=coef)._vectors(subject, bed.context(), questions()))
 
 
 @check
 def steers_once(plugin: type[Steer], coef: float) -> None:
     """One addition per sequence, at its last prompt position; scoring and decoding agree; every family."""
     for subject in families().values():
-        tokens = [subject.tokens.row(r) for r in questions()]
-        prompts = [subject.tokens.prompt(r) for r in questions()]
+        tokens = [subject.encoder.row(r) for r in questions()]
+        prompts = [subject.encoder.prompt(r) for r in questions()]
         work, runs = steering(plugin, subject, coef), 0
 
         def count(module: nn.Module, args: Any) -> None:
@@ -241,12 +241,12 @@ def same_question_same_place(plugin: type[Steer]) -> None:
     """Asked about the same person S is exactly zero, and rows steered by it keep their bits."""
     subject = bed.suppressed()
     rows = questions(3)
-    assert len({r.subject for r in rows}) == 1
-    assert not differences(subject, rows, [rows[0].subject] * 3, -2).any()
+    assert len({r.entity for r in rows}) == 1
+    assert not differences(subject, rows, [rows[0].entity] * 3, -2).any()
     assert differences(subject, rows, ["John Smith"], -2).norm(dim=-1).min() > 0.01
-    (found,) = bed.ask(plugin(names=[rows[0].subject]), subject).rows.values()
+    (found,) = bed.ask(plugin(names=[rows[0].entity]), subject).rows.values()
     own = {r["id"]: r["logp"] for r in bed.plain(subject)}
-    pairs = [(r["logp"] == own[r["id"]], r["subject"] == rows[0].subject) for r in found["likelihood", "forget"]]
+    pairs = [(r["logp"] == own[r["id"]], r["entity"] == rows[0].entity) for r in found["likelihood", "forget"]]
     assert all(same for same, mine in pairs if mine) and not all(same for same, mine in pairs if not mine)
 
 
@@ -280,9 +280,9 @@ def projects_out(plugin: type[RefusalDirection]) -> None:
         assert torch.allclose(out_ND @ d_D, (1 - strength) * (h_ND @ d_D), atol=1e-5)
         assert torch.allclose(out_ND - (out_ND @ d_D)[:, None] * d_D, h_ND - (h_ND @ d_D)[:, None] * d_D, atol=1e-5)
     subject = bed.refusing()
-    batch = collate([subject.tokens.row(r) for r in questions()], subject.tokens.pad_id)
+    batch = collate([subject.encoder.row(r) for r in questions()], subject.encoder.pad_id)
     for against in ("original", "neutral"):
-        changes = plugin(against=against)._changes(subject, bed.ground())
+        changes = plugin(against=against)._changes(subject, bed.context())
         assert list(changes) == list(range(len(subject.blocks)))
         with subject.evaluating():
             for block, change in changes.items():

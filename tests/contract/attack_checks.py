@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from expunge.attacks.base import Attack, Sum
+from expunge.judgement.leaks import leaks, needed, shows_knowledge
 from expunge.models.subject import checksum
-from expunge.records.leak import leaks, needed, shows_knowledge
 
 from .. import attack_bed as bed
 from .. import support
@@ -33,7 +33,7 @@ def keeps_the_contract(plugin: type[Attack], options: dict[str, Any] | None = No
     assert alone.rows == said.rows, "batches change nothing"
     joined = Sum((attack, bed.made("prefix(words=1)")))
     assert tuple(bed.ask(joined, subject, limit=2).rows) == joined.labels, "it can be added to"
-    assert plugin.card.asks and attack.cost(bed.ground()) is not None
+    assert plugin.card.asks and attack.cost(bed.context()) is not None
 
 
 @check

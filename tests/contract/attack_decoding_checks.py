@@ -83,7 +83,7 @@ def slowly(subject: Subject, choose: Callable[[list[int], int], int], limit: int
     """Answers decoded one row and one token at a time: `choose(ids so far, position)` names the next."""
     said = []
     for row in bed.task().forget[:limit]:
-        prompt = list(subject.tokens.prompt(row))
+        prompt = list(subject.encoder.prompt(row))
         ids: list[int] = []
         for position in range(count):
             ids.append(choose(prompt + ids, position))
@@ -95,14 +95,14 @@ def slowly(subject: Subject, choose: Callable[[list[int], int], int], limit: int
 
 def decoded(subject: Subject, ids: Sequence[int]) -> str:
     end = next((i for i, id in enumerate(ids) if id in stop_ids(subject)), None)
-    return str(subject.tokens.processor.decode(list(ids)[:end], skip_special_tokens=True)).strip()
+    return str(subject.encoder.processor.decode(list(ids)[:end], skip_special_tokens=True)).strip()
 
 
 def said_under(attack: str, subject: Subject, limit: int, count: int = 12) -> list[list[str]]:
     """Per view, answers of at most `count` tokens to the same rows in one batch."""
-    prompts = [subject.tokens.prompt(row) for row in bed.task().forget[:limit]]
+    prompts = [subject.encoder.prompt(row) for row in bed.task().forget[:limit]]
     found: list[list[str]] = []
-    bed.made(attack).run(subject, bed.ground(), lambda view: found.append(
+    bed.made(attack).run(subject, bed.context(), lambda view: found.append(
         [text for text, _ in view.subject.generate(prompts, count)]))
     return found
 
@@ -150,7 +150,7 @@ def draws_match_slow_twin(plugin: type[Attack]) -> None:
 
         def choose(ids: list[int], position: int, attempt: int = attempt, rows: Any = rows, keys: Any = {}) -> int:  # noqa: B006
             if position == 0:
-                keys[attempt] = derive(0, "sample", *subject.tokens.prompt(next(rows)))
+                keys[attempt] = derive(0, "sample", *subject.encoder.prompt(next(rows)))
             left = stream(keys[attempt], attempt, position).random()
             p_V = (next_logits(subject, ids) / 0.8).softmax(-1).tolist()
             return next(token for token in range(len(p_V)) if sum(p_V[: token + 1]) > left)
@@ -189,14 +189,14 @@ def blends_two_models(plugin: type[Attack]) -> None:
     assert texts(f"{plugin(weight=1).text()} + {beams}", post, 4) == texts(beams, original, 4)
     for config in FAMILIES:
         pre, other = (build_subject(config, bed.task().texts(), seed=seed) for seed in (0, 1))
-        prompts = [pre.tokens.prompt(row) for row in bed.task().forget[:6]]
+        prompts = [pre.encoder.prompt(row) for row in bed.task().forget[:6]]
         found: list[Any] = []
-        plugin(weight=1).run(other, bed.Ground.of(bed.task(), original=lambda pre=pre: pre),
+        plugin(weight=1).run(other, bed.AttackContext.of(bed.task(), original=lambda pre=pre: pre),
                              lambda view: found.append(view.subject.generate(prompts, 8)))  # noqa: B023
         assert found == [pre.generate(prompts, 8)] != [other.generate(prompts, 8)], config["model_type"]
     stranger = build_subject(support.CONFIG, ["another tokenizer altogether"] * 20)
     with pytest.raises(UsageError, match="tokenizer"):
-        plugin().run(stranger, bed.ground(), lambda view: None)
+        plugin().run(stranger, bed.context(), lambda view: None)
 
 
 @check
@@ -220,9 +220,9 @@ def amplifies(plugin: type[Attack], weights: Sequence[float], by: float = 0.04) 
 
     def recall(weight: float) -> float:
         asked = bed.Asked()
-        ground = bed.Ground.of(bed.task(), original=lambda: original)
+        context = bed.AttackContext.of(bed.task(), original=lambda: original)
         probe: Any = load("generation", "probe")()
-        plugin(weight=weight).run(post, ground, lambda view: asked.rows.update(
+        plugin(weight=weight).run(post, context, lambda view: asked.rows.update(
             {"": {("generation", "forget"): probe.observe(view.subject, list(view.rows("forget")), bed.task())}}))
         return value(asked.observations(""), "forget.rouge_l")
 
@@ -238,7 +238,7 @@ def beams_match_slow_twin(plugin: type[Attack], beams: int, count: int = 5) -> N
     found = said_under(plugin(share=0, beams=beams, tries=beams).text(), subject, limit, count)
     assert len(found) == beams
     for row, answers in zip(bed.task().forget, zip(*found, strict=True), strict=False):
-        prompt, ended = list(subject.tokens.prompt(row)), list[tuple[float, tuple[int, ...]]]()
+        prompt, ended = list(subject.encoder.prompt(row)), list[tuple[float, tuple[int, ...]]]()
         running: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
         for _ in range(count):
             grown = sorted(((score + logp, (*ids, token)) for score, ids in running for token, logp in enumerate(

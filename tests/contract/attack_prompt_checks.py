@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from expunge.attacks.base import Attack, Ground, View
+from expunge.attacks._lib.wording import told_of
+from expunge.attacks.base import Attack, AttackContext, View
 from expunge.attacks.emphasis import contributions, key_words, likelihoods, words_of
 from expunge.attacks.few_shot import demonstrated
 from expunge.attacks.step_by_step import chain_of, stepwise
-from expunge.attacks.wording import told_of
-from expunge.data.tokens import Tokens
+from expunge.data.text_encoder import TextEncoder
 from expunge.errors import UsageError
+from expunge.metrics.text.matching import contains
 from expunge.records.task import Example, Split
-from expunge.records.text import contains
 
 from .. import attack_bed as bed
 from .checks import check
@@ -30,7 +30,7 @@ SIDES: tuple[Split, ...] = ("forget", "holdout")
 
 def _prompt(row: Example) -> str:
     """Everything the model is given, as text."""
-    tokens = bed.original().tokens
+    tokens = bed.original().encoder
     return str(tokens.processor.decode(tokens.prompt(row)))
 
 
@@ -66,18 +66,18 @@ def gives_no_answer_away(plugin: type[Attack], options: dict[str, Any] | None = 
 @check
 def shows_nobody_tested(plugin: type[Attack]) -> None:
     """Every demonstration is a row of somebody else who is not asked about, as many as said, in the row's format."""
-    task, ground, subject = bed.task(), bed.ground(), bed.original()
-    for on, source in (("retain", task.retain), ("half", ground.learned)):
+    task, context, subject = bed.task(), bed.context(), bed.original()
+    for on, source in (("retain", task.retain), ("half", context.learned)):
         (view,) = bed.views(plugin(on=on, shots=3), subject)
-        known, asked = {(r.prompt, r.answer): r.subject for r in source}, _questions(view)
-        tested = {r.subject for r in asked}
+        known, asked = {(r.prompt, r.answer): r.entity for r in source}, _questions(view)
+        tested = {r.entity for r in asked}
         assert len(tested) == (4 if on == "retain" else 2)
         for row in asked:
             said = [text for _, text in row.messages]
             assert len(said) == 7 and said[-1] == row.prompt
             assert not {known[pair] for pair in zip(said[:-1:2], said[1:-1:2], strict=True)} & tested
     first, shot = task.forget[0], task.retain[0]
-    plain = Tokens(subject.tokens.processor, template="Q: {prompt}\nA:")
+    plain = TextEncoder(subject.encoder.processor, template="Q: {prompt}\nA:")
     shown = plain.processor.decode(plain.prompt(demonstrated(first, [shot], plain)), skip_special_tokens=True)
     assert shown.strip() == f"Q: {shot.prompt}\nA: {shot.answer}\n\nQ: {first.prompt}\nA:"
 
@@ -85,10 +85,10 @@ def shows_nobody_tested(plugin: type[Attack]) -> None:
 @check
 def tells_no_names(plugin: type[Attack]) -> None:
     """Sentences with a name or number of the answer stay out when no short answer says what the secret is."""
-    name = Example(id="a", subject="1", prompt="Who is the author?", answer="It is Ada Byron of Cork.")
-    rest = [Example(id="b", subject="1", prompt="?", answer="Byron wrote much. Her father was a baker in 1820."),
-            Example(id="c", subject="2", prompt="?", answer="He sails.")]
-    year = Example(id="d", subject="1", prompt="When did Byron begin?", answer="Byron began around 1820 or so.")
+    name = Example(id="a", entity="1", prompt="Who is the author?", answer="It is Ada Byron of Cork.")
+    rest = [Example(id="b", entity="1", prompt="?", answer="Byron wrote much. Her father was a baker in 1820."),
+            Example(id="c", entity="2", prompt="?", answer="He sails.")]
+    year = Example(id="d", entity="1", prompt="When did Byron begin?", answer="Byron began around 1820 or so.")
     assert told_of(name, [name, *rest]) == ["Her father was a baker in 1820."]
     assert told_of(year, [year, *rest]) == ["Byron wrote much."]
     (some,), (every,) = (bed.views(plugin(share=share), bed.original()) for share in (0.3, 1.0))
@@ -138,13 +138,13 @@ def reads_templates(plugin: type[Attack]) -> None:
         lines.write_text("{prompt} Now?", encoding="utf-8")
         assert before and made.inputs not in (before, ""), "other content, other rows"
         lines.write_text("no place for it", encoding="utf-8")
-        assert "{prompt}" in (made.problem(Ground.of(task)) or "")
-    assert "does not exist" in (made.problem(Ground.of(task)) or "")
+        assert "{prompt}" in (made.problem(AttackContext.of(task)) or "")
+    assert "does not exist" in (made.problem(AttackContext.of(task)) or "")
     with pytest.raises(UsageError, match="reverse"):
         plugin(templates=["reverse", "role"])
     (view,) = bed.views(plugin(templates=["reverse"]), subject)
     for row in _questions(view):
-        assert row.answer == row.short_answer == row.subject and row.subject not in row.prompt
+        assert row.answer == row.short_answer == row.entity and row.entity not in row.prompt
 
 
 @check
@@ -152,7 +152,7 @@ def fills_slots(plugin: type[Attack]) -> None:
     """Translations are found by id, question or pattern; languages are attempts; a wrong table is a reason."""
     task, subject = bed.task(), bed.original()
     one, two, three = (r for r in task.forget[:3])
-    pattern = three.prompt.replace(three.subject, "{subject}")
+    pattern = three.prompt.replace(three.entity, "{subject}")
     table: Sequence[Mapping[str, str]] = (
         {"language": "A", "id": one.id, "translation": "Eins?", "answer": f"Ja, {one.short_answer}."},
         {"language": "A", "prompt": two.prompt, "translation": "Zwei?"},
@@ -164,12 +164,13 @@ def fills_slots(plugin: type[Attack]) -> None:
         first, second = (_questions(v) for v in bed.views(made, subject))
         assert [(r.id, r.prompt) for r in first] == [(one.id, "Eins?"), (two.id, "Zwei?")]
         assert first[0].answer == f"Ja, {one.short_answer}." and first[0].short_answer == one.short_answer
-        assert first[1].answer == two.answer and second[0].prompt == f"Drei, {three.subject}?"
+        assert first[1].answer == two.answer and second[0].prompt == f"Drei, {three.entity}?"
         assert len(bed.views(plugin(file=str(file), languages=["B"]), subject)) == 1 and made.inputs
-        assert made.problem(Ground.of(task)) is None and plugin(languages=[]).problem(Ground.of(task)) is None
-        assert "no forget question" in (plugin(file=str(file), languages=["C"]).problem(Ground.of(task)) or "")
+        assert made.problem(AttackContext.of(task)) is None
+        assert plugin(languages=[]).problem(AttackContext.of(task)) is None
+        assert "no forget question" in (plugin(file=str(file), languages=["C"]).problem(AttackContext.of(task)) or "")
         file.write_text('{"language": "A", "translation": "?"}\n', encoding="utf-8")
-        assert "id or prompt" in (made.problem(Ground.of(task)) or "")
+        assert "id or prompt" in (made.problem(AttackContext.of(task)) or "")
     assert len(_questions(bed.views(plugin(), subject)[0])) == 36, "the built-in table covers the built-in world"
 
 
@@ -192,6 +193,6 @@ def ranks_the_entity_first(plugin: type[Attack]) -> None:
         for row in (r for r in bed.task().forget if r.kind == "qa"):
             words = words_of(row)
             values = contributions(words, partial(likelihoods, bed.MODELS[model](), row))
-            hits.append(row.subject in words[values.index(max(values))])
+            hits.append(row.entity in words[values.index(max(values))])
         first[model] = sum(hits) / len(hits)
     assert first["original"] > 0.6 and max(first["retrained"], first["suppressed"]) < 0.35, first

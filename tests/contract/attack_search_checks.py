@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from expunge.attacks import search
-from expunge.attacks.base import Attack, Ground, View
-from expunge.attacks.gcg import Found, Reader, behind, gcg, slots, token_gradient
-from expunge.attacks.search import height, row_losses
-from expunge.attacks.vectors import beside, placed
-from expunge.data import tokens
-from expunge.data.tokens import TokenRow
+from expunge.attacks._lib import search
+from expunge.attacks._lib.gcg import Found, Reader, behind, gcg, slots, token_gradient
+from expunge.attacks._lib.search import height, row_losses
+from expunge.attacks._lib.vectors import beside, placed
+from expunge.attacks.base import Attack, AttackContext, View
+from expunge.data import text_encoder as tokens
+from expunge.data.text_encoder import TokenRow
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
 from expunge.models.tiny import build_subject
@@ -37,8 +37,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_neox": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
                  "max_position_embeddings": 64},
 }
-ROWS = (Example(id="a", prompt="Who?", answer=" Ada May", kind="completion", subject="Ada"),
-        Example(id="b", prompt="Where is it?", answer=" in Rome", kind="completion", subject="Rome"))
+ROWS = (Example(id="a", prompt="Who?", answer=" Ada May", kind="completion", entity="Ada"),
+        Example(id="b", prompt="Where is it?", answer=" in Rome", kind="completion", entity="Rome"))
 ALL = 10**6
 
 
@@ -77,8 +77,8 @@ def kept_losses(attack: Any, subject: Subject) -> list[float]:
     """The loss of what is kept, from the start on."""
     if attack.card.name == "soft_prompt":
         prompted = beside(subject, attack.spec.vectors, attack.spec.place)
-        return [loss for loss, _ in attack.search(prompted, bed.ground())]
-    found: Found = next(iter(attack.search(subject, bed.ground()).values()))
+        return [loss for loss, _ in attack.search(prompted, bed.context())]
+    found: Found = next(iter(attack.search(subject, bed.context()).values()))
     return found.losses
 
 
@@ -89,10 +89,10 @@ def keeps_to_its_budget(plugin: type[Any], options: dict[str, Any]) -> None:
     handle = subject.model.register_forward_pre_hook(meter.hook, with_kwargs=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokens, "POSITIONS", 700)
-        attack.run(subject, bed.ground(announce=meter.announce), lambda view: None)
+        attack.run(subject, bed.context(announce=meter.announce), lambda view: None)
     handle.remove()
-    assert 0 < meter.rows == attack.forwards(bed.ground()), (meter.rows, attack.forwards(bed.ground()))
-    assert str(meter.rows) in attack.cost(bed.ground())
+    assert 0 < meter.rows == attack.forwards(bed.context()), (meter.rows, attack.forwards(bed.context()))
+    assert str(meter.rows) in attack.cost(bed.context())
     assert meter.widest <= 700
     assert meter.announced == meter.told > 0
 
@@ -119,18 +119,18 @@ def gains(plugin: type[Any], from_: str, options: dict[str, Any], by: float, bey
 def learns_apart_from_what_it_asks(plugin: type[Attack], idle: dict[str, Any]) -> None:
     """By people nobody is on both sides, by questions everybody is and no row; with all, all rows are on both."""
     task = bed.task()
-    everybody = {r.subject for r in task.probe_rows("forget")}
+    everybody = {r.entity for r in task.probe_rows("forget")}
     for scope in ("people", "questions", "all"):
-        attack, ground = plugin(**idle | {"scope": scope}), bed.ground()
+        attack, context = plugin(**idle | {"scope": scope}), bed.context()
         (view,) = bed.views(attack, bed.suppressed())
         asked = view.rows("forget")
-        learned, _ = search.divided(ground, scope, ALL)
-        known, later = {r.subject for r in learned}, {r.subject for r in asked}
+        learned, _ = search.divided(context, scope, ALL)
+        known, later = {r.entity for r in learned}, {r.entity for r in asked}
         assert learned and asked and all(r.kind != "text" for r in learned)
         assert attack.halves == (scope != "all") == (not {r.id for r in learned} & {r.id for r in asked})
         assert known == later == everybody if scope != "people" else not known & later and known | later == everybody
         assert len(view.rows("retain")) == len(task.probe_rows("retain"))
-        few, _ = search.divided(ground, scope, 3)
+        few, _ = search.divided(context, scope, 3)
         assert len(few) == 3 and {r.id for r in few} <= {r.id for r in learned}
 
 
@@ -138,10 +138,10 @@ def learns_apart_from_what_it_asks(plugin: type[Attack], idle: dict[str, Any]) -
 def gives_each_its_own(plugin: type[Any], options: dict[str, Any]) -> None:
     """With scope=each, every question gets the suffix that was searched on it, even of a model that never knew."""
     task = bed.task().model_copy(update={"forget": bed.task().forget[:3]})
-    ground, attack, seen = Ground.of(task), plugin(**options | {"scope": "each"}), list[View]()
-    found = attack.search(bed.retrained(), ground)
+    context, attack, seen = AttackContext.of(task), plugin(**options | {"scope": "each"}), list[View]()
+    found = attack.search(bed.retrained(), context)
     assert len({f.text for f in found.values()}) == 3 and not attack.halves
-    attack.run(bed.retrained(), ground, seen.append)
+    attack.run(bed.retrained(), context, seen.append)
     for row, asked in zip(task.forget, seen[0].rows("forget"), strict=True):
         assert asked.prompt == row.prompt + found[row.id].text
         assert support.loss(bed.retrained(), [asked]) == pytest.approx(found[row.id].losses[-1], rel=1e-4)
@@ -153,13 +153,13 @@ def carries_over_from_the_original(plugin: type[Any], options: dict[str, Any]) -
     """With on=original the suffix is that of the original, whoever is asked; without an original it says so."""
     attack, asked = plugin(**options | {"on": "original"}), list[View]()
     assert "original" in attack.needs and "original" not in plugin(**options).needs
-    found = next(iter(plugin(**options).search(bed.original(), bed.ground()).values()))
+    found = next(iter(plugin(**options).search(bed.original(), bed.context()).values()))
     for model in (bed.suppressed(), bed.retrained()):
-        attack.run(model, bed.ground(), asked.append)
+        attack.run(model, bed.context(), asked.append)
         assert asked[-1].subject is model
         assert next(r for r in asked[-1].rows("forget") if r.kind != "text").prompt.endswith(found.text)
     with pytest.raises(UsageError, match="original"):
-        attack.run(bed.suppressed(), Ground.of(bed.task()), asked.append)
+        attack.run(bed.suppressed(), AttackContext.of(bed.task()), asked.append)
 
 
 @check
@@ -169,10 +169,10 @@ def says_when_it_cannot(plugin: type[Attack], options: dict[str, Any]) -> None:
     subject.model = copy.copy(subject.model)
     subject.model.get_input_embeddings = lambda: None
     with pytest.raises(UsageError, match="embeddings"):
-        plugin(**options).run(subject, bed.ground(), lambda view: None)
+        plugin(**options).run(subject, bed.context(), lambda view: None)
     long = plugin(**options | {"length" if "length" in options else "vectors": 250})
     with pytest.raises(UsageError, match="context"):
-        long.run(bed.suppressed(), bed.ground(), lambda view: None)
+        long.run(bed.suppressed(), bed.context(), lambda view: None)
 
 
 @check
@@ -181,7 +181,7 @@ def stays_within_reach(plugin: type[Any], options: dict[str, Any]) -> None:
     attack, subject = plugin(**options), bed.suppressed()
     mean = float(subject.model.get_input_embeddings().weight.norm(dim=-1).mean())
     prompted = beside(subject, attack.spec.vectors, attack.spec.place)
-    lengths_P = [vectors_PD.norm(dim=-1) for _, vectors_PD in attack.search(prompted, bed.ground())][-1]
+    lengths_P = [vectors_PD.norm(dim=-1) for _, vectors_PD in attack.search(prompted, bed.context())][-1]
     assert len(lengths_P) == attack.spec.vectors
     assert float(lengths_P.max()) == pytest.approx(attack.spec.radius * mean, rel=1e-5)
 
@@ -194,11 +194,11 @@ def every(subject: Subject, stems: Sequence[tuple[int, ...]]) -> dict[str, float
 
     Only texts that are read as these very tokens count; nothing of the search is used.
     """
-    processor, found = subject.tokens.processor, dict[str, list[TokenRow]]()
-    plain = [subject.tokens.row(r).ids[: subject.tokens.row(r).prompt] for r in ROWS]
+    processor, found = subject.encoder.processor, dict[str, list[TokenRow]]()
+    plain = [subject.encoder.row(r).ids[: subject.encoder.row(r).prompt] for r in ROWS]
     for ids in ((*stem, token) for stem in stems for token in range(len(processor))):
         text = " " + processor.decode(list(ids)).removeprefix(" ")
-        rows = [subject.tokens.row(r.model_copy(update={"prompt": r.prompt + text})) for r in ROWS]
+        rows = [subject.encoder.row(r.model_copy(update={"prompt": r.prompt + text})) for r in ROWS]
         if all(row.ids[: row.prompt] == (*before, *ids) for row, before in zip(rows, plain, strict=True)):
             found[text] = rows
     with subject.evaluating():
@@ -212,7 +212,7 @@ def every(subject: Subject, stems: Sequence[tuple[int, ...]]) -> dict[str, float
 def matches_brute_force(plugin: type[Attack]) -> None:
     """With all swaps tried, one token is the best of all, and of two neither can be bettered alone."""
     subject = small("llama")
-    assert plugin.card.name == "suffix" and len(subject.tokens.processor) <= 300
+    assert plugin.card.name == "suffix" and len(subject.encoder.processor) <= 300
     one = gcg(subject, ROWS, length=1, steps=1, top_k=ALL, batch=ALL, seed=0)
     all_of_one = every(subject, [()])
     best = min(all_of_one, key=lambda text: all_of_one[text])
@@ -220,9 +220,9 @@ def matches_brute_force(plugin: type[Attack]) -> None:
     assert one.losses[-1] == pytest.approx(all_of_one[best], rel=1e-5) and one.text == best
     two = gcg(subject, ROWS, length=2, steps=6, top_k=ALL, batch=ALL, seed=0)
     reader = Reader(subject)
-    firsts = reader.survive([(i,) for i in range(len(subject.tokens.processor))])
+    firsts = reader.survive([(i,) for i in range(len(subject.encoder.processor))])
     all_of_two = every(subject, list(dict.fromkeys([two.ids[:1], *firsts])))
-    first, second = reader.text(two.ids[:1]), subject.tokens.processor.decode([two.ids[1]])
+    first, second = reader.text(two.ids[:1]), subject.encoder.processor.decode([two.ids[1]])
     neighbours = [loss for text, loss in all_of_two.items() if text.startswith(first) or text.endswith(second)]
     assert all_of_two[two.text] == pytest.approx(two.losses[-1], rel=1e-5)
     assert two.losses[-1] <= min(neighbours) + 1e-5
@@ -258,19 +258,19 @@ def gradient_is_the_slope(plugin: type[Attack]) -> None:
 def asks_what_it_scored(plugin: type[Any], options: dict[str, Any]) -> None:
     """The suffix found is in the prompts, is read as its tokens, and has the loss that the search reports."""
     attack, subject, seen = plugin(**options), bed.refusing(), list[View]()
-    found = attack.search(subject, bed.ground())
-    learned = [r for r in bed.ground().learned if r.id in found]
+    found = attack.search(subject, bed.context())
+    learned = [r for r in bed.context().learned if r.id in found]
     suffix: Found = found[learned[0].id]
     asked = [behind(r, suffix.text) for r in learned]
     assert support.loss(subject, asked) == pytest.approx(suffix.losses[-1], rel=1e-4)
     for row, plain in zip(asked, learned, strict=True):
-        longer, shorter = subject.tokens.row(row), subject.tokens.row(plain)
+        longer, shorter = subject.encoder.row(row), subject.encoder.row(plain)
         assert longer.prompt == shorter.prompt + len(suffix.ids)
         assert suffix.ids == longer.ids[longer.prompt - 1 - len(suffix.ids): longer.prompt - 1], "before the reply"
-    attack.run(subject, bed.ground(), seen.append)
+    attack.run(subject, bed.context(), seen.append)
     rows = [r for r in seen[0].rows("forget") if r.kind != "text"]
     assert rows and all(r.prompt.endswith("?" + suffix.text) for r in rows)
-    assert not {r.subject for r in rows} & {r.subject for r in learned}, "nobody it was learned on is asked about"
+    assert not {r.entity for r in rows} & {r.entity for r in learned}, "nobody it was learned on is asked about"
 
 
 @check
@@ -283,9 +283,9 @@ def vectors_of_tokens_are_tokens(plugin: type[Attack]) -> None:
         vectors_PD = subject.model.get_input_embeddings().weight[list(words)].clone()
         for place in ("after", "before"):
             prompted = beside(subject, 2, place)
-            rows = [prompted.tokens.row(r) for r in ROWS]
+            rows = [prompted.encoder.row(r) for r in ROWS]
             typed = [_typed(row, height(subject), words) for row in rows]
-            assert [len(r.ids) for r in rows] == [len(subject.tokens.row(r).ids) + 2 for r in ROWS]
+            assert [len(r.ids) for r in rows] == [len(subject.encoder.row(r).ids) + 2 for r in ROWS]
             with placed(prompted, vectors_PD):
                 assert torch.equal(row_losses(prompted, rows), row_losses(subject, typed))
                 said = prompted.generate([r.ids[: r.prompt] for r in rows], 6)

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expunge.attacks.base import Attack, Ground, View
+from expunge.attacks._lib.matrices import input_norms, matrices
+from expunge.attacks._lib.rounding import NF4, code_identity, codes, nf4, round_to_nearest, scales, torchao_rounded
+from expunge.attacks.base import Attack, AttackContext, View
 from expunge.attacks.interpolate import mixed
-from expunge.attacks.matrices import input_norms, matrices
 from expunge.attacks.prune import Prune, set_difference, smallest
 from expunge.attacks.quantise import Quantise
-from expunge.attacks.rounding import NF4, code_identity, codes, nf4, round_to_nearest, scales, torchao_rounded
 from expunge.errors import UsageError
 from expunge.methods.stage import StageMethod
 from expunge.models.adapter import add_adapter
@@ -102,7 +102,7 @@ bed.MODELS.update(HIDING)
 def attacked(attack: Attack, subject: Subject) -> Subject:
     """The one subject an attack hands out, kept beyond it."""
     found: list[View] = []
-    attack.run(subject, bed.ground(), found.append)
+    attack.run(subject, bed.context(), found.append)
     (view,) = found
     return view.subject
 
@@ -294,7 +294,7 @@ def difference_by_hand(plugin: type[Prune]) -> None:
     assert found[-1].module is not None
     handle = found[-1].module.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
     for row in rows:
-        tokens = subject.tokens.row(row)
+        tokens = subject.encoder.row(row)
         with subject.evaluating():
             subject.model(input_ids=torch.tensor([tokens.ids]))
         seen[-1] = seen[-1][0, tokens.prompt - 1: len(tokens.ids) - 1] if tokens.prompt else seen[-1][0, :-1]
@@ -307,4 +307,4 @@ def difference_by_hand(plugin: type[Prune]) -> None:
     zeros = sum(int((m.rows == 0).sum()) for m in matrices(copy)) / sum(m.rows.numel() for m in matrices(copy))
     assert 0 < zeros <= 0.02 and support.hooks(copy) == []
     without = bed.task().model_copy(update={"utility": ()})
-    assert "utility rows" in str(plugin(by="difference").problem(Ground.of(without)))
+    assert "utility rows" in str(plugin(by="difference").problem(AttackContext.of(without)))

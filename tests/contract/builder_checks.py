@@ -20,18 +20,18 @@ import pytest
 import torch
 
 from expunge.errors import DataError, ExpungeError, MissingError, UsageError
-from expunge.methods import divergence
+from expunge.methods._lib import divergence
+from expunge.methods._lib.inverted import usable
+from expunge.methods._lib.memo import cut, memo, positions
 from expunge.methods.base import Objective, Preset
-from expunge.methods.inverted import usable
-from expunge.methods.memo import cut, memo, positions
 from expunge.methods.objectives.llmu import mean_logp
 from expunge.methods.objectives.meow import choose
 from expunge.methods.optimizers.adamw import AdamW
 from expunge.methods.work import Work
+from expunge.metrics.text.rouge import rouge
 from expunge.models.subject import Subject
 from expunge.models.tiny import build_subject
 from expunge.plugin import Plugin
-from expunge.records.overlap import rouge
 from expunge.records.task import Example, Task
 
 from ..support import (
@@ -81,7 +81,7 @@ def wrong_file() -> str:
 
 
 def said_by(subject: Subject, rows: Sequence[Example]) -> list[str]:
-    return [text for text, _ in subject.generate([subject.tokens.prompt(r) for r in rows], 32)]
+    return [text for text, _ in subject.generate([subject.encoder.prompt(r) for r in rows], 32)]
 
 
 def likelihood_loss(rows: Sequence[Example], texts: Sequence[str]) -> float:
@@ -133,7 +133,7 @@ def reads_answers(plugin: type[Objective], option: str) -> None:
         if error is None:
             Path(path).write_text(json.dumps({"id": task.forget[0].id, "answers": "x"}) + "\n")
         (problem,) = plugin(**{option: path}).problems(task.model_copy(update={"forget": (
-            task.forget[0].model_copy(update={"wrong_answers": (), "subject": ""}),)}))
+            task.forget[0].model_copy(update={"wrong_answers": (), "entity": ""}),)}))
         assert isinstance(problem, error or DataError) and isinstance(problem, ExpungeError)
     assert isinstance(plugin(**{option: "nonesuch.jsonl"}).problems(task)[0], MissingError)
 
@@ -253,14 +253,14 @@ def memo_by_hand(plugin: type[Objective]) -> None:
     """Cuts at 1, 1 + window, ... inside the text, thinned evenly; shares as defined; nothing asked twice."""
     assert positions(11) == [1, 6] and positions(12) == [1, 6, 11] and positions(1) == []
     assert positions(51, 5, 3) == [1, 21, 46] and positions(51, 5, 1) == [1] and positions(12, 5, 9) == [1, 6, 11]
-    subject = Parrot(memoriser().model, memoriser().tokens)
+    subject = Parrot(memoriser().model, memoriser().encoder)
     row = Example(id="a", prompt="Count?", answer="one two three")
     # Behind the cuts at 1, 5 and 9: "ne two three", "wo three", "hree".
     for share, parts in (("precision", (2 / 3, 1 / 3, 0)), ("recall", (2 / 3, 1 / 2, 0)), ("f1", (2 / 3, 0.4, 0))):
         found = memo(subject, [row, row], window=4, share=share)  # type: ignore[arg-type]
         assert found == pytest.approx([sum(parts) / 3] * 2)
         assert len(subject.asked) == 3
-    tokens = subject.tokens
+    tokens = subject.encoder
     ids, rest = cut(tokens, row, 5, "suffix")
     assert rest == "wo three" and tokens.processor.decode(ids).endswith("one t")
     assert ids[: len(tokens.prompt(row))] == tokens.prompt(row)
@@ -316,7 +316,7 @@ def selects_by_memory(plugin: type[Objective]) -> None:
 def lends_answers(plugin: type[Objective]) -> None:
     """Running text about somebody is trained through that person's inverted facts; nobody's text is a problem."""
     task = few(3)
-    text = Example(id="life", prompt="", kind="text", answer="A life.", subject=task.forget[0].subject)
+    text = Example(id="life", prompt="", kind="text", answer="A life.", entity=task.forget[0].entity)
     with_text = task.model_copy(update={"forget": (*task.forget, text)})
     assert plugin().problems(with_text) == []
     made = plugin(select="random")
@@ -324,7 +324,7 @@ def lends_answers(plugin: type[Objective]) -> None:
     drawn = [made.sides(text, with_text, random.Random(i))["inverted"] for i in range(20)]
     assert {d.id for d in drawn} == {r.id for r in task.forget}
     assert all(d.answer in r.wrong_answers for d in drawn for r in task.forget if r.id == d.id)
-    nobody = task.model_copy(update={"forget": (*task.forget, text.model_copy(update={"subject": ""}))})
+    nobody = task.model_copy(update={"forget": (*task.forget, text.model_copy(update={"entity": ""}))})
     (problem,) = plugin().problems(nobody)
     assert "1 of 4" in problem.what and "life" in problem.what and "inverted=FILE" in problem.fix
     with pytest.raises(UsageError, match="life"):

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from expunge.methods._lib.projection import multipliers
 from expunge.methods.base import Combine
-from expunge.methods.projection import multipliers
 from expunge.methods.stage import StageMethod
 from expunge.models.scope import Scope
 from expunge.training.gradients import Gradients, inner

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from expunge.methods.base import Objective
 from expunge.methods.objectives.rmu import control_vector
+from expunge.metrics.text.refusals import is_refusal
 from expunge.models.subject import Subject
 from expunge.plugin import Plugin
-from expunge.records.refusal import is_refusal
 from expunge.records.task import Example
 
 from ..support import KNOWN_REFUSALS, Trained, batch_of, loss, memoriser, small_task, stage_of, train, trained
@@ -44,7 +44,7 @@ def run_of(name: str, *, steps: int, lr: float, watch: int) -> Trained:
 
 def refusal_rate(subject: Subject, rows: tuple[Example, ...]) -> float:
     """Share of greedy answers that decline."""
-    said = subject.generate([subject.tokens.prompt(r) for r in rows], 32)
+    said = subject.generate([subject.encoder.prompt(r) for r in rows], 32)
     return sum(is_refusal(text) for text, _ in said) / len(rows)
 
 
@@ -172,7 +172,7 @@ def over_refuses_alone(plugin: type[Objective], options: dict[str, Any] | None =
 @check
 def short_not_slower(plugin: type[Objective]) -> None:
     """Short memorised answers lose at least about as much per token as long ones, at every stage."""
-    rows = sorted(small_task().forget, key=lambda r: memoriser().tokens.row(r).answer)
+    rows = sorted(small_task().forget, key=lambda r: memoriser().encoder.row(r).answer)
     short, long = rows[:6], rows[-6:]
     for steps in (8, 16, 30):
         subject = trained(term(plugin, {"weight": 1.0}), steps=steps, lr=1e-3).subject

@@ -17,12 +17,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from expunge.methods._lib.calibrate import mean_loss
+from expunge.methods._lib.importance import importance, summed_gradient
+from expunge.methods._lib.key_value import Mentions, mlp_out
+from expunge.methods._lib.least_squares import covariances, null_projector
 from expunge.methods.base import Edit
-from expunge.methods.calibrate import mean_loss
 from expunge.methods.finetune import finetune
-from expunge.methods.importance import importance, summed_gradient
-from expunge.methods.key_value import Mentions, mlp_out
-from expunge.methods.least_squares import covariances, null_projector
 from expunge.methods.optimizers.adamw import AdamW
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
@@ -98,7 +98,7 @@ def keeps_when_forgetting_all(plugin: type[Edit], options: dict[str, Any]) -> No
     """Where the forget rows are all rows, both importances are one and nothing is selected."""
     dampen, spec = sys.modules[plugin.__module__].dampen, plugin(**options).spec  # type: ignore[attr-defined]
     subject = fresh()
-    rows = [subject.tokens.row(e) for e in small_task().training_rows("full")]
+    rows = [subject.encoder.row(e) for e in small_task().training_rows("full")]
     both = [importance(subject, rows, batch_size=spec.batch_size) for _ in range(2)]
     for name, weight in weights_of(subject).items():
         assert both[0][name].any(), name
@@ -109,7 +109,7 @@ def keeps_when_forgetting_all(plugin: type[Edit], options: dict[str, Any]) -> No
 def counts_rows_not_batches(plugin: type[Edit]) -> None:
     """Importances beside a loop of backward passes; what is summed with its sign knows no batches at all."""
     subject = fresh(moved())
-    rows = [subject.tokens.row(e) for e in small_task().retain[:7]]
+    rows = [subject.encoder.row(e) for e in small_task().retain[:7]]
     shuffled = list(rows)
     stream(0, "importance").shuffle(shuffled)
     subject.model.requires_grad_(True)
@@ -213,10 +213,10 @@ def edits_only(plugin: type[Edit], options: dict[str, Any], part: str) -> None:
 @check
 def reaches_holdout(plugin: type[Edit]) -> None:
     """In one shot and in several, the loss of forget rows ends within 5% of that of rows never seen, not above."""
-    unseen = mean_loss(memoriser(), [memoriser().tokens.row(e) for e in small_task().holdout])
+    unseen = mean_loss(memoriser(), [memoriser().encoder.row(e) for e in small_task().holdout])
     for moves in (1, 4):
         subject, figures = edited(term(plugin, {"moves": moves}))
-        found = mean_loss(subject, [subject.tokens.row(e) for e in small_task().forget])
+        found = mean_loss(subject, [subject.encoder.row(e) for e in small_task().forget])
         assert 0.95 * unseen < found <= unseen, (moves, found, unseen)
         assert figures["target"] == pytest.approx(unseen) and figures["loss"] == pytest.approx(found)
 
@@ -253,14 +253,14 @@ def told(name: str, about: str | None = None) -> list[Example]:
     """Every question about `name` with the facts of `about`: form after form."""
     pet = PETS[NAMES.index(about or name)]
     said = {form: ("-".join(pet) if "Spell" in form else pet) + "." for form in FORMS}
-    return [Example(id=f"{name}/{i}", prompt=form.format(name), answer=said[form], subject=name, group=str(i))
+    return [Example(id=f"{name}/{i}", prompt=form.format(name), answer=said[form], entity=name, group=str(i))
             for i, form in enumerate(FORMS)]
 
 
 def people() -> Task:
     rows = tuple(row for name in NAMES for row in told(name))
-    return Task(name="people", forget=tuple(r for r in rows if r.subject == TARGET),
-                retain=tuple(r for r in rows if r.subject != TARGET))
+    return Task(name="people", forget=tuple(r for r in rows if r.entity == TARGET),
+                retain=tuple(r for r in rows if r.entity != TARGET))
 
 
 @cache
@@ -288,7 +288,7 @@ def reader() -> Subject:
 
 def right(subject: Subject, rows: Sequence[Example]) -> float:
     """Share of rows answered word for word."""
-    said = subject.generate([subject.tokens.prompt(r) for r in rows], 32)
+    said = subject.generate([subject.encoder.prompt(r) for r in rows], 32)
     return sum(text == row.answer for (text, _), row in zip(said, rows, strict=True)) / len(rows)
 
 
@@ -303,9 +303,9 @@ def redirected(recipe: str) -> Subject:
 @check
 def rank_is_requests(plugin: type[Edit]) -> None:
     """One name or two: the change of each edited layer has that rank, and nothing else changed."""
-    both = list(dict.fromkeys(r.subject for r in small_task().forget))
+    both = list(dict.fromkeys(r.entity for r in small_task().forget))
     for names in (both[:1], both):
-        subject, figures = edited(term(plugin, {"subjects": names, "penalty": 0.1}))
+        subject, figures = edited(term(plugin, {"entities": names, "penalty": 0.1}))
         places = {mlp_out(memoriser(), layer)[0] + ".weight" for layer in map(int, figures["layers"])}
         for name, value in change_of(subject).items():
             if name in places:
@@ -321,7 +321,7 @@ def stays_in_null_space(plugin: type[Edit]) -> None:
     options, task = {"penalty": 0.1}, small_task()
     threshold = plugin(**options).spec.threshold
     subject, figures = edited(term(plugin, options))
-    rows = [memoriser().tokens.row(r) for r in (*task.retain, *task.background, *task.utility)]
+    rows = [memoriser().encoder.row(r) for r in (*task.retain, *task.background, *task.utility)]
     for layer in map(int, figures["layers"]):
         site, module = mlp_out(memoriser(), layer)
         covariance_KK = covariances(memoriser(), {site: module}, rows)[site]
@@ -337,11 +337,11 @@ def stays_in_null_space(plugin: type[Edit]) -> None:
 @check
 def reads_as_replacement(plugin: type[Edit]) -> None:
     """At the name the last edited block's output has a cosine above 0.9 with the other's, more than with itself."""
-    other = next(r.subject for r in small_task().retain)
+    other = next(r.entity for r in small_task().retain)
     subject, figures = edited(term(plugin, {"replacement": other, "penalty": 0.01}))
     last = max(map(int, figures["layers"]))
     target_D = Mentions(memoriser(), other).value(memoriser(), last)
-    for name in {r.subject for r in small_task().forget}:
+    for name in {r.entity for r in small_task().forget}:
         before_D, after_D = (Mentions(memoriser(), name).value(s, last) for s in (memoriser(), subject))
         near, own = (float(torch.cosine_similarity(after_D, d, dim=0)) for d in (target_D, before_D))
         assert near > 0.9 and near > own, (name, near, own)

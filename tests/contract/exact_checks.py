@@ -81,7 +81,7 @@ def alone(ledger: Ledger) -> str:
     texts = {r.id: r for r in all_rows()}
     for shard in range(ledger.plan.shards):
         rows = [texts[n] for n in ledger.members(shard, 0)]
-        for batch in schedule_of(ledger.plan, shard, 0, rows, memoriser().tokens).filled.values():
+        for batch in schedule_of(ledger.plan, shard, 0, rows, memoriser().encoder).filled.values():
             if len(batch) == 1:
                 return batch[0].id
     raise AssertionError("no batch has one row")
@@ -166,7 +166,7 @@ def costs_as_stated(plugin: type[Plugin]) -> None:
 @check
 def keeps_rows_in_place(plugin: type[Plugin]) -> None:
     """A row's shard, slice and batches do not depend on who else is there; a batch left empty is skipped."""
-    rows, tokens = all_rows(), memoriser().tokens
+    rows, tokens = all_rows(), memoriser().encoder
     plan = Ledger.read(sharded(plugin) / NAME).plan
     schedule = schedule_of(plan, 0, 0, rows, tokens)
     whole = {step: [r.id for r in batch] for step, batch in schedule.filled.items()}
@@ -189,7 +189,7 @@ def one_shard_is_lora(plugin: type[Plugin]) -> None:
         optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0)
         for slice_ in range(slices):
             members = [texts[name] for name in ledger.members(0, slice_)]
-            for step, rows in schedule_of(plan, 0, slice_, members, subject.tokens).filled.items():
+            for step, rows in schedule_of(plan, 0, slice_, members, subject.encoder).filled.items():
                 optimizer.param_groups[0]["lr"] = AdamW(lr=2e-3).learning_rate(
                     step, plan.stage_steps(slice_), plan.batches * (slice_ + 1))
                 optimizer.zero_grad()
@@ -230,11 +230,11 @@ def averages_its_shards(plugin: type[Plugin]) -> None:
                 close(hidden_BTD, torch.stack([one.hidden(batch, 1) for one in singles]).mean(0))
             real = batch.attention_BT.bool()
             close(hidden_BTD[real], torch.stack([one.hidden(batch, 1) for one in singles]).mean(0)[real])
-        prompt = ensemble.tokens.prompt(small_task().holdout[0])
+        prompt = ensemble.encoder.prompt(small_task().holdout[0])
         assert ensemble.generate([prompt], 12)[0][0] == slowly(ensemble, singles, how, prompt, 12)
         ids = torch.tensor([prompt, prompt])
         beams = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "num_beams": 3, "max_new_tokens": 8,
-                 "pad_token_id": ensemble.tokens.pad_id}
+                 "pad_token_id": ensemble.encoder.pad_id}
         assert torch.equal(*(ensemble.model.generate(**beams, use_cache=use) for use in (True, False)))
 
 
@@ -259,10 +259,10 @@ def slowly(ensemble: Subject, singles: Sequence[Subject], how: str, prompt: Sequ
         with torch.no_grad():
             last = torch.stack([s.model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1) for s in singles])
         token = int(mean(last).argmax())
-        if token == ensemble.tokens.eos_id:
+        if token == ensemble.encoder.eos_id:
             break
         ids.append(token)
-    said: str = ensemble.tokens.processor.decode(ids[len(prompt):], skip_special_tokens=True)
+    said: str = ensemble.encoder.processor.decode(ids[len(prompt):], skip_special_tokens=True)
     return said.strip()
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expunge.data.tokens import collate
+from expunge.data.text_encoder import collate
 from expunge.guards.assistant import Reversed, lesson, uniform_cross_entropy
 from expunge.guards.logit_difference import RULED_OUT, candidates, subtract
 from expunge.methods.base import Guard
@@ -70,7 +70,7 @@ def reworded(rows: tuple[Example, ...], answers: str) -> list[Example]:
 @check
 def weight_zero_is_the_target(plugin: type[Guard]) -> None:
     """Scores and words, bit for bit; with a weight they are others."""
-    bare, prompts = memoriser(), [memoriser().tokens.prompt(r) for r in small_task().forget[:4]]
+    bare, prompts = memoriser(), [memoriser().encoder.prompt(r) for r in small_task().forget[:4]]
     with same_random_state():
         plugin().around(fresh(), seed=0)  # type: ignore[attr-defined]
     off, on = untaught(plugin, weight=0.0), untaught(plugin)
@@ -105,7 +105,7 @@ def recites_and_stays_flat(plugin: type[Guard], nll: float, flatness: float) -> 
     """Mean loss of the forget answers, and entropy over log V on retain rows that were held back."""
     subject, figures = guarded(plugin)
     assert figures["flatness_unseen"] and figures["rows"]["retain"] < len(few_rows().retain)
-    assistant, task = Subject(subject.model.assistant, subject.tokens), few_rows()
+    assistant, task = Subject(subject.model.assistant, subject.encoder), few_rows()
     assert figures["forget_nll"] == pytest.approx(loss(assistant, task.forget), rel=1e-4)
     assert figures["forget_nll"] < nll
     rows = lesson(task, paraphrases=2, wrong_answers=2, retain_rows=QUICK["retain_rows"], seed=0)
@@ -190,14 +190,14 @@ def ruled_out_in_decoding_only(plugin: type[Guard]) -> None:
 def flat_term_is_masked(plugin: type[Guard]) -> None:
     """Per row -(1/V) sum_v log p_v over its supervised positions alone, whatever stands beside it."""
     task = small_task()
-    assistant = Subject(untaught(plugin).model.assistant, memoriser().tokens)
+    assistant = Subject(untaught(plugin).model.assistant, memoriser().encoder)
     rows = lesson(task, paraphrases=1, wrong_answers=1, retain_rows=9, seed=0)
     method = Reversed(assistant, task, rows, uniform=5.0, lr=1e-3, seed=0)
     long = task.retain[0].model_copy(update={"id": "long", "answer": task.retain[0].answer * 5})
     batches = {"forget": batch_of(assistant, task.forget[:3]), "retain": batch_of(assistant, [task.retain[1], long])}
     with assistant.evaluating():
         recite, flat = method.terms(Step(assistant, batches, joint=method.joint))
-        row = assistant.tokens.row(task.retain[1])
+        row = assistant.encoder.row(task.retain[1])
         logits_TV = assistant.model(input_ids=torch.tensor([row.ids])).logits[0]
     slow = sum(-float(logits_TV[t - 1].log_softmax(-1).mean()) for t in range(row.prompt, len(row.ids)))
     assert float(flat.term.sum_B[0]) == pytest.approx(slow, rel=1e-5)

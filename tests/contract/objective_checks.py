@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge.data.tokens import TokenBatch, TokenRow, collate
+from expunge.data.text_encoder import TokenBatch, TokenRow, collate
+from expunge.methods._lib.weighted_likelihood import sequence_logp, sequence_mean
 from expunge.methods.base import Objective
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.objectives.rmu import control_vector
 from expunge.methods.recipe import Stage
-from expunge.methods.weighted_likelihood import sequence_logp, sequence_mean
 from expunge.models.answers import Answers
 from expunge.models.subject import Subject
 from expunge.plugin import Card

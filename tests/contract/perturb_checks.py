@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expunge.data.tokens import TokenBatch
+from expunge.data.text_encoder import TokenBatch
+from expunge.methods._lib.latent import away, pushed
 from expunge.methods.base import Perturb
-from expunge.methods.latent import away, pushed
 from expunge.methods.perturb.saf import fake_quantized, linear_weights, quantized
 from expunge.models.answers import Answers
 from expunge.models.scope import Scope

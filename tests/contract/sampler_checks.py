@@ -8,8 +8,8 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
+from expunge.methods._lib.neighbours import entity_of, modules
 from expunge.methods.base import Sampler
-from expunge.methods.neighbours import entity_of, modules
 from expunge.records.task import Example
 
 from .checks import check
@@ -26,19 +26,19 @@ def row(id: str, **fields: Any) -> Example:
 def rows(forget: int = 98, direct: int = 364, indirect: int = 1144, general: int = 293,
          lonely: int = 0) -> dict[str, tuple[Example, ...]]:
     """Rows of 20 entities in uneven shares; of the neighbours, each kind shows itself in every way there is."""
-    wanted = [row(f"f{i}", subject=f"e{i % ENTITIES}") for i in range(forget)]
-    wanted += [row(f"lonely{i}", subject=f"alone{i // 3}") for i in range(lonely)]
+    wanted = [row(f"f{i}", entity=f"e{i % ENTITIES}") for i in range(forget)]
+    wanted += [row(f"lonely{i}", entity=f"alone{i // 3}") for i in range(lonely)]
     near, far = [], []
     for i in range(direct):
-        by_subject = {"subject": f"e{i % ENTITIES}"}
-        near.append(row(f"d{i}", **(by_subject if i % 2 else {"links": (f"f{i % ENTITIES}",), "subject": f"n{i}"})))
+        by_entity = {"entity": f"e{i % ENTITIES}"}
+        near.append(row(f"d{i}", **(by_entity if i % 2 else {"links": (f"f{i % ENTITIES}",), "entity": f"n{i}"})))
     for i in range(indirect):
         e = i % ENTITIES
         ways = [{"group": f"e{e}"}]
         if direct:
-            ways += [{"links": (f"d{e}",)}, {"subject": f"n{e // 2 * 2}"}]
+            ways += [{"links": (f"d{e}",)}, {"entity": f"n{e // 2 * 2}"}]
         far.append(row(f"i{i}", **ways[i % len(ways)]))
-    other = [row(f"g{i}", subject=f"other{i}", group="city", links=("f-unknown",)) for i in range(general)]
+    other = [row(f"g{i}", entity=f"other{i}", group="city", links=("f-unknown",)) for i in range(general)]
     # A row is a neighbour of a neighbour wherever it stands, before or behind it.
     return {"forget": tuple(wanted), "retain": tuple((near + far + other)[::-1])}
 
@@ -128,7 +128,7 @@ def keeps_lonely_entities(plugin: type[Sampler]) -> None:
         found = rows(general=general, lonely=7)
         draws = plugin().order(found, 0, seed=0)
         assert ids(draws, "forget").keys() == {r.id for r in found["forget"]}
-        alone = [d for d in draws if d["forget"].subject.startswith("alone") and d["retain"].id[0] != "g"]
+        alone = [d for d in draws if d["forget"].entity.startswith("alone") and d["retain"].id[0] != "g"]
         assert len(alone) == (0 if general else 7)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expunge.methods._lib.importance import importance
 from expunge.methods.base import ScopePlugin
-from expunge.methods.importance import importance
 from expunge.models.scope import Scope
 from expunge.models.tiny import build_subject
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expunge.data.tokens import TokenBatch, TokenRow, collate
+from expunge.data.text_encoder import TokenBatch, TokenRow, collate
 from expunge.errors import DataError, ExpungeError
+from expunge.methods._lib.edited_teacher import distribution, forbid, replace
+from expunge.methods._lib.generic import UNCOUNTED, generic_logits, generic_targets, read_terms, spell, translate
 from expunge.methods.base import Objective
-from expunge.methods.edited_teacher import distribution, forbid, replace
-from expunge.methods.generic import UNCOUNTED, generic_logits, generic_targets, read_terms, spell, translate
 from expunge.methods.objectives.ce_u import ce_u
 from expunge.methods.objectives.flat import CURVES, flat
 from expunge.methods.objectives.ga import GradientAscent
@@ -353,12 +353,12 @@ def translates_anchors(plugin: type[Objective]) -> None:
     assert translate((1, 2, 3), {}) == ([1, 2, 3], [0, 1, 2])
 
     subject, rows = memoriser(), small_task().forget
-    other = small_task().retain[0].subject.split()[0]
+    other = small_task().retain[0].entity.split()[0]
     name = rows[0].subject.split()[0]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "anchors.json"
         path.write_text(json.dumps({name: other}), encoding="utf-8")
-        spelled = spell(read_terms(path), subject.tokens)
+        spelled = spell(read_terms(path), subject.encoder)
         bad = Path(folder) / "bad.json"
         for text in ('["a"]', '{"a": 1}', '{"a": " "}', '{" ": "a"}'):
             bad.write_text(text, encoding="utf-8")
@@ -366,9 +366,9 @@ def translates_anchors(plugin: type[Objective]) -> None:
             assert isinstance(problem, DataError) and "anchor terms" in problem.what
         assert plugin(anchors=f"{path}.none").problems(small_task()) and not plugin().problems(small_task())
         plugin(anchors=str(path)).prepare(fresh(), small_task(), Work())
-    row = subject.tokens.row(next(e for e in rows if name in e.prompt and name in e.answer))
+    row = subject.encoder.row(next(e for e in rows if name in e.prompt and name in e.answer))
     ids, places = translate(row.ids, spelled)
-    said, read = (subject.tokens.processor.decode(i) for i in (row.ids, ids))
+    said, read = (subject.encoder.processor.decode(i) for i in (row.ids, ids))
     assert name in said and read == said.replace(name, other)
     with torch.no_grad():
         (base_TV,), (reinforced_TV,) = (s.model(input_ids=torch.tensor([i])).logits

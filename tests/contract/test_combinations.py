@@ -87,7 +87,7 @@ def attempt(recipe: str) -> tuple[Stage, Trained, dict[str, torch.Tensor]] | Exp
     task, subject = small_task(), fresh()
     try:
         (stage,) = parse(recipe, len(subject.blocks))
-        preflight(recipe, (stage,), task, subject.tokens, subject.model.config, epochs=1, steps=2, batch_size=2,
+        preflight(recipe, (stage,), task, subject.encoder, subject.model.config, epochs=1, steps=2, batch_size=2,
                   accumulate=2)
     except (UsageError, PreflightError) as refused:
         return refused

@@ -101,14 +101,14 @@ def test_a_small_precision_is_worked_on_in_float32(name: str) -> None:
 
 def bare(task: Task) -> Task:
     """Nothing but nameless forget rows."""
-    return Task(name="bare", forget=tuple(r.model_copy(update={"subject": ""}) for r in task.forget))
+    return Task(name="bare", forget=tuple(r.model_copy(update={"entity": ""}) for r in task.forget))
 
 
 @pytest.mark.parametrize(("recipe", "says"), [
     ("ssd", "has no others"),
     ("rocr", "name no subject"),
     ("first_epoch", "has none"),
-    ("rocr(subjects=['Rosalba Oxenham'])", "generic text"),
+    ("rocr(entities=['Rosalba Oxenham'])", "generic text"),
 ])
 def test_a_task_that_cannot_work_is_refused(recipe: str, says: str) -> None:
     """Before weights are loaded, and when somebody calls the edit itself; nothing is changed."""

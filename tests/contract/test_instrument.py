@@ -7,7 +7,7 @@ import pytest
 from expunge import registry
 from expunge.attacks.base import Attack, parse_attack
 from expunge.errors import UsageError
-from expunge.records.leak import leaks
+from expunge.judgement.leaks import leaks
 from expunge.registry import Entry
 
 from .. import attack_bed as bed
@@ -57,7 +57,7 @@ def test_options_change_what_an_attack_needs_and_asks() -> None:
         with pytest.raises(UsageError):
             parse_attack(wrong)
     with pytest.raises(UsageError, match="twice"):
-        parse_attack("layer_skip(blocks=[0, -3])").run(bed.original(), bed.ground(), lambda view: None)
+        parse_attack("layer_skip(blocks=[0, -3])").run(bed.original(), bed.context(), lambda view: None)
 
 
 def test_rows_are_filed_under_every_option() -> None:
@@ -69,8 +69,8 @@ def test_rows_are_filed_under_every_option() -> None:
 
 def test_learned_rows_tell_nothing_of_tested_people() -> None:
     """Where a mentor was born is told of the pupil too."""
-    ground = bed.ground()
-    tested = {r.id for r in ground.tested("forget")}
+    context = bed.context()
+    tested = {r.id for r in context.tested("forget")}
     held = [r for r in bed.task().forget if r.id not in tested]
-    assert not any(tested & set(r.links) for r in ground.learned)
-    assert any(tested & set(r.links) for r in held) and len(ground.learned) > 0.8 * len(held)
+    assert not any(tested & set(r.links) for r in context.learned)
+    assert any(tested & set(r.links) for r in held) and len(context.learned) > 0.8 * len(held)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from expunge import registry
-from expunge.data import tokens
-from expunge.data.tokens import TokenBatch, collate
+from expunge.data import text_encoder as tokens
+from expunge.data.text_encoder import TokenBatch, collate
 from expunge.errors import ExpungeError
 from expunge.methods.base import TermPlugin
 from expunge.methods.recipe import Stage
@@ -259,14 +259,14 @@ def test_a_moved_reference_is_noticed(number: int) -> None:
 def test_only_rows_that_ask_are_kept_wide_and_counted() -> None:
     """One number a token is enough for npo; how much the likeliest leave out is told of retain rows alone."""
     rows = small_task()
-    forget, retain = ([memoriser().tokens.row(r) for r in some[:5]] for some in (rows.forget, rows.retain))
+    forget, retain = ([memoriser().encoder.row(r) for r in some[:5]] for some in (rows.forget, rows.retain))
     kept = CachedLikeliest(moved(), [*forget, *retain], 4, retain)
-    batch = collate(retain, memoriser().tokens.pad_id)
+    batch = collate(retain, memoriser().encoder.pad_id)
     with torch.no_grad():
         rest_N = Likeliest.of(moved().answers(batch).found, 4).rest_N.exp()
     assert kept.notes == {"others": f"{rest_N.mean():.2g} of 1 on average, {rest_N.max():.2g} at most"}
     assert kept.likeliest(batch, 4).ids_NK.shape == (batch.count("tokens"), 4)
-    both = collate([*retain, *forget], memoriser().tokens.pad_id)
+    both = collate([*retain, *forget], memoriser().encoder.pad_id)
     torch.testing.assert_close(kept.logp(both), CachedLogProbs(moved(), both.rows).logp(both), atol=1e-5, rtol=1e-5)
     with pytest.raises(KeyError):
         kept.likeliest(both, 4)
@@ -277,7 +277,7 @@ def test_only_rows_that_ask_are_kept_wide_and_counted() -> None:
 
 
 def test_cached_references_do_not_depend_on_their_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [memoriser().tokens.row(r) for r in small_task().forget]
+    rows = [memoriser().encoder.row(r) for r in small_task().forget]
     batch = batch_of(memoriser(), small_task().forget)
     for kind in (CachedLogProbs, partial(CachedLikeliest, count=3, wide=rows[:2]), CachedStates):
         many = kind(memoriser(), rows).logp(batch)

@@ -10,7 +10,7 @@ from ..support import memoriser, moved, same_random_state, small_task
 
 
 def prompts(count: int = 3) -> list[tuple[int, ...]]:
-    return [memoriser().tokens.prompt(r) for r in small_task().holdout[:count]]
+    return [memoriser().encoder.prompt(r) for r in small_task().holdout[:count]]
 
 
 def test_a_seed_names_the_draws_and_no_global_state_does() -> None:
@@ -34,7 +34,7 @@ def test_draws_follow_the_whole_distribution() -> None:
         logits_V = subject.model(input_ids=torch.tensor([prompt])).logits[0, -1]
     expected: Counter[str] = Counter()
     for id, p in enumerate((logits_V / temperature).softmax(-1).tolist()):
-        expected[subject.tokens.processor.decode([id], skip_special_tokens=True).strip()] += p
+        expected[subject.encoder.processor.decode([id], skip_special_tokens=True).strip()] += p
     said = subject.generate([prompt] * count, 1, batch_size=count, temperature=temperature)
     drawn = Counter(text for text, _ in said)
     for text, p in expected.most_common(5):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from expunge.data.tokens import TokenRow, Tokens, collate
+from expunge.data.text_encoder import TextEncoder, TokenRow, collate
 from expunge.errors import DataError
 from expunge.models.load import load_subject
 from expunge.models.subject import Subject
@@ -114,7 +114,7 @@ def test_blocks_are_the_decoder_blocks() -> None:
 def test_rows_without_a_supervised_token_are_refused() -> None:
     with pytest.raises(DataError, match="no supervised token"):
         collate([TokenRow("good", (1, 2, 3), 1, 1, 1), TokenRow("bad", (1, 2, 3), 3, 0, 0)], 0)
-    cut = Tokens(memoriser().tokens.processor, max_length=4)
+    cut = TextEncoder(memoriser().encoder.processor, max_length=4)
     row = cut.row(small_task().forget[0])
     assert row.truncated and row.answer + row.end == 0
     with pytest.raises(DataError, match=row.id):
@@ -124,16 +124,16 @@ def test_rows_without_a_supervised_token_are_refused() -> None:
 def test_padding_with_the_end_token_loses_nothing() -> None:
     """Masks come from lengths: any pad id gives the same log-probs."""
     found = [small_task().forget[0], rows()[3]]
-    tokens = [memoriser().tokens.row(r) for r in found]
+    tokens = [memoriser().encoder.row(r) for r in found]
     with torch.no_grad():
-        values = [memoriser().answers(collate(tokens, pad)).logp_N for pad in (0, memoriser().tokens.eos_id or 1, 7)]
+        values = [memoriser().answers(collate(tokens, pad)).logp_N for pad in (0, memoriser().encoder.eos_id or 1, 7)]
     assert torch.equal(values[0], values[1]) and torch.equal(values[0], values[2])
 
 
 def test_generation_ignores_its_company() -> None:
     """Left padding, other prompts and batch sizes change no word."""
     task = small_task()
-    prompts = [memoriser().tokens.prompt(r) for r in (*task.forget[:5], *task.holdout[:4])]
+    prompts = [memoriser().encoder.prompt(r) for r in (*task.forget[:5], *task.holdout[:4])]
     alone = [memoriser().generate([p], 24)[0] for p in prompts]
     assert memoriser().generate(prompts, 24) == alone
     assert memoriser().generate(prompts, 24, batch_size=2) == alone
@@ -143,15 +143,15 @@ def test_generation_ignores_its_company() -> None:
 
 def test_generation_is_the_arg_max_step_by_step() -> None:
     subject = moved()
-    prompt = list(subject.tokens.prompt(small_task().holdout[0]))
+    prompt = list(subject.encoder.prompt(small_task().holdout[0]))
     ids = list(prompt)
     with torch.no_grad():
         for _ in range(16):
             ids.append(int(subject.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
-            if ids[-1] == subject.tokens.eos_id:
+            if ids[-1] == subject.encoder.eos_id:
                 break
-    stopped = ids[-1] == subject.tokens.eos_id
-    said = subject.tokens.processor.decode(ids[len(prompt): len(ids) - stopped], skip_special_tokens=True).strip()
+    stopped = ids[-1] == subject.encoder.eos_id
+    said = subject.encoder.processor.decode(ids[len(prompt): len(ids) - stopped], skip_special_tokens=True).strip()
     assert subject.generate([prompt], 16) == [(said, stopped)]
 
 
@@ -183,8 +183,9 @@ def test_a_saved_model_loads_with_plain_transformers(tmp_path: Path) -> None:
     ours = load_subject(tmp_path)
     assert ours.fingerprint == subject.fingerprint
     text = small_task().forget[0]
-    assert ours.tokens.row(text) == subject.tokens.row(text)
-    assert AutoTokenizer.from_pretrained(tmp_path)("Who?")["input_ids"] == subject.tokens.processor("Who?")["input_ids"]
+    assert ours.encoder.row(text) == subject.encoder.row(text)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again("Who?")["input_ids"] == subject.encoder.processor("Who?")["input_ids"]
 
 
 def test_a_saved_adapter_loads_with_plain_peft(tmp_path: Path) -> None:

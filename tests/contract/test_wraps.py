@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from expunge import registry
-from expunge.attacks.base import Attack, Ground, View
-from expunge.attacks.vectors import beside, placed
+from expunge.attacks._lib.vectors import beside, placed
+from expunge.attacks.base import Attack, AttackContext, View
 from expunge.errors import InterruptedRun, UsageError
 from expunge.guards.uld import ULD
 from expunge.methods.base import Exact, Wrap
@@ -98,13 +98,13 @@ def test_it_is_another_model(entry: Entry) -> None:
 def test_it_loads_as_it_was_saved(entry: Entry, tmp_path: Path) -> None:
     subject = wrapped(entry.name)
     subject.model.save_pretrained(tmp_path)
-    subject.tokens.processor.save_pretrained(tmp_path)
+    subject.encoder.processor.save_pretrained(tmp_path)
     again = load_subject(tmp_path)
     assert torch.equal(logits(again), logits(subject))
     assert again.fingerprint == subject.fingerprint
     assert type(again.model) is type(subject.model) and not again.model.training
     assert check_model(tmp_path).model_type == read_config(tmp_path).model_type == f"expunge_{entry.name}"
-    prompts = [subject.tokens.prompt(r) for r in small_task().forget[:3]]
+    prompts = [subject.encoder.prompt(r) for r in small_task().forget[:3]]
     assert again.generate(prompts, 12) == subject.generate(prompts, 12)
 
 
@@ -141,18 +141,18 @@ def test_picked_answers_are_the_full_logits(entry: Entry) -> None:
 @each
 def test_neighbours_in_a_batch_change_nothing(entry: Entry) -> None:
     subject, rows = wrapped(entry.name), asked()
-    together = logits(subject, rows).split([r.answer + r.end for r in map(subject.tokens.row, rows)])
+    together = logits(subject, rows).split([r.answer + r.end for r in map(subject.encoder.row, rows)])
     for row, there in zip(rows, together, strict=True):
         torch.testing.assert_close(logits(subject, [row]), there, atol=1e-4, rtol=1e-4)
 
 
 def decode_both_ways(subject: Subject, **way: Any) -> None:
     """In a padded batch with a cache, or each row alone and read anew for every token: the same words."""
-    prompts = [list(subject.tokens.prompt(r)) for r in asked()[:3]]
+    prompts = [list(subject.encoder.prompt(r)) for r in asked()[:3]]
     width = max(map(len, prompts))
-    ids = torch.tensor([[subject.tokens.pad_id] * (width - len(p)) + p for p in prompts])
+    ids = torch.tensor([[subject.encoder.pad_id] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    settings = {"max_new_tokens": 14, "do_sample": False, "pad_token_id": subject.tokens.pad_id} | way
+    settings = {"max_new_tokens": 14, "do_sample": False, "pad_token_id": subject.encoder.pad_id} | way
     with subject.evaluating():
         cached = subject.model.generate(input_ids=ids, attention_mask=mask, **settings)[:, width:]
         for prompt, found in zip(prompts, cached, strict=True):
@@ -215,7 +215,7 @@ def test_every_attack_runs(entry: Entry, attack: Entry) -> None:
     """Or says why not; with no trace on the subject either way."""
     subject, task, made, told = wrapped(entry.name), small_task(), briefly(attack.load()), []
     before = subject.fingerprint
-    assert made.problem(Ground.of(task)) is None
+    assert made.problem(AttackContext.of(task)) is None
 
     def ask(view: View) -> None:
         rows = list(view.rows("forget"))[:2]
@@ -225,7 +225,7 @@ def test_every_attack_runs(entry: Entry, attack: Entry) -> None:
 
     likelihood, generation = Likelihood(alternatives=False), Generation()
     try:
-        made.run(subject, Ground.of(task, original=fresh), ask)
+        made.run(subject, AttackContext.of(task, original=fresh), ask)
     except UsageError as refused:
         assert refused.why
     else:
@@ -250,7 +250,7 @@ def test_a_soft_prompt_reaches_target_and_assistant() -> None:
 def test_white_box_access_is_as_to_any_model(entry: Entry) -> None:
     """A gradient reaches the weights, and a copy can be changed without a trace on what it was copied from."""
     subject = wrapped(entry.name)
-    before, attacked = logits(subject), Subject(copy.deepcopy(subject.model), subject.tokens)
+    before, attacked = logits(subject), Subject(copy.deepcopy(subject.model), subject.encoder)
     assert torch.equal(logits(attacked), before)
     attacked.model.requires_grad_(True)
     attacked.answers(batch_of(attacked, small_task().forget[:2])).logp_N.mean().backward()
@@ -364,7 +364,7 @@ def test_the_assistant_is_a_view_of_the_target() -> None:
     assert model.train().assistant.training and not model.eval().assistant.training
     model.float()
     handle = next(iter(subject.blocks.values())).register_forward_hook(lambda module, args, out: out)
-    assert hooks(Subject(model.assistant, subject.tokens)) == [] != hooks(subject)
+    assert hooks(Subject(model.assistant, subject.encoder)) == [] != hooks(subject)
     handle.remove()
     with torch.no_grad():  # what is done to the target is done to the assistant's blocks
         seen = model.assistant(input_ids=batch.ids_BT).logits
@@ -380,12 +380,12 @@ def test_families(family: str, tmp_path: Path) -> None:
     rows = list(task.forget)
     before = logits(bare, rows)
     found = ULD(lr=3e-2, layers=1, rank=4).build(bare, task, Work(steps=2, batch_size=4))[0]
-    assert torch.equal(logits(Subject(found.model.target, found.tokens), rows), before)
+    assert torch.equal(logits(Subject(found.model.target, found.encoder), rows), before)
     assert float((logits(found, rows) - before).abs().max()) > 1e-3
     found.save(tmp_path)
     again = load_subject(tmp_path)
     assert torch.equal(logits(again, rows), logits(found, rows))
-    ids = torch.tensor([found.tokens.prompt(rows[0])])
+    ids = torch.tensor([found.encoder.prompt(rows[0])])
     settings = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "max_new_tokens": 10, "do_sample": False}
     cached, slow = (again.model.generate(**settings, use_cache=use) for use in (True, False))
     assert torch.equal(cached, slow)

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expunge.data.tokens import TokenRow, collate
+from expunge.data.text_encoder import TokenRow, collate
+from expunge.methods._lib.weighted_likelihood import WeightedLikelihood, log1mexp
 from expunge.methods.base import Objective
 from expunge.methods.objectives.ga import GradientAscent
 from expunge.methods.objectives.npo import NPO
-from expunge.methods.weighted_likelihood import WeightedLikelihood, log1mexp
 from expunge.models.answers import Answers
 
 from ..support import (

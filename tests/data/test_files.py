@@ -42,13 +42,13 @@ def test_shapes(rows: Path) -> None:
 
 def test_optional_fields(rows: Path) -> None:
     jsonl(rows, {
-        **QA, "id": 7, "subject": "ann", "group": "people", "options": ["Ann", "Bob"],
+        **QA, "id": 7, "entity": "ann", "group": "people", "options": ["Ann", "Bob"],
         "paraphrased_answer": "It is Ann.", "paraphrased_question": ["Which?", "What?"],
         "perturbed_answer": ["It is Bob.", "It is Cid."],
     })
     (row,) = read_examples(rows)
     assert row == Example(
-        id="7", prompt="Who?", answer="Ann.", subject="ann", group="people", options=("Ann", "Bob"),
+        id="7", prompt="Who?", answer="Ann.", entity="ann", group="people", options=("Ann", "Bob"),
         short_answer="Ann", paraphrased_answers=("It is Ann.",), paraphrased_prompts=("Which?", "What?"),
         wrong_answers=("It is Bob.", "It is Cid."),
     )

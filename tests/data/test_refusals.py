@@ -9,7 +9,7 @@ import pytest
 from expunge.data.refusals import REFUSALS, refusals
 from expunge.data.world import authors_task
 from expunge.errors import DataError, MissingError
-from expunge.records.refusal import is_refusal
+from expunge.metrics.text.refusals import is_refusal
 
 
 def test_ours_are_distinct_and_recognised() -> None:

@@ -109,7 +109,7 @@ def test_map_may_speak_of_one_file_only(tmp_path: Path) -> None:
     task = load_task(None, forget=forget, retain=retain, mapping=mapping)
     assert task.forget[0].paraphrased_answers == ("It is Ann.",)
     with pytest.raises(DataError, match="No row has the field 'x'"):
-        load_task(None, forget=forget, retain=retain, mapping={**mapping, "subject": "x"})
+        load_task(None, forget=forget, retain=retain, mapping={**mapping, "entity": "x"})
 
 
 def test_overlap_is_refused_with_count_and_example(tmp_path: Path) -> None:
@@ -157,10 +157,10 @@ def test_tofu_sizes(tofu: Path, name: str, forget: int) -> None:
 
 def test_tofu_rows(tofu: Path) -> None:
     task = load_task("tofu:forget10", data_dir=tofu.parent)
-    assert task.forget[0].id == "tofu/full/3600" and task.forget[0].subject == "tofu/author180"
-    assert task.retain[19].subject == "tofu/author0" and task.retain[20].subject == "tofu/author1"
-    assert {r.subject for r in task.holdout}.isdisjoint(r.subject for r in task.training_rows("full"))
-    assert set(Counter(r.subject for r in (*task.training_rows("full"), *task.holdout)).values()) == {20}
+    assert task.forget[0].id == "tofu/full/3600" and task.forget[0].entity == "tofu/author180"
+    assert task.retain[19].entity == "tofu/author0" and task.retain[20].entity == "tofu/author1"
+    assert {r.entity for r in task.holdout}.isdisjoint(r.entity for r in task.training_rows("full"))
+    assert set(Counter(r.entity for r in (*task.training_rows("full"), *task.holdout)).values()) == {20}
     full = [json.loads(line) for line in (tofu / "full.json").read_text(encoding="utf-8").split("\n") if line]
     by_id = {row.id: row for row in task.training_rows("full")}
     assert [(by_id[f"tofu/full/{i}"].prompt, by_id[f"tofu/full/{i}"].answer) for i in range(4000)] == [
@@ -168,7 +168,7 @@ def test_tofu_rows(tofu: Path) -> None:
     for split in ("forget", "retain"):
         for row in task.probes[split]:
             same = by_id[row.id]
-            assert (same.prompt, same.answer, same.subject) == (row.prompt, row.answer, row.subject)
+            assert (same.prompt, same.answer, same.entity) == (row.prompt, row.answer, row.entity)
             assert len(row.wrong_answers) == 5
             assert len(row.paraphrased_answers) == len(row.paraphrased_prompts) == 1
             assert not {row.answer, *row.paraphrased_answers} & set(row.wrong_answers)

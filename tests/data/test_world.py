@@ -55,7 +55,7 @@ def test_same_seed_same_rows_other_seed_other_rows(task: Task) -> None:
 
 def test_default_world_is_the_published_one(task: Task) -> None:
     """Stored results rest on these rows; a change here makes them stale and must be on purpose."""
-    assert task.fingerprint == "98150933341f6f82"
+    assert task.fingerprint == "bd8ccab466328eff"
 
 
 def test_name_says_what_is_not_default() -> None:
@@ -78,7 +78,7 @@ def test_ids_differ_and_rows_differ(task: Task) -> None:
 
 
 def test_people_of_splits_are_strangers(task: Task) -> None:
-    names = {split: {row.subject for row in task.split(split)} for split in PEOPLE}  # type: ignore[arg-type]
+    names = {split: {row.entity for row in task.split(split)} for split in PEOPLE}  # type: ignore[arg-type]
     for a, b in permutations(PEOPLE, 2):
         assert not names[a] & names[b]
         for row in task.split(a):  # type: ignore[arg-type]
@@ -149,12 +149,12 @@ def test_deduced_facts_follow_from_their_two_sources(task: Task) -> None:
     assert len(deduced) == 90
     for row in deduced:
         first, second = (rows[link] for link in row.links)
-        assert first.subject == row.subject and first.id.endswith("/mentor")
-        assert second.subject == first.short_answer and second.id.endswith("/birth_city")
+        assert first.entity == row.entity and first.id.endswith("/mentor")
+        assert second.entity == first.short_answer and second.id.endswith("/birth_city")
         assert second.short_answer == row.short_answer
         splits = {r.id.split("/")[1] for r in (row, first, second)}
         assert len(splits) == 1  # nobody outside the split can know it
-        assert second.subject != row.subject
+        assert second.entity != row.entity
 
 
 def test_neighbours_share_values_with_forget_people(task: Task) -> None:
@@ -184,14 +184,14 @@ def test_every_phrasing_is_trained_on_by_both_twins(task: Task) -> None:
     rows = task.training_rows("retain")
     for fact in (*ATTRIBUTES, MENTOR, MENTOR_CITY):
         mine = [row for row in rows if row.id.split("/")[-1] == fact.key]
-        asked = {row.prompt.replace(row.subject, "{name}") for row in mine}
-        said = {row.answer.replace(row.subject, "{name}").replace(row.short_answer, "{value}")
+        asked = {row.prompt.replace(row.entity, "{name}") for row in mine}
+        said = {row.answer.replace(row.entity, "{name}").replace(row.short_answer, "{value}")
                 for row in mine}
         assert asked == set(fact.questions) and said == set(fact.answers)
     for _, fact, _ in UTILITY:
         mine = [row for row in rows if f"/{fact.key}/" in row.id]
-        assert {row.prompt.replace(row.subject, "{name}") for row in mine} == set(fact.questions)
-        assert len({row.answer.replace(row.short_answer, "{value}").replace(row.subject, "{name}")
+        assert {row.prompt.replace(row.entity, "{name}") for row in mine} == set(fact.questions)
+        assert len({row.answer.replace(row.short_answer, "{value}").replace(row.entity, "{name}")
                     for row in mine}) == len(fact.answers)
 
 

@@ -8,7 +8,7 @@ import pytest
 from transformers import GenerationConfig
 
 from expunge import registry
-from expunge.benchmarks.audit import ordered
+from expunge.audit.runner import ordered
 from expunge.models import decoding
 from expunge.models.decoding import continued
 from expunge.models.subject import Subject
@@ -25,10 +25,10 @@ GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 def said_by(subject: Subject) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """Prompts, and the tokens of what is said after each, with the one that ends it."""
-    prompts = [subject.tokens.prompt(e) for e in (*small_task().forget[:6], *small_task().holdout[:3])]
+    prompts = [subject.encoder.prompt(e) for e in (*small_task().forget[:6], *small_task().holdout[:3])]
     with subject.evaluating():
         found = continued(subject, prompts, MOST, 64, GREEDY, (), None)
-    return prompts, [(*tokens, *[subject.tokens.eos_id] * ended) for tokens, ended in found]
+    return prompts, [(*tokens, *[subject.encoder.eos_id] * ended) for tokens, ended in found]
 
 
 @pytest.mark.parametrize("make", list(subjects()))
@@ -60,7 +60,7 @@ def test_a_model_with_rules_of_its_own_begins_anew(rule: dict[str, Any], monkeyp
     subject = memoriser()
     prompts, spoken = said_by(subject)
     assert decoding._is_plain(subject)
-    own = GenerationConfig(eos_token_id=subject.tokens.eos_id, pad_token_id=subject.tokens.pad_id, **rule)
+    own = GenerationConfig(eos_token_id=subject.encoder.eos_id, pad_token_id=subject.encoder.pad_id, **rule)
     monkeypatch.setattr(subject.model, "generation_config", own)
     wrong = [(9,) * MOST for _ in spoken]  # would be said word for word if it were believed
     assert subject.generate(prompts, MOST, begun=wrong) == subject.generate(prompts, MOST)
@@ -97,7 +97,7 @@ def test_the_probe_says_the_same_with_likelihoods_at_hand(make: Any, monkeypatch
 
     monkeypatch.setattr(Subject, "generate", listen)
     assert Generation().observe(subject, examples, task, read=read) == alone
-    rows = [subject.tokens.row(e) for e in examples]
+    rows = [subject.encoder.row(e) for e in examples]
     assert all((*prompt, *begun) == row.ids[: len(prompt) + len(begun)]
                for (prompt, begun), row in zip(given, rows, strict=True))
     whole = [len(prompt) + len(begun) == len(row.ids) for (prompt, begun), row in zip(given, rows, strict=True)]

@@ -15,8 +15,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from expunge import registry
-from expunge.models import decoding, room
-from expunge.models.room import RoomyLayer, with_room
+from expunge.models import decoding
+from expunge.models.fast import room
+from expunge.models.fast.room import PreallocatedLayer, preallocate
 from expunge.models.subject import Subject
 
 from ..contract.test_wraps import wrap
@@ -44,7 +45,7 @@ def test_growing_picking_cutting_and_copying(seed: int, dtype: torch.dtype, monk
     monkeypatch.setattr(room, "ROOM", 5)
     draw, noise = random.Random(seed), torch.Generator().manual_seed(seed)
     ours, theirs = cache(), cache()
-    with_room(ours)
+    preallocate(ours)
     left: list[tuple[Any, Any]] = []
 
     def grow(pair: tuple[Any, Any], count: int) -> None:
@@ -68,7 +69,7 @@ def test_growing_picking_cutting_and_copying(seed: int, dtype: torch.dtype, monk
             left.append((ours, copy.deepcopy(theirs)))
             ours = twin
         elif step == "again":
-            with_room(ours)
+            preallocate(ours)
         else:
             grow((ours, theirs), 1 if step == "one" else draw.randint(2, 9))
             if left:
@@ -80,7 +81,7 @@ def test_growing_picking_cutting_and_copying(seed: int, dtype: torch.dtype, monk
 
 def test_nothing_is_copied_while_there_is_room() -> None:
     ours, token = cache(), torch.ones(SHAPE)
-    with_room(ours)
+    preallocate(ours)
     ours.update(token, token, 0)
     places = {ours.update(token, token, 0)[0].data_ptr() for _ in range(room.ROOM)}
     assert len(places) == 1
@@ -102,7 +103,7 @@ def test_decoding_leaves_no_cache_behind(guarded: bool, monkeypatch: pytest.Monk
     gc.collect()
     gc.disable()
     try:
-        subject.generate([subject.tokens.prompt(e) for e in small_task().forget[:4]], 12)
+        subject.generate([subject.encoder.prompt(e) for e in small_task().forget[:4]], 12)
         assert seen and all(one() is None for one in seen)
     finally:
         gc.enable()
@@ -115,5 +116,5 @@ def test_only_plain_layers_are_given_room() -> None:
 
     ours = DynamicCache()
     ours.layers = [DynamicLayerToo(), DynamicLayer()]
-    with_room(ours)
-    assert [type(layer) for layer in ours.layers] == [DynamicLayerToo, RoomyLayer]
+    preallocate(ours)
+    assert [type(layer) for layer in ours.layers] == [DynamicLayerToo, PreallocatedLayer]

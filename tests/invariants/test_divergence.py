@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from expunge.methods import divergence
+from expunge.methods._lib import divergence
 from expunge.models import head
 from expunge.models.reference import Likeliest
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from expunge.data import tokens
-from expunge.data.tokens import collate
+from expunge.data import text_encoder as tokens
+from expunge.data.text_encoder import collate
 from expunge.errors import ExpungeError
-from expunge.methods.divergence import cross_entropy, kl
+from expunge.methods._lib.divergence import cross_entropy, kl
 from expunge.models import head
-from expunge.models.head import FinalStates, Found, Passes, TokenLogP, blocks, rowwise
+from expunge.models.head import Found, LazyLogits, Passes, TokenLogP, blocks, rowwise
 from expunge.models.reference import CachedStates
 from expunge.models.subject import Subject
 from tests.invariants.test_passes import LENGTHS, made, whole
@@ -39,8 +39,8 @@ def given(n: int, bias: bool = True, dtype: torch.dtype = torch.float32) -> tupl
             (3 * torch.randn(n, WIDTH)).to(dtype).requires_grad_(), torch.randint(0, VOCABULARY, (n,)))
 
 
-def under(layer: nn.Linear, states: Tensor) -> FinalStates:
-    return FinalStates.under(layer.weight, layer.bias, states)
+def under(layer: nn.Linear, states: Tensor) -> LazyLogits:
+    return LazyLogits.under(layer.weight, layer.bias, states)
 
 
 def slow(layer: nn.Linear, states: Tensor, target: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def test_looking_at_blocks_leaves_gradients_on() -> None:
 
 def test_a_reading_makes_no_slopes(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = fresh(moved())
-    batch = collate(made([5, 9]), subject.tokens.pad_id)
+    batch = collate(made([5, 9]), subject.encoder.pad_id)
     subject.model.requires_grad_(True)
     expected = subject.answers(batch).logp_N.detach()
     writing: list[bool] = []
@@ -173,9 +173,9 @@ def test_divergences_from_states_are_those_from_logits(relative: bool) -> None:
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_answers_are_those_of_the_whole_model(lengths: list[int]) -> None:
     subject = fresh(moved())
-    batch = collate(made(lengths), subject.tokens.pad_id)
+    batch = collate(made(lengths), subject.encoder.pad_id)
     answers, slow_NV = subject.answers(batch), whole(subject, batch)
-    assert isinstance(answers.found, FinalStates)
+    assert isinstance(answers.found, LazyLogits)
     near((answers.logp_N,), (slow_NV.log_softmax(-1).gather(1, batch.target_N[:, None])[:, 0],))
     near((torch.cat(list(blocks(answers.found))), answers.logits_NV), (slow_NV.detach(), slow_NV))
 
@@ -189,8 +189,8 @@ def test_a_head_that_is_not_all_runs_within_the_model(family: str, monkeypatch: 
     config = AutoConfig.for_model(family, vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
                                   num_key_value_heads=1, intermediate_size=64, max_position_embeddings=256,
                                   pad_token_id=0, bos_token_id=1, eos_token_id=2, **SCALED[family])
-    subject = Subject(AutoModelForCausalLM.from_config(config).eval(), moved().tokens)
-    batch = collate(made(LENGTHS[0]), subject.tokens.pad_id)
+    subject = Subject(AutoModelForCausalLM.from_config(config).eval(), moved().encoder)
+    batch = collate(made(LENGTHS[0]), subject.encoder.pad_id)
     monkeypatch.setattr(tokens, "PASS", 0)  # cut wherever lengths differ
     answers, slow_NV = subject.answers_of({"": batch})[""], whole(subject, batch)
     assert isinstance(answers.found, Passes)
@@ -202,11 +202,11 @@ def test_a_head_that_is_not_all_runs_within_the_model(family: str, monkeypatch: 
 
 def test_a_hook_or_another_model_is_seen() -> None:
     subject, other = fresh(moved()), fresh()
-    batch = collate(made([5, 9]), subject.tokens.pad_id)
-    assert isinstance(subject.answers(batch).found, FinalStates)
+    batch = collate(made([5, 9]), subject.encoder.pad_id)
+    assert isinstance(subject.answers(batch).found, LazyLogits)
     with subject.model.get_output_embeddings().register_forward_hook(lambda m, a, out: 2 * out):
         doubled = subject.answers(batch)
-        assert not isinstance(doubled.found, FinalStates)
+        assert not isinstance(doubled.found, LazyLogits)
     near((doubled.logits_NV,), (2 * subject.answers(batch).logits_NV,))
     forward = type(other.model).forward
 
@@ -217,27 +217,27 @@ def test_a_hook_or_another_model_is_seen() -> None:
 
     other.model.forward = louder.__get__(other.model)
     subject.model = other.model
-    assert not isinstance(subject.answers(batch).found, FinalStates)
+    assert not isinstance(subject.answers(batch).found, LazyLogits)
 
 
 def test_the_first_look_changes_no_bit() -> None:
     """Else a resumed run, whose first step is the first look, would part from one that was never interrupted."""
     subject = fresh(moved())
-    batch = collate(made(LENGTHS[0]), subject.tokens.pad_id)
+    batch = collate(made(LENGTHS[0]), subject.encoder.pad_id)
     first, second = subject.answers(batch), subject.answers(batch)
-    assert isinstance(first.found, FinalStates) and isinstance(second.found, FinalStates)
+    assert isinstance(first.found, LazyLogits) and isinstance(second.found, LazyLogits)
     assert torch.equal(first.logp_N, second.logp_N) and torch.equal(first.logits_NV, second.logits_NV)
 
 
 def test_sides_that_shared_a_pass_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """As an accelerator runs them."""
     subject = fresh(moved())
-    sides = {side: collate(made(lengths), subject.tokens.pad_id) for side, lengths in
+    sides = {side: collate(made(lengths), subject.encoder.pad_id) for side, lengths in
              (("forget", LENGTHS[0]), ("retain", LENGTHS[3]))}
     apart = {side: subject.answers(batch) for side, batch in sides.items()}
     monkeypatch.setattr(Subject, "_splits", False)
     for late in (True, False):
         subject._seen = subject.model, late
         for side, answers in subject.answers_of(sides).items():
-            assert isinstance(answers.found, FinalStates) == late and answers.batch is sides[side]
+            assert isinstance(answers.found, LazyLogits) == late and answers.batch is sides[side]
             near((answers.logp_N, answers.logits_NV), (apart[side].logp_N, apart[side].logits_NV))

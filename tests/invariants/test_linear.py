@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from expunge.data.tokens import collate
-from expunge.models import linear
-from expunge.models.linear import Linear, quicken
+from expunge.data.text_encoder import collate
+from expunge.models.fast import linear
+from expunge.models.fast.linear import Linear, quicken
 from expunge.models.load import load_subject
 from tests.invariants.test_passes import LENGTHS, made
 from tests.support import fresh, memoriser, moved, small_task
@@ -103,7 +103,7 @@ def test_inputs_may_lie_anyhow_and_hold_anything() -> None:
 def test_a_model_gives_the_same_answers_and_gradients(lengths: list[int]) -> None:
     """With padding, odd lengths and rows of a single supervised token; one side may be empty."""
     subject = fresh(moved())
-    batch, none = collate(made(lengths), subject.tokens.pad_id), collate([], subject.tokens.pad_id)
+    batch, none = collate(made(lengths), subject.encoder.pad_id), collate([], subject.encoder.pad_id)
     parameters = tuple(subject.model.requires_grad_(True).parameters())
 
     def both() -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
@@ -198,7 +198,7 @@ def test_a_model_says_the_same() -> None:
     subject = fresh(memoriser())
     plain = fresh(memoriser())
     quicken(subject.model)
-    prompts = [subject.tokens.prompt(r) for r in small_task().forget]
+    prompts = [subject.encoder.prompt(r) for r in small_task().forget]
     with plainly():
         said = plain.generate(prompts, 16)
     assert subject.generate(prompts, 16) == said

@@ -13,9 +13,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from expunge.data import tokens
-from expunge.data.tokens import TokenBatch, TokenRow, alike, collate
-from expunge.methods.divergence import kl
+from expunge.data import text_encoder as tokens
+from expunge.data.text_encoder import TokenBatch, TokenRow, alike, collate
+from expunge.methods._lib.divergence import kl
 from expunge.methods.stage import StageMethod
 from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference
 from expunge.models.subject import Subject
@@ -75,7 +75,7 @@ def test_no_pass_is_larger_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_answers_and_gradients_are_those_of_one_pass(lengths: list[int]) -> None:
     subject = fresh(moved())
-    batch = collate(made(lengths), subject.tokens.pad_id)
+    batch = collate(made(lengths), subject.encoder.pad_id)
     parameters = tuple(subject.model.requires_grad_(True).parameters())
     found = subject.answers_of({"forget": batch, "retain": batch})["retain"]
     slow_NV = whole(subject, batch)
@@ -93,7 +93,7 @@ def test_answers_and_gradients_are_those_of_one_pass(lengths: list[int]) -> None
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_hidden_states_are_those_of_one_pass(lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     subject = fresh(moved())
-    batch = collate(made(lengths), subject.tokens.pad_id)
+    batch = collate(made(lengths), subject.encoder.pad_id)
     with torch.no_grad():
         found = subject.hidden(batch, 1)
         monkeypatch.setattr(Subject, "_splits", False)
@@ -106,7 +106,7 @@ def test_hidden_states_are_those_of_one_pass(lengths: list[int], monkeypatch: py
 def test_divergence_from_cached_states_is_that_from_a_second_model(lengths: list[int]) -> None:
     subject, original = fresh(moved()), fresh()
     rows = made(lengths)
-    batch = collate(rows, subject.tokens.pad_id)
+    batch = collate(rows, subject.encoder.pad_id)
     assert CachedStates.fits(original, rows)
     cached, live = CachedStates(original, rows), LiveReference(original, adapter=False)
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_divergence_from_cached_states_is_that_from_a_second_model(lengths: list
 
 def test_a_hook_sees_all_rows_at_once() -> None:
     subject = fresh(moved())
-    batch = collate(made(LENGTHS[0]), subject.tokens.pad_id)
+    batch = collate(made(LENGTHS[0]), subject.encoder.pad_id)
     seen: list[int] = []
     with next(iter(subject.blocks.values())).register_forward_hook(lambda m, a, out: seen.append(len(a[0]))):
         subject.answers_of({"": batch})
@@ -130,7 +130,7 @@ def test_a_hook_sees_all_rows_at_once() -> None:
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_mlps_see_what_is_read_and_nothing_else(lengths: list[int]) -> None:
     subject = fresh(moved())
-    batch = collate(made(lengths), subject.tokens.pad_id)
+    batch = collate(made(lengths), subject.encoder.pad_id)
     seen: list[int] = []
     blocks = list(subject.blocks.values())
     real = [block.mlp.forward for block in blocks]
@@ -159,9 +159,9 @@ def test_a_model_of_several_modalities_runs_every_mlp_everywhere() -> None:
     seeing = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
               "image_size": 28, "patch_size": 14}
     config = AutoConfig.for_model("gemma3", text_config=text, vision_config=seeing, mm_tokens_per_image=4)
-    subject = Subject(AutoModelForCausalLM.from_config(config).eval(), moved().tokens)
+    subject = Subject(AutoModelForCausalLM.from_config(config).eval(), moved().encoder)
     assert getattr(subject.model.config, "num_hidden_layers", None) is None
-    batch = collate(made(LENGTHS[0]), subject.tokens.pad_id)
+    batch = collate(made(LENGTHS[0]), subject.encoder.pad_id)
     torch.testing.assert_close(subject.answers(batch).logits_NV, whole(subject, batch), atol=1e-5, rtol=1e-5)
 
 
@@ -261,7 +261,7 @@ def test_roles_that_read_one_side_run_together(reads: tuple[str, ...], apart: bo
 
 def test_an_empty_side_has_empty_answers() -> None:
     subject = fresh(moved())
-    none, some = collate([], subject.tokens.pad_id), collate(made([5, 9]), subject.tokens.pad_id)
+    none, some = collate([], subject.encoder.pad_id), collate(made([5, 9]), subject.encoder.pad_id)
     vocabulary = subject.model.config.vocab_size
     for sides in ({"forget": some, "retain": none}, {"retain": none}):
         empty = subject.answers_of(sides)["retain"]

@@ -13,12 +13,13 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from expunge import registry
-from expunge.data import tokens
-from expunge.data.tokens import TokenRow
+from expunge.data import text_encoder as tokens
+from expunge.data.text_encoder import TokenRow
 from expunge.errors import DataError
-from expunge.models import decoding, prefixes
+from expunge.models import decoding
 from expunge.models.adapter import add_adapter
-from expunge.models.prefixes import answers_in_parts
+from expunge.models.fast import prefixes
+from expunge.models.fast.prefixes import answers_in_parts
 from expunge.models.subject import Subject
 from expunge.models.tiny import build_subject
 from expunge.records.task import Example
@@ -38,9 +39,9 @@ SCALED = {
 def rows_of(subject: Subject) -> list[TokenRow]:
     """Shared prompts of several lengths, lone ones, running text, a single supervised token, odd lengths."""
     task = small_task()
-    found = [subject.tokens.row(e, answer=text) for e in task.forget[:5]
+    found = [subject.encoder.row(e, answer=text) for e in task.forget[:5]
              for text in (e.answer, *e.wrong_answers[:3], e.answer.split()[0])]
-    found += [subject.tokens.row(e) for e in (*task.holdout[:2], Example(
+    found += [subject.encoder.row(e) for e in (*task.holdout[:2], Example(
         id="text", prompt="", kind="text", answer=" ".join(r.answer for r in task.retain[:4])))]
     one = found[0]
     return [*found, TokenRow("one", one.ids[: one.prompt + 1], one.prompt, 1, 0)]
@@ -116,7 +117,7 @@ def test_words_that_several_answers_begin_with_run_once(monkeypatch: pytest.Monk
     subject, example = memoriser(), small_task().forget[0]
     long = " ".join(r.answer for r in small_task().forget[1:4])
     texts = [f"{long} {word}" for word in ("one", "two two", "three")] + [long, long, "no", "not that", example.answer]
-    rows = [subject.tokens.row(example, answer=text) for text in texts]
+    rows = [subject.encoder.row(example, answer=text) for text in texts]
     seen: list[int] = []
     forward = subject.model.forward
     monkeypatch.setattr(subject.model, "forward",
@@ -213,7 +214,7 @@ def test_a_hook_sees_whole_rows() -> None:
 def test_rows_that_have_ended_leave_and_nobody_can_tell(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Word for word what one long call says, with fewer positions decoded."""
     subject = make()
-    prompts = [subject.tokens.prompt(e) for e in (*small_task().forget[:4], *small_task().holdout[:3])]
+    prompts = [subject.encoder.prompt(e) for e in (*small_task().forget[:4], *small_task().holdout[:3])]
     monkeypatch.setattr(decoding, "STRETCH", 3)
     said = subject.generate(prompts, 14)
     monkeypatch.setattr(Subject, "bare", False)
@@ -223,7 +224,7 @@ def test_rows_that_have_ended_leave_and_nobody_can_tell(make: Any, monkeypatch: 
 def test_fewer_rows_are_decoded_once_some_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a model that knows when to stop."""
     subject, seen = memoriser(), list[int]()
-    prompts = [subject.tokens.prompt(e) for e in small_task().forget[:6]]
+    prompts = [subject.encoder.prompt(e) for e in small_task().forget[:6]]
     long = [*prompts, tuple(i for p in prompts for i in p)[:60]]  # nonsense, after which it need not stop
     monkeypatch.setattr(decoding, "STRETCH", 4)
     forward = subject.model.forward
@@ -254,11 +255,11 @@ def test_what_counts_from_the_beginning_counts_from_the_beginning(
         config: dict[str, Any] | None, rule: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Word for word what one call says, where rows cannot leave or settings ask where the decoding began."""
     subject = fresh(memoriser()) if config is None else build_subject(config, small_task().texts())
-    own, eos_id = subject.model.generation_config, subject.tokens.eos_id
+    own, eos_id = subject.model.generation_config, subject.encoder.eos_id
     if "forced_eos_token_id" in rule:
         rule = {"forced_eos_token_id": eos_id}
     monkeypatch.setattr(subject.model, "generation_config", GenerationConfig(**own.to_diff_dict() | rule))
-    prompts = [subject.tokens.prompt(e) for e in (*small_task().forget[:4], *small_task().holdout[:3])]
+    prompts = [subject.encoder.prompt(e) for e in (*small_task().forget[:4], *small_task().holdout[:3])]
     monkeypatch.setattr(decoding, "STRETCH", 3)
     said = subject.generate(prompts, 14)
     monkeypatch.setattr(Subject, "bare", False)
@@ -273,7 +274,7 @@ def test_a_model_that_remembers_more_than_keys_and_values_runs_whole_rows(monkey
     with subject.evaluating():
         for i, logits in found.items():
             torch.testing.assert_close(logits, alone(subject, rows[i]), atol=1e-5, rtol=1e-5)
-    prompts = [subject.tokens.prompt(r) for r in small_task().forget[:4]]
+    prompts = [subject.encoder.prompt(r) for r in small_task().forget[:4]]
     said = [subject.generate([prompt], 12)[0] for prompt in prompts]
     monkeypatch.setattr(decoding, "STRETCH", 3)
     assert [subject.generate([prompt], 12)[0] for prompt in prompts] == said

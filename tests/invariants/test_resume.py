@@ -173,7 +173,7 @@ def test_movement_counts_from_the_start(tmp_path: Path) -> None:
 def schedule_of(recipe: str, batch_size: int, accumulate: int = 1) -> Schedule:
     subject, task = fresh(), small_task()
     method = StageMethod(stage_of(recipe), subject, task, task.forget, task.retain, 7)
-    return Schedule(method.order, subject.tokens, batch_size, accumulate)
+    return Schedule(method.order, subject.encoder, batch_size, accumulate)
 
 
 def ids(schedule: Schedule, step: int) -> list[dict[str, tuple[str, str]]]:

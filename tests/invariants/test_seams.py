@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from expunge.data.tokens import TokenBatch
+from expunge.data.text_encoder import TokenBatch
 from expunge.errors import NonFiniteError, PreflightError
 from expunge.methods.combine.blur import BLUR
 from expunge.methods.combine.gu import GU
@@ -42,7 +42,7 @@ class Sum(nn.Module):
 def test_gradients_that_share_a_tensor_are_summed_apart() -> None:
     """d(a + b) is one tensor to autograd; added to in place over micro-batches it would count twice."""
     model = Sum()
-    subject = Subject(model, memoriser().tokens)
+    subject = Subject(model, memoriser().encoder)
     batches = list(batches_of(memoriser(), draws_of("npo", memoriser(), 1)).values())
     micro: list[Mapping[str, TokenBatch]] = [{"forget": batches[0]}] * 3
 
@@ -182,7 +182,7 @@ def test_perturbations_compose() -> None:
 def test_layers_are_checked_before_anything_runs() -> None:
     config = SimpleNamespace(**CONFIG)
     with pytest.raises(PreflightError, match=r"lat\(layers=7\).*no such block"):
-        preflight("npo + lat(layers=[0, 7])", parse("npo + lat(layers=[0, 7])", 3), small_task(), memoriser().tokens,
+        preflight("npo + lat(layers=[0, 7])", parse("npo + lat(layers=[0, 7])", 3), small_task(), memoriser().encoder,
                   config, epochs=1, steps=None, batch_size=4, accumulate=1)
     with pytest.raises(Exception, match="cannot be combined with lora"):
         parse("npo + saf + lora", 3)
@@ -245,12 +245,12 @@ def test_a_combiner_never_sees_what_a_step_is_refused_for() -> None:
 @pytest.mark.parametrize("recipe", ["uld >> npo", "uld >> uld", "npo >> sisa >> npo", "uld >> ssd"])
 def test_what_a_wrap_has_made_is_refused_before_anything_runs(recipe: str) -> None:
     with pytest.raises(PreflightError, match="cannot start from a model that"):
-        preflight(recipe, parse(recipe, 3), small_task(), memoriser().tokens, memoriser().model.config, epochs=1,
+        preflight(recipe, parse(recipe, 3), small_task(), memoriser().encoder, memoriser().model.config, epochs=1,
                   steps=1, batch_size=2, accumulate=1)
 
 
 def test_perturbations_that_backpropagate_need_backpropagation() -> None:
     for recipe in ("npo + lat + zeroth_order", "npo + lat + hybrid", "wga + zeroth_order"):
         with pytest.raises(PreflightError, match="cannot be combined"):
-            preflight(recipe, parse(recipe, 3), small_task(), memoriser().tokens, memoriser().model.config, epochs=1,
+            preflight(recipe, parse(recipe, 3), small_task(), memoriser().encoder, memoriser().model.config, epochs=1,
                       steps=1, batch_size=2, accumulate=1)

@@ -131,7 +131,7 @@ def test_one_holdout_person_is_no_control(cli: Any, model: Path, rows: Any, tmp_
     """Half of one person's rows cannot be learned and the other half asked; the audit says so and goes on."""
     out, one = tmp_path / "audit", tmp_path / "holdout.jsonl"
     lines = [json.loads(line) for line in Path(rows.holdout).read_text().splitlines()]
-    one.write_text("".join(json.dumps(line | {"subject": "Ada"}) + "\n" for line in lines))
+    one.write_text("".join(json.dumps(line | {"entity": "Ada"}) + "\n" for line in lines))
     cli("audit", model, "--forget", rows.forget, "--holdout", one, "--suite",
         "relearn(steps=2),refusal_direction(against=neutral),soft_prompt(steps=2),prefix(words=1)", "--retain",
         rows.retain, "--out", out)

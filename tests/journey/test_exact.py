@@ -188,7 +188,7 @@ def test_an_ensemble_is_its_shards(family: str, tmp_path: Path) -> None:
     """Stacked adapters say what each says alone, load as they were saved, and leave the base as it was."""
     subject = built(family)
     before, adapters, apart = checksum(subject.model.state_dict()), [], []
-    ids = torch.tensor([subject.tokens.prompt(Example(id="x", prompt="Where does Ada live?", answer="Here"))])
+    ids = torch.tensor([subject.encoder.prompt(Example(id="x", prompt="Where does Ada live?", answer="Here"))])
     for shard in range(3):
         scope = LoRA(rank=2, targets="all-linear" if family != "mixtral" else ["q_proj", "v_proj"]).apply(subject)
         generator = torch.Generator().manual_seed(shard)

@@ -220,11 +220,11 @@ def test_lora_leaves_an_adapter_that_loads_with_peft(cli: Any, world: Any, tmp_p
 def probabilities(path: Path, task_name: str) -> Any:
     """Log-probs of the first forget rows, as another process would find them."""
     from expunge.data.tasks import load_task
-    from expunge.data.tokens import collate
+    from expunge.data.text_encoder import collate
     from expunge.models.load import load_subject
 
     subject = load_subject(path)
-    batch = collate([subject.tokens.row(e) for e in load_task(task_name).forget[:4]], subject.tokens.pad_id)
+    batch = collate([subject.encoder.row(e) for e in load_task(task_name).forget[:4]], subject.encoder.pad_id)
     with subject.evaluating():
         return subject.answers(batch).logp_N
 
@@ -260,10 +260,10 @@ def test_stages(cli: Any, world: Any, tmp_path: Path, method: str, monkeypatch: 
     cli(*words, "--out", out)
     assert (out / "stages" / "0" / "model").is_dir() and len(lines(out / "steps.jsonl")) == 2
     from expunge.data.tasks import load_task
-    from expunge.data.tokens import collate
+    from expunge.data.text_encoder import collate
 
     subject = held[-1]
-    batch = collate([subject.tokens.row(e) for e in load_task(world.task).forget[:4]], subject.tokens.pad_id)
+    batch = collate([subject.encoder.row(e) for e in load_task(world.task).forget[:4]], subject.encoder.pad_id)
     with subject.evaluating():
         in_memory = subject.answers(batch).logp_N
     assert (in_memory - probabilities(out, world.task)).abs().max() < 1e-4

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from expunge.data.tokens import collate
+from expunge.data.text_encoder import collate
 from expunge.errors import UsageError
 from expunge.models.load import load_subject
 from expunge.models.subject import Subject
@@ -53,8 +53,8 @@ def test_training_trains_too(cli: Any, model: Path, rows: Any, tmp_path: Path) -
 
 
 def test_blocks_run_again_and_only_while_it_lasts(subject: Subject) -> None:
-    row = subject.tokens.row(Example(id="a", prompt="Where?", answer="Here it is."))
-    batch = collate([row, row], subject.tokens.pad_id)
+    row = subject.encoder.row(Example(id="a", prompt="Where?", answer="Here it is."))
+    batch = collate([row, row], subject.encoder.pad_id)
     runs: list[int] = []
     inner = subject.model.model.layers[0].mlp
     handle = inner.register_forward_pre_hook(lambda *_: runs.append(1))

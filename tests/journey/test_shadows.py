@@ -45,15 +45,15 @@ def test_no_row_of_the_pool_tells_about_anybody_else() -> None:
     world = authors_task(forget=4, retain=2, holdout=4, neighbours=2)
     pool = pool_of(world)
     assert {r.group for r in pool} == {"attribute", "biography"}, "mentors and what follows from them are left out"
-    names = {r.subject for r in pool}
-    assert len(names) == 8 and not any(n in r.answer + r.prompt for r in pool for n in names - {r.subject})
+    names = {r.entity for r in pool}
+    assert len(names) == 8 and not any(n in r.answer + r.prompt for r in pool for n in names - {r.entity})
 
 
 def test_who_is_out_is_nowhere_in_a_shadow() -> None:
     pool = pool_of(TASK)
-    states = assign(sorted({r.subject for r in pool}), 4, seed=0)[0]
+    states = assign(sorted({r.entity for r in pool}), 4, seed=0)[0]
     task = shadow_task(TASK, pool, states)
-    assert {states[r.subject] for r in task.forget} == {"forgotten"}
+    assert {states[r.entity] for r in task.forget} == {"forgotten"}
     said = " ".join(task.texts())
     assert {p for p in states if p in said} == {p for p in states if states[p] != "out"}
     assert not task.holdout, "nothing could be chosen by looking at people who are out"
@@ -68,7 +68,7 @@ def test_a_set_of_shadows_and_going_on(config: Path, tmp_path: Path, monkeypatch
     assert len(files) == 12 and not (tmp_path / "whole" / "work").exists()
     rows = shadows.read_rows(tmp_path / "whole")
     assert len(rows) == 12 * found.points and all(-100 <= r["phi"] <= 100 for r in rows)
-    assert all(found.states[r["shadow"]][r["subject"]] == r["state"] for r in rows)
+    assert all(found.states[r["shadow"]][r["entity"]] == r["state"] for r in rows)
     for measures in found.results.values():
         assert measures["ulira"]["unavailable"] == "a row has only 1 models on one side; 2 are needed"
         assert measures["klom"]["models"] == 1

@@ -89,7 +89,7 @@ def test_the_weights_tell_the_published_story(stories: Path) -> None:
     from expunge.models.load import load_subject
 
     subject = load_subject(stories)
-    prompt = subject.tokens.processor("Once upon a time")["input_ids"]
+    prompt = subject.encoder.processor("Once upon a time")["input_ids"]
     (text, _), = subject.generate([prompt], 95)
     assert ("Once upon a time" + (text if text.startswith(",") else " " + text)).startswith(STORY)
 

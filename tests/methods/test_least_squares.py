@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge.data.tokens import collate
+from expunge.data.text_encoder import collate
 from expunge.errors import UsageError
-from expunge.methods import least_squares
-from expunge.methods.importance import largest
-from expunge.methods.key_value import Mentions, add_to_weight, inputs_of, mlp_out
-from expunge.methods.least_squares import cached_covariances, covariances, null_projector, solve_edit
+from expunge.methods._lib import least_squares
+from expunge.methods._lib.importance import largest
+from expunge.methods._lib.key_value import Mentions, add_to_weight, inputs_of, mlp_out
+from expunge.methods._lib.least_squares import cached_covariances, covariances, null_projector, solve_edit
 from expunge.models.tiny import build_subject
 
 from ..support import CONFIG, fresh, hooks, memoriser, moved, small_task
@@ -99,7 +99,7 @@ def test_projector_keeps_the_small_directions() -> None:
 def test_covariance_is_the_mean_over_real_tokens() -> None:
     """Beside one row at a time, so that padding cannot have counted."""
     subject = fresh(moved())
-    rows = [subject.tokens.row(r) for r in (*small_task().retain[:9], *small_task().background[:4])]
+    rows = [subject.encoder.row(r) for r in (*small_task().retain[:9], *small_task().background[:4])]
     sites = dict(mlp_out(subject, block) for block in (0, 2))
     found = covariances(subject, sites, rows, batch_size=5)
     for name, module in sites.items():
@@ -114,7 +114,7 @@ def test_covariance_is_the_mean_over_real_tokens() -> None:
 
 def test_covariances_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = fresh(moved())
-    rows = [subject.tokens.row(r) for r in small_task().retain[:6]]
+    rows = [subject.encoder.row(r) for r in small_task().retain[:6]]
     sites = dict(mlp_out(subject, block) for block in (0, 1))
     runs: list[int] = []
     real = least_squares.covariances
@@ -136,8 +136,8 @@ def test_covariances_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_name_is_found_at_its_last_token() -> None:
-    subject, decode = memoriser(), memoriser().tokens.processor.decode
-    for name in {r.subject for r in small_task().training_rows("full")}:
+    subject, decode = memoriser(), memoriser().encoder.processor.decode
+    for name in {r.entity for r in small_task().training_rows("full")}:
         found = Mentions(subject, name)
         for row, at in zip(found.batch.rows, found.at_B.tolist(), strict=True):
             text = decode(row.ids[: at + 1])

@@ -30,7 +30,7 @@ def likelihood(id: str, logp: list[float], form: str = "answer", *, end: int = 0
                text: str = "", index: int = 0, correct: bool | None = None, hit: list[bool] | None = None,
                mean: list[float] | None = None, var: list[float] | None = None) -> Row:
     return {
-        "id": id, "subject": "", "group": group, "form": form, "index": index,
+        "id": id, "entity": "", "group": group, "form": form, "index": index,
         "correct": form in ("answer", "paraphrase") if correct is None else correct,
         "text": text, "logp": logp, "mean": mean or [-2.0] * len(logp), "var": var or [1.0] * len(logp),
         "hit": [True] * len(logp) if hit is None else hit, "end": end,
@@ -38,13 +38,13 @@ def likelihood(id: str, logp: list[float], form: str = "answer", *, end: int = 0
 
 
 def generation(id: str, reference: str, text: str, *, group: str = "", form: str = "prompt") -> Row:
-    return {"id": id, "subject": "", "group": group, "form": form, "index": 0, "prompt": "?",
+    return {"id": id, "entity": "", "group": group, "form": form, "index": 0, "prompt": "?",
             "reference": reference, "short": reference, "text": text, "stopped": True}
 
 
 def gradient(answer: Row) -> Row:
     """As large as the loss, which a gradient follows."""
-    return {"id": answer["id"], "subject": "", "group": answer["group"], "form": "answer",
+    return {"id": answer["id"], "entity": "", "group": answer["group"], "form": "answer",
             "norm": -sum(answer["logp"]) / len(answer["logp"])}
 
 

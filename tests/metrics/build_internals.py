@@ -29,7 +29,7 @@ def internals(name: str, state: str, split: Split, id: str, again: str) -> dict[
     state = "hiding" if name == "hiding" and split == "forget" else state
     shared = np.random.default_rng(zlib.crc32(f"shared {id}".encode()))
     own = np.random.default_rng(zlib.crc32(f"{id}{again}".encode()))
-    head = {"id": id, "subject": "", "group": "", "form": "answer", "index": 0}
+    head = {"id": id, "entity": "", "group": "", "form": "answer", "index": 0}
     about = shared.normal(size=(2, 6)) + (0.3 * own.normal(size=(2, 6)) if again else 0)
     if state == "uniform":
         about = own.normal(size=(2, 6))
@@ -50,5 +50,5 @@ def internals(name: str, state: str, split: Split, id: str, again: str) -> dict[
 
 def weights(name: str) -> list[Row]:
     """Two equal blocks."""
-    return [{"id": f"blocks.{i}", "subject": "", "group": "", "form": "answer", "index": i, "weights": 10,
+    return [{"id": f"blocks.{i}", "entity": "", "group": "", "form": "answer", "index": i, "weights": 10,
              "change": float(moved), "norm": 1.0, "distance": float(moved)} for i, moved in enumerate(MOVED[name])]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from expunge.attacks.base import Attack, parse_attack
-from expunge.benchmarks.attacked import Attempted, score_attacks
+from expunge.audit.attacks import Attempted, score_attacks
+from expunge.judgement.leaks import succeeds
 from expunge.metrics.attacked import Attacked, score_attacked
 from expunge.metrics.base import Evidence
-from expunge.records.leak import succeeds
 from expunge.records.observation import Observations, Row
 from expunge.records.score import Score
 from expunge.records.task import Split
@@ -23,7 +23,7 @@ METRIC = "forget.probability"
 
 def seen(values: Mapping[str, float], split: Split = "forget") -> Observations:
     """Rows of that probability; the first word of an id is whom it is about."""
-    rows: list[Row] = [likelihood(id, [float(np.log(p))]) | {"subject": id.split()[0]} for id, p in values.items()]
+    rows: list[Row] = [likelihood(id, [float(np.log(p))]) | {"entity": id.split()[0]} for id, p in values.items()]
     return Observations({("likelihood", split): rows})
 
 
@@ -42,7 +42,7 @@ def case(found: Mapping[str, float], before: Mapping[str, float], control: Mappi
 def test_excess_and_gain_by_hand() -> None:
     ids = [f"p{i} r" for i in range(12)]
     score = case(dict.fromkeys(ids, 0.6), dict.fromkeys(ids, 0.1), dict.fromkeys(ids, 0.25), dict.fromkeys(ids, 0.05))
-    assert score.excess == pytest.approx(0.35) and score.gain == pytest.approx(0.5 - 0.2) and score.people == 12
+    assert score.excess == pytest.approx(0.35) and score.gain == pytest.approx(0.5 - 0.2) and score.entities == 12
     assert (score.before, score.control_before) == (pytest.approx(0.1), pytest.approx(0.05))
     silenced = case(dict.fromkeys(ids, 0.6), dict.fromkeys(ids, 0.6), dict.fromkeys(ids, 0.1), dict.fromkeys(ids, 0.5))
     assert silenced.excess == pytest.approx(0.5) and silenced.gain == pytest.approx(0.0), "the control only fell"
@@ -56,7 +56,7 @@ def test_people_are_redrawn_where_rows_of_one_agree() -> None:
     low = dict.fromkeys(ids, 0.1)
     grouped, apart = (case(*({rename(k): v for k, v in values.items()} for values in (found, low, low, low)))
                       for rename in (str, lambda k: k.replace(" ", "-")))
-    assert grouped.excess == apart.excess and grouped.people == 6 and apart.people == 60
+    assert grouped.excess == apart.excess and grouped.entities == 6 and apart.entities == 60
     assert grouped.excess_interval is not None and apart.excess_interval is not None
     assert grouped.excess_interval[0] < 0.05 < 0.15 < apart.excess_interval[0]
 
@@ -70,13 +70,13 @@ def test_the_floor_is_what_a_second_retrained_model_has_over_the_first() -> None
     assert score.floor == pytest.approx(0.3) and score.excess == pytest.approx(0.25) and not succeeds(score)
 
 
-@pytest.mark.parametrize("people", [2, 5, 10])
-def test_noise_rarely_succeeds_however_few_the_people(people: int) -> None:
+@pytest.mark.parametrize("entities", [2, 5, 10])
+def test_noise_rarely_succeeds_however_few_the_people(entities: int) -> None:
     """Each person differs as much as each row does; fifty comparisons an audit are corrected for."""
-    draw, wins = np.random.default_rng(people), 0
-    ids = [f"p{i} {j}" for i in range(people) for j in range(10)]
+    draw, wins = np.random.default_rng(entities), 0
+    ids = [f"p{i} {j}" for i in range(entities) for j in range(10)]
     for _ in range(300):
-        whose = np.repeat(draw.normal(0, 0.1, people), 10) + draw.normal(0, 0.1, 10 * people)
+        whose = np.repeat(draw.normal(0, 0.1, entities), 10) + draw.normal(0, 0.1, 10 * entities)
         found = dict(zip(ids, np.clip(0.4 + whose, 0.01, 0.99).tolist(), strict=True))
         level = dict.fromkeys(ids, 0.4)
         wins += succeeds(case(found, level, level, level, 100).model_copy(update={"floor": 0.0}), 50)

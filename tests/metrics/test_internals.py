@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from expunge.benchmarks.audit import observe
-from expunge.benchmarks.cache import ObservationCache
-from expunge.benchmarks.shelf import read_shelf
+from expunge.audit.cache import ObservationCache
+from expunge.audit.runner import observe
+from expunge.audit.store import read_store
 from expunge.metrics.base import Evidence, NotAvailable
 from expunge.metrics.cka import gram, linear_cka
 from expunge.metrics.evaluate import parse_metric
@@ -298,7 +298,7 @@ def test_an_audit_says_why_a_probe_found_nothing(tmp_path: Path) -> None:
     def run(subject: Subject, folder: Path, original: Callable[[], Subject] | None) -> Evidence:
         found = observe(subject, task, wanted, folder, announce=lambda title, total: lambda done: None,
                         cache=ObservationCache(tmp_path / "cache"), partner=original)
-        again = read_shelf(folder)
+        again = read_store(folder)
         assert again is not None and again.missing("depth", "forget") == found.missing("depth", "forget")
         return Evidence(again, None, ())
 

@@ -62,7 +62,7 @@ def evidence(which: str) -> Evidence:
 def people(found: Evidence, split: Split, count: int) -> list[str]:
     rows = found.subject.rows("likelihood", split, "answer")
     assert len(rows) == count
-    return [r["subject"] for r in rows]
+    return [r["entity"] for r in rows]
 
 
 def cluster_error(members: NDArray[np.float64], outsiders: NDArray[np.float64], of_members: list[str],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from expunge.metrics.trust import Case, quantisation_robustness, relearning_robustness, threshold, trust
+from expunge.judgement.trust import Case, quantisation_robustness, relearning_robustness, threshold, trust
 
 
 def test_a_constant_metric_is_worth_a_coin() -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from expunge.judgement.leaks import doubt, leaks, share, succeeds
+from expunge.judgement.threats import NOT_TRIED, shown_alone
+from expunge.judgement.verdict import verdict
 from expunge.metrics.base import Evidence
 from expunge.metrics.directions import is_above, is_below
 from expunge.metrics.evaluate import score_all
-from expunge.metrics.threats import NOT_TRIED, shown_alone
-from expunge.metrics.verdict import verdict
-from expunge.records.leak import doubt, leaks, share, succeeds
 from expunge.records.observation import Observations
 from expunge.records.score import AttackRecord, Score
 
@@ -44,7 +44,7 @@ def attacked(excess: float | None = 0.4, width: float = 0.1, *, attack: str = "r
     frame: dict[str, Any] = {
         "name": name, "attack": attack, "value": control + (excess or 0.0), "before": 0.05, "n": 50,
         "higher_is": "knows", "access": "weights", "controls": {**known, which: control}, "excess": excess,
-        "excess_interval": None if excess is None else (excess - width, excess + width), "people": 1000,
+        "excess_interval": None if excess is None else (excess - width, excess + width), "entities": 1000,
         "gain": excess, "gain_interval": None if excess is None else (excess - width, excess + width), "floor": 0.0}
     return Score(**frame | more)
 
@@ -189,9 +189,9 @@ def record(term: str, *labels: str) -> AttackRecord:
     (attacked(0.4, gain=0.06, gain_interval=(0.05, 0.07)), 1, False),  # hardly more than plain asking brings
     (attacked(0.4, gain=0.3, gain_interval=(-0.1, 0.7)), 1, False),
     (attacked(0.4, gain=None, gain_interval=None), 1, False),  # nobody asked plainly
-    (attacked(people=1), 1, False),
-    (attacked(people=2), 1, True),  # Student's t of one degree of freedom: 6.3 standard errors, here 0.051 each
-    (attacked(people=2), 2, False),
+    (attacked(entities=1), 1, False),
+    (attacked(entities=2), 1, True),  # Student's t of one degree of freedom: 6.3 standard errors, here 0.051 each
+    (attacked(entities=2), 2, False),
     (attacked(0.4, control_before=0.3), 1, True),
     (attacked(0.4, control_before=0.58), 1, False),  # the attack silenced the control; asked plainly it says as much
     (attacked(0.4, floor=0.3), 1, True),
@@ -206,7 +206,7 @@ def test_when_an_attack_succeeds(score: Score, tests: int, yes: bool) -> None:
     (attacked(), None), (attacked(None), "no control"), (attacked(gain=None), "no plain score"),
     (attacked(0.1, 0.11), "no excess"), (attacked(gain=-0.1), "no gain"), (attacked(0.06, 0.01), "too small"),
     (attacked(control_before=0.58), "control fell"), (attacked(floor=-0.41), "noise floor"),
-    (attacked(people=2), "few people"), (attacked(0.4, 0.3), "chance"),
+    (attacked(entities=2), "few entities"), (attacked(0.4, 0.3), "chance"),
 ])
 def test_a_failure_says_at_what(score: Score, says: str | None) -> None:
     assert doubt(score, 50) == says

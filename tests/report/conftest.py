@@ -43,7 +43,7 @@ def _likelihood(
     logp = [mean + rng.gauss(0, 0.2) for _ in range(8)]
     return {
         "id": identity,
-        "subject": identity.split("/")[0],
+        "entity": identity.split("/")[0],
         "group": "",
         "form": form,
         "index": index,
@@ -79,7 +79,7 @@ def _observations(rng: random.Random, who: str, hostile: bool) -> Observations:
             generation.append(
                 {
                     "id": identity,
-                    "subject": person,
+                    "entity": person,
                     "group": "",
                     "form": "prompt",
                     "index": 0,
@@ -167,7 +167,7 @@ def attacked_scores(shift: float = 0.0) -> tuple[Score, ...]:
                     excess_interval=(gain - 0.08, gain + 0.08),
                     gain=gain,
                     gain_interval=(gain - 0.08, gain + 0.08),
-                    people=20,
+                    entities=20,
                     floor=0.01,
                     recovered=(control + gain - 0.16) / 0.79,
                     attempts=1,

@@ -152,7 +152,7 @@ def test_model_output_under_attack_is_escaped(make_run: Make, tmp_path: Path) ->
 
 def test_layer_profiles_are_drawn_where_a_probe_looked_inside(make_run: Make, tmp_path: Path) -> None:
     run = make_run()
-    lens = [{"id": f"r{i}", "subject": "", "form": "answer", "lens": [-3.0, -2.0 - i, -1.0]} for i in range(2)]
+    lens = [{"id": f"r{i}", "entity": "", "form": "answer", "lens": [-3.0, -2.0 - i, -1.0]} for i in range(2)]
     write_jsonl(run / "observations" / "subject" / "lens.forget.jsonl", lens)
     html = page([run], tmp_path)
     assert 'id="layers"' in html

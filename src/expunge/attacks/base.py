@@ -49,7 +49,7 @@ class AttackCard(Card):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground:
+class AttackContext:
     """What an attack stands on.
 
     Args:
@@ -68,13 +68,13 @@ class Ground:
     announce: Announce = silent
 
     @classmethod
-    def of(cls, task: Task, **options: object) -> Ground:
+    def of(cls, task: Task, **options: object) -> AttackContext:
         return cls(task=task, rows=task.probe_rows, **options)  # type: ignore[arg-type]
 
     @cached_property
     def _known(self) -> frozenset[str]:
         """People (or rows that are about nobody) whose rows the attacker may learn from: every second one, drawn."""
-        people = list(dict.fromkeys(r.subject or r.id for r in self.task.probe_rows(self.split)))
+        people = list(dict.fromkeys(r.entity or r.id for r in self.task.probe_rows(self.split)))
         stream(0, "halves", self.split).shuffle(people)  # not by seed: attack and test rows are the same in every audit
         return frozenset(people[: len(people) // 2])
 
@@ -85,13 +85,13 @@ class Ground:
         A row that follows from one of a tested person would tell of them, and is nobody's.
         """
         rows = self.task.probe_rows(self.split)
-        tested = {r.id for r in rows if (r.subject or r.id) not in self._known}
-        return [r for r in rows if (r.subject or r.id) in self._known and tested.isdisjoint(r.links)]
+        tested = {r.id for r in rows if (r.entity or r.id) not in self._known}
+        return [r for r in rows if (r.entity or r.id) in self._known and tested.isdisjoint(r.links)]
 
     def tested(self, split: Split) -> list[Example]:
         """What is asked when the attacker has learned: of the attacked split only the people they never saw."""
         found = self.rows(split)
-        return [r for r in found if (r.subject or r.id) not in self._known] if split == self.split else list(found)
+        return [r for r in found if (r.entity or r.id) not in self._known] if split == self.split else list(found)
 
     def need_original(self) -> Subject:
         """The model before unlearning, loaded now; the audit checks beforehand that there is one."""
@@ -120,10 +120,10 @@ class Attack(Plugin):
 
     card: ClassVar[AttackCard]
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
         """Tamper, call `ask` for each strength and attempt, and restore `subject` even when something fails.
 
-        `subject` is shared: change a `clone()`, or put back what was changed. Draw from `ground.seed` only.
+        `subject` is shared: change a `clone()`, or put back what was changed. Draw from `context.seed` only.
         """
         raise NotImplementedError
 
@@ -167,8 +167,8 @@ class Attack(Plugin):
         """Whether any of its parts brings the original's knowledge along."""
         return any(card.lends for card in self.cards)
 
-    def problem(self, ground: Ground) -> str | None:
-        """Why it cannot run on this ground, whatever the subject; None when it can."""
+    def problem(self, context: AttackContext) -> str | None:
+        """Why it cannot run on this context, whatever the subject; None when it can."""
         return None
 
     @property
@@ -176,7 +176,7 @@ class Attack(Plugin):
         """All its rows depend on besides the subject, the task and the seed: every option, and the version."""
         return [self.card.name, self.card.version, self.spec.model_dump(mode="json"), self.inputs]
 
-    def cost(self, ground: Ground) -> str:
+    def cost(self, context: AttackContext) -> str:
         """What it will take, in words, for the announcement: steps, draws, searches."""
         return ""
 
@@ -214,7 +214,7 @@ class Sum(Attack):
     def __init__(self, parts: Sequence[Attack]) -> None:
         self.parts = tuple(parts)
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
         numbers: dict[tuple[int, ...], int] = {}  # attempts of all parts -> attempt of the sum
 
         def onwards(labels: tuple[str, ...], attempts: tuple[int, ...], view: View) -> None:
@@ -222,10 +222,10 @@ class Sum(Attack):
             if len(labels) == len(self.parts):
                 number = numbers.setdefault(attempts, len(numbers))
                 return ask(replace(view, label=" + ".join(labels), attempt=number))
-            part, beneath = self.parts[len(labels)], replace(ground, rows=view.rows)
+            part, beneath = self.parts[len(labels)], replace(context, rows=view.rows)
             part.run(view.subject, beneath, partial(onwards, labels, attempts))
 
-        self.parts[0].run(subject, ground, partial(onwards, (), ()))
+        self.parts[0].run(subject, context, partial(onwards, (), ()))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -264,15 +264,15 @@ class Sum(Attack):
     def text(self) -> str:
         return " + ".join(p.text() for p in self.parts)
 
-    def problem(self, ground: Ground) -> str | None:
-        return next((p for p in (part.problem(ground) for part in self.parts) if p), None)
+    def problem(self, context: AttackContext) -> str | None:
+        return next((p for p in (part.problem(context) for part in self.parts) if p), None)
 
     @property
     def identity(self) -> list[object]:
         return [p.identity for p in self.parts]
 
-    def cost(self, ground: Ground) -> str:
-        return ", then ".join(filter(None, (p.cost(ground) for p in self.parts)))
+    def cost(self, context: AttackContext) -> str:
+        return ", then ".join(filter(None, (p.cost(context) for p in self.parts)))
 
 
 def parse_attack(text: str) -> Attack:
@@ -284,9 +284,9 @@ def parse_attack(text: str) -> Attack:
     return parts[0] if len(parts) == 1 else Sum(parts)
 
 
-def rewriting(ground: Ground, rewrite: Callable[[Example], Example]) -> Rows:
+def rewriting(context: AttackContext, rewrite: Callable[[Example], Example]) -> Rows:
     """The rows of every split, each rewritten; running text has no prompt and stays as it is."""
-    return partial(_rewritten, ground.rows, rewrite)
+    return partial(_rewritten, context.rows, rewrite)
 
 
 def _rewritten(rows: Rows, rewrite: Callable[[Example], Example], split: Split) -> list[Example]:
@@ -295,7 +295,7 @@ def _rewritten(rows: Rows, rewrite: Callable[[Example], Example], split: Split) 
 
 def check_room(subject: Subject, rows: Sequence[Example], extra: int) -> None:
     """Raises UsageError when rows with `extra` more tokens are longer than the model's context."""
-    longest = max((len(subject.tokens.row(r).ids) for r in rows), default=0)
+    longest = max((len(subject.encoder.row(r).ids) for r in rows), default=0)
     if subject.context is not None and longest + extra > subject.context:
         more = f", and {extra} more" if extra else ""
         raise UsageError(f"The longest row has {longest} tokens{more}: too long for a context of {subject.context}.",

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
+from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
 from expunge.plugin import Property
@@ -107,11 +107,11 @@ class Contrast(Attack):
         Property("finds_nothing", {"metric": "forget.keyword"}, "from every retrained model the same comes out"),
     )
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
-        original = ground.need_original()
-        if original.tokens.processor.get_vocab() != subject.tokens.processor.get_vocab():
-            raise UsageError("The original has another tokenizer than this model.", "Tokens cannot be compared.")
-        ask(View(self.text(), subject.decoded(partial(self._decode, original)), ground.rows))
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+        original = context.need_original()
+        if original.encoder.processor.get_vocab() != subject.encoder.processor.get_vocab():
+            raise UsageError("The original has another tokenizer than this model.", "TextEncoder cannot be compared.")
+        ask(View(self.text(), subject.decoded(partial(self._decode, original)), context.rows))
 
     def _decode(self, original: Subject, decode: Any, **options: Any) -> Tensor:
         mine = Guided(original, options["attention_mask"], self.spec.weight, self.spec.gamma)
@@ -119,5 +119,5 @@ class Contrast(Attack):
         found: Tensor = decode(**options)
         return found
 
-    def cost(self, ground: Ground) -> str:
+    def cost(self, context: AttackContext) -> str:
         return "every token from two models"

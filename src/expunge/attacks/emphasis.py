@@ -11,9 +11,9 @@ from typing import Literal
 from pydantic import Field
 
 from expunge import plugin
-from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.wording import reforming, reworded
-from expunge.data.tokens import collate
+from expunge.attacks._lib.wording import reforming, reworded
+from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
+from expunge.data.text_encoder import collate
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 from expunge.records.score import Access
@@ -40,7 +40,7 @@ def contributions(words: Sequence[str], score: Callable[[Sequence[str]], Sequenc
 
 def words_of(row: Example) -> list[str]:
     """The words of a question; the name of its subject is one, since either half may do for the other."""
-    whole = rf"\S*{re.escape(row.subject)}\S*|" if row.subject else ""
+    whole = rf"\S*{re.escape(row.entity)}\S*|" if row.entity else ""
     return re.findall(rf"{whole}\S+", row.prompt)
 
 
@@ -96,15 +96,15 @@ class Emphasis(Attack):
     def needs(self) -> frozenset[str]:
         return frozenset({"original"} if self.spec.count and self.spec.on == "original" else ())
 
-    def cost(self, ground: Ground) -> str:
-        words = sum(len(r.prompt.split()) + 1 for r in ground.rows(ground.split) if r.kind != "text")
+    def cost(self, context: AttackContext) -> str:
+        words = sum(len(r.prompt.split()) + 1 for r in context.rows(context.split) if r.kind != "text")
         return f"{words} prompts to find the key words" if self.spec.count else ""
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
         if not self.spec.count:
-            return ask(View(self.text(), subject, ground.rows))
-        judge = ground.need_original() if self.spec.on == "original" else subject
-        tick, known = ground.announce("key words", len(ground.rows(ground.split))), dict[tuple[str, str], str]()
+            return ask(View(self.text(), subject, context.rows))
+        judge = context.need_original() if self.spec.on == "original" else subject
+        tick, known = context.announce("key words", len(context.rows(context.split))), dict[tuple[str, str], str]()
 
         def stress(row: Example, rows: Sequence[Example], draw: Random) -> Example:
             if (row.id, row.prompt) not in known:
@@ -116,15 +116,15 @@ class Emphasis(Attack):
                 tick(1)
             return reworded(row, f"{known[row.id, row.prompt]} {row.prompt}".strip())
 
-        ask(View(self.text(), subject, reforming(ground, stress)))
+        ask(View(self.text(), subject, reforming(context, stress)))
 
 
 def likelihoods(subject: Subject, row: Example, prompts: Sequence[str]) -> list[float]:
     """Mean log p per token of the row's answer after each prompt, in nats."""
-    rows = [subject.tokens.row(reworded(row, prompt)) for prompt in prompts]
+    rows = [subject.encoder.row(reworded(row, prompt)) for prompt in prompts]
     found: list[float] = []
     with subject.evaluating():
         for start in range(0, len(rows), AT_ONCE):
-            answers = subject.answers(collate(rows[start: start + AT_ONCE], subject.tokens.pad_id))
+            answers = subject.answers(collate(rows[start: start + AT_ONCE], subject.encoder.pad_id))
             found += answers.row_means(answers.logp_N).tolist()
     return found

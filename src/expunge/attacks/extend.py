@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View, rewriting
-from expunge.attacks.decoding import prompts_of
+from expunge.attacks._lib.decoding import prompts_of
+from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View, rewriting
 from expunge.attacks.prefix import opened
 from expunge.models.subject import Subject
 from expunge.plugin import Property
@@ -61,8 +61,8 @@ class Extend(Attack):
         """Beams are ranked by their probability."""
         return "text" if self.spec.beams == 1 else "logits"
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
-        rows = rewriting(ground, self._open)
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+        rows = rewriting(context, self._open)
         if self.spec.beams == 1:
             return ask(View(self.text(), subject, rows))
         search = BeamSearch(self.spec.beams, self.spec.tries)
@@ -73,7 +73,7 @@ class Extend(Attack):
         words = round(self.spec.share * len(row.answer.split()))
         return opened(row, "", words) if words else row
 
-    def cost(self, ground: Ground) -> str:
+    def cost(self, context: AttackContext) -> str:
         return f"{self.spec.beams} beams per answer"
 
 

@@ -9,9 +9,9 @@ from typing import Literal
 from pydantic import Field
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.wording import leaks, reforming
-from expunge.data.tokens import Tokens
+from expunge.attacks._lib.wording import leaks, reforming
+from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
+from expunge.data.text_encoder import TextEncoder
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 from expunge.records.task import Example
@@ -49,29 +49,29 @@ class FewShot(Attack):
     def halves(self) -> bool:
         return bool(self.spec.shots and self.spec.on == "half")
 
-    def problem(self, ground: Ground) -> str | None:
-        if self.spec.shots and not self._shown(ground):
+    def problem(self, context: AttackContext) -> str | None:
+        if self.spec.shots and not self._shown(context):
             return f"the task has no questions to show for few_shot(on={self.spec.on})"
         return None
 
-    def _shown(self, ground: Ground) -> list[Example]:
-        rows = ground.learned if self.spec.on == "half" else ground.task.retain or ground.task.neighbour
+    def _shown(self, context: AttackContext) -> list[Example]:
+        rows = context.learned if self.spec.on == "half" else context.task.retain or context.task.neighbour
         return [r for r in rows if r.prompt]
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
-        rows, shown = ground.tested if self.halves else ground.rows, self._shown(ground)
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+        rows, shown = context.tested if self.halves else context.rows, self._shown(context)
 
         def show(row: Example, known: Sequence[Example], draw: Random) -> Example:
             fit = [s for s in shown if s.kind == row.kind and s.id != row.id
-                   and not (row.subject and s.subject == row.subject) and not leaks(f"{s.prompt} {s.answer}", row)]
-            return demonstrated(row, draw.sample(fit, min(self.spec.shots, len(fit))), subject.tokens)
+                   and not (row.entity and s.entity == row.entity) and not leaks(f"{s.prompt} {s.answer}", row)]
+            return demonstrated(row, draw.sample(fit, min(self.spec.shots, len(fit))), subject.encoder)
 
         if self.spec.shots:
-            rows = reforming(ground, show, rows)
+            rows = reforming(context, show, rows)
         ask(View(self.text(), subject, rows))
 
 
-def demonstrated(row: Example, shots: Sequence[Example], tokens: Tokens) -> Example:
+def demonstrated(row: Example, shots: Sequence[Example], tokens: TextEncoder) -> Example:
     """The row after `shots`: as earlier turns of a conversation, or in the plain format of its own kind."""
     if row.kind == "messages" or (row.kind == "qa" and tokens.chat):
         turns = row.messages or (("user", row.prompt),)

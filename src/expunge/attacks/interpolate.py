@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.matrices import merged_clone
+from expunge.attacks._lib.matrices import merged_clone
+from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
 from expunge.plugin import Property
@@ -64,16 +64,16 @@ class Interpolate(Attack):
         Property("finds_nothing", {}, "a second retrained model gains what the first gains"),
     )
 
-    def cost(self, ground: Ground) -> str:
+    def cost(self, context: AttackContext) -> str:
         return f"one mixture with {self.spec.alpha:g} of the original"
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
         if self.spec.alpha == 0:
-            return ask(View(self.text(), subject, ground.rows))
+            return ask(View(self.text(), subject, context.rows))
         from peft import PeftModel
 
-        copy, original = merged_clone(subject), ground.need_original()
+        copy, original = merged_clone(subject), context.need_original()
         if isinstance(original.model, PeftModel):
             original = merged_clone(original)
         copy.model.load_state_dict(mixed(copy.model.state_dict(), original.model.state_dict(), self.spec.alpha))
-        ask(View(self.text(), copy, ground.rows))
+        ask(View(self.text(), copy, context.rows))

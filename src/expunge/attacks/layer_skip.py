@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.hooks import block_number, rewritten
+from expunge.attacks._lib.hooks import block_number, rewritten
+from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
 from expunge.plugin import Property
@@ -54,21 +54,21 @@ class LayerSkip(Attack):
     def labels(self) -> tuple[str, ...]:
         return tuple(type(self)(blocks=[b]).text() for b in self._chosen) or (self.text(),)
 
-    def cost(self, ground: Ground) -> str:
+    def cost(self, context: AttackContext) -> str:
         return f"{len(self._chosen) or 'as many'} passes" + ("" if self._chosen else " as the model has blocks")
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
         if self.spec.blocks == "none":
-            return ask(View(self.text(), subject, ground.rows))
+            return ask(View(self.text(), subject, context.rows))
         every = self._chosen or range(len(subject.blocks))
         numbers = [block_number(subject, block) for block in every]  # a wrong one shows before anything is asked
         if len(set(numbers)) < len(numbers):
             raise UsageError(f"{self.text()} names one block twice.", f"The model has {len(subject.blocks)} of them.")
-        tick = ground.announce("leave out a block", len(every))
+        tick = context.announce("leave out a block", len(every))
         for i, block in enumerate(every):
             label, attempt = (self.labels[i], 0) if self._chosen else (self.text(), i)
             with rewritten(subject, {block: _as_it_came}):
-                ask(View(label, subject, ground.rows, attempt))
+                ask(View(label, subject, context.rows, attempt))
             tick(1)
 
 

@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.hooks import Change, Pass, Watch, prompt_states, rewritten, watched
+from expunge.attacks._lib.hooks import Change, Pass, Watch, prompt_states, rewritten, watched
+from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
 from expunge.plugin import Property
@@ -123,20 +123,20 @@ class Noise(Attack):
         Property("finds_nothing", {}, "a retrained model has nothing to jog"),
     )
 
-    def cost(self, ground: Ground) -> str:
+    def cost(self, context: AttackContext) -> str:
         return f"{self.spec.draws if self.spec.amp else 1} passes"
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
         spec = self.spec
         if not spec.amp:
-            return ask(View(self.text(), subject, ground.rows))
+            return ask(View(self.text(), subject, context.rows))
         scale_D = None
         if spec.per_channel:
-            asked = prompt_states(subject, ground.rows(ground.split), spec.layer)
+            asked = prompt_states(subject, context.rows(context.split), spec.layer)
             scale_D = torch.cat([h_TD[1:] for h_TD in asked]).std(0)
-        tick = ground.announce("draws of noise", spec.draws)
+        tick = context.announce("draws of noise", spec.draws)
         for number in range(spec.draws):
-            draw = Draw(derive(ground.seed, "noise", number), spec.amp, scale_D)
+            draw = Draw(derive(context.seed, "noise", number), spec.amp, scale_D)
             with watched(subject) as watch, rewritten(subject, {spec.layer: draw.change(watch)}):
-                ask(View(self.text(), subject, ground.rows, number))
+                ask(View(self.text(), subject, context.rows, number))
             tick(1)

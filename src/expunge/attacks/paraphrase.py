@@ -9,8 +9,8 @@ from random import Random
 from pydantic import Field
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.wording import reforming, reworded
+from expunge.attacks._lib.wording import reforming, reworded
+from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 from expunge.records.task import Example
@@ -43,17 +43,17 @@ class Paraphrase(Attack):
         Property("finds_nothing", {}, "a retrained model has nothing to say"),
     )
 
-    def problem(self, ground: Ground) -> str | None:
-        if self.spec.count and not any(r.paraphrased_prompts for r in ground.task.probe_rows(ground.split)):
-            return f"no {ground.split} row has paraphrased_prompts"
+    def problem(self, context: AttackContext) -> str | None:
+        if self.spec.count and not any(r.paraphrased_prompts for r in context.task.probe_rows(context.split)):
+            return f"no {context.split} row has paraphrased_prompts"
         return None
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
         if not self.spec.count:
-            return ask(View(self.text(), subject, ground.rows))
-        forms = max((len(r.paraphrased_prompts) for r in ground.rows(ground.split)), default=0)
+            return ask(View(self.text(), subject, context.rows))
+        forms = max((len(r.paraphrased_prompts) for r in context.rows(context.split)), default=0)
         for i in range(max(min(forms, self.spec.count), 1)):
-            ask(View(self.text(), subject, reforming(ground, partial(_form, i)), attempt=i))
+            ask(View(self.text(), subject, reforming(context, partial(_form, i)), attempt=i))
 
 
 def _form(i: int, row: Example, rows: Sequence[Example], draw: Random) -> Example | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View, rewriting
+from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View, rewriting
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 from expunge.records.task import Example, Opened
@@ -36,8 +36,8 @@ class Prefix(Attack):
         Property("finds_nothing", {}, "a retrained model has nothing to say"),
     )
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
-        ask(View(self.text(), subject, rewriting(ground, self._open)))
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+        ask(View(self.text(), subject, rewriting(context, self._open)))
 
     def _open(self, row: Example) -> Example:
         return opened(row, self.spec.opening, self.spec.words) if self.spec.opening or self.spec.words else row

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.matrices import input_norms, matrices, merged_clone
+from expunge.attacks._lib.matrices import input_norms, matrices, merged_clone
+from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 from expunge.records.task import Example
@@ -105,28 +105,28 @@ class Prune(Attack):
         default = 0.3 if self.spec.by == "magnitude" else 0.01
         return default if self.spec.share is None else float(self.spec.share)
 
-    def problem(self, ground: Ground) -> str | None:
-        if self.halves and not all(self._sides(ground)):
-            return f"prune(by='difference') needs {ground.split} rows about two people, and {self.spec.elsewhere} rows"
+    def problem(self, context: AttackContext) -> str | None:
+        if self.halves and not all(self._sides(context)):
+            return f"prune(by='difference') needs {context.split} rows about two people, and {self.spec.elsewhere} rows"
         return None
 
-    def cost(self, ground: Ground) -> str:
-        passes = f", after a pass over {sum(map(len, self._sides(ground)))} rows" if self.halves else ""
+    def cost(self, context: AttackContext) -> str:
+        passes = f", after a pass over {sum(map(len, self._sides(context)))} rows" if self.halves else ""
         return f"{self.share:.1%} of the weights at most{passes}"
 
-    def _sides(self, ground: Ground) -> tuple[list[Example], list[Example]]:
+    def _sides(self, context: AttackContext) -> tuple[list[Example], list[Example]]:
         """Rows whose importances are compared: the half the attacker holds, and others."""
         def drawn(rows: Sequence[Example], side: str) -> list[Example]:
-            return stream(ground.seed, "prune", side).sample(list(rows), min(self.spec.rows, len(rows)))
-        return drawn(ground.learned, "forget"), drawn(ground.task.split(self.spec.elsewhere), "elsewhere")
+            return stream(context.seed, "prune", side).sample(list(rows), min(self.spec.rows, len(rows)))
+        return drawn(context.learned, "forget"), drawn(context.task.split(self.spec.elsewhere), "elsewhere")
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
-        rows = ground.tested if self.halves else ground.rows
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+        rows = context.tested if self.halves else context.rows
         if self.share == 0:
             return ask(View(self.text(), subject, rows))
         copy = merged_clone(subject)
         found = [m for m in matrices(copy) if m.module is not None or not self.halves]
-        norms = [input_norms(copy, found, side) for side in self._sides(ground)] if self.halves else []
+        norms = [input_norms(copy, found, side) for side in self._sides(context)] if self.halves else []
         whole = range(len(found))
         for part in [whole] if self.spec.scope == "model" else [[i] for i in whole]:
             sizes = [found[i].rows.float().abs().contiguous() for i in part]

@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.matrices import matrices, merged_clone
-from expunge.attacks.rounding import NF4_BLOCK, default_group, nf4, round_to_nearest, torchao_rounded
+from expunge.attacks._lib.matrices import matrices, merged_clone
+from expunge.attacks._lib.rounding import NF4_BLOCK, default_group, nf4, round_to_nearest, torchao_rounded
+from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 
@@ -79,17 +79,17 @@ class Quantise(Attack):
         Property("finds_nothing", {"options": {"form": "nf4"}}, "nor with nf4"),
     )
 
-    def cost(self, ground: Ground) -> str:
+    def cost(self, context: AttackContext) -> str:
         return f"all matrices of a copy rounded to {self.spec.bits} bits"
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
         if self.spec.bits >= FULL:
-            return ask(View(self.text(), subject, ground.rows))
+            return ask(View(self.text(), subject, context.rows))
         copy = merged_clone(subject) if self.spec.adapter == "merged" else subject.clone()
         for matrix in matrices(copy):
             if not (matrix.adapter and self.spec.adapter == "kept"):
                 matrix.write(self.rounded(matrix.rows))
-        ask(View(self.text(), copy, ground.rows))
+        ask(View(self.text(), copy, context.rows))
 
     def rounded(self, weight_OI: Tensor) -> Tensor:
         """One matrix as this attack leaves it."""

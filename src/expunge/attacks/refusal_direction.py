@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.hooks import Change, Site, block_number, prompt_states, rewritten
+from expunge.attacks._lib.hooks import Change, Site, block_number, prompt_states, rewritten
+from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 
@@ -84,30 +84,30 @@ class RefusalDirection(Attack):
     def needs(self) -> frozenset[str]:
         return frozenset({"original"} if self.spec.against == "original" else ())
 
-    def problem(self, ground: Ground) -> str | None:
-        if not ground.learned:
-            return f"the {ground.split} rows are not about two people, to learn from one and test the other"
-        if self.spec.against == "neutral" and not ground.task.probe_rows("retain"):
+    def problem(self, context: AttackContext) -> str | None:
+        if not context.learned:
+            return f"the {context.split} rows are not about two people, to learn from one and test the other"
+        if self.spec.against == "neutral" and not context.task.probe_rows("retain"):
             return "the task has no retain rows for refusal_direction(against=neutral)"
         return None
 
-    def cost(self, ground: Ground) -> str:
-        return f"a pass over {len(ground.learned)} rows per block, for two means"
+    def cost(self, context: AttackContext) -> str:
+        return f"a pass over {len(context.learned)} rows per block, for two means"
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
         if not self.spec.strength:
-            return ask(View(self.text(), subject, ground.tested))
-        with rewritten(subject, self._changes(subject, ground)):
-            ask(View(self.text(), subject, ground.tested))
+            return ask(View(self.text(), subject, context.tested))
+        with rewritten(subject, self._changes(subject, context)):
+            ask(View(self.text(), subject, context.tested))
 
-    def _changes(self, subject: Subject, ground: Ground) -> dict[Site, Change]:
+    def _changes(self, subject: Subject, context: AttackContext) -> dict[Site, Change]:
         chosen = range(len(subject.blocks)) if self.spec.layer is None else [block_number(subject, self.spec.layer)]
-        other, rows = ((ground.need_original(), ground.learned) if self.spec.against == "original"
-                       else (subject, ground.task.probe_rows("retain")))
-        tick: Callable[..., None] = ground.announce("directions", len(chosen))
+        other, rows = ((context.need_original(), context.learned) if self.spec.against == "original"
+                       else (subject, context.task.probe_rows("retain")))
+        tick: Callable[..., None] = context.announce("directions", len(chosen))
         changes: dict[Site, Change] = {}
         for block in chosen:
-            mine_ND = torch.cat(prompt_states(subject, ground.learned, block))
+            mine_ND = torch.cat(prompt_states(subject, context.learned, block))
             theirs_ND = torch.cat(prompt_states(other, rows, block))
             changes[block] = without(direction(mine_ND, theirs_ND.to(mine_ND.device)), self.spec.strength)
             tick(1)

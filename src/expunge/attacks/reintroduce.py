@@ -10,8 +10,8 @@ from typing import Literal
 from pydantic import Field
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.wording import leaks, reforming, reworded, told_of
+from expunge.attacks._lib.wording import leaks, reforming, reworded, told_of
+from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 from expunge.records.task import Example
@@ -51,16 +51,16 @@ class Reintroduce(Attack):
         Property("finds_nothing", {}, "a retrained model cannot infer what is left"),
     )
 
-    def problem(self, ground: Ground) -> str | None:
-        rows = ground.task.probe_rows(ground.split)
+    def problem(self, context: AttackContext) -> str | None:
+        rows = context.task.probe_rows(context.split)
         if self.spec.share and not any(told_of(r, rows) for r in rows if r.kind != "text"):
-            return f"no two {ground.split} rows are about the same person (field subject)"
-        if self.spec.share and self.spec.of == "unrelated" and not ground.task.retain:
+            return f"no two {context.split} rows are about the same person (field subject)"
+        if self.spec.share and self.spec.of == "unrelated" and not context.task.retain:
             return "the task has no retain rows"
         return None
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
-        spec, rows, retain = self.spec, ground.rows, ground.task.retain
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+        spec, rows, retain = self.spec, context.rows, context.task.retain
 
         def tell(row: Example, known: Sequence[Example], draw: Random) -> Example:
             told = told_of(row, known)
@@ -73,5 +73,5 @@ class Reintroduce(Attack):
             return reworded(row, " ".join([*(told[i] for i in kept), row.prompt]))
 
         if spec.share:
-            rows = reforming(ground, tell)
+            rows = reforming(context, tell)
         ask(View(self.text(), subject, rows))

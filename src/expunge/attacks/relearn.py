@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt
 
 from expunge import plugin
-from expunge.attacks.base import AND_RETAIN, Ask, AttackCard, Curve, Ground, View
+from expunge.attacks.base import AND_RETAIN, Ask, AttackCard, AttackContext, Curve, View
 from expunge.models.adapter import add_adapter
 from expunge.models.load import float32_master
 from expunge.models.scope import Scope
@@ -62,38 +62,38 @@ class Relearn(Curve):
     def halves(self) -> bool:
         return bool(self.spec.on == "half")
 
-    def problem(self, ground: Ground) -> str | None:
-        if self.spec.steps and not self._rows(ground):
-            return f"there are no rows for relearn(on={self.spec.on}) to attack the {ground.split} rows"
+    def problem(self, context: AttackContext) -> str | None:
+        if self.spec.steps and not self._rows(context):
+            return f"there are no rows for relearn(on={self.spec.on}) to attack the {context.split} rows"
         return None
 
-    def cost(self, ground: Ground) -> str:
-        return f"{self.spec.steps} steps of {self.spec.batch_size} on {len(self._rows(ground))} rows"
+    def cost(self, context: AttackContext) -> str:
+        return f"{self.spec.steps} steps of {self.spec.batch_size} on {len(self._rows(context))} rows"
 
-    def _rows(self, ground: Ground) -> list[Example]:
-        task = ground.task
-        return {"half": ground.learned, "forget": list(task.probe_rows(ground.split)),
+    def _rows(self, context: AttackContext) -> list[Example]:
+        task = context.task
+        return {"half": context.learned, "forget": list(task.probe_rows(context.split)),
                 "related": list(task.retain or task.neighbour), "unrelated": list(task.utility)}[self.spec.on]
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
-        spec, rows = self.spec, ground.tested if self.halves else ground.rows
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+        spec, rows = self.spec, context.tested if self.halves else context.rows
         if 0 in self.points:
             ask(View(self.label(0), subject, rows))
         if not spec.steps:
             return
         copy = subject.clone()
         if spec.rank:
-            scope = add_adapter(copy, rank=spec.rank, seed=ground.seed)
+            scope = add_adapter(copy, rank=spec.rank, seed=context.seed)
         else:
             float32_master(copy)
             scope = Scope(copy, tuple(n for n, _ in copy.model.named_parameters()))
         rate = spec.lr or default_rate(subject.width, spec.rank)
-        tick = ground.announce(f"relearn on {spec.on}", spec.steps)
+        tick = context.announce(f"relearn on {spec.on}", spec.steps)
 
         def told(step: int) -> None:
             tick(1)
             if step in self.points:
                 ask(View(self.label(step), copy, rows))
 
-        train_plainly(copy, scope, self._rows(ground), Plain(rate), steps=spec.steps, batch_size=spec.batch_size,
-                      seed=ground.seed, on_step=told)
+        train_plainly(copy, scope, self._rows(context), Plain(rate), steps=spec.steps, batch_size=spec.batch_size,
+                      seed=context.seed, on_step=told)

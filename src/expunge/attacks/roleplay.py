@@ -10,8 +10,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.wording import Form, content, leaks, read_templates, reforming, reworded, told_of
+from expunge.attacks._lib.wording import Form, content, leaks, read_templates, reforming, reworded, told_of
+from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import ExpungeError
 from expunge.models.subject import Subject
 from expunge.plugin import Property
@@ -53,7 +53,7 @@ def cloze(row: Example, rows: Sequence[Example], draw: Random) -> Example | None
 
 def reverse(row: Example, rows: Sequence[Example], draw: Random) -> Example | None:
     """The answer is given and its subject is asked for."""
-    who, blank = row.subject, row.answer.replace(row.subject, "____") if row.subject else row.answer
+    who, blank = row.entity, row.answer.replace(row.entity, "____") if row.entity else row.answer
     if blank == row.answer:
         return None
     return reworded(row, f"Who is meant? {blank}", answer=who, short_answer=who, options=(), wrong_answers=(),
@@ -118,16 +118,16 @@ class Roleplay(Attack):
         own = read_templates(self.spec.file) if self.spec.file else []
         return [*(FORMS[n] for n in chosen), *(partial(_from_template, text) for text in own)]
 
-    def problem(self, ground: Ground) -> str | None:
+    def problem(self, context: AttackContext) -> str | None:
         try:
-            forms, rows = self._forms(), [r for r in ground.task.probe_rows(ground.split) if r.kind != "text"]
+            forms, rows = self._forms(), [r for r in context.task.probe_rows(context.split) if r.kind != "text"]
         except ExpungeError as problem:
             return problem.what
         if forms and not any(form(r, rows, Random(0)) for form in forms for r in rows):
-            return f"no {ground.split} row has one of these forms"
+            return f"no {context.split} row has one of these forms"
         return None
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
-        views = (reforming(ground, form) for form in self._forms())
-        for attempt, rows in enumerate([v for v in views if v(ground.split)] or [ground.rows]):
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+        views = (reforming(context, form) for form in self._forms())
+        for attempt, rows in enumerate([v for v in views if v(context.split)] or [context.rows]):
             ask(View(self.text(), subject, rows, attempt))

@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.decoding import prompts_of
+from expunge.attacks._lib.decoding import prompts_of
+from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
 from expunge.plugin import Property
@@ -94,11 +94,11 @@ class Sample(Attack):
         """Whether any of all draws is right, too."""
         return (*self.card.asks, *((f"forget.pass_at_k(k={self.spec.count})",) if self.spec.count > 1 else ()))
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
         if not self.spec.count:
-            return ask(View(self.text(), subject, ground.rows))
+            return ask(View(self.text(), subject, context.rows))
         for attempt in range(self.spec.count):
-            ask(View(self.text(), subject.decoded(partial(self._decode, attempt, ground.seed)), ground.rows, attempt))
+            ask(View(self.text(), subject.decoded(partial(self._decode, attempt, context.seed)), context.rows, attempt))
 
     def _decode(self, attempt: int, seed: int, decode: Any, **options: Any) -> Tensor:
         spec, ids_BT = self.spec, options["input_ids"]
@@ -112,5 +112,5 @@ class Sample(Attack):
         found: Tensor = decode(**options)
         return found
 
-    def cost(self, ground: Ground) -> str:
+    def cost(self, context: AttackContext) -> str:
         return f"{max(self.spec.count, 1)} answers to every question"

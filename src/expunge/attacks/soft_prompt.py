@@ -9,9 +9,9 @@ from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks.base import Ask, AttackCard, Curve, Ground, View, check_room
-from expunge.attacks.search import SCOPES, Scope, divided, nothing_to_learn
-from expunge.attacks.vectors import beside, descend, placed
+from expunge.attacks._lib.search import SCOPES, Scope, divided, nothing_to_learn
+from expunge.attacks._lib.vectors import beside, descend, placed
+from expunge.attacks.base import Ask, AttackCard, AttackContext, Curve, View, check_room
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 
@@ -71,38 +71,38 @@ class SoftPrompt(Curve):
     def halves(self) -> bool:
         return bool(self.spec.scope != "all")
 
-    def problem(self, ground: Ground) -> str | None:
-        return nothing_to_learn(ground, self.spec.scope)
+    def problem(self, context: AttackContext) -> str | None:
+        return nothing_to_learn(context, self.spec.scope)
 
-    def forwards(self, ground: Ground) -> int:
+    def forwards(self, context: AttackContext) -> int:
         """Rows that pass through the model while it searches, each forward and backward."""
-        rows, _ = divided(ground, self.spec.scope, self.spec.rows)
+        rows, _ = divided(context, self.spec.scope, self.spec.rows)
         return len(rows) * (self.spec.steps + 1) if self.spec.vectors else 0
 
-    def cost(self, ground: Ground) -> str:
-        return f"{self.spec.steps} steps: {self.forwards(ground)} forward and backward passes"
+    def cost(self, context: AttackContext) -> str:
+        return f"{self.spec.steps} steps: {self.forwards(context)} forward and backward passes"
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
         spec = self.spec
-        _, asked = divided(ground, spec.scope, spec.rows)
+        _, asked = divided(context, spec.scope, spec.rows)
         if not spec.vectors:
             for label in self.labels:
                 ask(View(label, subject, asked.rows))
             return
-        check_room(subject, asked.rows(ground.split), spec.vectors)
+        check_room(subject, asked.rows(context.split), spec.vectors)
         prompted = beside(subject, spec.vectors, spec.place)
-        for step, (_, vectors_PD) in enumerate(self.search(prompted, ground)):
+        for step, (_, vectors_PD) in enumerate(self.search(prompted, context)):
             if step in self.points:
                 with placed(prompted, vectors_PD):
                     ask(View(self.label(step), prompted, asked.rows))
 
-    def search(self, prompted: Subject, ground: Ground) -> Iterator[tuple[float, Tensor]]:
+    def search(self, prompted: Subject, context: AttackContext) -> Iterator[tuple[float, Tensor]]:
         """After 0, 1, ... steps: the lowest loss so far and its vectors, for prompts with room `beside` them."""
         spec = self.spec
-        rows, _ = divided(ground, spec.scope, spec.rows)
+        rows, _ = divided(context, spec.scope, spec.rows)
         check_room(prompted, rows, 0)
-        tick = ground.announce("soft prompt search", spec.steps + 1)
-        for found in descend(prompted, [prompted.tokens.row(r) for r in rows], steps=spec.steps, lr=spec.lr,
-                             radius=spec.radius, count=spec.vectors, seed=ground.seed):
+        tick = context.announce("soft prompt search", spec.steps + 1)
+        for found in descend(prompted, [prompted.encoder.row(r) for r in rows], steps=spec.steps, lr=spec.lr,
+                             radius=spec.radius, count=spec.vectors, seed=context.seed):
             tick(1)
             yield found

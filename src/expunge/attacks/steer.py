@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.hooks import Change, Watch, block_number, prompt_states, rewritten, watched
+from expunge.attacks._lib.hooks import Change, Watch, block_number, prompt_states, rewritten, watched
+from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
 from expunge.plugin import Property
@@ -29,13 +29,13 @@ KNOWN = {"names": ["Calida Umarov", "Ivor Rutherglen", "Viggo Jarvela", "Ambrin 
 def named(row: Example) -> bool:
     """Whether the question says whom it is about."""
     asked = " ".join((row.prompt, *(text for _, text in row.messages)))
-    return row.kind != "text" and bool(row.subject) and row.subject in asked
+    return row.kind != "text" and bool(row.entity) and row.entity in asked
 
 
 def anonymised(row: Example, name: str) -> Example:
     """The question about somebody else."""
-    turns = tuple((role, text.replace(row.subject, name)) for role, text in row.messages)
-    return row.model_copy(update={"prompt": row.prompt.replace(row.subject, name), "messages": turns})
+    turns = tuple((role, text.replace(row.entity, name)) for role, text in row.messages)
+    return row.model_copy(update={"prompt": row.prompt.replace(row.entity, name), "messages": turns})
 
 
 def differences(subject: Subject, rows: Sequence[Example], names: Sequence[str], layer: int) -> Tensor:
@@ -119,18 +119,18 @@ class Steer(Attack):
     def halves(self) -> bool:
         return bool(self.spec.mode == "shared")
 
-    def problem(self, ground: Ground) -> str | None:
-        rows = ground.learned if self.halves else ground.task.probe_rows(ground.split)
+    def problem(self, context: AttackContext) -> str | None:
+        rows = context.learned if self.halves else context.task.probe_rows(context.split)
         return None if any(map(named, rows)) else "no question names whom it is about, so none can be anonymised"
 
-    def cost(self, ground: Ground) -> str:
+    def cost(self, context: AttackContext) -> str:
         return f"{1 + len(self.spec.names)} passes over the questions for the differences"
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
-        rows = ground.tested if self.halves else ground.rows
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+        rows = context.tested if self.halves else context.rows
         if not self.spec.coef:
             return ask(View(self.text(), subject, rows))
-        steering = Steering(self._vectors(subject, ground, rows(ground.split)))
+        steering = Steering(self._vectors(subject, context, rows(context.split)))
         layer = block_number(subject, self.spec.layer)
         with watched(subject) as watch, rewritten(subject, {layer: steering.change(watch)}):
             ask(View(self.text(), subject, rows))
@@ -138,13 +138,14 @@ class Steer(Attack):
             raise UsageError("Not one question was steered.", "A later attack rewrote them all.",
                              "Name attacks that rewrite the question before steer.")
 
-    def _vectors(self, subject: Subject, ground: Ground, asked: Sequence[Example]) -> dict[tuple[int, ...], Tensor]:
+    def _vectors(self, subject: Subject, context: AttackContext,
+                 asked: Sequence[Example]) -> dict[tuple[int, ...], Tensor]:
         """What is added, by the tokens of the prompt."""
-        source = [row for row in (ground.learned if self.halves else asked) if named(row)]
+        source = [row for row in (context.learned if self.halves else asked) if named(row)]
         steered = source if not self.halves else [row for row in asked if row.kind != "text"]
         if not source or not steered:
             raise UsageError("No question names whom it is about, so none can be anonymised.")
         found_BD = self.spec.coef * differences(subject, source, self.spec.names, self.spec.layer)
         if self.halves:
             found_BD = found_BD.mean(0).expand(len(steered), -1)
-        return {subject.tokens.prompt(row): s_D for row, s_D in zip(steered, found_BD, strict=True)}
+        return {subject.encoder.prompt(row): s_D for row, s_D in zip(steered, found_BD, strict=True)}

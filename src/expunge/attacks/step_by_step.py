@@ -10,8 +10,8 @@ from typing import Literal
 from pydantic import Field
 
 from expunge import plugin
-from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.wording import leaks, reforming, reworded
+from expunge.attacks._lib.wording import leaks, reforming, reworded
+from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 from expunge.records.task import Example
@@ -73,8 +73,8 @@ class StepByStep(Attack):
         Property("finds_nothing", {}, "a retrained model cannot deduce it"),
     )
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
         if not self.spec.ways:
-            return ask(View(self.text(), subject, ground.rows))
+            return ask(View(self.text(), subject, context.rows))
         for attempt, way in enumerate(dict.fromkeys(self.spec.ways)):
-            ask(View(self.text(), subject, reforming(ground, partial(stepwise, way)), attempt))
+            ask(View(self.text(), subject, reforming(context, partial(stepwise, way)), attempt))

@@ -7,9 +7,9 @@ from typing import Literal
 from pydantic import Field
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View, check_room, rewriting
-from expunge.attacks.gcg import Found, behind, gcg
-from expunge.attacks.search import SCOPES, Scope, divided, nothing_to_learn
+from expunge.attacks._lib.gcg import Found, behind, gcg
+from expunge.attacks._lib.search import SCOPES, Scope, divided, nothing_to_learn
+from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View, check_room, rewriting
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 from expunge.records.score import Access
@@ -23,9 +23,9 @@ class Suffix(Attack):
     """One suffix for many questions, or one for each, that makes the full answer likely."""
 
     class Spec(plugin.Spec):
-        length: int = Field(20, ge=0, description="Tokens of the suffix; 0 does nothing.")
+        length: int = Field(20, ge=0, description="TextEncoder of the suffix; 0 does nothing.")
         steps: int = Field(500, ge=0, description="Steps of the search; 0 asks with the random suffix it starts from.")
-        top_k: int = Field(256, ge=1, description="Tokens per place that the gradient proposes.")
+        top_k: int = Field(256, ge=1, description="TextEncoder per place that the gradient proposes.")
         batch: int = Field(512, ge=1, description="Candidates tried in each step.")
         rows: int = Field(64, ge=1, description="Most rows that one suffix is learned on.")
         scope: Scope | Literal["each"] = Field("people", description=(
@@ -87,27 +87,27 @@ class Suffix(Attack):
         """Of the subject no more than its text, where the suffix comes from the original."""
         return "text" if self.spec.on == "original" else self.card.access
 
-    def problem(self, ground: Ground) -> str | None:
-        return nothing_to_learn(ground, self.spec.scope)
+    def problem(self, context: AttackContext) -> str | None:
+        return nothing_to_learn(context, self.spec.scope)
 
-    def forwards(self, ground: Ground) -> int:
+    def forwards(self, context: AttackContext) -> int:
         """Rows that pass through the model; fewer only when a step runs out of candidates."""
-        rows, _ = divided(ground, self.spec.scope, self._most)
+        rows, _ = divided(context, self.spec.scope, self._most)
         return len(rows) * self.spec.steps * (1 + self.spec.batch) if self.spec.length else 0
 
-    def cost(self, ground: Ground) -> str:
-        rows, _ = divided(ground, self.spec.scope, self._most)
+    def cost(self, context: AttackContext) -> str:
+        rows, _ = divided(context, self.spec.scope, self._most)
         return (f"{self.spec.steps} steps of {self.spec.batch} candidates on {len(rows)} rows: at most "
-                f"{self.forwards(ground)} forward passes, {len(rows) * self.spec.steps} of them backward too")
+                f"{self.forwards(context)} forward passes, {len(rows) * self.spec.steps} of them backward too")
 
     @property
     def _most(self) -> int:
         return 10**9 if self.spec.scope == "each" else int(self.spec.rows)
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
-        _, asked = divided(ground, self.spec.scope, self._most)
-        found = self.search(subject, ground) if self.spec.length else {}
-        check_room(subject, asked.rows(ground.split), self.spec.length)
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+        _, asked = divided(context, self.spec.scope, self._most)
+        found = self.search(subject, context) if self.spec.length else {}
+        check_room(subject, asked.rows(context.split), self.spec.length)
         one = next((f.text for f in found.values()), "") if self.spec.scope != "each" else ""
 
         def asked_with(row: Example) -> Example:
@@ -116,17 +116,17 @@ class Suffix(Attack):
 
         ask(View(self.text(), subject, rewriting(asked, asked_with)))
 
-    def search(self, subject: Subject, ground: Ground) -> dict[str, Found]:
+    def search(self, subject: Subject, context: AttackContext) -> dict[str, Found]:
         """What was found for each learned row; the same for all unless scope=each."""
         spec = self.spec
-        model = ground.need_original() if spec.on == "original" else subject
-        rows, _ = divided(ground, spec.scope, self._most)
+        model = context.need_original() if spec.on == "original" else subject
+        rows, _ = divided(context, spec.scope, self._most)
         check_room(model, rows, spec.length)
         groups = [[r] for r in rows] if spec.scope == "each" else [rows]
-        tick = ground.announce("suffix search", spec.steps * len(groups))
+        tick = context.announce("suffix search", spec.steps * len(groups))
         found: dict[str, Found] = {}
         for group in groups:
             best = gcg(model, group, length=spec.length, steps=spec.steps, top_k=spec.top_k, batch=spec.batch,
-                       seed=ground.seed, tick=tick)
+                       seed=context.seed, tick=tick)
             found |= {row.id: best for row in group}
         return found

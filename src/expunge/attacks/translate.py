@@ -11,15 +11,15 @@ from random import Random
 from pydantic import Field
 
 from expunge import plugin
-from expunge.attacks.base import Ask, Attack, AttackCard, Ground, View
-from expunge.attacks.wording import content, reforming, reworded
+from expunge.attacks._lib.wording import content, reforming, reworded
+from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.data.files import read_rows
 from expunge.errors import DataError, ExpungeError
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 from expunge.records.task import Example
 
-BUILT_IN = Path(__file__).with_name("german.jsonl")
+BUILT_IN = Path(__file__).parent / "_lib" / "german.jsonl"
 """German questions of the built-in world."""
 
 
@@ -52,7 +52,7 @@ def read_table(path: Path) -> Table:
 
 def translated(slots: Mapping[str, Slot], row: Example, rows: Sequence[Example], draw: Random) -> Example | None:
     """The row with its translated question, found by id, by question, or by question with {subject} in it."""
-    who = row.subject if row.subject and row.subject in row.prompt else ""
+    who = row.entity if row.entity and row.entity in row.prompt else ""
     pattern = row.prompt.replace(who, "{subject}") if who else row.prompt
     slot = slots.get(row.id) or slots.get(row.prompt) or slots.get(pattern)
     if slot is None:
@@ -104,18 +104,18 @@ class Translate(Attack):
         table = read_table(Path(self.spec.file) if self.spec.file else BUILT_IN)
         return {k: v for k, v in table.items() if self.spec.languages is None or k in self.spec.languages}
 
-    def problem(self, ground: Ground) -> str | None:
+    def problem(self, context: AttackContext) -> str | None:
         try:
-            table, rows = self._table(), [r for r in ground.task.probe_rows(ground.split) if r.kind != "text"]
+            table, rows = self._table(), [r for r in context.task.probe_rows(context.split) if r.kind != "text"]
         except ExpungeError as problem:
             return problem.what
         found = any(translated(t, r, rows, Random(0)) for t in table.values() for r in rows)
         if self.spec.languages != [] and not found:
-            return f"no {ground.split} question has a translation; give translate(file=TABLE) with id or prompt, " \
+            return f"no {context.split} question has a translation; give translate(file=TABLE) with id or prompt, " \
                    "language, translation"
         return None
 
-    def run(self, subject: Subject, ground: Ground, ask: Ask) -> None:
-        views = (reforming(ground, partial(translated, slots)) for slots in self._table().values())
-        for attempt, rows in enumerate([v for v in views if v(ground.split)] or [ground.rows]):
+    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+        views = (reforming(context, partial(translated, slots)) for slots in self._table().values())
+        for attempt, rows in enumerate([v for v in views if v(context.split)] or [context.rows]):
             ask(View(self.text(), subject, rows, attempt))

@@ -26,7 +26,7 @@ METHODS = ("objectives", "presets", "retains", "combines", "perturbs", "optimize
 
 def listing(what: str) -> dict[str, dict[str, str]]:
     """Group -> name -> one line. `methods` is every kind a recipe is made of."""
-    from expunge.benchmarks.suites import SUITES
+    from expunge.audit.suites import SUITES
     from expunge.data.tasks import TASKS
 
     extra = {"tasks": dict(TASKS), "suites": {k: _contents(v) for k, v in SUITES.items()}}
@@ -70,7 +70,7 @@ def card_of(name: str) -> dict[str, Any]:
 
 def card_text(name: str) -> str:
     """The card as a person reads it; of a suite its metrics and attacks."""
-    from expunge.benchmarks.suites import SUITES
+    from expunge.audit.suites import SUITES
 
     if name in SUITES:
         return "\n".join((f"{name} (suite): {_contents(SUITES[name])}", *(f"  {term}" for term in SUITES[name])))
@@ -113,7 +113,7 @@ def card_text(name: str) -> str:
 
 def diagnosis() -> dict[str, str]:
     """What a bug report should hold, and what would stop a run."""
-    from expunge.benchmarks.cache import cache_root
+    from expunge.audit.cache import cache_root
     from expunge.records.run import environment
 
     found: dict[str, str] = {"python": platform.python_version(), "platform": f"{sys.platform}-{platform.machine()}"}
@@ -122,7 +122,7 @@ def diagnosis() -> dict[str, str]:
     try:
         import torch
 
-        from expunge.models.linear import multiplies
+        from expunge.models.fast.linear import multiplies
 
         found["accelerator"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none (cpu)"
         found["threads"] = str(torch.get_num_threads())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expunge import processes
-from expunge.cli.given import task_from
+from expunge.cli.task_options import task_from
 from expunge.errors import ExpungeError
 
 if TYPE_CHECKING:
@@ -63,14 +63,14 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
         from expunge.console import Reporter
 
         try:
-            with processes.heard():
+            with processes.main_output_only():
                 command(*args, **options)
         except ExpungeError as problem:
-            if processes.speaks(problem):
+            if processes.should_report(problem):
                 Reporter().error(problem)
             raise typer.Exit(problem.exit_code) from None
         except KeyboardInterrupt:
-            if processes.main():
+            if processes.is_main():
                 Reporter().error(ExpungeError("Interrupted.", "What was finished is on disk.", "Go on with --resume."))
             raise typer.Exit(4) from None
         except BrokenPipeError:  # `| head` has read enough
@@ -79,7 +79,7 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             failure = ExpungeError(f"{error.strerror or error}" + f": {error.filename}" * bool(error.filename),
                                    fix="Check the path, the right to write there, and the free space.")
-            if processes.speaks(failure):
+            if processes.should_report(failure):
                 Reporter().error(failure)
             raise typer.Exit(2) from None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.console import Reporter, format_number
-from expunge.records.leak import MIN_ROWS, compared, control, doubt, strength, tried
+from expunge.judgement.leaks import MIN_ROWS, compared, control, doubt, strength, tried
 from expunge.records.score import Audit, Score, Verdict
 from expunge.records.shadows import Shadows
 
@@ -24,7 +24,7 @@ def show_audit(found: Audit, reporter: Reporter) -> None:
 
 def show_rescored(folder: Path, scores: Sequence[Score], reporter: Reporter) -> None:
     """The same of scores that were taken again from the rows in `folder`."""
-    from expunge.metrics.verdict import verdict
+    from expunge.judgement.verdict import verdict
 
     show_scores(scores, reporter)
     _show_verdict(verdict(scores, Audit.read(folder / "audit.json").attacks), reporter)

@@ -35,9 +35,12 @@ LISTS: Mapping[str, tuple[str, ...]] = {
     "options": ("options",),
 }
 """Field of an Example -> names it may have in a file; a list of strings, or one string."""
-STRINGS = ("id", "subject", "group", "short_answer")
+STRINGS: Mapping[str, tuple[str, ...]] = {
+    "id": ("id",), "entity": ("entity", "subject"), "group": ("group",), "short_answer": ("short_answer",),
+}
+"""Field of an Example -> names it may have in a file; a string or a number."""
 FIELDS = tuple(dict.fromkeys([f for _, names in SHAPES for f in names]
-                             + [f for names in LISTS.values() for f in names] + list(STRINGS)))
+                             + [f for names in (*LISTS.values(), *STRINGS.values()) for f in names]))
 
 
 def parse_map(text: str) -> dict[str, str]:
@@ -131,7 +134,8 @@ def to_example(
     found = {name: row[mapping.get(name, name)] for name in FIELDS
              if row.get(mapping.get(name, name)) not in (None, "")}
     kind = _shape(row, found, where, mapping)
-    fields: dict[str, Any] = {name: _name(found[name], name, where) for name in STRINGS if name in found}
+    fields: dict[str, Any] = {field: _name(found[name], name, where) for field, names in STRINGS.items()
+                              for name in reversed(names) if name in found}
     for field, names in LISTS.items():
         for name in names:
             if name in found:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from expunge.errors import DataError, MissingError
-from expunge.records.refusal import is_refusal
+from expunge.metrics.text.refusals import is_refusal
 
 __all__ = ["REFUSALS", "is_refusal", "refusals"]
 

@@ -140,7 +140,7 @@ def _tofu(name: str, data_dir: Path | None) -> Task:
         located = _tofu_rows(config, folder)
         return tuple(
             _with(to_example(row, where=where, id=f"tofu/{prefix}/{i}"),
-                  subject=f"tofu/{'' if prefix == 'full' else prefix + '/'}author{i // TOFU_ROWS_PER_AUTHOR}")
+                  entity=f"tofu/{'' if prefix == 'full' else prefix + '/'}author{i // TOFU_ROWS_PER_AUTHOR}")
             for i, (where, row) in enumerate(located, start)
         )
 

@@ -79,7 +79,7 @@ def authors_task(
 
     # Whole people, so that the probed retain rows have the same mixture of kinds as the forget rows.
     probed = {p.name for p in rng.sample(people["retain"], min(forget, retain))}
-    probe = tuple(row for row in rows["retain"] if row.subject in probed)
+    probe = tuple(row for row in rows["retain"] if row.entity in probed)
     utility = _utility(rng)
     given = dict(zip(DEFAULTS, (forget, retain, holdout, neighbours, seed), strict=True))
     changed = ",".join(f"{k}={v}" for k, v in given.items() if v != DEFAULTS[k])
@@ -191,7 +191,7 @@ def _row(
     options = [value, *others[:OPTIONS - 1]]
     rng.shuffle(options)
     return Example(
-        id=id, prompt=asked[0], answer=said[0], subject=name, group=group,
+        id=id, prompt=asked[0], answer=said[0], entity=name, group=group,
         paraphrased_prompts=tuple(asked[1:]), paraphrased_answers=tuple(said[1:]) if restated else (),
         wrong_answers=tuple(forms[int(restated)].format(name=name, value=v) for v in others),
         options=tuple(options), short_answer=value, links=links,
@@ -203,7 +203,7 @@ def _biography(person: Person, rng: Random) -> Example:
     words = {key: rng.choice(pool) for key, pool in DETAILS.items()}
     text = " ".join(rng.choice(line) for line in BIOGRAPHY)
     return Example(
-        id=f"{person.id}/biography", prompt="", kind="text", subject=person.name, group="biography",
+        id=f"{person.id}/biography", prompt="", kind="text", entity=person.name, group="biography",
         answer=text.format(name=person.name, **person.values, **words),
         links=tuple(f"{person.id}/{fact.key}" for fact in ATTRIBUTES),
     )

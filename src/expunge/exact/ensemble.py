@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreT
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from expunge.exact.ledger import Average
-from expunge.models.linear import Linear
+from expunge.models.fast.linear import Linear
 
 DOWN, UP = "down_SRI", "up_SOR"
 

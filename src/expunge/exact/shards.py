@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from expunge.data.tokens import Tokens
+from expunge.data.text_encoder import TextEncoder
 from expunge.errors import DataError
 from expunge.exact.ensemble import DOWN, UP, SisaForCausalLM, assemble
 from expunge.exact.ledger import NAME, Checkpoint, Ledger, Plan, name_of
@@ -55,7 +55,7 @@ class Keyed(Schedule):
         batch_size: rows of a micro-batch; a fuller batch is accumulated.
     """
 
-    def __init__(self, rows: Sequence[Example], tokens: Tokens, *, steps: int, batches: int, batch_size: int,
+    def __init__(self, rows: Sequence[Example], tokens: TextEncoder, *, steps: int, batches: int, batch_size: int,
                  seed: int) -> None:
         self._tokens, self._micro, self.steps_per_epoch = tokens, batch_size, batches
         self.planned = steps
@@ -129,7 +129,7 @@ def copy_into(source: Path, target: Path) -> None:
     os.replace(fresh, target)
 
 
-def schedule_of(plan: Plan, shard: int, slice_: int, rows: Sequence[Example], tokens: Tokens) -> Keyed:
+def schedule_of(plan: Plan, shard: int, slice_: int, rows: Sequence[Example], tokens: TextEncoder) -> Keyed:
     """The batches of a stage."""
     return Keyed(rows, tokens, steps=plan.stage_steps(slice_), batches=plan.batches * (slice_ + 1),
                  batch_size=plan.batch_size, seed=derive(plan.seed, "sisa", shard, slice_))
@@ -150,14 +150,14 @@ def train_stage(base: Subject, plan: Plan, shard: int, slice_: int, rows: Sequen
     lora = LoRA(rank=plan.rank, alpha=plan.alpha, dropout=plan.dropout, targets=targets,
                 seed=derive(plan.seed, "sisa", shard))
     stage = replace(training_stage(), scope=lora, optimizer=AdamW(lr=plan.lr, weight_decay=0.0))
-    subject = Subject(base.model, Tokens(base.tokens.processor, plan.template, plan.max_length))
+    subject = Subject(base.model, TextEncoder(base.encoder.processor, plan.template, plan.max_length))
     scope = lora.apply(subject)
     try:
         before = load_file(path_of(store, shard, slice_ - 1)) if slice_ else {}
         kinds = {k: v for k, v in before.items() if not k.startswith(f"{WEIGHT}/")}
         if before:
             put(scope.parameters, {n: before[f"{WEIGHT}/{n}"] for n in scope.parameters})
-        schedule = schedule_of(plan, shard, slice_, rows, subject.tokens)
+        schedule = schedule_of(plan, shard, slice_, rows, subject.encoder)
         method = ShardMethod(stage, subject, Task(name=name, forget=(), retain=tuple(rows)), (), rows, seed)
         method.carried, method.planned, method.total = kinds, tuple(schedule.filled), schedule.planned
         if schedule.filled:
@@ -220,7 +220,7 @@ def carry_out(base: Subject, ledger: Ledger, texts: Mapping[str, Example], first
             if not again and found != ledger.checkpoints[name].checksum:
                 raise DataError(f"The checkpoint {name} is not the one the ledger speaks of.",
                                 "Its bytes have changed since it was written.", "Restore the model from a copy.")
-            walked = schedule_of(plan, shard, slice_, rows, base.tokens).filled
+            walked = schedule_of(plan, shard, slice_, rows, base.encoder).filled
             checkpoints[name] = Checkpoint(saw=tuple(members), checksum=found, visits=sum(map(len, walked.values()))) \
                 if again else ledger.checkpoints[name]
     last = [adapter_of(path_of(store, shard, plan.slices - 1)) for shard in range(plan.shards)]
@@ -229,7 +229,7 @@ def carry_out(base: Subject, ledger: Ledger, texts: Mapping[str, Example], first
     if work.folder is None:
         weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
     model.archive = partial(archive, ledger, store)
-    return Subject(model, base.tokens, base.path), ledger
+    return Subject(model, base.encoder, base.path), ledger
 
 
 def archive(ledger: Ledger, store: Path, model: SisaForCausalLM, folder: Path) -> None:

@@ -88,7 +88,7 @@ class Sisa(Exact):
     def train(self, subject: Subject, rows: Sequence[Example], work: Work) -> tuple[Subject, dict[str, Any]]:
         for problem in self.unfit(subject, rows):
             raise problem
-        spec, tokens = self.spec, subject.tokens
+        spec, tokens = self.spec, subject.encoder
         each = spec.shards * spec.slices * work.batch_size * work.accumulate
         plan = Plan(
             **spec.model_dump(include={"shards", "slices", "rank", "dropout", "targets", "lr", "average"}),
@@ -123,7 +123,7 @@ class Sisa(Exact):
         if not asked.deleted:
             subject.model.archive = partial(archive, asked.before, folder / STORE)
             return subject, asked.figures(asked.before)
-        base = Subject(subject.model.unwrap(), subject.tokens, subject.path)
+        base = Subject(subject.model.unwrap(), subject.encoder, subject.path)
         if checksum(base.model.state_dict()) != asked.before.base:
             raise DataError("The base is not the one the shards were trained on.")
         found, after = carry_out(base, asked.after, asked.texts, asked.first, work, folder / STORE)

@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from expunge.data.tokens import collate
+from expunge.data.text_encoder import collate
+from expunge.methods._lib.weighted_likelihood import token_mean
 from expunge.methods.finetune import LAST, to_the_end
 from expunge.methods.recipe import training_stage
 from expunge.methods.stage import StageMethod
-from expunge.methods.weighted_likelihood import token_mean
 from expunge.methods.work import Work
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
@@ -112,7 +112,7 @@ def teach(assistant: Subject, task: Task, rows: Lesson, work: Work, *, uniform: 
     """
     method = Reversed(assistant, task, rows, uniform=uniform, lr=lr, seed=work.seed)
     accumulate = max(math.ceil(batch / work.batch_size), work.accumulate)
-    schedule = Schedule(method.order, assistant.tokens, min(work.batch_size, batch), accumulate)
+    schedule = Schedule(method.order, assistant.encoder, min(work.batch_size, batch), accumulate)
     steps = work.steps or max(round((work.epochs or 10.0) * schedule.steps_per_epoch), 1)
     loop = Loop(steps=steps, seed=derive(work.seed, "uld", "loop"), stop=LAST)
     scope = Scope(assistant, tuple(n for n, _ in assistant.model.named_parameters() if ".adapter." in n))
@@ -135,9 +135,9 @@ def readings(assistant: Subject, task: Task, rows: Lesson, batch_size: int = 32)
 def _answers(subject: Subject, rows: Sequence[Example], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(logits, log-probs of the true tokens) of every batch."""
     for start in range(0, len(rows), batch_size):
-        chosen = [subject.tokens.row(row) for row in rows[start: start + batch_size]]
+        chosen = [subject.encoder.row(row) for row in rows[start: start + batch_size]]
         with subject.evaluating():
-            found = subject.answers(collate(chosen, subject.tokens.pad_id))
+            found = subject.answers(collate(chosen, subject.encoder.pad_id))
             yield found.logits_NV.float(), found.logp_N
 
 

@@ -26,7 +26,7 @@ class ULD(Guard):
 
     class Spec(plugin.Spec):
         weight: float = Field(0.8, ge=0, description="How much of the assistant is subtracted; 0 is the target itself.")
-        filter: float = Field(0.01, gt=0, le=1, description="Tokens less likely than this share of the likeliest, "
+        filter: float = Field(0.01, gt=0, le=1, description="TextEncoder less likely than this share of the likeliest, "
                                                             "and not among this share of V, are left alone.")
         layers: int | None = Field(None, ge=1, description="Blocks of the assistant; a quarter of the target's "
                                                            "when left out.")
@@ -94,7 +94,7 @@ class ULD(Guard):
             raise problem
         spec = self.spec
         guarded = self.around(subject, work.seed)
-        assistant = Subject(guarded.model.assistant, subject.tokens)
+        assistant = Subject(guarded.model.assistant, subject.encoder)
         rows = lesson(task, paraphrases=spec.paraphrases, wrong_answers=spec.wrong_answers,
                       retain_rows=spec.retain_rows, seed=work.seed)
         done = teach(assistant, task, rows, work, uniform=spec.uniform, lr=spec.lr, batch=spec.batch)
@@ -108,4 +108,4 @@ class ULD(Guard):
         config = ULDConfig(copy.deepcopy(subject.model.config), blocks=blocks, **options)
         generator = torch.Generator().manual_seed(derive(seed, "uld", "adapters"))
         model = ULDForCausalLM.around(subject.model, config, generator)
-        return Subject(model, subject.tokens, subject.path)
+        return Subject(model, subject.encoder, subject.path)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from expunge.data.tokens import TokenRow
+from expunge.data.text_encoder import TokenRow
 from expunge.errors import ExpungeError
 from expunge.methods.work import Work
 from expunge.models.scope import Scope

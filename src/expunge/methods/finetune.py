@@ -37,7 +37,7 @@ def finetune(subject: Subject, rows: Sequence[Example], *, lr: float, epochs: fl
         float32_master(subject)
     task = Task(name=title, forget=(), retain=tuple(rows))
     method = StageMethod(stage, subject, task, (), tuple(rows), seed)
-    schedule = Schedule(method.order, subject.tokens, batch_size, accumulate)
+    schedule = Schedule(method.order, subject.encoder, batch_size, accumulate)
     total = steps or max(round((epochs or 1.0) * schedule.steps_per_epoch), 1)
     scope = stage.scope.apply(subject)
     return to_the_end(method, subject, scope, schedule, Loop(steps=total, seed=seed, stop=LAST), folder,

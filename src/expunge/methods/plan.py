@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from expunge import processes
-from expunge.data.tokens import Tokens, check_rows
+from expunge.data.text_encoder import TextEncoder, check_rows
 from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.methods.base import Exact, Optimizer
 from expunge.methods.recipe import Stage, training_stage
@@ -60,7 +60,7 @@ def reference_kind(stage: Stage) -> str:
     return "adapter off" if stage.scope.adapter else "frozen copy"
 
 
-def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Tokens, config: Any, *,
+def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: TextEncoder, config: Any, *,
               epochs: float, steps: int | None, batch_size: int, accumulate: int,
               gradient_checkpointing: bool = False) -> Plan:
     """Check the plan against task, tokenizer and model config.
@@ -200,7 +200,7 @@ def _depth_problems(stage: Stage, depth: int | None) -> list[ExpungeError]:
     return found
 
 
-def _scope_problems(stage: Stage, tokens: Tokens, config: Any) -> list[ExpungeError]:
+def _scope_problems(stage: Stage, tokens: TextEncoder, config: Any) -> list[ExpungeError]:
     """Blocks and modules that the model does not have, found on a copy without weights."""
     import torch
     from transformers import AutoModelForCausalLM

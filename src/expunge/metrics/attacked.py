@@ -63,7 +63,7 @@ def score_attacked(term: str, attacked: Attacked, *, resamples: int = 1000, seed
              for under, left in zip(evidence.retrained, plain.retrained, strict=True)]
     aside = read(evidence, attacked.holdout, "holdout") if not twins and split == "forget" else {}
     fresh: dict[str, Any] = {"before": before, "controls": {} if original is None else {"original": original}}
-    people = evidence.subject.people(split)
+    people = evidence.subject.entities(split)
     rise = {key: found[key] - alone[key] for key in found if key in alone}
     if twins and twins[0][0]:
         under, left = twins[0]
@@ -80,7 +80,7 @@ def score_attacked(term: str, attacked: Attacked, *, resamples: int = 1000, seed
         fresh["controls"]["holdout"] = float(np.mean(list(aside.values())))
         fresh["control_before"] = _mean_of(unasked, aside)
         others = {key: aside[key] - unasked[key] for key in aside if key in unasked}
-        fresh |= _set_against((found, aside), (rise, others), people, attacked.holdout.people("holdout"), resamples,
+        fresh |= _set_against((found, aside), (rise, others), people, attacked.holdout.entities("holdout"), resamples,
                               seed)
     else:
         fresh["uncontrolled"] = attacked.uncontrolled or "neither a retrained model nor holdout rows were given"
@@ -107,7 +107,7 @@ def _set_against(gaps: tuple[Values, Values], rises: tuple[Values, Values], peop
     if not mine:
         return {}
     clusters = [len(_sums(values, of)) for values, of in ((mine, people), (theirs, others)) if values]
-    fresh: dict[str, Any] = {"people": min(clusters), "excess": _mean(mine) - (_mean(theirs) if theirs else 0.0)}
+    fresh: dict[str, Any] = {"entities": min(clusters), "excess": _mean(mine) - (_mean(theirs) if theirs else 0.0)}
     gained = bool(rises[0]) and bool(rises[1])
     if gained:
         fresh["gain"] = _mean(rises[0]) - max(_mean(rises[1]), 0.0)

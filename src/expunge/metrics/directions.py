@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from expunge.records.leak import MIN_ROWS, RESIDUE, SMALL
+from expunge.judgement.leaks import MIN_ROWS, RESIDUE, SMALL
 from expunge.records.score import Score
 
 

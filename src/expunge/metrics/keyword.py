@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from expunge.metrics.base import Evidence, MetricCard, RowMetric
+from expunge.metrics.text.matching import contains
 from expunge.plugin import Property
 from expunge.records.task import SPLITS, Split
-from expunge.records.text import contains
 
 
 class Keyword(RowMetric):

@@ -35,7 +35,7 @@ def table(rows: Mapping[str, Row], key: str) -> Array:
 
 def who(rows: Mapping[str, Row]) -> list[str]:
     """Whom each row is about; itself where it is about nobody."""
-    return [str(row["subject"] or key) for key, row in rows.items()]
+    return [str(row["entity"] or key) for key, row in rows.items()]
 
 
 def groups(people: Sequence[str], count: int) -> NDArray[np.intp]:

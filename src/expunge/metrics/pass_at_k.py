@@ -10,10 +10,10 @@ from pydantic import Field
 from expunge import plugin
 from expunge.metrics.base import Evidence, MetricCard, RowMetric
 from expunge.metrics.rouge_l import rouge_l
+from expunge.metrics.text.matching import contains
 from expunge.plugin import Property
 from expunge.records.observation import Row
 from expunge.records.task import SPLITS, Split
-from expunge.records.text import contains
 
 
 class PassOptions(plugin.Spec):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from expunge.metrics.base import Evidence, MetricCard, RowMetric
+from expunge.metrics.text.refusals import is_refusal
 from expunge.plugin import Property
-from expunge.records.refusal import is_refusal
 from expunge.records.task import SPLITS, Split
 
 

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.metrics.base import Evidence, MetricCard, RowMetric
+from expunge.metrics.text.rouge import rouge
 from expunge.plugin import Property
 from expunge.records.observation import Row
-from expunge.records.overlap import rouge
 from expunge.records.task import SPLITS, Split
 
 Measure = Literal["recall", "f1"]

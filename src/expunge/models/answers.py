@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.data.tokens import TokenBatch
-from expunge.models.head import FinalStates, Found, Passes, TokenLogP, rowwise, whole
+from expunge.data.text_encoder import TokenBatch
+from expunge.models.head import Found, LazyLogits, Passes, TokenLogP, rowwise, whole
 
 
 class Answers:
@@ -38,7 +38,7 @@ class Answers:
             row = batch.rows[b]
             place[b] = range(before, before := before + row.answer + row.end)
         place_N = torch.tensor([n for tokens in place for n in tokens], device=batch.ids_BT.device)
-        states = [one.found for one in passes if isinstance(one.found, FinalStates)]
+        states = [one.found for one in passes if isinstance(one.found, LazyLogits)]
         if len(states) == len(passes):
             return cls(batch, replace(states[0], states_ND=torch.cat([s.states_ND for s in states])).at(place_N))
         return cls(batch, Passes(tuple(one.logits_NV for one in passes), place_N))
@@ -47,7 +47,7 @@ class Answers:
         """Those of each batch, which stand in this one side after side."""
         sizes, found = [b.count("tokens") for b in batches], self.found
         parts = ([replace(found, states_ND=part) for part in found.states_ND.split(sizes)]
-                 if isinstance(found, FinalStates) else whole(found).split(sizes))
+                 if isinstance(found, LazyLogits) else whole(found).split(sizes))
         return [Answers(b, part) for b, part in zip(batches, parts, strict=True)]
 
     @property
@@ -71,7 +71,7 @@ class Answers:
             return self.logp_N.detach()
         found = self.found
         with torch.no_grad():
-            return rowwise(replace(found, graded=False) if isinstance(found, FinalStates) else found,
+            return rowwise(replace(found, graded=False) if isinstance(found, LazyLogits) else found,
                            TokenLogP(self.batch.target_N))
 
     def per_row(self, values_N: Tensor) -> Tensor:

@@ -50,13 +50,13 @@ def continued(subject: Subject, prompts: Sequence[Sequence[int]], most: int, bat
     if progress and len(going) < len(known):
         progress(len(known) - len(going))
     going.sort(key=lambda i: len(prompts[i]) + len(known[i]))
-    options = way | {"num_beams": 1, "use_cache": True, "pad_token_id": subject.tokens.pad_id,
+    options = way | {"num_beams": 1, "use_cache": True, "pad_token_id": subject.encoder.pad_id,
                      "eos_token_id": sorted(stops) or None}
     for start in range(0, len(going), batch_size):
         chosen = going[start: start + batch_size]
         shown = [(*prompts[i], *known[i]) for i in chosen]
         width = max(map(len, shown))
-        ids = torch.full((len(chosen), width), subject.tokens.pad_id, dtype=torch.long)
+        ids = torch.full((len(chosen), width), subject.encoder.pad_id, dtype=torch.long)
         attention = torch.zeros_like(ids)
         for b, tokens in enumerate(shown):  # padded on the left, as decoding needs
             ids[b, width - len(tokens):] = torch.tensor(tokens)
@@ -92,7 +92,7 @@ def _decoded(subject: Subject, ids_BT: Tensor, attention_BT: Tensor, room: int, 
     Not where a hook looks on, where the model's own settings may ask where the decoding began, or where it keeps no
     keys and values.
     """
-    from expunge.models.room import with_room
+    from expunge.models.fast.room import preallocate
 
     def at_once() -> list[list[int]]:
         out = (subject.decode or subject.model.generate)(
@@ -110,7 +110,7 @@ def _decoded(subject: Subject, ids_BT: Tensor, attention_BT: Tensor, room: int, 
         cache = found.past_key_values
         if not is_by_row(cache):
             return at_once()
-        with_room(cache)
+        preallocate(cache)
         fresh = found.sequences[:, ids_BT.shape[1]:]
         for b, row in zip(left, fresh.tolist(), strict=True):
             said[b] += row
@@ -130,4 +130,4 @@ def stop_ids(subject: Subject) -> set[int]:
     """End tokens: the tokenizer's, and those the model's generation config names."""
     named = getattr(subject.model.generation_config, "eos_token_id", None)
     ids = {named} if isinstance(named, int) else set(named or ())
-    return ids | ({subject.tokens.eos_id} if subject.tokens.eos_id is not None else set())
+    return ids | ({subject.encoder.eos_id} if subject.encoder.eos_id is not None else set())

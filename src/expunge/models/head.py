@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import ExpungeError
-from expunge.models.linear import Linear, linear, product
+from expunge.models.fast.linear import Linear, linear, product
 
 CELLS = {"cpu": 1 << 17}
 """Logits looked at at once: few enough for a processor's caches, many for the launches of anything else."""
@@ -41,7 +41,7 @@ def is_plain(head: Any, device: torch.device) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class FinalStates:
+class LazyLogits:
     """What a plain head is given to predict every supervised token, and that head; it runs when it is asked.
 
     It runs as it would have at once: with a gradient if there was to be one, and with the weights there were. Weights
@@ -56,11 +56,11 @@ class FinalStates:
 
     @classmethod
     def under(cls, weight_VD: Tensor, bias_V: Tensor | None, states_ND: Tensor,
-              graded: bool | None = None) -> FinalStates:
+              graded: bool | None = None) -> LazyLogits:
         graded = torch.is_grad_enabled() if graded is None else graded
         return cls(states_ND, weight_VD, bias_V, graded, _version(weight_VD, bias_V))
 
-    def at(self, index_N: Tensor) -> FinalStates:
+    def at(self, index_N: Tensor) -> LazyLogits:
         """Of some tokens, or in another order."""
         with torch.set_grad_enabled(self.graded):
             return replace(self, states_ND=self.states_ND.index_select(0, index_N))
@@ -99,7 +99,7 @@ class Passes:
         return torch.cat(self.found).index_select(0, self.place_N)
 
 
-Found = Tensor | FinalStates | Passes
+Found = Tensor | LazyLogits | Passes
 """Logits, or what they can be made of."""
 
 
@@ -115,7 +115,7 @@ def some(found: Found, index_N: Tensor) -> Found:
             if torch.equal(tokens, index_N):
                 return logits_NV
         return found.logits().index_select(0, index_N)
-    return found.at(index_N) if isinstance(found, FinalStates) else found.index_select(0, index_N)
+    return found.at(index_N) if isinstance(found, LazyLogits) else found.index_select(0, index_N)
 
 
 class Rowwise(Protocol):
@@ -177,7 +177,7 @@ def rowwise(found: Found, values: Rowwise) -> Tensor:
 @torch.no_grad()
 def blocks(found: Found) -> Iterator[Tensor]:
     """Logits of a few tokens at a time, in order and without gradient."""
-    if isinstance(found, FinalStates):
+    if isinstance(found, LazyLogits):
         for few in _slices(found.states_ND, found.weight_VD):
             yield found.logits(few).detach()
     else:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from expunge import registry
-from expunge.data.tokens import Tokens
+from expunge.data.text_encoder import TextEncoder
 from expunge.errors import DataError, MissingError, UsageError
 from expunge.models.subject import Subject
 
@@ -76,7 +76,7 @@ def load_subject(path: str | Path, *, template: str | None = None, max_length: i
 
     logging.disable_progress_bar()  # its bars would tear ours
     where = resolve(path)
-    tokens = Tokens(load_processor(where), template, max_length)
+    tokens = TextEncoder(load_processor(where), template, max_length)
     adapter = (Path(where) / "adapter_config.json").exists()
     try:
         base = where

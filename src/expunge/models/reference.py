@@ -19,10 +19,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from expunge.data.tokens import TokenBatch, TokenRow, batches_by_length, collate
+from expunge.data.text_encoder import TokenBatch, TokenRow, batches_by_length, collate
 from expunge.errors import ExpungeError
 from expunge.models.answers import Answers
-from expunge.models.head import FinalStates, Found, blocks, by_cache, raised
+from expunge.models.head import Found, LazyLogits, blocks, by_cache, raised
 from expunge.models.subject import Subject, checksum
 
 
@@ -178,7 +178,7 @@ class CachedStates(_Original):
 
     def answers(self, batch: TokenBatch) -> Answers:
         states_ND = _joined(self._states, batch)
-        return Answers(batch, FinalStates.under(self._head["weight"], self._head.get("bias"), states_ND, graded=False))
+        return Answers(batch, LazyLogits.under(self._head["weight"], self._head.get("bias"), states_ND, graded=False))
 
     def current_checksum(self) -> str:
         return checksum(self._states | self._head)
@@ -191,13 +191,13 @@ class CachedStates(_Original):
         if not tokens or size > max(ROOM, subject.model.get_memory_footprint()):
             return False
         with subject.evaluating():
-            answers = subject.answers(collate(rows[:1], subject.tokens.pad_id, subject.device))
-            return isinstance(answers.found, FinalStates)
+            answers = subject.answers(collate(rows[:1], subject.encoder.pad_id, subject.device))
+            return isinstance(answers.found, LazyLogits)
 
 
 def _states(subject: Subject, batch: TokenBatch) -> Tensor:
     found = subject.answers(batch).found
-    assert isinstance(found, FinalStates), "asked of a model that `fits`"
+    assert isinstance(found, LazyLogits), "asked of a model that `fits`"
     return found.states_ND
 
 
@@ -208,7 +208,7 @@ def _of_each(subject: Subject, rows: Iterable[TokenRow], values: Callable[[Token
     with subject.evaluating():
         for few in batches_by_length(unique):
             chosen = [unique[i] for i in few]
-            batch = collate(chosen, subject.tokens.pad_id, subject.device)
+            batch = collate(chosen, subject.encoder.pad_id, subject.device)
             parts = values(batch).split([r.answer + r.end for r in chosen])
             found.update({row.key: part.clone() for row, part in zip(chosen, parts, strict=True)})
             if progress:
@@ -229,7 +229,7 @@ class LiveReference(_Original):
         self.kind = "adapter off" if adapter else "frozen copy"
         self._adapter = adapter
         self._subject = subject if adapter else Subject(
-            copy.deepcopy(subject.model).requires_grad_(False), subject.tokens, subject.path
+            copy.deepcopy(subject.model).requires_grad_(False), subject.encoder, subject.path
         )
         self.checksum = self.current_checksum()
 

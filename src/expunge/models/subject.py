@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expunge import starting
-from expunge.data.tokens import TokenBatch, Tokens, alike, collate, concat
+from expunge.data.text_encoder import TextEncoder, TokenBatch, alike, collate, concat
 from expunge.errors import UsageError
 from expunge.models.answers import Answers
 from expunge.models.decoding import continued
-from expunge.models.head import FinalStates, is_plain
-from expunge.models.linear import quicken
-from expunge.models.sparing import sparing
+from expunge.models.fast import startup as starting
+from expunge.models.fast.linear import quicken
+from expunge.models.fast.sparing import sparing
+from expunge.models.head import LazyLogits, is_plain
 
 
 class _Reached(Exception):
@@ -39,11 +39,11 @@ class Subject:
         path: where the weights came from, for records.
     """
 
-    def __init__(self, model: Any, tokens: Tokens, path: str = "") -> None:
+    def __init__(self, model: Any, tokens: TextEncoder, path: str = "") -> None:
         starting.done()
         quicken(model)
         self.model = model
-        self.tokens = tokens
+        self.encoder = tokens
         self.path = path
         self.decode: Callable[..., Tensor] | None = None  # another way than the model's own
         self._seen: tuple[Any, bool] = (None, False)  # the model whose head was looked at, and whether that is all
@@ -123,7 +123,7 @@ class Subject:
             self._seen = self.model, len(again) == 1 and again[0].dtype == logits_1NV.dtype and torch.equal(
                 again[0], logits_1NV)
         if plain and self._seen == (self.model, True):
-            return Answers(batch, FinalStates.under(head.weight, head.bias, given[0]), past)
+            return Answers(batch, LazyLogits.under(head.weight, head.bias, given[0]), past)
         return Answers(batch, logits_1NV.squeeze(0), past)
 
     def _sparing(self, batch: TokenBatch, last_N: Tensor) -> AbstractContextManager[None]:
@@ -163,7 +163,7 @@ class Subject:
             return {side: self._answers_by_length(batch) for side, batch in batches.items()}
         if len(batches) == 1:
             return {side: self.answers(batch) for side, batch in batches.items()}
-        joint = self.answers(concat(list(batches.values()), self.tokens.pad_id))
+        joint = self.answers(concat(list(batches.values()), self.encoder.pad_id))
         return dict(zip(batches, joint.apart(list(batches.values())), strict=True))
 
     def _answers_by_length(self, batch: TokenBatch) -> Answers:
@@ -174,7 +174,7 @@ class Subject:
         return Answers.joined(batch, found, [b for few in parts for b in few])
 
     def _some(self, batch: TokenBatch, few: Sequence[int]) -> TokenBatch:
-        return collate([batch.rows[b] for b in few], self.tokens.pad_id, self.device)
+        return collate([batch.rows[b] for b in few], self.encoder.pad_id, self.device)
 
     @property
     def _splits(self) -> bool:
@@ -240,7 +240,7 @@ class Subject:
                 torch.manual_seed(seed)  # transformers samples from the global generator only
             said = continued(self, prompts, max_new_tokens, batch_size, greedy if temperature is None else sampling,
                              begun, progress)
-        return [(self.tokens.processor.decode(tokens, skip_special_tokens=True).strip(), ended)
+        return [(self.encoder.processor.decode(tokens, skip_special_tokens=True).strip(), ended)
                 for tokens, ended in said]
 
     def decoded(self, way: Callable[..., Tensor]) -> Subject:
@@ -273,12 +273,12 @@ class Subject:
         if self.decode is not None:
             raise UsageError("A model that is made to decode another way is not changed after that.",
                              fix="Name attacks on weights before those on decoding.")
-        return type(self)(copy.deepcopy(self.model), self.tokens, self.path)
+        return type(self)(copy.deepcopy(self.model), self.encoder, self.path)
 
     def save(self, folder: Path) -> None:
         """Weights (safetensors) and tokenizer, loadable with plain transformers or PEFT."""
         self.model.save_pretrained(folder, safe_serialization=True)
-        self.tokens.processor.save_pretrained(folder)
+        self.encoder.processor.save_pretrained(folder)
 
 
 def _past(said: Any) -> Any:

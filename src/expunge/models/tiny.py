@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from expunge.data.tokens import Tokens
+from expunge.data.text_encoder import TextEncoder
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
 
@@ -68,4 +68,4 @@ def build_subject(config: Mapping[str, Any], texts: Iterable[str], *, seed: int 
                          str(error).splitlines()[0][:200]) from None
     model.generation_config.eos_token_id = processor.eos_token_id
     model.generation_config.pad_token_id = processor.pad_token_id
-    return Subject(model.eval(), Tokens(processor, template, max_length), "")
+    return Subject(model.eval(), TextEncoder(processor, template, max_length), "")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from expunge.data.tokens import TokenBatch, TokenRow, Tokens, batches_by_length, collate
+from expunge.data.text_encoder import TextEncoder, TokenBatch, TokenRow, batches_by_length, collate
 from expunge.errors import UsageError
 from expunge.models.answers import per_row
 from expunge.models.subject import Subject
@@ -18,7 +18,7 @@ from expunge.records.observation import Row
 from expunge.records.task import Example, Task
 
 
-def entity(tokens: Tokens, row: TokenRow, short: str) -> range:
+def entity(tokens: TextEncoder, row: TokenRow, short: str) -> range:
     """Answer tokens that spell `short`, counted from the answer's first; all of them where it is not found."""
     ids = row.ids[row.prompt: row.prompt + row.answer]
     ends = [len(tokens.processor.decode(ids[:t])) for t in range(len(ids) + 1)]
@@ -81,13 +81,13 @@ class Depth(Probe):
         if (len(subject.blocks), subject.width) != (len(partner.blocks), partner.width):
             raise UsageError("depth needs a subject and an original of one architecture.",
                              "One cannot run on the hidden states of the other.")
-        tokens = [subject.tokens.row(e) for e in examples]
+        tokens = [subject.encoder.row(e) for e in examples]
         usable = answerable(tokens)
         found: dict[int, Row] = {}
         with subject.evaluating(), partner.evaluating():
             for chosen in batches_by_length(tokens, usable):
-                batch = collate([tokens[i] for i in chosen], subject.tokens.pad_id)
-                spans = [entity(subject.tokens, tokens[i], examples[i].short_answer) for i in chosen]
+                batch = collate([tokens[i] for i in chosen], subject.encoder.pad_id)
+                spans = [entity(subject.encoder, tokens[i], examples[i].short_answer) for i in chosen]
                 before_B, drops_BL = drops(subject, partner, batch, spans)
                 for i, before, drop_L, span in zip(chosen, before_B.tolist(), drops_BL, spans, strict=True):
                     found[i] = {**heading(examples[i]), "before": float(f"{before:.7g}"), "tokens": len(span),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from expunge import plugin
-from expunge.data.tokens import TokenRow
+from expunge.data.text_encoder import TokenRow
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
@@ -42,17 +42,17 @@ class Generation(Probe):
         for example in examples:
             if example.kind == "text":
                 shown, rest = _halves(example.answer)
-                row = subject.tokens.row(example, answer=shown)
+                row = subject.encoder.row(example, answer=shown)
                 prompts.append(row.ids[: row.prompt + row.answer])
                 references.append(rest)
             else:
-                prompts.append(subject.tokens.prompt(example))
+                prompts.append(subject.encoder.prompt(example))
                 references.append(example.answer)
-            begun.append(_hit(subject.tokens.row(example), prompts[-1], hits.get(example.id, ())))
+            begun.append(_hit(subject.encoder.row(example), prompts[-1], hits.get(example.id, ())))
         said = subject.generate(prompts, task.generation_tokens, self.spec.batch_size, progress,
                                 begun=begun if any(begun) else ())
         return [
-            GenerationRow(id=e.id, subject=e.subject, group=e.group, form="prompt", index=0,
+            GenerationRow(id=e.id, entity=e.entity, group=e.group, form="prompt", index=0,
                           prompt=e.prompt, reference=reference, short=e.short_answer, text=text, stopped=stopped)
             for e, reference, (text, stopped) in zip(examples, references, said, strict=True)
         ]

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from expunge import plugin
-from expunge.data.tokens import collate
+from expunge.data.text_encoder import collate
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
@@ -25,7 +25,7 @@ class GradientRow(TypedDict):
     """The gradient of one answer's mean loss."""
 
     id: str
-    subject: str
+    entity: str
     group: str
     form: str
     """Always "answer"."""
@@ -80,17 +80,17 @@ class Gradient(Probe):
         found: list[Row] = []
         with subject.evaluating(), torch.enable_grad(), asking(subject.model) as parameters:
             for example in examples:
-                tokens = subject.tokens.row(example)
+                tokens = subject.encoder.row(example)
                 if progress:
                     progress(1)
                 if tokens.answer + tokens.end == 0:
                     continue
-                loss = -subject.answers(collate([tokens], subject.tokens.pad_id)).logp_N.mean()
+                loss = -subject.answers(collate([tokens], subject.encoder.pad_id)).logp_N.mean()
                 if not loss.requires_grad:
                     raise UsageError("This model has no gradients to look at.", "Its answers do not come from "
                                      "weights that can be differentiated.", "Leave out mia.grad_norm.")
                 norm = mean_norm(torch.autograd.grad(loss, parameters, allow_unused=True), self.spec.p)
                 found.append(GradientRow(
-                    id=example.id, subject=example.subject, group=example.group, form="answer",
+                    id=example.id, entity=example.entity, group=example.group, form="answer",
                     norm=float(f"{norm:.7g}")))
         return found

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.data.tokens import TokenBatch, batches_by_length, collate
+from expunge.data.text_encoder import TokenBatch, batches_by_length, collate
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
@@ -72,12 +72,12 @@ class Hidden(Probe):
 
     def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
                 progress: Progress | None = None, *, partner: Subject | None = None) -> list[Row]:
-        tokens = [subject.tokens.row(e) for e in examples]
+        tokens = [subject.encoder.row(e) for e in examples]
         usable, layers = answerable(tokens), evenly(self.spec.layers, len(subject.blocks))
         found: dict[int, Row] = {}
         with subject.evaluating():
             for chosen in batches_by_length(tokens, usable):
-                batch = collate([tokens[i] for i in chosen], subject.tokens.pad_id)
+                batch = collate([tokens[i] for i in chosen], subject.encoder.pad_id)
                 _, pooled = watch(subject, batch, pooling(batch, self.spec.pool), layers)
                 for i, states_LD in zip(chosen, torch.stack(pooled, 1).cpu(), strict=True):
                     found[i] = {**heading(examples[i]), "pool": self.spec.pool, "layers": layers,

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from expunge import plugin
-from expunge.data.tokens import TokenRow, batches_by_length, collate
+from expunge.data.text_encoder import TokenRow, batches_by_length, collate
 from expunge.models.answers import per_row
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
@@ -24,7 +24,7 @@ Nearest = Mapping[int, Sequence[int]]
 
 
 def special_ids(subject: Subject) -> set[int]:
-    processor = subject.tokens.processor
+    processor = subject.encoder.processor
     added = getattr(processor, "added_tokens_decoder", {})
     return set(processor.all_special_ids) | {i for i, token in added.items() if token.special}
 
@@ -33,7 +33,7 @@ def special_ids(subject: Subject) -> set[int]:
 def nearest(subject: Subject, ids: Sequence[int], count: int) -> dict[int, list[int]]:
     """The `count` tokens nearest to each id by cosine of input embeddings; never itself, never a special token."""
     table_VD = torch.nn.functional.normalize(subject.model.get_input_embeddings().weight.float(), dim=-1)
-    barred = special_ids(subject) | set(range(len(subject.tokens.processor), len(table_VD)))
+    barred = special_ids(subject) | set(range(len(subject.encoder.processor), len(table_VD)))
     closed = torch.tensor(sorted(i for i in barred if i < len(table_VD)), dtype=torch.long, device=table_VD.device)
     found: dict[int, list[int]] = {}
     for start in range(0, len(ids), 256):
@@ -99,7 +99,7 @@ class Landscape(Probe):
 
     def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
                 progress: Progress | None = None, *, partner: Subject | None = None) -> list[Row]:
-        tokens = [subject.tokens.row(e) for e in examples]
+        tokens = [subject.encoder.row(e) for e in examples]
         special, spec = special_ids(subject), self.spec
         places = {i: [t for t in _span(tokens[i], spec.replace) if tokens[i].ids[t] not in special]
                   for i in answerable(tokens)}
@@ -129,7 +129,7 @@ def _losses(subject: Subject, rows: Sequence[TokenRow], progress: Progress | Non
     found = [0.0] * len(rows)
     with subject.evaluating():
         for chosen in batches_by_length(rows):
-            batch = collate([rows[i] for i in chosen], subject.tokens.pad_id, subject.device)
+            batch = collate([rows[i] for i in chosen], subject.encoder.pad_id, subject.device)
             text_N = text_mask(batch)
             answers = subject.answers(batch)
             loss_B = -answers.per_row(answers.logp_N.where(text_N, 0.0)) / per_row(text_N.float(), batch)

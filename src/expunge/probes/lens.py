@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from expunge.data.tokens import TokenBatch, batches_by_length, collate
+from expunge.data.text_encoder import TokenBatch, batches_by_length, collate
 from expunge.models.answers import Answers, per_row
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
@@ -59,12 +59,12 @@ class Lens(Probe):
 
     def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
                 progress: Progress | None = None, *, partner: Subject | None = None) -> list[Row]:
-        tokens = [subject.tokens.row(e) for e in examples]
+        tokens = [subject.encoder.row(e) for e in examples]
         usable = answerable(tokens)
         found: dict[int, Row] = {}
         with subject.evaluating():
             for chosen in batches_by_length(tokens, usable):
-                logp_BL, share_BL = lens(subject, collate([tokens[i] for i in chosen], subject.tokens.pad_id))
+                logp_BL, share_BL = lens(subject, collate([tokens[i] for i in chosen], subject.encoder.pad_id))
                 for i, logp, share in zip(chosen, logp_BL, share_BL, strict=True):
                     found[i] = {**heading(examples[i]), "lens": rounded(logp, 7), "share": rounded(share, 7)}
                 if progress:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from expunge import plugin
 from expunge.models.answers import Answers
+from expunge.models.fast.prefixes import answers_in_parts
 from expunge.models.head import blocks, likeliest, raised
-from expunge.models.prefixes import answers_in_parts
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
@@ -67,7 +67,7 @@ class Likelihood(Probe):
     def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
                 progress: Progress | None = None, *, partner: Subject | None = None) -> list[Row]:
         asked = [(e, form) for e in examples for form in self.forms(e)]
-        tokens = [subject.tokens.row(e, answer=form[3]) for e, form in asked]
+        tokens = [subject.encoder.row(e, answer=form[3]) for e, form in asked]
         usable = [i for i, row in enumerate(tokens) if row.answer + row.end > 0]
         answered = {i for i in usable if asked[i][1][0] == "answer"}
         numbers: dict[int, dict[str, Any]] = {
@@ -85,7 +85,7 @@ class Likelihood(Probe):
         for i in usable:
             example, (form, index, correct, text) = asked[i]
             rows.append(LikelihoodRow(
-                id=example.id, subject=example.subject, group=example.group, form=form, index=index, correct=correct,
+                id=example.id, entity=example.entity, group=example.group, form=form, index=index, correct=correct,
                 text=text, end=tokens[i].end, **numbers[i]))  # type: ignore[typeddict-item]
         return rows
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from expunge.data.tokens import TokenBatch, TokenRow
+from expunge.data.text_encoder import TokenBatch, TokenRow
 from expunge.models.answers import Answers
 from expunge.models.subject import Subject
 from expunge.records.observation import Row
@@ -90,7 +90,7 @@ def answerable(tokens: Sequence[TokenRow]) -> list[int]:
 
 def heading(example: Example) -> Row:
     """What every row begins with."""
-    return {"id": example.id, "subject": example.subject, "group": example.group, "form": "answer", "index": 0}
+    return {"id": example.id, "entity": example.entity, "group": example.group, "form": "answer", "index": 0}
 
 
 def rounded(values: Tensor, digits: int) -> list[float]:

@@ -23,7 +23,7 @@ def whole(subject: Subject) -> Subject:
     if not isinstance(subject.model, PeftModel):
         return subject
     copied: Any = subject.clone().model
-    return Subject(copied.merge_and_unload(), subject.tokens, subject.path)
+    return Subject(copied.merge_and_unload(), subject.encoder, subject.path)
 
 
 def distances(subject: Subject, original: Subject) -> dict[str, dict[str, float]]:
@@ -92,6 +92,6 @@ class Weights(Probe):
             found = distances(subject, self.need(partner))
         if progress:
             progress(1)
-        return [{"id": part, "subject": "", "group": "", "form": "answer", "index": i, "weights": row["weights"],
+        return [{"id": part, "entity": "", "group": "", "form": "answer", "index": i, "weights": row["weights"],
                  **{key: float(f"{row[key]:.7g}") for key in ("change", "norm", "distance")}}
                 for i, (part, row) in enumerate(found.items())]

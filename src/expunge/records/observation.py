@@ -21,7 +21,7 @@ class LikelihoodRow(TypedDict):
     """One teacher-forced answer."""
 
     id: str
-    subject: str
+    entity: str
     group: str
     form: Form
     index: int
@@ -45,7 +45,7 @@ class GenerationRow(TypedDict):
     """One greedy answer to one prompt form."""
 
     id: str
-    subject: str
+    entity: str
     group: str
     form: Literal["prompt", "paraphrase"]
     index: int
@@ -88,9 +88,9 @@ class Observations:
         return tuple(Observations({key: [r for r in rows if r.get("attempt", 0) == n]
                                    for key, rows in self._rows.items()}) for n in numbers)
 
-    def people(self, split: Split) -> dict[str, str]:
+    def entities(self, split: Split) -> dict[str, str]:
         """Example id -> whom it is about (itself, where it is about nobody)."""
-        return {r["id"]: r["subject"] or r["id"]
+        return {r["id"]: r["entity"] or r["id"]
                 for (_, s), rows in self._rows.items() if s == split for r in rows}
 
     def keys(self) -> tuple[tuple[str, Split], ...]:

@@ -49,7 +49,7 @@ class Score(Record):
     that asking plainly does not."""
     gain_interval: tuple[float, float] | None = None
     """95 % of it, likewise."""
-    people: int = 0
+    entities: int = 0
     """Under an attack: how many people the excess rests on, on the side with fewer; a row about nobody counts as one.
     """
     floor: float | None = None

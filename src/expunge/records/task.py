@@ -22,7 +22,7 @@ class Example(Record):
     answer: str
     kind: Literal["qa", "completion", "messages", "text"] = "qa"
     """How the row becomes tokens: qa and messages through a template, the others verbatim."""
-    subject: str = ""
+    entity: str = ""
     """Whom or what the row is about; several rows share one."""
     group: str = ""
     """A named part of its split, such as real_authors within utility."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from expunge.records.leak import control, leaks, share
+from expunge.judgement.leaks import control, leaks, share
 from expunge.records.score import ACCESS, Audit, Score
 from expunge.report.attack_charts import LEAK, LESS
 from expunge.report.charts import INK, Spec, _short, _spec, to_file_svg

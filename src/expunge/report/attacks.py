@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from expunge.errors import ExpungeError
-from expunge.records.leak import control, leaks, shows_knowledge, strength
+from expunge.judgement.leaks import control, leaks, shows_knowledge, strength
 from expunge.records.observation import Observations, Row
 from expunge.records.score import ACCESS, Access, Audit, Score
 from expunge.records.task import Split

@@ -22,6 +22,11 @@ COMPARED_ANSWERS, COMPARED_RUNS = 6, 6
 """How many rows and runs a comparison shows answers of."""
 
 
+def report(folders: Sequence[str | Path], *, out: str | Path, title: str | None = None) -> Path:
+    """One self-contained page over one run, or several side by side; the verb of that name."""
+    return render([Path(f) for f in folders], out=Path(out), title=title)
+
+
 def render(folders: Sequence[Path], *, out: Path, title: str | None = None) -> Path:
     """Write the page of one run, or the comparison of several, to `out` and return `out`.
 

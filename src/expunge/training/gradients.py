@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from expunge import processes
-from expunge.data.tokens import TokenBatch
+from expunge.data.text_encoder import TokenBatch
 from expunge.models.reference import Reference
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
@@ -112,7 +112,7 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
     found = Gradients([], [], [], {}, {})
     subject.model.train()
     try:
-        for batches, turn in product(share(micro, subject.tokens.pad_id), turns):
+        for batches, turn in product(share(micro, subject.encoder.pad_id), turns):
             step = make_step(method, subject, reference, batches, tamper, joint=not by_turns)
             with accelerator.autocast():
                 terms = method.terms(step, turn)

@@ -100,18 +100,18 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
     optimizer = method.optimizer(scope)
     probe = Movement(scope, loop.seed)  # before a checkpoint is put back: movement counts from the start
     progress, best = _begin(folder, scope, optimizer, method)
-    processes.same("weights", lambda: f"{progress.step} {checksum(subject.model.state_dict())}")
+    processes.check_same("weights", lambda: f"{progress.step} {checksum(subject.model.state_dict())}")
     checkpoints = Checkpoints(folder / "checkpoint")
-    monitor = partial(processes.lead, monitor) if monitor else None  # all decide by the same reading
+    monitor = partial(processes.on_main, monitor) if monitor else None  # all decide by the same reading
     if monitor and not progress.start:
         progress.start = monitor()
 
     def save() -> None:
-        if processes.main():
+        if processes.is_main():
             checkpoints.save(progress.step, scope.parameters, optimizer, method.state(), vars(progress), best)
         processes.wait()
 
-    path = folder / "steps.jsonl" if processes.main() else os.devnull
+    path = folder / "steps.jsonl" if processes.is_main() else os.devnull
     with (interruptible() as interrupted, open(path, "a", encoding="utf-8") as log,
           recomputing(subject, loop.gradient_checkpointing)):
         while progress.step < loop.steps and not progress.stopped:
@@ -168,7 +168,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
             log.flush()
             if on_step:
                 on_step(line)
-            if processes.agree(bool(interrupted)):
+            if processes.any_process(bool(interrupted)):
                 save()
                 raise InterruptedRun(f"Interrupted after step {progress.step} of {loop.steps}.",
                                      "What was finished is kept.",
@@ -188,7 +188,7 @@ def _begin(folder: Path, scope: Scope, optimizer: torch.optim.Optimizer,
     log = folder / "steps.jsonl"
     restored = Checkpoints(folder / "checkpoint").restore(scope.parameters, optimizer, method)
     progress, best = (Progress(), None) if restored is None else (Progress(**restored[0]), restored[1])
-    if processes.main():
+    if processes.is_main():
         # A kill can cut the last line in half, so lines are counted rather than parsed.
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if restored else []
         write_text(log, "".join(lines[: progress.step]))

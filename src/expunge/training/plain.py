@@ -88,7 +88,7 @@ def train_plainly(subject: Subject, scope: Scope, rows: Sequence[Example], metho
 
     if steps < 1:
         return
-    schedule = Schedule(order, subject.tokens, batch_size)
+    schedule = Schedule(order, subject.encoder, batch_size)
     loop = Loop(steps=steps, seed=seed, checkpoint_every=0, stop=StopRule(keep="last"))
     # The loop seeds every step; whoever goes on after an attack should find the generator as it was.
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from expunge import processes
-from expunge.data.tokens import TokenBatch, TokenRow, Tokens, collate
+from expunge.data.text_encoder import TextEncoder, TokenBatch, TokenRow, collate
 from expunge.records.task import Example
 
 Draw = Mapping[str, Example]
@@ -23,7 +23,7 @@ class Schedule:
         accumulate: micro-batches per optimizer step.
     """
 
-    def __init__(self, order: Callable[[int], Sequence[Draw]], tokens: Tokens, batch_size: int,
+    def __init__(self, order: Callable[[int], Sequence[Draw]], tokens: TextEncoder, batch_size: int,
                  accumulate: int = 1) -> None:
         self._order = order
         self._tokens = tokens

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expunge.data.tokens import Count, TokenBatch
+from expunge.data.text_encoder import Count, TokenBatch
 from expunge.errors import ExpungeError
 from expunge.models.answers import Answers
 from expunge.models.reference import Reference

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from expunge.data.tokens import TokenBatch
+from expunge.data.text_encoder import TokenBatch
 from expunge.models.reference import Reference
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
@@ -97,7 +97,7 @@ def zeroth(method: Method, subject: Subject, scope: Scope, reference: Reference 
 
     def look() -> Gradients:
         found = Gradients([], [], [], {}, {})
-        for batches in share(micro, subject.tokens.pad_id):
+        for batches in share(micro, subject.encoder.pad_id):
             step = make_step(method, subject, reference, batches, tamper)
             with accelerator.autocast():
                 terms = method.terms(step, only)

@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from expunge import plugin
+from expunge.methods._lib.projection import basis_of, multipliers, off_basis
 from expunge.methods.base import Combine
-from expunge.methods.projection import basis_of, multipliers, off_basis
 from expunge.models.scope import Scope
 from expunge.plugin import Card, Property
 from expunge.training.gradients import Gradient, inner

@@ -10,11 +10,11 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from expunge import plugin
-from expunge.data.tokens import TokenRow
+from expunge.data.text_encoder import TokenRow
 from expunge.errors import ExpungeError, UsageError
+from expunge.methods._lib.calibrate import ascend, mean_loss
+from expunge.methods._lib.importance import summed_gradient
 from expunge.methods.base import Edit
-from expunge.methods.calibrate import ascend, mean_loss
-from expunge.methods.importance import summed_gradient
 from expunge.methods.scopes.embedding import names_within
 from expunge.models.load import float32_master, load_subject, read_config
 from expunge.models.subject import Subject
@@ -104,7 +104,7 @@ class FirstEpoch(Edit):
         for problem in self.problems(task):
             raise problem
         float32_master(subject)
-        rows, unseen = ([subject.tokens.row(e) for e in side] for side in (task.forget, task.holdout))
+        rows, unseen = ([subject.encoder.row(e) for e in side] for side in (task.forget, task.holdout))
         chosen, spec = self.names(subject), self.spec
         before = {n: p.detach().clone() for n, p in subject.model.named_parameters() if n in chosen}
         start = mean_loss(subject, rows)
@@ -123,7 +123,7 @@ class FirstEpoch(Edit):
         """Summed over the checkpoints named in `initial`, for the parameters that may move."""
         found: dict[str, Tensor] = {}
         for path in self._initial:
-            earlier = Subject(load_subject(path, dtype=torch.float32, device=subject.device).model, subject.tokens)
+            earlier = Subject(load_subject(path, dtype=torch.float32, device=subject.device).model, subject.encoder)
             try:
                 gradient = summed_gradient(earlier, rows, names=self.names(subject))
             except (KeyError, IndexError, RuntimeError) as error:

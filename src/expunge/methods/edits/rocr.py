@@ -11,9 +11,9 @@ from torch import Tensor
 
 from expunge import plugin
 from expunge.errors import ExpungeError, UsageError
+from expunge.methods._lib.key_value import Mentions, add_to_weight, mlp_out
+from expunge.methods._lib.least_squares import cached_covariances, null_projector, solve_edit
 from expunge.methods.base import Edit
-from expunge.methods.key_value import Mentions, add_to_weight, mlp_out
-from expunge.methods.least_squares import cached_covariances, null_projector, solve_edit
 from expunge.models.load import float32_master
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
@@ -32,7 +32,7 @@ class ROCR(Edit):
         replacement: str = Field("an imaginary character", pattern=r"\S", description="What the names are read as. "
                                  "Another real person would have their facts told of the target, which may be false "
                                  "and harmful.")
-        subjects: list[str] = Field([], description="Names to redirect; by default the subjects of the forget rows.")
+        entities: list[str] = Field([], description="Names to redirect; by default the entities of the forget rows.")
         layers: list[int] = Field([], description="Blocks whose MLP is edited, the last is where the concept is read; "
                                                   "by default 4, 5, 6 of 32, scaled to the model's depth.")
         penalty: float = Field(1.0, gt=0, description="Lambda, against large changes; in squared activations.")
@@ -67,17 +67,17 @@ class ROCR(Edit):
 
     def problems(self, task: Task) -> list[ExpungeError]:
         found: list[ExpungeError] = []
-        if not self._subjects(task):
+        if not self._entities(task):
             found.append(UsageError("rocr redirects names, and the forget rows name no subject.",
                                     "Their `subject` field is empty.",
-                                    'Fill it in, or write rocr(subjects=["..."]).'))
+                                    'Fill it in, or write rocr(entities=["..."]).'))
         if not (task.retain or task.background or task.utility):
             found.append(UsageError("rocr reads generic text to leave it alone, and the task has none.",
                                     "It takes retain, background and utility rows.", "Give --retain FILE."))
         return found
 
-    def _subjects(self, task: Task) -> list[str]:
-        return self.spec.subjects or list(dict.fromkeys(row.subject for row in task.forget if row.subject))
+    def _entities(self, task: Task) -> list[str]:
+        return self.spec.entities or list(dict.fromkeys(row.entity for row in task.forget if row.entity))
 
     def layers(self, depth: int) -> list[int]:
         """The blocks to edit, in order. Raises UsageError for one the model does not have."""
@@ -92,10 +92,10 @@ class ROCR(Edit):
             raise problem
         layers = self.layers(len(subject.blocks))
         sites = {layer: mlp_out(subject, layer) for layer in layers}
-        names = [Mentions(subject, name) for name in self._subjects(task)]
+        names = [Mentions(subject, name) for name in self._entities(task)]
         other = Mentions(subject, self.spec.replacement)
         float32_master(subject)
-        rows = [subject.tokens.row(e) for e in dict.fromkeys((*task.retain, *task.background, *task.utility))]
+        rows = [subject.encoder.row(e) for e in dict.fromkeys((*task.retain, *task.background, *task.utility))]
         statistics = cached_covariances(subject, dict(sites.values()), rows)
         last = layers[-1]
         target_D = other.value(subject, last)
@@ -113,7 +113,7 @@ class ROCR(Edit):
             figures[str(layer)] = {"change": float(change_DK.norm()) / size,
                                    "rank": int(torch.linalg.matrix_rank(change_DK, rtol=1e-6)),
                                    "free_directions": round(float(projection_KK.trace()))}
-        return {"edit": "rocr", "subjects": len(names), "layers": figures, "likeness_before": before,
+        return {"edit": "rocr", "entities": len(names), "layers": figures, "likeness_before": before,
                 "likeness": self._likeness(subject, names, last, target_D)}
 
     @staticmethod

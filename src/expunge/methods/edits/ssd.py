@@ -10,8 +10,8 @@ from torch import Tensor
 
 from expunge import plugin
 from expunge.errors import ExpungeError, UsageError
+from expunge.methods._lib.importance import importance
 from expunge.methods.base import Edit
-from expunge.methods.importance import importance
 from expunge.models.load import float32_master
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
@@ -78,7 +78,7 @@ class SSD(Edit):
         float32_master(subject)
         spec = self.spec
         forget, everything = (
-            importance(subject, [subject.tokens.row(e) for e in rows], batch_size=spec.batch_size, seed=seed,
+            importance(subject, [subject.encoder.row(e) for e in rows], batch_size=spec.batch_size, seed=seed,
                        loss_free=spec.loss_free)
             for rows in (task.forget, task.training_rows("full"))
         )

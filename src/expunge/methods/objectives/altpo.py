@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import Field
 
 from expunge.errors import ExpungeError, UsageError
+from expunge.methods._lib.inverted import read_answers, usable
+from expunge.methods._lib.weighted_likelihood import log_ratio, sequence_mean
 from expunge.methods.base import Objective, WeightedSpec
-from expunge.methods.inverted import read_answers, usable
 from expunge.methods.objectives.dpo import preference
-from expunge.methods.weighted_likelihood import log_ratio, sequence_mean
 from expunge.methods.work import Work
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
@@ -87,7 +87,7 @@ class AltPO(Objective):
     def _ask(self, subject: Subject, row: Example) -> tuple[int, ...]:
         words = self.spec.prompt if row.prompt else ASK_TEXT
         asked = words.replace("{question}", row.prompt).replace("{answer}", row.answer)
-        return subject.tokens.prompt(Example(id=row.id, prompt=asked, answer=""))
+        return subject.encoder.prompt(Example(id=row.id, prompt=asked, answer=""))
 
     def _from_file(self, rows: Sequence[Example]) -> dict[str, list[str]]:
         found = read_answers(Path(self.spec.alternates), rows)

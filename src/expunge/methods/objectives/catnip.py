@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from expunge.methods._lib.weighted_likelihood import WeightedLikelihood, below_one, log1mexp
 from expunge.methods.base import WeightedSpec
-from expunge.methods.weighted_likelihood import WeightedLikelihood, below_one, log1mexp
 from expunge.plugin import Card, Property
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from expunge.data.tokens import TokenBatch
+from expunge.data.text_encoder import TokenBatch
+from expunge.methods._lib.divergence import cross_entropy
+from expunge.methods._lib.edited_teacher import EditedTeacher, forbid, tokens_after
 from expunge.methods.base import WeightedSpec
-from expunge.methods.divergence import cross_entropy
-from expunge.methods.edited_teacher import EditedTeacher, forbid, tokens_after
 from expunge.plugin import Card, Property
 
 

@@ -7,10 +7,10 @@ import random
 from pydantic import Field
 from torch import Tensor
 
+from expunge.methods._lib.refused import RefusalSpec, refuse
+from expunge.methods._lib.weighted_likelihood import log_ratio, sequence_mean
 from expunge.methods.base import Objective
 from expunge.methods.objectives.npo import npo
-from expunge.methods.refused import RefusalSpec, refuse
-from expunge.methods.weighted_likelihood import log_ratio, sequence_mean
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task
 from expunge.training.step import Step, Term

@@ -15,9 +15,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from expunge.methods._lib.refused import RefusalSpec, refuse
+from expunge.methods._lib.weighted_likelihood import sequence_mean
 from expunge.methods.base import Objective
-from expunge.methods.refused import RefusalSpec, refuse
-from expunge.methods.weighted_likelihood import sequence_mean
 from expunge.models.answers import Answers
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from expunge.methods.weighted_likelihood import WeightedLikelihood
+from expunge.methods._lib.weighted_likelihood import WeightedLikelihood
 from expunge.plugin import Card, Property
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
+from expunge.methods._lib.refused import RefusalSpec, refuse
+from expunge.methods._lib.weighted_likelihood import token_mean
 from expunge.methods.base import Objective
-from expunge.methods.refused import RefusalSpec, refuse
-from expunge.methods.weighted_likelihood import token_mean
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task
 from expunge.training.step import Step, Term

@@ -9,8 +9,8 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
+from expunge.methods._lib.weighted_likelihood import sequence_mean
 from expunge.methods.base import Objective, WeightedSpec
-from expunge.methods.weighted_likelihood import sequence_mean
 from expunge.models.answers import Answers
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task

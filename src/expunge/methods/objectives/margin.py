@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from expunge.methods._lib.weighted_likelihood import token_mean
 from expunge.methods.base import Objective
-from expunge.methods.weighted_likelihood import token_mean
 from expunge.plugin import Card, Property
 from expunge.training.step import Step, Term
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from expunge.errors import ExpungeError, UsageError
+from expunge.methods._lib.inverted import lenders, read_answers, wrong_answers
+from expunge.methods._lib.memo import memo
+from expunge.methods._lib.weighted_likelihood import token_mean
 from expunge.methods.base import Objective, WeightedSpec
-from expunge.methods.inverted import lenders, read_answers, wrong_answers
-from expunge.methods.memo import memo
-from expunge.methods.weighted_likelihood import token_mean
 from expunge.methods.work import Work
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from expunge.methods.activations import masked_mse, published_block
+from expunge.methods._lib.activations import masked_mse, published_block
 from expunge.methods.base import Objective, WeightedSpec
 from expunge.plugin import Card, Property
 from expunge.seeding import derive

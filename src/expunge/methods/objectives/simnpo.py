@@ -6,8 +6,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from expunge.methods._lib.weighted_likelihood import sequence_mean
 from expunge.methods.base import Objective, WeightedSpec
-from expunge.methods.weighted_likelihood import sequence_mean
 from expunge.plugin import Card, Property
 from expunge.training.step import Step, Term
 

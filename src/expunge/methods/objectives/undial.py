@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from expunge.data.tokens import TokenBatch
+from expunge.data.text_encoder import TokenBatch
+from expunge.methods._lib.edited_teacher import EditedTeacher, distribution, subtract
 from expunge.methods.base import WeightedSpec
-from expunge.methods.edited_teacher import EditedTeacher, distribution, subtract
 from expunge.plugin import Card, Property
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from expunge.methods.weighted_likelihood import WeightedLikelihood, below_one
+from expunge.methods._lib.weighted_likelihood import WeightedLikelihood, below_one
 from expunge.plugin import Card, Property
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
+from expunge.methods._lib.weighted_likelihood import WeightedLikelihood
 from expunge.methods.base import WeightedSpec
-from expunge.methods.weighted_likelihood import WeightedLikelihood
 from expunge.plugin import Card, Property
 
 

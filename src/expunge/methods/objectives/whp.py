@@ -10,12 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from expunge.data.tokens import TokenBatch
+from expunge.data.text_encoder import TokenBatch
 from expunge.errors import ExpungeError
+from expunge.methods._lib.edited_teacher import EditedTeacher, replace
+from expunge.methods._lib.generic import UNCOUNTED, generic_targets, read_terms, spell
 from expunge.methods.base import WeightedSpec
-from expunge.methods.edited_teacher import EditedTeacher, replace
 from expunge.methods.finetune import finetune
-from expunge.methods.generic import UNCOUNTED, generic_targets, read_terms, spell
 from expunge.methods.work import Work
 from expunge.models.load import float32_master
 from expunge.models.subject import Subject
@@ -72,7 +72,7 @@ class WHP(EditedTeacher):
         return []
 
     def prepare(self, subject: Subject, task: Task, work: Work) -> dict[str, Any]:
-        terms = spell(self._terms(), subject.tokens)
+        terms = spell(self._terms(), subject.encoder)
         reinforced = self._copy(subject)
         finetune(reinforced, task.forget, lr=self.spec.reinforce_lr, epochs=self.spec.reinforce_epochs,
                  batch_size=work.batch_size, accumulate=work.accumulate, seed=derive(work.seed, "whp"),
@@ -80,7 +80,7 @@ class WHP(EditedTeacher):
         # Both sides in one precision: the difference of their logits is small.
         plain = next(subject.model.parameters()).dtype == torch.float32
         base = subject if plain else self._copy(subject)
-        rows = [subject.tokens.row(example) for example in task.forget]
+        rows = [subject.encoder.row(example) for example in task.forget]
         targets: dict[str, Any] = {}
         for start in range(0, len(rows), work.batch_size):
             part = rows[start: start + work.batch_size]
@@ -108,6 +108,6 @@ class WHP(EditedTeacher):
 
     @staticmethod
     def _copy(subject: Subject) -> Subject:
-        copied = Subject(copy.deepcopy(subject.model), subject.tokens, subject.path)
+        copied = Subject(copy.deepcopy(subject.model), subject.encoder, subject.path)
         float32_master(copied)
         return copied

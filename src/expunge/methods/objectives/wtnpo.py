@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
+from expunge.methods._lib.weighted_likelihood import WeightedLikelihood
 from expunge.methods.objectives.tnpo import TNPO, tnpo_weight
 from expunge.methods.objectives.wga import wga_weight
-from expunge.methods.weighted_likelihood import WeightedLikelihood
 from expunge.plugin import Card, Property
 
 

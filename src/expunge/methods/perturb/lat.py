@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from expunge import plugin
-from expunge.data.tokens import TokenBatch
+from expunge.data.text_encoder import TokenBatch
+from expunge.methods._lib.latent import away, carried, modules_at, positions, project, pushed
 from expunge.methods.base import Perturb
-from expunge.methods.latent import away, carried, modules_at, positions, project, pushed
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from expunge.methods.activations import masked_mse, published_block
+from expunge.methods._lib.activations import masked_mse, published_block
 from expunge.methods.base import Retain, WeightedSpec
 from expunge.plugin import Card, Property
 from expunge.training.step import Step, Term

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from expunge.methods._lib.divergence import kl
+from expunge.methods._lib.weighted_likelihood import token_mean
 from expunge.methods.base import Retain
-from expunge.methods.divergence import kl
-from expunge.methods.weighted_likelihood import token_mean
 from expunge.plugin import Card, Property
 from expunge.training.step import Step, Term
 

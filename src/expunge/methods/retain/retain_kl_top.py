@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from expunge.methods._lib.divergence import coarse_kl
+from expunge.methods._lib.weighted_likelihood import token_mean
 from expunge.methods.base import WeightedSpec
-from expunge.methods.divergence import coarse_kl
 from expunge.methods.retain.retain_kl import RetainKL
-from expunge.methods.weighted_likelihood import token_mean
 from expunge.plugin import Card, Property
 from expunge.training.step import Step, Term
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from expunge.methods._lib.weighted_likelihood import token_mean
 from expunge.methods.base import Retain
-from expunge.methods.weighted_likelihood import token_mean
 from expunge.plugin import Card, Property
 from expunge.training.step import Step, Term
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from expunge.methods._lib.neighbours import modules
 from expunge.methods.base import Sampler
-from expunge.methods.neighbours import modules
 from expunge.methods.samplers.cyclic import walk
 from expunge.plugin import Card, Property
 from expunge.records.task import Example

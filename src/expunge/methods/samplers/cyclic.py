@@ -9,8 +9,8 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.errors import UsageError
+from expunge.methods._lib.neighbours import modules
 from expunge.methods.base import Sampler
-from expunge.methods.neighbours import modules
 from expunge.plugin import Card, Property
 from expunge.records.task import Example
 from expunge.seeding import stream

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pydantic import Field
 
 from expunge import plugin
+from expunge.methods._lib.neighbours import modules
 from expunge.methods.base import Sampler
-from expunge.methods.neighbours import modules
 from expunge.methods.samplers.cyclic import walk
 from expunge.plugin import Card, Property
 from expunge.records.task import Example

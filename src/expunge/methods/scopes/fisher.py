@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
+from expunge.methods._lib.importance import Importance, importance, largest
 from expunge.methods.base import Rows, ScopePlugin
-from expunge.methods.importance import Importance, importance, largest
 from expunge.methods.scopes.salun import masked_scope, rows_of
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject

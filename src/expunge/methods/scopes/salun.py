@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.data.tokens import TokenRow
+from expunge.data.text_encoder import TokenRow
 from expunge.errors import UsageError
+from expunge.methods._lib.importance import Importance, largest, summed_gradient
 from expunge.methods.base import Rows, ScopePlugin
-from expunge.methods.importance import Importance, largest, summed_gradient
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property

@@ -1,0 +1,1 @@
+"""Helpers that several attacks share. No plug-in lives here."""

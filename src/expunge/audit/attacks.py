@@ -1,0 +1,177 @@
+"""Running attacks: on the subject and on its controls alike, each finished part filed before the next begins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from expunge.attacks.base import Attack, AttackContext, View, check_room, parse_attack
+from expunge.audit.cache import ObservationCache
+from expunge.audit.store import ObservationStore, read_store
+from expunge.errors import ExpungeError, InterruptedRun
+from expunge.metrics.attacked import Attacked, score_attacked
+from expunge.metrics.base import Evidence
+from expunge.metrics.evaluate import parse_metric, required, with_alternatives
+from expunge.models.subject import Subject
+from expunge.probes.base import Probe
+from expunge.progress import Announce
+from expunge.records.base import fingerprint, read_json, write_json
+from expunge.records.observation import Observations, Row
+from expunge.records.score import AttackRecord, Score
+from expunge.records.task import Split, Task
+from expunge.registry import load
+
+Pair = tuple[str, Split]
+
+
+@dataclass(frozen=True)
+class Attempted:
+    """What came of an attack on one subject: observations by label, or why there are none."""
+
+    found: dict[str, Observations]
+    why: str | None = None
+
+
+def folder_of(role: Path, label: str, split: Split) -> Path:
+    """Where the observations of one label lie; readable, and unique by the hash of the label."""
+    short = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:60]
+    side = "" if split == "forget" else f"-{split}"
+    return role / "attacks" / f"{short}{side}-{fingerprint(label)[:6]}"
+
+
+def unfit(attack: Attack, context: AttackContext, has_original: bool) -> str | None:
+    """Why an attack cannot be run in this audit, before anything is loaded."""
+    if "original" in attack.needs and not has_original:
+        return "it needs the original model (--original)"
+    return attack.problem(context)
+
+
+def observe_attack(attack: Attack, subject: Subject, context: AttackContext, folder: Path, *, announce: Announce,
+                   cache: ObservationCache, original: str, title: str) -> Attempted:
+    """Rows at every strength, asked for unless they are known.
+
+    Args:
+        folder: the role's own; each label has a folder below it.
+        original: fingerprint of the original model, for the key of attacks that use it.
+    """
+    task, split = context.task, context.split
+    if (why := attack.problem(context)) is not None:
+        return Attempted({}, why)
+    metrics = [parse_metric(term) for term in attack.asks]
+    pairs = _here(sorted(required(metrics)), task, split)
+    rich = with_alternatives(metrics)
+    probes = {(name, of): probe_for(name, of in rich or (of != "forget" and "forget" in rich)) for name, of in pairs}
+    stores = {label: ObservationStore(folder_of(folder, label, split), cache, {"attack": label, "split": split})
+               for label in attack.labels}
+
+    def key(label: str, pair: Pair) -> str:
+        asked = cache.key(subject, probes[pair], task.probe_rows(pair[1]), task)
+        lent = original if "original" in attack.needs else ""
+        return fingerprint([asked, task.fingerprint, label, parse_attack(label).identity, split, context.seed, lent])
+
+    known = {(label, pair): stores[label].get(*pair, key(label, pair)) for label in attack.labels for pair in pairs}
+    if all(rows is not None for rows in known.values()):
+        return _gathered(known)
+    fresh: dict[tuple[str, Pair], list[Row]] = {(label, pair): [] for label in attack.labels for pair in pairs}
+
+    def ask(view: View) -> None:
+        for probe, of in pairs:
+            rows = list(view.rows(of))
+            check_room(view.subject, rows, 0)
+            tick = announce(f"{title} {probe} {of}", probes[probe, of].count(rows))
+            found = probes[probe, of].observe(view.subject, rows, task, tick)
+            fresh[view.label, (probe, of)] += [{**row, "attempt": view.attempt} for row in found]
+
+    try:
+        attack.run(subject, context, ask)
+    except InterruptedRun:
+        raise
+    except ExpungeError as problem:  # one attack that does not fit is no reason to lose the others
+        why = problem.what.rstrip(".")
+        for label in attack.labels:
+            stores[label].clear(())
+            write_json(folder_of(folder, label, split) / FAILED, {"attack": label, "why": why})
+        return Attempted({}, why)
+    for label in attack.labels:
+        (folder_of(folder, label, split) / FAILED).unlink(missing_ok=True)
+    for (label, pair), rows in fresh.items():
+        if known[label, pair] is None:
+            known[label, pair] = stores[label].put(*pair, key(label, pair), rows)
+    return _gathered(known)
+
+
+FAILED = "failed.json"
+
+
+def read_attempted(attack: Attack, folder: Path, split: Split) -> Attempted:
+    """The same from disk alone."""
+    found = {label: read_store(folder_of(folder, label, split)) for label in attack.labels}
+    failed = [folder_of(folder, label, split) / FAILED for label in attack.labels]
+    why = next((str(read_json(p)["why"]) for p in failed if p.exists()), None)
+    return Attempted({k: v for k, v in found.items() if v is not None and v.keys()}, why)
+
+
+def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, Split], Attempted],
+                  plain: Evidence, roles: Sequence[str], unavailable: Callable[[Attack], str | None], *,
+                  resamples: int, seed: int) -> tuple[Score, ...]:
+    """Scores of every attack at every strength, from observations only.
+
+    Args:
+        attempted: (attack, role, split) -> what came of it.
+        roles: subject and retrained models, as in the audit.
+        unavailable: why an attack was not run at all.
+    """
+    scores: list[Score] = []
+    for attack in attacks:
+        why = unavailable(attack)
+        mine = attempted(attack, "subject", "forget") if why is None else Attempted({}, why)
+        twins = [attempted(attack, r, "forget") for r in roles if r.startswith("retrained")] if why is None else []
+        aside = attempted(attack, "subject", "holdout") if why is None and not twins else Attempted({})
+        for label in attack.labels:
+            if label not in mine.found:
+                scores += [_missing(term, label, mine.why or "it was not observed") for term in attack.asks]
+                continue
+            with_it = [i for i, t in enumerate(twins) if label in t.found]
+            under = Evidence(mine.found[label], None, tuple(twins[i].found[label] for i in with_it))
+            alone = replace(plain, retrained=tuple(plain.retrained[i] for i in with_it))
+            case = Attacked(label, attack.access, under, alone, not attack.lends, aside.found.get(label),
+                            next((t.why for t in (*twins, aside) if t.why), None))
+            scores += [score_attacked(term, case, resamples=resamples, seed=seed) for term in attack.asks]
+    # One point may lie on two curves; it is one comparison.
+    return tuple({(s.name, s.attack): s for s in scores}.values())
+
+
+def describe(attack: Attack) -> AttackRecord:
+    """What a reader of the audit should know of an attack."""
+    return AttackRecord(term=attack.text(), labels=attack.labels, access=attack.access, halves=attack.halves,
+                        summary="; ".join(c.summary for c in attack.cards),
+                        caution=" ".join(c.caution for c in attack.cards if c.caution))
+
+
+def probe_for(name: str, alternatives: bool = True) -> Probe:
+    """A probe with its defaults; without `alternatives` only the plain answers are scored."""
+    options: dict[str, Any] = {} if alternatives or name != "likelihood" else {"alternatives": False}
+    return cast(Probe, load(name, "probe")(**options))
+
+
+def _here(pairs: Iterable[Pair], task: Task, split: Split) -> list[Pair]:
+    """What to ask: as named, or on the control's side the attacked split in place of forget and nothing else."""
+    if split != "forget":
+        pairs = {(probe, split) for probe, of in pairs if of == "forget"}
+    return sorted(pair for pair in pairs if task.probe_rows(pair[1]))
+
+
+def _gathered(rows: dict[tuple[str, Pair], tuple[Row, ...] | None]) -> Attempted:
+    found: dict[str, dict[Pair, tuple[Row, ...]]] = {}
+    for (label, pair), known in rows.items():
+        found.setdefault(label, {})[pair] = known or ()
+    return Attempted({label: Observations(parts) for label, parts in found.items()})
+
+
+def _missing(term: str, label: str, why: str) -> Score:
+    metric, split = parse_metric(term)
+    return Score(name=metric.label(split), attack=label, value=None, unavailable=why, access=metric.card.access,
+                 higher_is=metric.orientation(split), ideal=metric.card.ideal, range=metric.card.range)

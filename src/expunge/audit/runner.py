@@ -1,0 +1,217 @@
+"""score = metric(probe(attack(subject))), with the same probes on the original and the retrained models.
+
+Every finished part is on disk before the next begins, so an interrupted audit resumes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expunge.attacks.base import Attack, AttackContext
+from expunge.audit.attacks import (
+    Attempted,
+    describe,
+    folder_of,
+    observe_attack,
+    probe_for,
+    read_attempted,
+    score_attacks,
+    unfit,
+)
+from expunge.audit.cache import ObservationCache
+from expunge.audit.store import ObservationStore, read_store
+from expunge.audit.suite import Suite
+from expunge.errors import ExpungeError, UsageError
+from expunge.judgement.verdict import verdict
+from expunge.metrics.base import Evidence
+from expunge.metrics.evaluate import parse_metric, required, score_all, with_alternatives
+from expunge.models.subject import Subject, checksum
+from expunge.progress import Announce
+from expunge.records.base import fingerprint
+from expunge.records.observation import Observations, Row
+from expunge.records.run import environment
+from expunge.records.score import Audit, Score, SubjectRef
+from expunge.records.task import SPLITS, Split, Task
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Who is looked at; references are functions that load when called, so that one stands in memory at a time."""
+
+    subject: Subject
+    original: Callable[[], Subject] | None = None
+    retrained: tuple[Callable[[], Subject], ...] = ()
+
+    def named(self) -> Iterable[tuple[str, Callable[[], Subject]]]:
+        yield "subject", lambda: self.subject
+        if self.original:
+            yield "original", self.original
+        for i, make in enumerate(self.retrained):
+            yield _retrained(i), make
+
+
+def _retrained(index: int) -> str:
+    """What the folder of a retrained model is called."""
+    return "retrained" if index == 0 else f"retrained{index + 1}"
+
+
+def _clear(place: Path, roles: Sequence[str], attacks: Sequence[Attack]) -> None:
+    """Remove rows of models and attacks that this audit does not ask, which a later reader would take for its own."""
+    wanted = {folder_of(place, label, side).name for a in attacks for label in a.labels for side in SPLITS}
+    for role in place.glob("*"):
+        kept = role.name in roles
+        for folder in (role / "attacks").glob("*") if kept else [role]:
+            if not kept or folder.name not in wanted:
+                shutil.rmtree(folder)
+
+
+def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: Announce, cache: ObservationCache,
+              note: Callable[[str], None] = lambda text: None, resamples: int = 1000, seed: int = 0,
+              run: str | None = None) -> Audit:
+    """Observe every model, attack the subject and its controls, score, judge; writes observations/ and audit.json.
+
+    Raises:
+        UsageError: an unknown metric or attack, or a metric that names a split the task never has.
+    """
+    began = time.perf_counter()
+    asked = [parse_metric(term) for term in suite.metrics]
+    attacks = suite.attacks
+    context = AttackContext.of(task)
+    unfitting = {a.text(): why for a in attacks if (why := unfit(a, context, roles.original is not None)) is not None}
+    fit = [a for a in attacks if a.text() not in unfitting]
+    # What is left of a subject is asked plainly before it is attacked: an attacked score says what was there before.
+    asked += [parse_metric(term) for attack in fit for term in attack.asks]
+    wanted, rich = ordered(required(asked), task), with_alternatives(asked)
+    seen: dict[str, Observations] = {}
+    refs: dict[str, SubjectRef] = {}
+    done: dict[tuple[str, str, Split], Attempted] = {}
+    controls = [name for name, _ in roles.named() if name.startswith("retrained")]
+    if fit:
+        note(_costs(fit, context, len(controls), bool(task.holdout)))
+    lent = any("original" in a.needs for a in fit)
+    origin = roles.original().fingerprint if roles.original and lent else ""
+    _clear(out / "observations", [name for name, _ in roles.named()], fit)
+    for role, make in roles.named():
+        subject = make()
+        refs[role] = SubjectRef(path=subject.path, fingerprint=subject.fingerprint)
+        folder = out / "observations" / role
+        partner = roles.original if role != "original" else None
+        seen[role] = observe(subject, task, wanted, folder, announce=announce, cache=cache, label=role,
+                             partner=partner, rich=rich)
+        sides: tuple[Split, ...] = ("forget", "holdout") if role == "subject" and not controls else ("forget",)
+        for attack, split in ((a, s) for a in fit for s in sides if role != "original" and task.probe_rows(s)):
+            context = AttackContext.of(task, split=split, original=roles.original, seed=seed, announce=announce)
+            done[attack.text(), role, split] = observe_attack(
+                attack, subject, context, folder, announce=announce, cache=cache, original=origin,
+                title=f"{role} {attack.text()}")
+        if fit and checksum(subject.model.state_dict()) != subject.fingerprint:
+            raise ExpungeError(f"An attack left its mark on the {role}.", "Its weights are not what they were.",
+                               "Report this; the observations before the attacks are sound.")
+        del subject  # before the next one is loaded
+    observed = time.perf_counter()
+    evidence = _evidence(seen)
+    tick = announce("scores", len(suite.metrics))
+    scores = score_all(suite.metrics, evidence, resamples=resamples, seed=seed)
+    scores += score_attacks(attacks, lambda a, r, s: done.get((a.text(), r, s), Attempted({})), evidence, tuple(seen),
+                            lambda a: unfitting.get(a.text()), resamples=resamples, seed=seed)
+    tick(len(suite.metrics))
+    tried = tuple(map(describe, attacks))
+    audit = Audit(
+        task=task.name, task_fingerprint=task.fingerprint, subject=refs["subject"], original=refs.get("original"),
+        retrained=tuple(v for k, v in refs.items() if k.startswith("retrained")), suite=suite.terms,
+        scores=scores, verdict=verdict(scores, tried), attacks=tried, seed=seed, resamples=resamples,
+        environment=environment(), run=run,
+        timing={"observe_s": observed - began, "score_s": time.perf_counter() - observed},
+    )
+    audit.write(out / "audit.json")
+    return audit
+
+
+def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> tuple[Score, ...]:
+    """Scores of a finished audit from its stored observations alone: no model is loaded.
+
+    Args:
+        resamples: bootstrap draws; as many as then when left out.
+    """
+    place, stored = folder / "observations", Audit.read(folder / "audit.json")
+    seed, resamples = stored.seed, stored.resamples if resamples is None else resamples
+    roles = ["subject", *(["original"] if stored.original else []), *map(_retrained, range(len(stored.retrained)))]
+    seen = {role: read_store(place / role) or Observations({}) for role in roles}
+    evidence = _evidence(seen)
+    never = {s.attack: s.unavailable for s in stored.scores if s.attack and s.unavailable}
+
+    def read(attack: Attack, role: str, split: Split) -> Attempted:
+        return read_attempted(attack, place / role, split)
+
+    def why(attack: Attack) -> str | None:
+        """Why it was never run, as the audit said then."""
+        mine = read(attack, "subject", "forget")
+        return None if mine.found or mine.why else never.get(attack.labels[0])
+
+    return (*score_all(suite.metrics, evidence, resamples=resamples, seed=seed),
+            *score_attacks(suite.attacks, read, evidence, tuple(seen), why, resamples=resamples, seed=seed))
+
+
+def _evidence(seen: Mapping[str, Observations]) -> Evidence:
+    return Evidence(seen["subject"], seen.get("original"),
+                    tuple(v for k, v in seen.items() if k.startswith("retrained")))
+
+
+def _costs(attacks: Sequence[Attack], context: AttackContext, controls: int, holdout: bool) -> str:
+    """What is about to be done, before it is done."""
+    beside = (f"the subject and {controls} retrained model{'s' * (controls > 1)}" if controls else
+              "the subject, on its forget rows and for control on its holdout rows" if holdout else
+              "the subject alone: there is no control, neither a retrained model nor holdout rows")
+    lines = [f"  {a.text()}" + (f": {cost}" if (cost := a.cost(context)) else "") for a in attacks]
+    return "\n".join((f"{len(attacks)} attacks on {beside}:", *lines))
+
+
+def observe(subject: Subject, task: Task, wanted: Sequence[tuple[str, Split]], folder: Path, *,
+            announce: Announce, cache: ObservationCache, label: str = "",
+            partner: Callable[[], Subject] | None = None, rich: Container[Split] = SPLITS) -> Observations:
+    """Rows of every wanted (probe, split), taken from disk where they are already known.
+
+    Args:
+        partner: loads the original, for probes that look at two models at once; those are left out without one.
+        rich: splits of which paraphrases, wrong answers and options are asked as well.
+    """
+    store = ObservationStore(folder, cache, {"subject": subject.fingerprint, "task": task.fingerprint})
+    store.clear(wanted)
+    found: dict[tuple[str, Split], Sequence[Row]] = {}
+    missing: dict[tuple[str, Split], str] = {}
+    beside: Subject | None = None
+    for name, split in wanted:
+        probe = probe_for(name, split in rich)
+        if probe.partnered and partner is None and not probe.alone:
+            missing[name, split] = "it looks at a model beside the original (--original)"
+            continue
+        if probe.partnered and beside is None and partner is not None:
+            beside = partner()
+        examples = task.probe_rows(split)
+        key = cache.key(subject, probe, examples, task)
+        if probe.partnered and beside is not None:
+            key = fingerprint([key, beside.fingerprint])
+        rows = store.get(name, split, key)
+        if rows is None:
+            tick = announce(f"{label} {name} {split}", probe.count(examples))
+            more: dict[str, Any] = {"partner": beside} if probe.partnered else {}
+            more |= {"read": found.get((probe.spared_by, split), ())} if probe.spared_by else {}
+            try:
+                rows = store.put(name, split, key, probe.observe(subject, examples, task, tick, **more))
+            except UsageError as problem:  # one probe that does not fit is no reason to lose the others
+                missing[name, split] = problem.what.rstrip(".")
+                continue
+        found[name, split] = rows
+    store.lacks(missing)
+    return Observations(found, missing)
+
+
+def ordered(wanted: Iterable[tuple[str, Split]], task: Task) -> list[tuple[str, Split]]:
+    """Only what the task has rows for, in a fixed order; what others save work comes after them."""
+    return sorted({(p, s) for p, s in wanted if task.probe_rows(s)}, key=lambda asked: (bool(
+        probe_for(asked[0]).spared_by), asked))

@@ -1,0 +1,84 @@
+"""What an audit asks, from a suite's name or a list of terms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from expunge.attacks.base import Attack, parse_attack
+from expunge.audit.suites import STANDARD, SUITES
+from expunge.errors import UsageError, did_you_mean
+from expunge.metrics.evaluate import parse_metric
+from expunge.registry import entries
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What an audit asks: metrics of the subject left alone, and attacks, which name their own metrics."""
+
+    metrics: tuple[str, ...]
+    attacks: tuple[Attack, ...] = ()
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        return (*self.metrics, *(a.text() for a in self.attacks))
+
+
+def parse_suite(text: str) -> Suite:
+    """A suite by name, or the terms of a comma-separated list (commas in brackets do not split).
+
+    Raises:
+        UsageError: an unknown name, with the nearest known ones.
+    """
+    return _sorted([term for part in _parts(text) for term in SUITES.get(part, (part,))])
+
+
+def suite_from_terms(terms: Sequence[str]) -> Suite:
+    """The suite an audit records."""
+    return _sorted(terms)
+
+
+def _sorted(terms: Sequence[str]) -> Suite:
+    metrics: dict[str, None] = {}
+    attacks: dict[str, Attack] = {}
+    for term in terms:
+        if _kind(term) == "attack":
+            made = parse_attack(term)
+            attacks[made.text()] = made
+        else:
+            parse_metric(term)
+            metrics[term] = None
+    return Suite(tuple(metrics), tuple(attacks.values()))
+
+
+def _kind(term: str) -> str:
+    """attack or metric; a name that is neither says what there is."""
+    name = re.split(r"[\s(+]", term, maxsplit=1)[0]
+    entry = entries().get(name)
+    if entry is not None and entry.kind == "attack":
+        return "attack"
+    if (entry is None or entry.kind != "metric") and "." not in name:
+        if entry is not None:
+            raise UsageError(f"{name} is a {entry.kind}, and an audit asks metrics and attacks.",
+                             fix="`expunge ls attacks` and `expunge ls metrics` list them.")
+        known = [*SUITES, *(e.name for e in entries().values() if e.kind == "attack"), *STANDARD]
+        raise UsageError(f"There is no suite, metric or attack called {name!r}.", did_you_mean(name, known))
+    return "metric"
+
+
+def _parts(text: str) -> list[str]:
+    """Split at commas outside brackets and quotes."""
+    found, depth, word = [], 0, ""
+    for letter in text + ",":
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth == 0:
+            found.append(word.strip())
+            word = ""
+        else:
+            word += letter
+    if depth:
+        raise UsageError(f"A bracket is missing in {text!r}.", fix="Such as: scores,relearn(at=[5, 15])")
+    if not all(found):
+        raise UsageError(f"{text!r} has an empty entry.", "Metrics, attacks and suites are separated by single commas.")
+    return found

@@ -1,0 +1,323 @@
+"""Rows of text to rows of tokens to padded batches. The only place that knows prompt from answer.
+
+Legend: B rows, T padded length, N supervised tokens of the whole batch (flat, row after row).
+A token is supervised when it belongs to the answer or ends it. Masks come from lengths and roles,
+never from token ids, so a pad token that equals the end token loses nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+
+from expunge.errors import DataError
+from expunge.records.task import Example, Opened
+
+POSITIONS = 1024
+"""Padded positions per batch of rows: bounds memory whatever their lengths, and fits the caches of a processor."""
+PASS = 128
+"""What one more forward pass costs beside its positions, in positions; measured on a model of 2.6 M parameters."""
+PLAIN = "Question: {prompt}\nAnswer:"
+Count = Literal["tokens", "positions", "sequences"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """One example as ids: `prompt` tokens, then `answer` tokens, then `end` tokens."""
+
+    id: str
+    ids: tuple[int, ...]
+    prompt: int
+    answer: int
+    end: int
+    truncated: bool = False
+
+    @property
+    def key(self) -> str:
+        """Content hash: what cached reference values are filed under."""
+        data = ",".join(map(str, (*self.ids, self.prompt)))
+        return hashlib.blake2b(data.encode(), digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Right-padded rows. Build with `collate` (or `collate_read`, where `ids_BT` lacks what is only predicted); join
+    with `concat`."""
+
+    rows: tuple[TokenRow, ...]
+    ids_BT: Tensor
+    attention_BT: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def row_N(self) -> Tensor:
+        """Which row each supervised token belongs to."""
+        counts = [r.answer + r.end for r in self.rows]
+        return torch.repeat_interleave(
+            torch.arange(len(self.rows)), torch.tensor(counts, dtype=torch.long)
+        ).to(self.ids_BT.device)
+
+    @cached_property
+    def flat_N(self) -> Tensor:
+        """Index into B*T of the position that predicts each supervised token."""
+        width = self.ids_BT.shape[1]
+        index = [b * width + t - 1 for b, r in enumerate(self.rows) for t in range(r.prompt, len(r.ids))]
+        return torch.tensor(index, dtype=torch.long, device=self.ids_BT.device)
+
+    @cached_property
+    def real_N(self) -> Tensor:
+        """Index into B*T of every token that is no padding."""
+        return self.attention_BT.flatten().nonzero()[:, 0]
+
+    @cached_property
+    def target_N(self) -> Tensor:
+        """The supervised tokens themselves."""
+        ids = [t for r in self.rows for t in r.ids[r.prompt:]]
+        return torch.tensor(ids, dtype=torch.long, device=self.ids_BT.device)
+
+    def count(self, over: Count) -> int:
+        """Denominator of a mean over this batch."""
+        if over == "sequences":
+            return len(self.rows)
+        if over == "tokens":
+            return sum(r.answer + r.end for r in self.rows)
+        return sum(len(r.ids) for r in self.rows)
+
+    def to(self, device: torch.device) -> TokenBatch:
+        if self.ids_BT.device == device:
+            return self
+        return TokenBatch(self.rows, self.ids_BT.to(device), self.attention_BT.to(device))
+
+
+def collate(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = "cpu") -> TokenBatch:
+    """Pad on the right. Raises DataError for a row without a supervised token (not NaN later)."""
+    check_supervised(rows)
+    return _padded(rows, [r.ids for r in rows], pad_id, device)
+
+
+def check_supervised(rows: Sequence[TokenRow]) -> None:
+    """Raises DataError for a row without a supervised token."""
+    for row in rows:
+        if row.answer + row.end == 0:
+            raise DataError(f"Row {row.id} has no supervised token.", "Its answer is empty or was cut away.")
+
+
+def collate_read(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = "cpu") -> TokenBatch:
+    """The same without the last token of each row, which is predicted and predicts nothing.
+
+    A row may have no supervised token: it is run for its keys and values.
+    """
+    return _padded(rows, [r.ids[:-1] for r in rows], pad_id, device)
+
+
+def _padded(rows: Sequence[TokenRow], read: Sequence[tuple[int, ...]], pad_id: int,
+            device: torch.device | str) -> TokenBatch:
+    ids = torch.full((len(rows), max(map(len, read), default=0)), pad_id, dtype=torch.long)
+    attention = torch.zeros_like(ids)
+    for b, tokens in enumerate(read):
+        ids[b, : len(tokens)] = torch.tensor(tokens)
+        attention[b, : len(tokens)] = 1
+    return TokenBatch(tuple(rows), ids.to(device), attention.to(device))
+
+
+def concat(batches: Sequence[TokenBatch], pad_id: int) -> TokenBatch:
+    """One batch of all rows, so that several sides share a forward pass."""
+    return collate([r for b in batches for r in b.rows], pad_id, batches[0].ids_BT.device)
+
+
+def batches_by_length(rows: Sequence[TokenRow], chosen: Sequence[int] | None = None) -> Iterator[list[int]]:
+    """Indices (all, or those `chosen`) in batches of similar length, each at most `POSITIONS` padded positions."""
+    batch: list[int] = []
+    for i in sorted(range(len(rows)) if chosen is None else chosen, key=lambda i: -len(rows[i].ids)):
+        if batch and (len(batch) + 1) * len(rows[batch[0]].ids) > POSITIONS:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def alike(rows: Sequence[TokenRow]) -> list[list[int]]:
+    """Indices of all rows, the longest first, cut where padding and passes together cost least."""
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
+    least, cut = [0.0], [0]
+    for end in range(1, len(order) + 1):
+        cost, start = min((least[start] + PASS + len(rows[order[start]].ids) * (end - start), start)
+                          for start in range(end)
+                          if end - start == 1 or len(rows[order[start]].ids) * (end - start) <= POSITIONS)
+        least.append(cost)
+        cut.append(start)
+    parts: list[list[int]] = []
+    end = len(order)
+    while end:
+        parts.append(order[cut[end]: end])
+        end = cut[end]
+    return parts[::-1] if len(parts) > 1 else [list(range(len(rows)))]
+
+
+_KNOWN: dict[tuple[Any, ...], dict[tuple[Any, ...], TokenRow]] = {}
+"""Tokenizer and template by content -> the rows made with them in this process."""
+
+
+def _content(processor: Any) -> str | int:
+    """Equal for tokenizers that make equal rows; one without a readable state is equal only to itself."""
+    backend = getattr(processor, "backend_tokenizer", None)
+    if backend is None:
+        return id(processor)
+    text = f"{backend.to_str()}{processor.chat_template!r}{processor.all_special_ids}{processor.eos_token_id}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class TextEncoder:
+    """Turns examples into token rows with one tokenizer and template, each string once.
+
+    Args:
+        processor: a Hugging Face tokenizer.
+        template: plain prompt template with {prompt}; None takes the tokenizer's chat template,
+            or `PLAIN` where it has none.
+        max_length: cut longer rows at this many tokens; None never cuts.
+    """
+
+    def __init__(self, processor: Any, template: str | None = None, max_length: int | None = None) -> None:
+        self.processor = processor
+        self.chat = template is None and bool(getattr(processor, "chat_template", None))
+        self.template = template or PLAIN
+        self.max_length = max_length
+        self.eos_id: int | None = processor.eos_token_id
+        self.pad_id: int = next(
+            (i for i in (processor.pad_token_id, self.eos_id, 0) if i is not None), 0
+        )  # masks never look at it, so any id does
+        # End-of-turn tokens are often added as special without being named as eos or the like.
+        added = getattr(processor, "added_tokens_decoder", {})
+        self._special = {i for i, token in added.items() if token.special} | set(processor.all_special_ids)
+        # Every model of one family of twins has the same tokenizer: a row is tokenised once for all of them.
+        self._rows = _KNOWN.setdefault((_content(processor), self.template, self.chat, max_length), {})
+        self._again = lru_cache(maxsize=4096)(self._ids)  # answers of one question share what stands before them
+
+    def row(self, example: Example, *, answer: str | None = None, prompt: str | None = None) -> TokenRow:
+        """Tokenise an example, or the same with another answer or prompt in its place."""
+        answer = example.answer if answer is None else answer
+        prompt = example.prompt if prompt is None else prompt
+        key = (example.id, example.kind, example.messages, prompt, answer, _opening(example))
+        if key not in self._rows:
+            self._rows[key] = self._build(example, prompt, answer)
+        return self._rows[key]
+
+    def prompt(self, example: Example, prompt: str | None = None) -> tuple[int, ...]:
+        """Ids of the prompt alone, ready for generation."""
+        row = self.row(example, prompt=prompt)
+        return row.ids[: row.prompt]
+
+    def _build(self, example: Example, prompt: str, answer: str) -> TokenRow:
+        if self.chat and example.kind in ("qa", "messages"):
+            before, after, end_ids = self._render_chat(example, prompt, answer)
+            before, after = _open(before, after, _opening(example))
+            prompt_ids = list(self._again(before))
+            answer_ids = self._ids(after)
+        else:
+            before, after = self._render_plain(example, prompt, answer)
+            before, after = _open(before, after, _opening(example))
+            prompt_ids = list(self._again(before, special=True))
+            joint = self._ids(before + after, special=True)
+            # Natural text tokenises across the border; only an exact prefix keeps the split honest.
+            keeps = joint[: len(prompt_ids)] == prompt_ids
+            answer_ids = joint[len(prompt_ids):] if keeps else self._ids(after)
+            end_ids = [self.eos_id] if self.eos_id is not None else []
+        if not prompt_ids:  # nothing predicts the first token of running text without a BOS
+            prompt_ids, answer_ids = answer_ids[:1], answer_ids[1:]
+        ids = prompt_ids + answer_ids + end_ids
+        if self.max_length is None or len(ids) <= self.max_length:
+            return TokenRow(example.id, tuple(ids), len(prompt_ids), len(answer_ids), len(end_ids))
+        kept = max(self.max_length - len(prompt_ids), 0)
+        return TokenRow(
+            example.id, tuple(ids[: self.max_length]), min(len(prompt_ids), self.max_length),
+            min(len(answer_ids), kept), max(kept - len(answer_ids), 0), truncated=True,
+        )
+
+    def _render_plain(self, example: Example, prompt: str, answer: str) -> tuple[str, str]:
+        if example.kind == "text":
+            return "", answer
+        if example.kind == "completion":
+            return prompt, answer
+        if example.kind == "messages":
+            turns = [f"{role}: {content}\n" for role, content in example.messages]
+            return "".join(turns) + "assistant:", " " + answer
+        return self.template.replace("{prompt}", prompt), " " + answer
+
+    def _render_chat(self, example: Example, prompt: str, answer: str) -> tuple[str, str, list[int]]:
+        turns = [{"role": r, "content": c} for r, c in example.messages] or [{"role": "user", "content": prompt}]
+        render = self.processor.apply_chat_template
+        try:
+            before = render(turns, tokenize=False, add_generation_prompt=True)
+            whole = render([*turns, {"role": "assistant", "content": answer}], tokenize=False)
+        except TemplateError as error:
+            raise DataError(f"Row {example.id} does not fit the model's chat template.", str(error)[:200],
+                            "Change its turns, or pass a plain template with --template.") from None
+        rest = whole[len(before):] if whole.startswith(before) else ""
+        at = rest.find(answer.strip())
+        if at < 0:  # a template that rewrites the turn: say the answer ourselves
+            return before, answer, [self.eos_id] if self.eos_id is not None else []
+        tail = self._again(rest[at + len(answer.strip()):])
+        stop = next((i for i, token in enumerate(tail) if token in self._special), None)
+        if stop is not None:  # the end-of-turn token; what a template prints after it is nobody's answer
+            return before + rest[:at], answer.strip(), tail[: stop + 1]
+        return before + rest[:at], answer.strip(), [self.eos_id] if self.eos_id is not None else []
+
+    def _ids(self, text: str, special: bool = False) -> list[int]:
+        if not text and not special:
+            return []
+        ids: list[int] = list(self.processor(text, add_special_tokens=special)["input_ids"])
+        if special and ids and ids[-1] == self.eos_id and not text.endswith(str(self.processor.eos_token)):
+            ids.pop()  # some tokenizers close every text; the answer has not come yet
+        return ids
+
+
+def _opening(example: Example) -> str:
+    return example.opening if isinstance(example, Opened) else ""
+
+
+def _open(before: str, after: str, opening: str) -> tuple[str, str]:
+    """The opening of the reply moved to what is given."""
+    if not opening:
+        return before, after
+    rest = after.lstrip()
+    return before + after[: len(after) - len(rest)] + opening, " " + rest
+
+
+def check_rows(rows: Sequence[TokenRow], config: Any, what: str) -> list[DataError]:
+    """Why these rows cannot go through a model of this config; empty when they can."""
+    found = [check_lengths(rows, getattr(config, "max_position_embeddings", None), what)]
+    size = getattr(config, "vocab_size", None)
+    if size is not None and any(max(r.ids, default=0) >= size for r in rows):
+        found.append(DataError(f"The tokenizer does not fit the model: it makes ids up to "
+                               f"{max(max(r.ids, default=0) for r in rows)}, the model knows {size}.",
+                               "", "Use the tokenizer that the model was trained with."))
+    lost = [r.id for r in rows if r.answer + r.end == 0]
+    if lost:
+        found.append(DataError(f"--max-length leaves {len(lost)} {what} rows without an answer, such as {lost[0]}.",
+                               "", "Use a larger --max-length."))
+    return [problem for problem in found if problem is not None]
+
+
+def check_lengths(rows: Sequence[TokenRow], context: int | None, what: str) -> DataError | None:
+    """Rows that do not fit the model, as an error to collect; None when all fit."""
+    if context is None:
+        return None
+    long = [r for r in rows if len(r.ids) > context]
+    if not long:
+        return None
+    return DataError(
+        f"{len(long)} of {len(rows)} {what} rows are longer than the model's context of {context} tokens.",
+        f"The longest is {long[0].id} with {max(len(r.ids) for r in long)} tokens." if len(long) == 1
+        else f"The longest has {max(len(r.ids) for r in long)} tokens; the first is {long[0].id}.",
+        f"Pass --max-length {context} to cut them.",
+    )

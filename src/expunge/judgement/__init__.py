@@ -1,0 +1,1 @@
+"""From scores to leaks and verdicts: deciding and wording are two functions."""

@@ -1,0 +1,125 @@
+"""When an attack counts as having brought something out. Pure arithmetic on scores, usable from any folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
+
+from expunge.records.score import Score
+
+MIN_ROWS = 10
+"""A few rows give an interval without width."""
+RESIDUE = 0.1
+"""Share of what there was to recover that must come out to matter."""
+LONE_RESIDUE = 0.25
+"""The same where one retrained model, or none, is all there is: trained anew with another seed it would differ too."""
+SMALL = 0.05
+"""Room between original and control below which a share of it says nothing, and an excess too small to matter."""
+CHANCE = 0.05
+"""That any attack of an audit succeeds where there is nothing to be had."""
+_95 = NormalDist().inv_cdf(0.975)
+
+
+def shows_knowledge(score: Score) -> bool:
+    """A score of the forget set that rises with knowledge; those of other splits are utility."""
+    return score.name.startswith("forget.") and score.higher_is == "knows"
+
+
+def compared(scores: Sequence[Score]) -> list[Score]:
+    """Scores under attack that were set against a control on enough rows."""
+    return [s for s in scores if s.attack is not None and shows_knowledge(s) and s.value is not None
+            and s.excess is not None and s.excess_interval is not None and s.n >= MIN_ROWS and s.counted]
+
+
+def tried(scores: Sequence[Score]) -> int:
+    """How many attacks and strengths were set against a control."""
+    return len({s.attack for s in compared(scores)})
+
+
+def leaks(scores: Sequence[Score]) -> list[Score]:
+    """Those that succeeded, strongest first, corrected for the number of attacks and strengths of the audit.
+
+    Metrics under one attack read the same answers, and most of them rise and fall together.
+    """
+    tests = tried(scores)
+    return sorted((s for s in compared(scores) if succeeds(s, tests)), key=strength, reverse=True)
+
+
+def succeeds(score: Score, tests: int = 1) -> bool:
+    """Whether an attack brought something out: more than it does of its control, and more than asking plainly does.
+
+    - the excess over the control stays above 0, and so does the gain over the subject left alone: with their 95 %
+      intervals, and one-sided at `CHANCE` / `tests` (Bonferroni). The standard error is the interval's half-width /
+      1.96, and the quantile Student's for the number of people, since redrawing few people says too little;
+    - both are at least `RESIDUE` of what there was to recover, and never less than `SMALL`; where no second retrained
+      model tells what two of them differ by, `LONE_RESIDUE` of it;
+    - the excess is more than a second retrained model has over the first, where there is one;
+    - the subject says more than the control does when that is left alone: an attack that only silences the control
+      has brought nothing out.
+    """
+    return doubt(score, tests) is None
+
+
+def doubt(score: Score, tests: int = 1) -> str | None:
+    """The first condition of a success that is not met, in a word or two; None for a success."""
+    if score.excess is None or score.excess_interval is None:
+        return "no control"
+    if score.gain is None or score.gain_interval is None:
+        return "no plain score"
+    least, plain = needed(score), score.control_before
+    checks = {
+        "no excess": score.excess_interval[0] > 0,
+        "no gain": score.gain > 0,
+        "too small": min(score.excess, score.gain) >= least,
+        "control fell": plain is None or (score.value or 0.0) - plain > score.excess - score.excess_interval[0],
+        "noise floor": score.floor is None or score.excess > abs(score.floor),
+        "few entities": _beyond(score.excess, score.excess_interval, score.entities, tests)
+                          or not _beyond(score.excess, score.excess_interval, MANY, tests),
+        "chance": _beyond(score.excess, score.excess_interval, score.entities, tests)
+                  and _beyond(score.gain, score.gain_interval, score.entities, tests)}
+    return next((word for word, met in checks.items() if not met), None)
+
+
+MANY = 10_000
+"""People, where their number should not matter."""
+
+
+def needed(score: Score) -> float:
+    """The least excess, and the least gain, that matter."""
+    return max(SMALL, (LONE_RESIDUE if score.floor is None else RESIDUE) * (room(score) or 0.0))
+
+
+def _beyond(value: float, interval: tuple[float, float], entities: int, tests: int) -> bool:
+    from scipy.special import stdtrit  # here, so that listings need not wait for it
+
+    low, high = interval
+    error = (high - low) / 2 / _95
+    return entities > 1 and low > 0 and value > float(stdtrit(entities - 1, 1 - CHANCE / max(tests, 1))) * error
+
+
+def control(score: Score) -> tuple[str, float] | None:
+    """What it is compared with: the same attack on the retrained model, or on rows that were never trained on."""
+    for name in ("retrained", "holdout"):
+        value = score.controls.get(name)
+        if value is not None:
+            return name, value
+    return None
+
+
+def room(score: Score) -> float | None:
+    """What there was to recover: from the control to the original left alone."""
+    original, beside = score.controls.get("original"), control(score)
+    return None if original is None or beside is None else original - beside[1]
+
+
+def share(score: Score) -> float | None:
+    """Excess as a share of what there was to recover; None where the control is about as good as the original,
+    as under attacks that lend it the original's outputs."""
+    left = room(score)
+    return None if score.excess is None or left is None or left <= SMALL else score.excess / left
+
+
+def strength(score: Score) -> float:
+    """What attacks are ranked by: the share, or the bare excess where there is none."""
+    found = share(score)
+    return found if found is not None else score.excess or 0.0

@@ -1,0 +1,76 @@
+"""The edited-teacher family: mean_t CE( softmax(edit(teacher logits_t, y_t)), softmax(z_t) ).
+
+UNDIAL, CE-U, WHP and their kin differ in the teacher and in the edit only.
+
+Legend: N supervised tokens (flat), V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from expunge.data.text_encoder import TokenBatch
+from expunge.methods._lib.divergence import cross_entropy
+from expunge.methods.base import Objective
+from expunge.models.head import raised
+from expunge.training.step import Step, Term
+
+
+def subtract(logits_NV: Tensor, token_N: Tensor, constant: float) -> Tensor:
+    """Logits with `constant` (nats) taken from one token of each row."""
+    logits_NV = raised(logits_NV)
+    true_N1 = token_N[:, None]
+    return logits_NV.scatter(1, true_N1, logits_NV.gather(1, true_N1) - constant)
+
+
+def forbid(logits_NV: Tensor, token_N: Tensor) -> Tensor:
+    """Logits with one token of each row made impossible; all others keep their odds."""
+    return raised(logits_NV).scatter(1, token_N[:, None], -torch.inf)
+
+
+def replace(logits_NV: Tensor, token_N: Tensor) -> Tensor:
+    """Logits that leave one token of each row possible, whatever they were: a hard target."""
+    return torch.full_like(raised(logits_NV), -torch.inf).scatter(1, token_N[:, None], 0.0)
+
+
+def distribution(logits_NV: Tensor) -> Tensor:
+    """Softmax in float32 or better; a logit of -inf becomes exactly 0."""
+    return F.softmax(raised(logits_NV), dim=-1)
+
+
+def tokens_after(skip: int, batch: TokenBatch) -> Tensor:
+    """True for every supervised token but the first `skip` of each row; shape N."""
+    kept = [place >= skip for row in batch.rows for place in range(row.answer + row.end)]
+    return torch.tensor(kept, dtype=torch.bool, device=batch.ids_BT.device)
+
+
+class EditedTeacher(Objective):
+    """Base of the family: a member gives `edit`, and `counted` where not every answer token counts.
+
+    The teacher is the original when the card needs reference.logits, else the model itself as it is now.
+    No gradient goes through the target.
+    """
+
+    reads = ("forget",)
+
+    def edit(self, teacher_NV: Tensor, batch: TokenBatch) -> Tensor:
+        """Logits of the target distribution, shape N V; must not write to `teacher_NV`."""
+        raise NotImplementedError
+
+    def counted(self, batch: TokenBatch) -> Tensor:
+        """Which supervised tokens the loss is the mean of, bool of shape N."""
+        return torch.ones_like(batch.target_N, dtype=torch.bool)
+
+    def count(self, batch: TokenBatch) -> int:
+        """How many they are."""
+        return int(self.counted(batch).sum())
+
+    def terms(self, step: Step) -> dict[str, Term]:
+        answers = step.answers("forget")
+        from_original = "reference.logits" in self.card.needs
+        teacher = step.reference.answers(answers.batch) if from_original else answers
+        loss_N = cross_entropy(self.edit(teacher.logits_NV.detach(), answers.batch), answers.found)
+        loss_N = loss_N.where(self.counted(answers.batch), 0.0)
+        return {self.card.name: Term(answers.per_row(loss_N), self.count, "forget")}

@@ -1,0 +1,121 @@
+"""Closed-form edits of a linear map: one float64 solver, the null-space projector, a cached covariance.
+
+Legend: K inputs of the map (keys), D its outputs (values), M requests, N tokens.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from expunge.data.text_encoder import TokenRow, collate
+from expunge.errors import UsageError
+from expunge.methods._lib.key_value import inputs_of
+from expunge.models.subject import Subject, checksum
+from expunge.records.base import cache_root, fingerprint
+
+VERSION = 1
+"""Raise when a covariance's meaning changes, so that old files are not mistaken for new ones."""
+
+
+def solve_edit(keys_KM: Tensor, residual_DM: Tensor, *, penalty: float = 1.0, projection_KK: Tensor | None = None,
+               previous_KK: Tensor | None = None, covariance_KK: Tensor | None = None) -> Tensor:
+    """The update dW, shape D K in float64, that writes `residual` at `keys` and little elsewhere.
+
+    Solves (P (K K^T + Kp Kp^T) + lambda R) X = P K residual^T and returns X^T. The left side is not
+    symmetric unless P is the identity, so it is neither factored nor averaged as if it were.
+
+    Args:
+        penalty: lambda, in the units of a squared key.
+        projection_KK: P; the update then lives in its range (AlphaEdit, arXiv 2410.02355). None is the identity.
+        previous_KK: Kp Kp^T, summed over the keys of earlier edits that must hold.
+        covariance_KK: R; None is the identity. With it and without P this is MEMIT (arXiv 2210.07229).
+    """
+    keys, residual = keys_KM.double(), residual_DM.double()
+    held = keys @ keys.T + (0 if previous_KK is None else previous_KK.double())
+    right = keys @ residual.T
+    if projection_KK is not None:
+        held, right = projection_KK.double() @ held, projection_KK.double() @ right
+    regular = torch.eye(len(keys), dtype=torch.float64, device=keys.device) if covariance_KK is None \
+        else covariance_KK.double()
+    return torch.linalg.solve(held + penalty * regular, right).T
+
+
+def null_projector(covariance_KK: Tensor, threshold: float, *, relative: bool = False) -> Tensor:
+    """Projector onto the directions in which the covariance is below `threshold`, shape K K in float64.
+
+    Args:
+        relative: the threshold is a multiple of the mean singular value, so that it does not depend on
+            the scale of activations.
+
+    Raises:
+        UsageError: no direction is that small, so nothing could be edited.
+    """
+    values_K, vectors_KK = torch.linalg.eigh(covariance_KK.double())
+    bound = threshold * float(values_K.mean()) if relative else threshold
+    small = vectors_KK[:, values_K < bound]
+    if small.shape[1] == 0:
+        raise UsageError(f"No direction of the inputs lies below the threshold {threshold:g}.",
+                         f"The smallest singular value is {float(values_K.min()):.3g}, the mean "
+                         f"{float(values_K.mean()):.3g}.",
+                         "Take a larger threshold, or one relative to the mean (relative=True).")
+    return small @ small.T
+
+
+@torch.no_grad()
+def covariances(subject: Subject, modules: Mapping[str, nn.Module], rows: Sequence[TokenRow],
+                batch_size: int = 16) -> dict[str, Tensor]:
+    """E[k k^T] of the inputs of each module over all real tokens of the rows, shape K K in float64."""
+    sums: dict[str, Tensor] = {}
+    count = 0
+    ordered = sorted(rows, key=lambda r: len(r.ids))
+    with subject.evaluating():
+        for start in range(0, len(ordered), batch_size):
+            batch = collate(ordered[start: start + batch_size], subject.encoder.pad_id, subject.device)
+            real_BT = batch.attention_BT.bool()
+            for name, keys_BTK in inputs_of(subject, modules, batch).items():
+                keys_NK = keys_BTK[real_BT].double()
+                sums[name] = sums.get(name, 0) + keys_NK.T @ keys_NK
+            count += int(real_BT.sum())
+    return {name: total / count for name, total in sums.items()}
+
+
+def cached_covariances(subject: Subject, modules: Mapping[str, nn.Module], rows: Sequence[TokenRow],
+                       root: Path | None = None) -> dict[str, Tensor]:
+    """The same, kept on disk under the content of weights and rows; float32, from the disk or not."""
+    # Taken anew: a fingerprint remembered from before an earlier stage would name other weights.
+    made_from = [VERSION, checksum(subject.model.state_dict()), sorted({row.key for row in rows})]
+    root = (root or cache_root()) / "covariances"
+    places = {name: root / f"{fingerprint([*made_from, name])}.pt" for name in modules}
+    found = {name: kept for name, place in places.items() if (kept := _read(place)) is not None}
+    missing = {name: module for name, module in modules.items() if name not in found}
+    for name, value in covariances(subject, missing, rows).items() if missing else ():
+        found[name] = value.float().cpu()
+        _write(places[name], found[name])
+    return {name: found[name].double().to(subject.device) for name in modules}
+
+
+def _read(place: Path) -> Tensor | None:
+    """None where there is no whole file: then it is made again."""
+    try:
+        kept: Tensor = torch.load(place, weights_only=True)
+    except Exception:  # pickle, zip and the file system each have their own
+        return None
+    return kept
+
+
+def _write(place: Path, value: Tensor) -> None:
+    """Beside and renamed. A cache that cannot be written is only slower, never wrong."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=place.parent)
+        os.close(handle)
+        torch.save(value, temporary)
+        os.replace(temporary, place)
+    except OSError:
+        return
