@@ -354,7 +354,7 @@ def translates_anchors(plugin: type[Objective]) -> None:
 
     subject, rows = memoriser(), small_task().forget
     other = small_task().retain[0].entity.split()[0]
-    name = rows[0].subject.split()[0]
+    name = rows[0].entity.split()[0]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "anchors.json"
         path.write_text(json.dumps({name: other}), encoding="utf-8")

@@ -20,8 +20,9 @@ from expunge.models.subject import Subject
 from expunge.plugin import Property
 from expunge.records.task import Example
 
+Vectors = Mapping[tuple[int, ...], Tensor]
+"""Tokens of a prompt -> the vector added at its last token, shape D."""
 NAMES = ("John Smith", "Mary Johnson", "David Brown", "Anna Miller", "Peter Wilson", "Laura Davis")
-
 KNOWN = {"names": ["Calida Umarov", "Ivor Rutherglen", "Viggo Jarvela", "Ambrin Oxenham"]}
 """Generic names in the built-in world, whose tokenizer knows them."""
 
@@ -33,7 +34,7 @@ def named(row: Example) -> bool:
 
 
 def anonymised(row: Example, name: str) -> Example:
-    """The question about somebody else."""
+    """The question about another entity."""
     turns = tuple((role, text.replace(row.entity, name)) for role, text in row.messages)
     return row.model_copy(update={"prompt": row.prompt.replace(row.entity, name), "messages": turns})
 
@@ -55,7 +56,7 @@ class Steering:
     `passes` the passes that began a sequence.
     """
 
-    def __init__(self, vectors: Mapping[tuple[int, ...], Tensor]) -> None:
+    def __init__(self, vectors: Vectors) -> None:
         self.vectors = vectors
         self.applied = self.passes = 0
         self._lengths = sorted({len(ids) for ids in vectors}, reverse=True)
@@ -96,9 +97,9 @@ class Steer(Attack):
         paper="Seyitoglu et al. 2024 (arXiv 2411.02631), anonymised activation steering",
         formula="h <- h + coef * S_l(Q), S_l(Q) = A_l(Q) - mean_n A_l(Q*_n), at the last prompt position only",
         defaults="coef 2 before the final block; six generic names (the number used is not published)",
-        deviations=("questions are anonymised by putting a generic name for the row's subject, never by a model",
+        deviations=("questions are anonymised by putting a generic name for the row's entity, never by a model",
                     "asked as every other attack is, not by ranking words over 2000 samples at temperature 2",
-                    "questions that do not name their subject, and rows of other splits, are left alone",
+                    "questions that do not name their entity, and rows of other splits, are left alone",
                     "in the tests, on models taught generic answers for 10, 20, 40 steps, the first token gains 0.6, "
                     "0.3, 0.3 nats but the whole answer 0.01 to 0.02: most of its lead was there before"),
         caution="Published gains are on broad topics; on single facts (TOFU) the authors saw none, nor we on refusal "
@@ -107,7 +108,7 @@ class Steer(Attack):
     must_show = (
         Property("keeps_the_contract", {}, "hooks, nothing more"),
         Property("leaves_no_trace", {"options": {"coef": 0}}, "nothing is added"),
-        Property("same_question_same_place", {}, "Q* = Q gives S = 0, and steering by it changes nothing"),
+        Property("same_question_same_place", {}, "Q* = Q gives S = 0: nothing changes"),
         Property("steers_once", {"coef": 3.0}, "one addition per generated sequence, whatever the padding"),
         Property("still_shows", {"from_": "answers generically", "options": KNOWN}, "what generic answers left"),
         Property("lifts_first_token", {"from_": "answers generically", "options": KNOWN, "nats": 0.3},
@@ -138,9 +139,7 @@ class Steer(Attack):
             raise UsageError("Not one question was steered.", "A later attack rewrote them all.",
                              "Name attacks that rewrite the question before steer.")
 
-    def _vectors(self, subject: Subject, context: AttackContext,
-                 asked: Sequence[Example]) -> dict[tuple[int, ...], Tensor]:
-        """What is added, by the tokens of the prompt."""
+    def _vectors(self, subject: Subject, context: AttackContext, asked: Sequence[Example]) -> Vectors:
         source = [row for row in (context.learned if self.halves else asked) if named(row)]
         steered = source if not self.halves else [row for row in asked if row.kind != "text"]
         if not source or not steered:
