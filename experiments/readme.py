@@ -16,6 +16,7 @@ from typing import Any
 
 from common import standing
 
+from expunge.plugin import KINDS
 from expunge.registry import of_kind
 from expunge.report.leaderboard import replace_between, table
 
@@ -28,10 +29,8 @@ def results(name: str) -> dict[str, Any]:
 
 def plugins() -> str:
     """Every plug-in by kind."""
-    kinds = ("objective", "preset", "retain", "combine", "perturb", "optimizer", "scope", "sampler", "edit", "guard",
-             "exact", "attack", "probe", "metric")
     rows = [{"kind": e.kind, "name": f"`{e.name}`", "what it does": e.summary}
-            for kind in kinds for e in of_kind(kind)]  # type: ignore[arg-type]
+            for kind in KINDS if kind != "task" for e in of_kind(kind)]
     return table(rows, ["kind", "name", "what it does"])
 
 

@@ -14,7 +14,7 @@ import typer
 from expunge.audit.suite import parse_suite
 from expunge.cli.main import app
 from expunge.data.tasks import TASKS
-from expunge.registry import HOMES
+from expunge.plugin import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "expunge"
@@ -29,7 +29,7 @@ def lines(path: Path) -> int:
 
 
 def test_files_are_short() -> None:
-    homes = {SOURCE / home for kind, home in HOMES.items() if home.startswith("methods/")}
+    homes = {SOURCE / about.folder for about in KINDS.values() if about.folder.startswith("methods/")}
     too_long = {}
     for path in SOURCE.rglob("*.py"):
         limit = LONGEST_METHOD if path.parent in homes else LONGEST

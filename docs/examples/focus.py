@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from expunge.methods.base import WeightedSpec
 from expunge.methods._lib.weighted_likelihood import WeightedLikelihood
+from expunge.methods.base import WeightedSpec
 from expunge.plugin import Card, Property
 
 

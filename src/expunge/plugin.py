@@ -8,16 +8,58 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from expunge.errors import UsageError, did_you_mean
+from expunge.needs import ModelNeed, Need
 
 Kind = Literal[
-    "objective", "retain", "combine", "perturb", "optimizer", "scope", "sampler", "edit", "guard", "exact", "preset",
-    "probe", "metric", "attack",
+    "objective", "preset", "retain", "combine", "perturb", "optimizer", "scope", "sampler", "edit", "guard", "exact",
+    "attack", "probe", "metric", "task",
 ]
-RECIPE_KINDS: tuple[Kind, ...] = (
-    "objective", "retain", "combine", "perturb", "optimizer", "scope", "sampler", "edit", "guard", "exact",
-)
-SOURCES: tuple[Kind, ...] = ("objective", "edit", "guard", "exact")
-"""Kinds that can be the source of forgetting; a stage has one."""
+
+
+@dataclass(frozen=True)
+class KindInfo:
+    """What is known of a kind of plug-in."""
+
+    plural: str
+    folder: str
+    """Below the package: one plug-in a file."""
+    heading: str
+    """What plug-ins of this kind do, in a few words."""
+    method: bool = False
+    """Whether a recipe may name it."""
+    source: bool = False
+    """Whether it can be the source of forgetting; a stage has one."""
+    single: bool = False
+    """Whether a stage has exactly one."""
+
+
+KINDS: dict[Kind, KindInfo] = {
+    "objective": KindInfo("objectives", "methods/objectives", "losses that make a model forget", True, source=True),
+    "preset": KindInfo("presets", "methods/presets", "published combinations under their own names", True),
+    "retain": KindInfo("retains", "methods/retain", "losses that keep the rest", True),
+    "combine": KindInfo("combines", "methods/combine", "how forget and retain gradients become one update", True,
+                        single=True),
+    "perturb": KindInfo("perturbs", "methods/perturb", "changes of weights or activations while gradients are taken",
+                        True),
+    "optimizer": KindInfo("optimizers", "methods/optimizers", "how a gradient becomes a step", True, single=True),
+    "scope": KindInfo("scopes", "methods/scopes", "which parameters may move", True, single=True),
+    "sampler": KindInfo("samplers", "methods/samplers", "which rows meet in a step", True, single=True),
+    "edit": KindInfo("edits", "methods/edits", "changes of the weights without a training loop", True, source=True),
+    "guard": KindInfo("guards", "guards", "models that forget at inference, with their weights unchanged", True,
+                      source=True),
+    "exact": KindInfo("exacts", "exact", "training from which rows can be deleted exactly", True, source=True),
+    "attack": KindInfo("attacks", "attacks", "ways to bring back what was forgotten"),
+    "probe": KindInfo("probes", "probes", "what is read of a model, row by row"),
+    "metric": KindInfo("metrics", "metrics", "scores with intervals, from what probes read"),
+    "task": KindInfo("tasks", "benchmarks", "data sets with their splits"),
+}
+"""The one table of kinds: everything else that tells kinds apart reads it."""
+METHODS: tuple[Kind, ...] = tuple(kind for kind, about in KINDS.items() if about.method)
+"""What a recipe may name."""
+RECIPE_KINDS: tuple[Kind, ...] = tuple(kind for kind in METHODS if kind != "preset")
+"""What a stage is made of, once its presets are written out."""
+SOURCES: tuple[Kind, ...] = tuple(kind for kind, about in KINDS.items() if about.source)
+SINGLE: tuple[Kind, ...] = tuple(kind for kind, about in KINDS.items() if about.single)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +75,10 @@ class Card:
     """Maths as one line of text."""
     defaults: str = ""
     """Where the default values come from."""
-    needs: frozenset[str] = frozenset()
-    """Of: retain, refusals, paraphrases, wrong_answers, holdout, gradients, weights,
-    reference.logp, reference.likeliest, reference.logits, reference.hidden, retrained, original."""
+    needs: frozenset[Need] = frozenset()
+    """What the task must bring, the reference service hand out, or the audit be given; see `expunge.needs`."""
+    model_needs: frozenset[ModelNeed] = frozenset()
+    """What the model must offer; see `expunge.needs`."""
     conflicts: frozenset[str] = frozenset()
     """Names this one cannot be combined with, of any kind."""
     companions: str = ""

@@ -1,6 +1,6 @@
 """Which plug-ins exist. Adding one means adding one file; nothing is listed by hand.
 
-Our own are the files of the folders in `HOMES`; others come from entry points in the group
+Our own are the files of the folders that `plugin.KINDS` names; others come from entry points in the group
 `expunge.plugins` (`name = "package.module:Class"`). Names and summaries are read from the source
 with `ast`, so listing them imports neither torch nor the plug-in.
 """
@@ -17,15 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import UsageError, did_you_mean
-from expunge.plugin import Kind, Plugin
+from expunge.plugin import KINDS, Kind, Plugin
 
-HOMES: dict[Kind, str] = {
-    "objective": "methods/objectives", "retain": "methods/retain", "combine": "methods/combine",
-    "perturb": "methods/perturb", "optimizer": "methods/optimizers", "scope": "methods/scopes",
-    "sampler": "methods/samplers", "edit": "methods/edits", "preset": "methods/presets",
-    "guard": "guards", "exact": "exact",
-    "probe": "probes", "metric": "metrics", "attack": "attacks",
-}
 ENTRY_POINTS = "expunge.plugins"
 
 
@@ -81,9 +74,9 @@ def load(name: str, *kinds: Kind) -> type[Plugin]:
 def _ours() -> list[Entry]:
     root = Path(__file__).parent
     found = []
-    for home in HOMES.values():
-        for path in sorted((root / home).glob("*.py")):
-            entry = _read_card(path, "expunge." + ".".join((*Path(home).parts, path.stem)))
+    for about in KINDS.values():
+        for path in sorted((root / about.folder).glob("*.py")):
+            entry = _read_card(path, "expunge." + ".".join((*Path(about.folder).parts, path.stem)))
             if entry is not None:
                 found.append(entry)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from pydantic import ValidationError
 from expunge import registry
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
-from expunge.plugin import RECIPE_KINDS, Plugin, Property
+from expunge.needs import MODEL_NEEDS, NEEDS
+from expunge.plugin import METHODS, Plugin, Property
 from expunge.registry import Entry
 from expunge.terms import parse_sum
 
 from .checks import CHECKS
 
-ENTRIES = registry.of_kind(*RECIPE_KINDS, "preset", "probe", "attack")
+ENTRIES = registry.of_kind(*METHODS, "probe", "attack")
 PROMISES = [pytest.param(e, p, id=f"{e.name}-{i}-{p.check}")
             for e in ENTRIES for i, p in enumerate(e.load().must_show)]
 CANDIDATES: tuple[Any, ...] = (0.25, 3, "1-2", "q_proj", 7.5, [0, 1], True, None, "answer", "cosine", 0.99, 1e-7)
@@ -84,9 +86,20 @@ def test_card_names_exist(entry: Entry) -> None:
     plugin = entry.load()
     assert plugin.card.conflicts <= registry.entries().keys()
     assert plugin.space.keys() <= plugin.Spec.model_fields.keys()
-    known = {"retain", "refusals", "questions", "paraphrases", "wrong_answers", "holdout", "gradients", "weights",
-             "reference.logp", "reference.likeliest", "reference.logits", "reference.hidden", "retrained", "original"}
-    assert plugin.card.needs <= known
+    assert plugin.card.needs <= set(NEEDS) and plugin.card.model_needs <= set(MODEL_NEEDS)
+
+
+CALLS = {"generate": r"\.(generate|decoded)\(", "hidden": r"\.(hidden\(|blocks\b(?!\())|_lib\.hooks import",
+         "prompt": r"_lib\.wording import|\brewriting\(", "logp": r"\.logp_N", "distribution": r"\.logits_NV"}
+"""What a plug-in's file calls -> what its card must then say it needs of the model."""
+
+
+@each_plugin
+def test_what_it_calls_of_the_model_stands_on_its_card(entry: Entry) -> None:
+    plugin = entry.load()
+    text = Path(inspect.getfile(plugin)).read_text(encoding="utf-8")
+    called = {need for need, pattern in CALLS.items() if re.search(pattern, text)}
+    assert called <= plugin.card.model_needs, f"{sorted(called - plugin.card.model_needs)} is missing"
 
 
 @each_plugin

@@ -32,7 +32,7 @@ from expunge.models.reference import (
 )
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
-from expunge.plugin import RECIPE_KINDS
+from expunge.plugin import METHODS
 from expunge.records.task import Example
 from expunge.registry import Entry
 from expunge.training.gradients import Movement
@@ -71,7 +71,7 @@ def recipe_of(entry: Entry) -> str:
     return f"npo + {text}" if entry.kind == "retain" else f"npo + retain_nll + {text}"
 
 
-ENTRIES = [e for e in registry.of_kind(*RECIPE_KINDS, "preset") if e.kind not in ("edit", "guard", "exact")]
+ENTRIES = [e for e in registry.of_kind(*METHODS) if e.kind not in ("edit", "guard", "exact")]
 every_recipe = pytest.mark.parametrize("recipe", list(dict.fromkeys(map(recipe_of, ENTRIES))))
 every_term = pytest.mark.parametrize(
     "recipe", [recipe_of(e) for e in ENTRIES if e.kind in ("objective", "retain", "preset")])

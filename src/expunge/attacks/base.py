@@ -13,9 +13,10 @@ from typing import Any, ClassVar, cast
 
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
+from expunge.needs import ModelNeed, Need
 from expunge.plugin import Card, Plugin
 from expunge.progress import Announce, silent
-from expunge.records.score import ACCESS, Access
+from expunge.records.score import ACCESS, Access, Family
 from expunge.records.task import Example, Split, Task
 from expunge.registry import load
 from expunge.seeding import stream
@@ -36,6 +37,8 @@ class AttackCard(Card):
 
     access: Access
     """What the attacker needs of the subject."""
+    family: Family
+    """What kind of attack it is: an audit names the families that it has not tried."""
     asks: tuple[str, ...] = ASKS
     """Metrics that are taken under the attack."""
     halves: bool = False
@@ -143,9 +146,19 @@ class Attack(Plugin):
         return self.card.halves
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         """What the audit must have, such as `original`; an option may change it."""
         return self.card.needs
+
+    @property
+    def model_needs(self) -> frozenset[ModelNeed]:
+        """What the model must offer to all its parts."""
+        return frozenset[ModelNeed]().union(*(card.model_needs for card in self.cards))
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families of all its parts, each once."""
+        return tuple(dict.fromkeys(card.family for card in self.cards))
 
     @property
     def inputs(self) -> str:
@@ -245,8 +258,8 @@ class Sum(Attack):
         return any(p.halves for p in self.parts)
 
     @property
-    def needs(self) -> frozenset[str]:
-        return frozenset[str]().union(*(p.needs for p in self.parts))
+    def needs(self) -> frozenset[Need]:
+        return frozenset[Need]().union(*(p.needs for p in self.parts))
 
     @property
     def cards(self) -> tuple[AttackCard, ...]:

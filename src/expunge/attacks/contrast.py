@@ -81,6 +81,7 @@ class Contrast(Attack):
 
     card = AttackCard(
         name="contrast", kind="attack", access="logits", needs=frozenset({"original"}),
+        family="decoding", model_needs=frozenset({"distribution", "generate", "prompt"}),
         summary="decode from the original, guided by what unlearning changed",
         paper="Unlearned but Not Forgotten (arXiv 2505.24379)",
         formula="argmax_v log p_post + w (log p_pre - log p_post), over v with p_pre(v) >= gamma max p_pre",

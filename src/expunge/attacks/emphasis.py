@@ -15,6 +15,7 @@ from expunge.attacks._lib.wording import reforming, reworded
 from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
 from expunge.data.text_encoder import collate
 from expunge.models.subject import Subject
+from expunge.needs import Need
 from expunge.plugin import Property
 from expunge.records.score import Access
 from expunge.records.task import Example
@@ -66,6 +67,7 @@ class Emphasis(Attack):
 
     card = AttackCard(
         name="emphasis", kind="attack", access="logits", asks=AND_RETAIN,
+        family="decoding", model_needs=frozenset({"generate", "logp", "prompt"}),
         summary="stress the words of the question that led the original model to the answer",
         paper="UNPACT, Understanding the Dilemma of Unlearning, 2025 (arXiv 2509.24675)",
         formula="C_i = LP(x, y) - LP(x without i, y), N_i = C_i / max_j C_j; focus on {i : N_i > alpha}",
@@ -93,7 +95,7 @@ class Emphasis(Attack):
         return "text" if self.spec.on == "original" else self.card.access
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({"original"} if self.spec.count and self.spec.on == "original" else ())
 
     def cost(self, context: AttackContext) -> str:

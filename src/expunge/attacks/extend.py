@@ -36,6 +36,7 @@ class Extend(Attack):
 
     card = AttackCard(
         name="extend", kind="attack", access="text",
+        family="decoding", model_needs=frozenset({"generate", "prompt"}),
         summary="give the first part of the answer and search the likeliest continuations",
         paper="Carlini et al. 2022 (arXiv 2202.07646) for prefix and beam search; verbatim memorisation of MUSE "
               "(arXiv 2407.06460)",

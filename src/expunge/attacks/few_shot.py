@@ -27,6 +27,7 @@ class FewShot(Attack):
 
     card = AttackCard(
         name="few_shot", kind="attack", access="text",
+        family="prompt:context", model_needs=frozenset({"prompt"}),
         summary="show answered questions first, of retain rows or of other forget people",
         paper="In-context learning type of RWKU (arXiv 2406.10890); five demonstrations in RESTOR (arXiv 2411.00204)",
         formula="p(. | q_1, a_1, ..., q_k, a_k, question)",

@@ -42,6 +42,7 @@ class Interpolate(Attack):
 
     card = AttackCard(
         name="interpolate", kind="attack", access="weights", asks=AND_RETAIN, needs=frozenset({"original"}),
+        family="merging", model_needs=frozenset({"weights"}),
         summary="mix the weights with those of the original",
         paper="linear mode connectivity (Frankle et al., arXiv 1912.05671); weight interpolation, WiSE-FT "
               "(arXiv 2109.01903)",

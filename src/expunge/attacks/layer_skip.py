@@ -25,6 +25,7 @@ class LayerSkip(Attack):
 
     card = AttackCard(
         name="layer_skip", kind="attack", access="weights", asks=AND_RETAIN,
+        family="internals", model_needs=frozenset({"hidden", "weights"}),
         summary="leave out one decoder block at a time",
         paper="No single source; pruning as tampering: Che et al. 2025 (arXiv 2502.05209)",
         formula="block_l(h) = h for one l",

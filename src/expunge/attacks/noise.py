@@ -98,6 +98,7 @@ class Noise(Attack):
 
     card = AttackCard(
         name="noise", kind="attack", access="weights",
+        family="noise", model_needs=frozenset({"hidden", "weights"}),
         summary="add normal noise to the activations and ask several times",
         paper="Activation perturbation audit, Chen et al. 2025 (arXiv 2505.23270), rebuilt from secondary sources",
         formula="h' = h + eps, eps ~ N(0, (amp * std(h))^2), best of R draws",

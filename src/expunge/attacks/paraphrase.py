@@ -24,6 +24,7 @@ class Paraphrase(Attack):
 
     card = AttackCard(
         name="paraphrase", kind="attack", access="text",
+        family="prompt:paraphrase", model_needs=frozenset({"prompt"}),
         summary="ask with the paraphrased questions of each row, the best attempt counts",
         paper="Paraphrased probability and ROUGE of OpenUnlearning (arXiv 2506.12618); synonym manipulation of RWKU "
               "(arXiv 2406.10890)",

@@ -22,6 +22,7 @@ class Prefix(Attack):
 
     card = AttackCard(
         name="prefix", kind="attack", access="text",
+        family="prompt:jailbreak", model_needs=frozenset({"prompt"}),
         summary="force the reply to begin with an agreeing sentence, or with the answer's first words",
         paper="Affirmative suffix of RWKU (arXiv 2406.10890); jailbreak ROUGE of OpenUnlearning (arXiv 2506.12618)",
         formula="p(. | prompt, opening, first words of the answer)",

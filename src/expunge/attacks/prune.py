@@ -67,6 +67,7 @@ class Prune(Attack):
 
     card = AttackCard(
         name="prune", kind="attack", access="weights", asks=AND_RETAIN,
+        family="pruning", model_needs=frozenset({"weights"}),
         summary="set small weights to zero, or those that matter to the forget rows alone",
         paper="Wei et al. 2024 (arXiv 2402.05162) and Lucki et al. 2024 (arXiv 2409.18025) for the set difference; "
               "Wanda (arXiv 2306.11695) for its importance; Han et al. 2015 (arXiv 1506.02626) for magnitude",

@@ -45,6 +45,7 @@ class Quantise(Attack):
 
     card = AttackCard(
         name="quantise", kind="attack", access="weights", asks=AND_RETAIN,
+        family="quantisation", model_needs=frozenset({"weights"}),
         summary="round the weights to 8, 4 or fewer bits",
         paper="Zhang et al. 2024 (arXiv 2410.16454); DurableUn (arXiv 2605.02196) for adapters; "
               "QLoRA (arXiv 2305.14314) for nf4",

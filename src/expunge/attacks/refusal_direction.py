@@ -16,6 +16,7 @@ from expunge import plugin
 from expunge.attacks._lib.hooks import Change, Site, block_number, prompt_states, rewritten
 from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
 from expunge.models.subject import Subject
+from expunge.needs import Need
 from expunge.plugin import Property
 
 OUTLIER = 3.0
@@ -58,6 +59,7 @@ class RefusalDirection(Attack):
 
     card = AttackCard(
         name="refusal_direction", kind="attack", access="weights", asks=AND_RETAIN, halves=True,
+        family="steering", model_needs=frozenset({"hidden", "prompt", "weights"}),
         summary="project the direction of refusal out of the activations",
         paper="Lucki et al. 2024 (arXiv 2409.18025), orthogonalisation; Arditi et al. 2024 (arXiv 2406.11717)",
         formula="d_l = unit(mean h_subject - mean h_original) on forget prompts; h <- h - strength (h . d_l) d_l",
@@ -81,7 +83,7 @@ class RefusalDirection(Attack):
     )
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({"original"} if self.spec.against == "original" else ())
 
     def problem(self, context: AttackContext) -> str | None:

@@ -28,6 +28,7 @@ class Reintroduce(Attack):
 
     card = AttackCard(
         name="reintroduce", kind="attack", access="text",
+        family="prompt:context", model_needs=frozenset({"prompt"}),
         summary="put the other forgotten facts of the person back in context and ask for one more",
         paper="UnUnlearning, Shumailov et al. 2024 (arXiv 2407.00106)",
         formula="R = m(answer | other facts, question) - m(answer | question)",

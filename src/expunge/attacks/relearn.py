@@ -40,6 +40,7 @@ class Relearn(Curve):
 
     card = AttackCard(
         name="relearn", kind="attack", access="weights", asks=AND_RETAIN,
+        family="relearning", model_needs=frozenset({"logp", "weights"}),
         summary="fine-tune on part of the forget set, on related or on unrelated text",
         paper="Hu et al. 2024 (arXiv 2406.13356); Deeb & Roger 2024 (arXiv 2410.08827) for disjoint halves; "
               "Lucki et al. 2024 (arXiv 2409.18025) for related and unrelated text",

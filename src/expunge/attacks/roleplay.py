@@ -85,6 +85,7 @@ class Roleplay(Attack):
 
     card = AttackCard(
         name="roleplay", kind="attack", access="text",
+        family="prompt:jailbreak", model_needs=frozenset({"prompt"}),
         summary="ask in disguise: role play, authority, hypothesis, developer mode, hint, options, blank",
         paper="RWKU adversarial types, Jin et al. 2024 (arXiv 2406.10890); jailbreaks of Lynch et al. 2024 "
               "(arXiv 2402.16835); prompt family of Chen et al. 2025 (arXiv 2505.23270)",

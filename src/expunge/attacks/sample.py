@@ -63,6 +63,7 @@ class Sample(Attack):
 
     card = AttackCard(
         name="sample", kind="attack", access="text",
+        family="decoding", model_needs=frozenset({"generate", "prompt"}),
         summary="ask every question many times at a temperature",
         paper="Patil et al. 2023 (arXiv 2309.17410): one of many candidates leaks; "
               "Inside-Out (arXiv 2503.15299) samples 1,000 at temperature 1",

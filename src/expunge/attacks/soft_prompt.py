@@ -35,6 +35,7 @@ class SoftPrompt(Curve):
 
     card = AttackCard(
         name="soft_prompt", kind="attack", access="gradients",
+        family="prompt:search", model_needs=frozenset({"logp", "prompt", "weights"}),
         summary="continuous prompt vectors of bounded number and length, found by gradient descent",
         paper="Schwinn et al. 2024 (arXiv 2402.09063); Che et al. 2025 (arXiv 2502.05209) for one prompt of many rows",
         formula="min over e_1..e_P of - sum_i log p(y_i | x_i, e), |e_j| <= radius * mean |embedding|",

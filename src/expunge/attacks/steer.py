@@ -93,6 +93,7 @@ class Steer(Attack):
 
     card = AttackCard(
         name="steer", kind="attack", access="weights", asks=AND_RETAIN,
+        family="steering", model_needs=frozenset({"hidden", "prompt", "weights"}),
         summary="steer the first answer token by the difference that the name makes",
         paper="Seyitoglu et al. 2024 (arXiv 2411.02631), anonymised activation steering",
         formula="h <- h + coef * S_l(Q), S_l(Q) = A_l(Q) - mean_n A_l(Q*_n), at the last prompt position only",

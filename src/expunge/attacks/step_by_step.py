@@ -52,6 +52,7 @@ class StepByStep(Attack):
 
     card = AttackCard(
         name="step_by_step", kind="attack", access="text", asks=AND_RETAIN,
+        family="prompt:context", model_needs=frozenset({"prompt"}),
         summary="lead up to the answer: recall first, by way of linked questions, or as a by-product",
         paper="SLEEK, step-by-step reasoning attack, 2025 (arXiv 2506.17279)",
         formula="max over direct, indirect, implied of m(answer | steps, question)",

@@ -11,6 +11,7 @@ from expunge.attacks._lib.gcg import Found, behind, gcg
 from expunge.attacks._lib.search import SCOPES, Scope, divided, nothing_to_learn
 from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View, check_room, rewriting
 from expunge.models.subject import Subject
+from expunge.needs import Need
 from expunge.plugin import Property
 from expunge.records.score import Access
 from expunge.records.task import Example
@@ -35,6 +36,7 @@ class Suffix(Attack):
 
     card = AttackCard(
         name="suffix", kind="attack", access="gradients",
+        family="prompt:search", model_needs=frozenset({"logp", "prompt", "weights"}),
         summary="a suffix of tokens found by greedy coordinate gradient, appended to the question",
         paper="Dynamic Unlearning Attack (arXiv 2408.10682); GCG of Zou et al. 2023 (arXiv 2307.15043)",
         formula="min over s of - sum_i sum_t log p(y_it | x_i, s, y_i<t), one token swapped per step",
@@ -75,7 +77,7 @@ class Suffix(Attack):
     )
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         return frozenset({"original"}) if self.spec.on == "original" else frozenset()
 
     @property

@@ -75,6 +75,7 @@ class Translate(Attack):
 
     card = AttackCard(
         name="translate", kind="attack", access="text",
+        family="prompt:paraphrase", model_needs=frozenset({"prompt"}),
         summary="ask in another language, from a table of translated questions",
         paper="Cross-lingual type of RWKU (arXiv 2406.10890); translation jailbreak of Lynch et al. (arXiv 2402.16835)",
         formula="max over languages of m(answer | translated question)",

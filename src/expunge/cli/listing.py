@@ -11,17 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import UsageError, did_you_mean
-from expunge.plugin import Kind
-from expunge.registry import HOMES, find, load, of_kind
+from expunge.plugin import KINDS, METHODS, Kind
+from expunge.registry import find, load, of_kind
 
-PLURALS: dict[str, tuple[Kind, ...]] = {
-    "objectives": ("objective",), "presets": ("preset",), "retains": ("retain",), "combines": ("combine",),
-    "perturbs": ("perturb",), "optimizers": ("optimizer",), "scopes": ("scope",), "samplers": ("sampler",),
-    "edits": ("edit",), "guards": ("guard",), "exacts": ("exact",),
-    "probes": ("probe",), "attacks": ("attack",), "metrics": ("metric",),
-}
-METHODS = ("objectives", "presets", "retains", "combines", "perturbs", "optimizers", "scopes", "samplers", "edits",
-           "guards", "exacts")
+PLURALS: dict[str, Kind] = {about.plural: kind for kind, about in KINDS.items()}
 
 
 def listing(what: str) -> dict[str, dict[str, str]]:
@@ -30,18 +23,17 @@ def listing(what: str) -> dict[str, dict[str, str]]:
     from expunge.data.tasks import TASKS
 
     extra = {"tasks": dict(TASKS), "suites": {k: _contents(v) for k, v in SUITES.items()}}
-    singular = {kind: plural for plural, (kind,) in PLURALS.items()}
-    what = singular.get(what, what)  # type: ignore[call-overload]
+    what = next((about.plural for kind, about in KINDS.items() if kind == what), what)
     if what == "all":
-        groups = [*PLURALS, *extra]
+        groups = [*dict.fromkeys((*PLURALS, *extra))]
     elif what == "methods":
-        groups = [*METHODS]
+        groups = [KINDS[kind].plural for kind in METHODS]
     elif what in PLURALS or what in extra:
         groups = [what]
     else:
         raise UsageError(f"There is nothing called {what!r} to list.",
                          did_you_mean(what, ["all", "methods", *PLURALS, *extra]))
-    found = {g: extra[g] if g in extra else {e.name: e.summary for e in of_kind(*PLURALS[g])} for g in groups}
+    found = {g: extra[g] if g in extra else {e.name: e.summary for e in of_kind(PLURALS[g])} for g in groups}
     return {g: rows for g, rows in found.items() if rows or len(groups) == 1}
 
 
@@ -82,9 +74,9 @@ def card_text(name: str) -> str:
     if card.get("memory"):
         lines.append(f"  {'memory':<12} beside weights, gradient and optimizer, in copies of what may move: "
                      f"{card['memory']}")
-    for key in ("needs", "conflicts"):
+    for key, title in (("needs", "needs"), ("model_needs", "of the model"), ("conflicts", "conflicts")):
         if card.get(key):
-            lines.append(f"  {key:<12} {', '.join(card[key])}")
+            lines.append(f"  {title:<12} {', '.join(card[key])}")
     if "higher_is" in card:
         bounds = "any number" if card["range"] is None else "{:g} to {:g}".format(*card["range"])
         lines.append(f"  {'reading':<12} higher means the model {card['higher_is']}; range: {bounds}; "
@@ -146,6 +138,6 @@ def diagnosis() -> dict[str, str]:
     found["EXPUNGE_DATA"] = data or "not set (TOFU comes from the hub)"
     if data and not Path(data).is_dir():
         problems.append(f"EXPUNGE_DATA={data} is not a folder")
-    found["plug-ins"] = str(sum(len(of_kind(k)) for k in HOMES))
+    found["plug-ins"] = str(sum(len(of_kind(k)) for k in KINDS))
     found["problems"] = "; ".join(problems) or "none"
     return found

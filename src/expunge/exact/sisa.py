@@ -47,6 +47,7 @@ class Sisa(Exact):
         defaults="3 shards (FairSISA takes 1, 3 or 5) and 2 slices; learning rate of S3T's vision runs; AdamW "
                  "without decay, with a warm-up and a curve in every stage; a deletion takes all settings from "
                  "the ledger, whatever `expunge forget` is told about length, rate, batches and seed",
+        model_needs=frozenset({"distribution", "logp", "weights"}),
         deviations=("each shard trains a low-rank adapter on a frozen base that all share; neither the base nor its "
                     "tokenizer may have seen the rows, which is declared and not proven",
                     "log-probs are averaged; the paper votes, or averages posteriors (average='posterior')",

@@ -48,6 +48,7 @@ class ULD(Guard):
         defaults="a 0.8, filter 0.01, a quarter of the blocks (8 of 32), rank 32, alpha 32, dropout 0.05, lr 1e-3, "
                  "u 5, batches of 32, 400 retain rows, 10 epochs (the paper and its TOFU configuration)",
         needs=frozenset({"retain"}),
+        model_needs=frozenset({"distribution", "generate", "hidden", "logp", "prompt", "weights"}),
         deviations=(
             "the retain term covers supervised positions only; the public code also averages over prompt and padding",
             "the assistant's logits are centred before the subtraction, so that a flat assistant changes nothing "

@@ -14,6 +14,7 @@ from expunge.methods.base import Exact, Optimizer
 from expunge.methods.recipe import Stage, training_stage
 from expunge.models.load import OWN
 from expunge.models.subject import Subject
+from expunge.needs import NEED_TEXTS, RowNeed
 from expunge.records.base import Record
 from expunge.records.task import Task
 from expunge.training.recomputing import without_checkpointing
@@ -33,17 +34,14 @@ class Plan(Record):
     notes: tuple[str, ...] = ()
 
 
-NEEDS: dict[str, tuple[Callable[[Task], bool], str, str]] = {
-    "retain": (lambda t: bool(t.retain), "needs retain rows, and the task has none", "Give --retain FILE."),
-    "holdout": (lambda t: bool(t.holdout), "needs holdout rows, and the task has none", "Give --holdout FILE."),
-    "questions": (lambda t: any(r.kind in ("qa", "messages") for r in t.forget),
-                  "needs questions to answer, and the forget rows are running text",
-                  "Use a task of question and answer rows, or another objective such as npo."),
-    "paraphrases": (lambda t: all(r.paraphrased_answers for r in t.forget),
-                    "needs paraphrased answers on every forget row", "Add a `paraphrased_answer` field."),
-    "wrong_answers": (lambda t: all(r.wrong_answers for r in t.forget),
-                      "needs wrong answers on every forget row", "Add a `wrong_answers` field."),
+MET: dict[RowNeed, Callable[[Task], bool]] = {
+    "retain": lambda t: bool(t.retain),
+    "holdout": lambda t: bool(t.holdout),
+    "questions": lambda t: any(r.kind in ("qa", "messages") for r in t.forget),
+    "paraphrases": lambda t: all(r.paraphrased_answers for r in t.forget),
+    "wrong_answers": lambda t: all(r.wrong_answers for r in t.forget),
 }
+"""Whether a task brings what a plug-in needs of its rows."""
 
 
 def reference_kind(stage: Stage) -> str:
@@ -75,10 +73,8 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: TextEn
         problems += _wrapped_problems(stage, wrapped)
         wrapped = OWN + stage.wrap.card.name if stage.wrap is not None else wrapped
         for plugin in stage.plugins:
-            for need in sorted(plugin.card.needs & NEEDS.keys()):
-                fits, why, fix = NEEDS[need]
-                if not fits(task):
-                    problems.append(UsageError(f"{plugin.card.name} {why}.", fix=fix))
+            for need in sorted(n for n in MET if n in plugin.card.needs and not MET[n](task)):
+                problems.append(UsageError(f"{plugin.card.name} {NEED_TEXTS[need].why}.", fix=NEED_TEXTS[need].fix))
             if getattr(plugin.spec, "refusals", None) == "off":
                 problems.append(UsageError(f"{plugin.card.name} needs alternative answers, and their builder is off.",
                                            fix="Leave refusals= out for ours, or name a file of your own."))

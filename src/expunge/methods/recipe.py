@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from expunge.errors import UsageError
 from expunge.methods.base import (
@@ -20,13 +20,12 @@ from expunge.methods.base import (
     ScopePlugin,
     Wrap,
 )
-from expunge.plugin import RECIPE_KINDS, SOURCES, Kind, Plugin
+from expunge.needs import ModelNeed, Need
+from expunge.plugin import METHODS, RECIPE_KINDS, SINGLE, SOURCES, Plugin
 from expunge.registry import load
 from expunge.terms import Call, parse_sum
 
 DEFAULTS = "weighted + adamw + all + paired"
-SINGLE: tuple[Kind, ...] = ("combine", "optimizer", "scope", "sampler")
-"""Kinds of which a stage has exactly one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +52,14 @@ class Stage:
         return (*source, *self.retain, *self.perturb, self.combine, self.optimizer, self.scope, self.sampler)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         """What all its plug-ins need together."""
-        return frozenset().union(*(p.card.needs for p in self.plugins))
+        return frozenset[Need]().union(*(p.card.needs for p in self.plugins))
+
+    @property
+    def model_needs(self) -> frozenset[ModelNeed]:
+        """What the model must offer to all its plug-ins together."""
+        return frozenset[ModelNeed]().union(*(p.card.model_needs for p in self.plugins))
 
     @property
     def kept_sides(self) -> set[str]:
@@ -161,8 +165,7 @@ def _stage(calls: Sequence[Call], depth: int) -> Stage:
 
 
 def _build(calls: Iterable[Call]) -> list[Plugin]:
-    kinds = cast(tuple[Kind, ...], (*RECIPE_KINDS, "preset"))
-    return [load(call.name, *kinds)(**dict(call.options)) for call in calls]
+    return [load(call.name, *METHODS)(**dict(call.options)) for call in calls]
 
 
 def _check_twice(plugins: Sequence[Plugin]) -> None:

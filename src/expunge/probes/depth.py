@@ -64,6 +64,7 @@ class Depth(Probe):
         paper="Unlearning Depth Score, arXiv 2605.24614",
         formula="D_l = mean over t in entity of log p_orig(y_t) - log p_orig(y_t | h_l <- subject's)",
         needs=frozenset({"original"}),
+        model_needs=frozenset({"hidden", "logp"}),
         defaults="the tokens of `short_answer`, or the whole answer where there is none; 7 significant digits",
         deviations=("The first occurrence of the short answer is taken; the paper ships hand-marked spans.",),
     )

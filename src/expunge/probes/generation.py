@@ -29,6 +29,7 @@ class Generation(Probe):
         summary="greedy answers to the prompts",
         paper="TOFU, Maini et al. 2024 (arXiv 2401.06121)",
         defaults="greedy; the task says how many new tokens (200 for TOFU)",
+        model_needs=frozenset({"generate", "prompt"}),
         deviations=("running text is prompted with its first half, and the second half is the reference",),
     )
     spared_by = "likelihood"

@@ -64,7 +64,7 @@ class Gradient(Probe):
         paper="OpenUnlearning, arXiv 2506.12618 (GradNorm)",
         formula="mean_W ||d L(x) / d W||_p, L = mean -log p over the answer and its end token",
         defaults="p = 2, batches of one, as published; dropout off",
-        needs=frozenset({"gradients"}),
+        model_needs=frozenset({"logp", "weights"}),
         deviations=("Frozen parameters count too, so that an adapter or a frozen copy of a model changes nothing "
                     "about what is averaged; quantised ones, which have no gradient, do not.",),
     )

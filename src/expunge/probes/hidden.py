@@ -61,6 +61,7 @@ class Hidden(Probe):
         paper="arXiv 2503.06991 (features compared); arXiv 2605.01699 (states that are probed)",
         formula="mean over t in answer of h_l[t - 1]",
         defaults="8 evenly spaced blocks, mean over the answer; 5 significant digits",
+        model_needs=frozenset({"hidden"}),
         deviations=("The vision study pools over the image before the head, the probe study takes the last token of "
                     "the text (pool=last).",),
         memory="rows of 8 x hidden size numbers: about 40 kB per example at width 512",

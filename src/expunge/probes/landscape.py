@@ -79,6 +79,7 @@ class Landscape(Probe):
         paper="REMIND, arXiv 2511.04228",
         formula="l_0 = L(x), l_k = L(x with tokens replaced by their j-th nearest neighbour)",
         defaults="K = 10, p = 0.3, j = 1 .. 5: of the size the paper describes, which does not give them",
+        model_needs=frozenset({"logp", "prompt", "weights"}),
         deviations=(
             "Neighbours come from the original's embedding table, the same for all models; without an original "
             "from the model's own, and the rows then say `table: own`.",

@@ -47,6 +47,7 @@ class Lens(Probe):
         paper="nostalgebraist 2020; as an audit of unlearning: arXiv 2409.18025",
         formula="logits_l = W_U norm_final(h_l), h_l = output of block l",
         defaults="every block; block outputs only; end token left out; 7 significant digits",
+        model_needs=frozenset({"distribution", "hidden", "logp"}),
         deviations=("Norm and head are not called by name: the model runs with its blocks' outputs given, so that "
                     "adapters, guards and what a family does to its logits count at every layer.",
                     "Attention and MLP outputs, which the attack also reads, are not asked."),

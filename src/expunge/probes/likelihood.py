@@ -35,6 +35,7 @@ class Likelihood(Probe):
 
     card = Card(
         name="likelihood", kind="probe",
+        model_needs=frozenset({"distribution", "logp"}),
         summary="per-token log-probs of answers, paraphrases, wrong answers and options",
         paper="TOFU (arXiv 2401.06121); Min-K%++ (arXiv 2404.02936) for the moments",
         formula="log p(y_t), E_v[log p_t(v)], Var_v[log p_t(v)], argmax_v p_t(v) = y_t",

@@ -73,6 +73,7 @@ class Weights(Probe):
         paper="plain definition, no source of its own",
         formula="||w - w0|| / ||w0|| over all weights of a block",
         needs=frozenset({"original"}),
+        model_needs=frozenset({"hidden", "weights"}),
         defaults="Frobenius norm in float64; adapters merged; a head tied to the embeddings counts there",
         deviations=("Rows are about parts of the model, so they are asked of the forget split only and their ids "
                     "are module names.",),

@@ -12,6 +12,9 @@ Orientation = Literal["knows", "forgot", "neutral"]
 Access = Literal["text", "logits", "gradients", "weights"]
 ACCESS: tuple[Access, ...] = ("text", "logits", "gradients", "weights")
 """Threat models: whoever holds one also holds those before it."""
+Family = Literal["relearning", "quantisation", "pruning", "noise", "merging", "steering", "internals", "decoding",
+                 "prompt:paraphrase", "prompt:jailbreak", "prompt:context", "prompt:search", "membership"]
+"""What kind of attack it is; those on prompts share their first word."""
 AUDIT_SCHEMA = "expunge.audit/1"
 
 

@@ -51,6 +51,7 @@ class FirstEpoch(Edit):
         paper="A More Practical Approach to Machine Unlearning, 2024 (arXiv 2406.09391)",
         formula="w <- w + c * eta * sum_i grad l(x_i; w_first), c such that mean_i l(x_i) = mean holdout loss",
         defaults="calibrated; step = the fine-tuning rate (c = 1) undoes plain descent exactly",
+        model_needs=frozenset({"hidden", "logp", "weights"}),
         deviations=("only the abstract was at hand: lengths, calibration and losses are our reading of it",
                     "the first-epoch gradient is recomputed at the initial weights rather than logged in training",
                     "without initial= it is taken at the current weights, which is plain ascent along one line",

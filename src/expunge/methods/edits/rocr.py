@@ -47,6 +47,7 @@ class ROCR(Edit):
         paper="LLM Unlearning Should Be Form-Independent, 2025 (arXiv 2506.07795)",
         formula="[P K K^T + lambda I] X = P K R^T, W <- W + X^T, per layer; R = (z_replacement - z_name) / layers left",
         defaults="layers 4, 5, 6 of 32, lambda 1, threshold 0.02 (the authors' repository)",
+        model_needs=frozenset({"hidden", "prompt", "weights"}),
         deviations=("the replacement is a neutral invented concept; the authors redirect to a real, famous person",
                     "generic text is the task's retain, background and utility rows instead of Wikipedia",
                     "the name's present value is read in the same template as the replacement's, where the "

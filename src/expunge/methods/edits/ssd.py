@@ -48,6 +48,7 @@ class SSD(Edit):
         formula="w <- w * min(lambda * I_D / I_f, 1) where I_f > alpha * I_D; I = mean_batches (grad CE_batch)^2",
         defaults="alpha 10, lambda 1 (ResNet-18 in the paper; alpha 5 to 50 elsewhere); batches of 8 are ours, "
                  "the authors take 64 or 128 images",
+        model_needs=frozenset({"logp", "weights"}),
         deviations=("a batch counts by its rows, so that a last smaller one is not over-weighted",
                     "I_D is taken over all training rows the task holds: forget, retain and background",
                     "a row's loss is the mean over its answer tokens; the classifier form comes with classifiers, and "

@@ -47,6 +47,7 @@ class TaskVector(Edit):
         paper="Ilharco et al. 2023, Editing Models with Task Arithmetic (arXiv 2212.04089); MUSE (arXiv 2407.06460)",
         formula="w <- w - scale * (w_ft - w)",
         defaults="scale 1, lr 1e-5, 5 epochs (MUSE trains 5 to 10); batches of 8 are ours",
+        model_needs=frozenset({"logp", "weights"}),
         deviations=("the copy is trained by the package's own loop with its AdamW",),
     )
     space = {"scale": ("uniform", 0.1, 3.0), "lr": ("log", 1e-6, 1e-3), "epochs": ("uniform", 1.0, 10.0)}

@@ -58,6 +58,7 @@ class AltPO(Objective):
         defaults="beta 0.1 of {0.05, 0.1, 0.5}, 5 samples at temperature 1 of at most 200 tokens; lr 1e-5 to 5e-5, "
                  "retain weight 1 to 5, 2 epochs over all five alternates",
         needs=frozenset({"reference.logp"}),
+        model_needs=frozenset({"generate", "logp", "prompt", "weights"}),
         companions="retain_nll",
         deviations=("an epoch draws one alternate per row at random; 5 epochs are one published epoch",
                     "the request is in our own words and goes through the run's template; it presumes a model tuned on "

@@ -34,6 +34,7 @@ class CATNIP(WeightedLikelihood):
         formula="L = -(2/beta) * mean_seq mean_t log sigmoid(-beta * log(p_t / (1 - p_t)))",
         defaults="beta 1, the upper end of what is used for npo: the weight is then twice the probability, "
                  "in proportion to confidence as the abstract says; the published value is not known to us",
+        model_needs=frozenset({"logp", "weights"}),
         deviations=("written from a second-hand account of the paper, which has no public code: whether 1 - p is "
                     "held, which beta is best and whether a factor per sequence remains are uncertain",
                     "p is held below 1 - 1e-6 only; no hold from below, under which a forgotten token "

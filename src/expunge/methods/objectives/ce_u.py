@@ -32,6 +32,7 @@ class CEU(EditedTeacher):
         paper="Yang 2025, CE-U: Cross Entropy Unlearning (arXiv 2503.01224)",
         formula="L = mean_t CE(stopgrad softmax(z_t with z_t[y_t] = -inf), softmax(z_t)), t > skip",
         defaults="skip 1, lr 1e-5, batch 32, 10 epochs on TOFU, no retain term (the authors' port to open-unlearning)",
+        model_needs=frozenset({"distribution", "weights"}),
         deviations=("the mean is over the counted tokens of the whole optimizer step, not of each micro-batch",
                     "an answer of at most `skip` tokens counts nothing; should none of a step count, its loss is 0, "
                     "where the authors' mean is not a number"),

@@ -34,6 +34,7 @@ class DPO(Objective):
         formula="L = -(2/beta) * mean log sigmoid(beta * (log(P_idk/P0_idk) - log(P_bad/P0_bad)))",
         defaults="beta 0.1; optimisation as for npo (open-unlearning, IdkDPO)",
         needs=frozenset({"questions", "reference.logp"}),
+        model_needs=frozenset({"logp", "weights"}),
         deviations=("refusals come from our own list unless refusals= names a file",
                     "running-text rows have no question, so their refusal answers an empty prompt",),
     )

@@ -66,6 +66,7 @@ class FLAT(Objective):
         defaults="total variation; lr 2e-7 (Llama-2-7B, Harry Potter) to 1e-5, batch 4 to 16 times 4, 5 epochs, "
                  "weight decay 0.01 (the authors' repository); a template drawn afresh from about 100 refusals",
         needs=frozenset({"questions"}),
+        model_needs=frozenset({"logp", "weights"}),
         deviations=("g and f* are applied to each row and then averaged; the authors average probabilities over the "
                     "batch first, which makes the loss depend on how a step is cut into micro-batches",
                     "the authors' code turns the sign of both parts of reverse KL and squared Hellinger, and of the "

@@ -18,6 +18,7 @@ class GradientAscent(WeightedLikelihood):
         paper="Jang et al. 2022 (arXiv 2210.01504); TOFU, Maini et al. 2024 (arXiv 2401.06121)",
         formula="L = (1/n_tokens) * sum_t log p(y_t)",
         defaults="TOFU: AdamW, lr 1e-5, weight decay 0.01, linear warm-up over one epoch",
+        model_needs=frozenset({"logp", "weights"}),
         unbounded=True,
         deviations=("the mean is over the tokens of the whole optimizer step, not of each micro-batch, "
                     "so gradient accumulation does not change the weights of rows",),

@@ -23,6 +23,7 @@ class RefusalFinetuning(Objective):
         formula="L = mean_t -log p(refusal_t | forget question)  (+ retain_nll)",
         defaults="a refusal drawn afresh from about 100 each time a row is drawn; AdamW as for ga",
         needs=frozenset({"questions"}),
+        model_needs=frozenset({"logp", "weights"}),
         companions="retain_nll",
         deviations=("the refusal and the retain loss are two token means added up, where TOFU takes one mean over "
                     "the concatenated batch; the ratio of the two then does not depend on answer lengths",

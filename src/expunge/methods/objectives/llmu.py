@@ -40,6 +40,7 @@ class LLMU(Objective):
         defaults="e1 0.5, e2 1, e3 1, 5 answers, batch 2, 1000 steps, lr 2e-6 on all weights or 1e-3 on an adapter "
                  "(ga_lora), linear decay",
         needs=frozenset({"retain"}),
+        model_needs=frozenset({"distribution", "logp", "weights"}),
         companions="retain_kl",
         memory="activations of one more row per unrelated answer",
         unbounded=True,

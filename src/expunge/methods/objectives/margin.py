@@ -29,6 +29,7 @@ class Margin(Objective):
         formula="L = mean_t (max_v z_t[v] - mean_v z_t[v])^2 + R",
         defaults="lr 1e-5, batch 32, 10 epochs (TOFU); it is quadratic in logits, so the authors' multiplier of the "
                  "retain side starts at 50 to 100: retain_nll(weight=100) without a combiner that finds it",
+        model_needs=frozenset({"distribution", "weights"}),
         companions="retain_nll",
         deviations=("positions are those that predict a supervised token; the authors' code takes those that hold one, "
                     "which leaves the first answer token out and adds the position behind the last",

@@ -55,6 +55,7 @@ class MEOW(Objective):
         formula="L = mean_t -log p(y'_t | q), y' among the top_k of q's inverted answers by MEMO",
         defaults="8 copies, top_k 3, largest, ROUGE-1 precision, window 5 (the authors' script); lr 1e-5, at most 10 "
                  "epochs, weight decay 0.01, no retain term",
+        model_needs=frozenset({"generate", "logp", "prompt", "weights"}),
         deviations=("inverted answers come from the rows or from a file; no second model writes them during a run",
                     "an epoch draws one of a question's copies, in the published proportions, so that 8 epochs "
                     "are one published epoch",

@@ -30,6 +30,7 @@ class NPO(Objective):
         formula="L = -(2/beta) * mean_seq log sigmoid(-beta * log(P / P0))",
         defaults="beta 0.1, lr 1e-5, 10 epochs, weight decay 0.01 (the authors' repository)",
         needs=frozenset({"reference.logp"}),
+        model_needs=frozenset({"logp", "weights"}),
     )
     reads = ("forget",)
     space = {"beta": ("log", 0.02, 1.0), "weight": ("log", 0.05, 2.0)}

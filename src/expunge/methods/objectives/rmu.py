@@ -41,6 +41,7 @@ class RMU(Objective):
         paper="Li et al. 2024, The WMDP Benchmark (arXiv 2403.03218)",
         formula="L = mean_t mean_d (H_l(x_f) - c u)^2 + alpha * mean_t mean_d (H_l(x_r) - H0_l(x_r))^2",
         defaults="Zephyr-7B: layer 7, coefficient 6.5, alpha 1200, lr 5e-5, down projections of layers 5 to 7",
+        model_needs=frozenset({"hidden", "weights"}),
         companions="activation_match + layers(down projections of layer-2 to layer)",
         deviations=("padding is never counted; the authors' code averages over it too",
                     "gradients are clipped at norm 1 by the default optimizer; the authors do not clip",

@@ -32,6 +32,7 @@ class SatImp(WeightedLikelihood):
         formula="L = (1/n_tokens) * sum_t stopgrad(p_t^beta1 (1 - p_t)^beta2) log p_t + 0.1 * R",
         defaults="beta1 5, beta2 1, forget to retain 10:1, lr 1e-5, batch 16, 5 epochs; "
                  "an answer known by heart has p near 1, hence little weight, so the start is slow",
+        model_needs=frozenset({"logp", "weights"}),
         companions="retain_nll(weight=0.1)",
         deviations=("public code disagrees with itself on which side has the weight 1 and which 0.1; "
                     "here the forget side has 1, the default of its class",

@@ -31,6 +31,7 @@ class SimNPO(Objective):
         paper="Fan et al. 2024, Simplicity Prevails (arXiv 2410.07163)",
         formula="L = -(2/beta) * mean_seq log sigmoid(beta * (S/n - delta)), S = summed loss of n tokens",
         defaults="TOFU forget10 of the authors' repository: beta 4.5, coefficient 0.125, delta 0, lr 1e-5, 10 epochs",
+        model_needs=frozenset({"logp", "weights"}),
         companions="retain_nll",
     )
     reads = ("forget",)

@@ -31,6 +31,7 @@ class TNPO(WeightedLikelihood):
         defaults="beta 4, AdamW, lr 1e-5 (Phi 2e-5), batch 16, 5 epochs, no weight decay (the authors); "
                  "usually with a retain term, as in tnpo + retain_kl",
         needs=frozenset({"reference.logp"}),
+        model_needs=frozenset({"logp", "weights"}),
         deviations=("the authors' code adds 1e-5 to the denominator, which lets go of unlikely tokens sooner; "
                     "a sigmoid of the log ratio needs no such guard",
                     "the mean is over the tokens of the whole optimizer step, not of each micro-batch"),

@@ -29,6 +29,7 @@ class UNDIAL(EditedTeacher):
         formula="L = mean_t CE(softmax(z0_t - kappa * onehot(y_t)), softmax(z_t))",
         defaults="kappa 10, lr 1e-4 (open-unlearning); kappa 3, 10 or 30 in the paper",
         needs=frozenset({"reference.logits"}),
+        model_needs=frozenset({"distribution", "weights"}),
         deviations=("the mean is over supervised tokens only; the public port averages over prompt and padding "
                     "and lowers an unrelated logit there", "the optional focus on entity tokens is left out"),
     )

@@ -24,6 +24,7 @@ class Unlikelihood(WeightedLikelihood):
         paper="Welleck et al. 2019, Neural Text Generation with Unlikelihood Training (arXiv 1908.04319)",
         formula="L = -(1/n_tokens) * sum_t log(1 - p_t), as stopgrad(p_t / (1 - p_t)) log p_t",
         defaults="none published for forgetting; optimisation as for ga",
+        model_needs=frozenset({"logp", "weights"}),
         deviations=("the paper adds it to the likelihood of the true text, with earlier tokens of the context as the "
                     "unwanted ones; here the forget answers are unwanted and a retain term keeps the rest",
                     "p is held below 1 - 1e-6, so the push on a token beyond that fades instead of staying full"),

@@ -28,6 +28,7 @@ class WGA(WeightedLikelihood):
         formula="L = (1/n_tokens) * sum_t stopgrad(p_t^alpha) log p_t",
         defaults="alpha 1 (open-unlearning; 5 elsewhere), AdamW, lr 1e-5 (Phi 2e-5), batch 16, 5 epochs, no weight "
                  "decay (the authors); usually with a retain term, as in wga + retain_kl",
+        model_needs=frozenset({"logp", "weights"}),
         deviations=("the mean is over the tokens of the whole optimizer step, not of each micro-batch",),
     )
     space = {"alpha": ("uniform", 0.1, 7.0), "weight": ("log", 0.05, 2.0)}

@@ -43,6 +43,7 @@ class WHP(EditedTeacher):
         formula="L = mean_t -log p(argmax(z0_t - alpha ReLU(z_reinforced_t - z0_t)))",
         defaults="alpha 5; reinforced copy 3 epochs at lr 3e-6, batch 8 times 16; then 2 epochs at lr 1e-6, no retain "
                  "term (the paper, partly from memory)",
+        model_needs=frozenset({"distribution", "prompt", "weights"}),
         memory="before the first step one more copy in training; after it token ids only",
         deviations=("terms are found token by token, wherever their tokens stand; anchors= names them, none are made",
                     "of a term only the first token of its first mention counts; the paper also lowers the logits of "

@@ -25,6 +25,7 @@ class WTNPO(WeightedLikelihood):
         defaults="beta 4, alpha 1.5, AdamW, lr 1e-5 (Phi 2e-5), batch 16, 5 epochs, no weight decay (the authors); "
                  "usually with a retain term, as in wtnpo + retain_kl",
         needs=frozenset({"reference.logp"}),
+        model_needs=frozenset({"logp", "weights"}),
         deviations=("the authors' code adds 1e-5 to the denominator; a sigmoid of the log ratio needs no such guard",
                     "one version of the authors' code fixes beta at 0.1 and lets only alpha be chosen; here both are",
                     "the mean is over the tokens of the whole optimizer step, not of each micro-batch"),

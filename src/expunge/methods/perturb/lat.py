@@ -45,6 +45,7 @@ class LAT(Perturb):
         formula="g_f at h + d, d = argmin over |d_t| <= eps of toward * NLL(y_f) - away * mean_t log(1 - p(y_refusal))",
         defaults="eps 1.5, 16 steps at 5e-2, MLP of block 12 of 32, both weights 1 (Who's Harry Potter; weights of "
                  "blocks 13 to 15, lr 5e-5, 100 steps). WMDP: block 7, eps 2, with RMU at block 8",
+        model_needs=frozenset({"hidden", "logp", "weights"}),
         memory="the adversary's activations, and twice the perturbed ones",
         deviations=("one optimizer step per perturbation; the authors take up to 4",
                     "the adversary's gradient is not clipped: AdamW does not depend on its length",

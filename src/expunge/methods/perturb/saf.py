@@ -70,6 +70,7 @@ class SAF(Perturb):
         formula="g_f(w) + alpha(t) g_f(Q4(w)), straight through the rounding; the retain gradient at w",
         defaults="4 bits, warm-up 100 of 300 steps, retain weight max(1, alpha + 1). alpha is 1 here: the published 3 "
                  "ends in a model that knows neither side (retain accuracy 0.045)",
+        model_needs=frozenset({"weights"}),
         conflicts=frozenset({"lora"}),
         memory="a copy of all linear layers and a second gradient",
         deviations=("alpha is 1 where the authors take up to 3, and the retain weight is that of the recipe's own "

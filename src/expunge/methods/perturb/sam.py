@@ -26,6 +26,7 @@ class SAM(Perturb):
         formula="g_f at w + rho g_f(w) / ||g_f(w)||; the retain gradient at w",
         defaults="rho 0.01; with NPO beta 0.1, lr 1e-5, retain weight 1 (MUSE News) or 2.5 (Books); WMDP: NPO beta "
                  "0.015, lr 5e-6, retain weight 2.25, 125 steps",
+        model_needs=frozenset({"weights"}),
         memory="2: the first gradient and a copy of what may move",
     )
     space = {"rho": ("log", 1e-3, 0.1)}

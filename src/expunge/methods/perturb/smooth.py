@@ -37,6 +37,7 @@ class Smooth(Perturb):
         paper="Fan et al. 2025, Towards LLM Unlearning Resilient to Relearning Attacks, ICML 2025 (arXiv 2502.05374)",
         formula="mean over i of g_f at w + sigma xi_i, xi_i normal; the retain gradient at w",
         defaults="sigma 1e-4, 3 draws; WMDP: NPO beta 0.0125, lr 1e-5, retain weight 2",
+        model_needs=frozenset({"weights"}),
         memory="2: the running mean and a copy of what may move",
     )
     space = {"sigma": ("log", 1e-5, 1e-2), "draws": ("choice", 1, 3, 10)}

@@ -27,6 +27,7 @@ class ActivationMatch(Retain):
         formula="R = mean_t mean_d (H_l(x_r) - H0_l(x_r))^2",
         defaults="weight 1; rmu sets its alpha (1200)",
         needs=frozenset({"retain", "reference.hidden"}),
+        model_needs=frozenset({"hidden", "weights"}),
         deviations=("padding is never counted",),
     )
     space = {"weight": ("log", 0.1, 2000.0)}

@@ -21,6 +21,7 @@ class RetainKL(Retain):
         formula="R = mean_t sum_v q0_v (log q0_v - log q_v), q0 the original",
         defaults="weight 1",
         needs=frozenset({"retain", "reference.logits"}),
+        model_needs=frozenset({"distribution", "weights"}),
         deviations=("the mean is over supervised tokens; TOFU's code averages over prompt and padding too, "
                     "so that its weight depends on the padding",),
     )

@@ -26,6 +26,7 @@ class RetainKLTop(RetainKL):
                 "r = 1 - sum_{v in K} q_v, r0 likewise",
         defaults="weight 1, as retain_kl; k = 64 is ours",
         needs=frozenset({"retain", "reference.likeliest"}),
+        model_needs=frozenset({"distribution", "weights"}),
         deviations=(*RetainKL.card.deviations,
                     "at most retain_kl, and short of it by r0 times the divergence between the original's rest and the "
                     "model's: what is gained there goes unseen",),

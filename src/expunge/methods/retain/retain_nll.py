@@ -18,6 +18,7 @@ class RetainNLL(Retain):
         formula="R = (1/n_tokens) * sum_t -log p(y_t)",
         defaults="weight 1",
         needs=frozenset({"retain"}),
+        model_needs=frozenset({"logp", "weights"}),
     )
     reads = ("retain",)
     space = {"weight": ("log", 0.2, 5.0)}

@@ -24,6 +24,7 @@ class Embedding(ScopePlugin):
         summary="only the input embeddings may move (a tied output head moves with them)",
         paper="A More Practical Approach to Machine Unlearning, 2024 (arXiv 2406.09391)",
         defaults="none to choose",
+        model_needs=frozenset({"prompt", "weights"}),
         deviations=("where input and output embeddings are tied, as in GPT-2, the output head is the same "
                     "tensor and moves too", "position embeddings stay"),
     )

@@ -38,6 +38,7 @@ class Fisher(ScopePlugin):
         paper="the selection rule of Foster et al. 2024, SSD (arXiv 2308.07707)",
         formula="m = 1 for the top share of I_f / I_D, I = mean over batches of (grad of the batch's mean loss)^2",
         defaults="density 0.1, ours: SSD thresholds the ratio at 10 instead of taking a share",
+        model_needs=frozenset({"logp", "weights"}),
         deviations=("a share of the weights instead of a threshold on the ratio, so that the size is known",
                     "I_D is taken over the forget and retain rows of the task; the dampening itself is the edit ssd"),
     )

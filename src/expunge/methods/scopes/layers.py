@@ -35,6 +35,7 @@ class Layers(ScopePlugin):
 
     card = Card(
         name="layers", kind="scope",
+        model_needs=frozenset({"hidden", "weights"}),
         summary="only the chosen decoder blocks may move",
         paper="Li et al. 2024, RMU (arXiv 2403.03218), which trains three",
         defaults="no default: name the blocks, the modules or both",

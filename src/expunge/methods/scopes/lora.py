@@ -24,6 +24,7 @@ class LoRA(ScopePlugin):
 
     card = Card(
         name="lora", kind="scope",
+        model_needs=frozenset({"weights"}),
         summary="low-rank adapters; the original stays in memory once",
         paper="Hu et al. 2021 (arXiv 2106.09685)",
         formula="W + (alpha / rank) * B A, B = 0 at the start",

@@ -52,6 +52,7 @@ class SalUn(ScopePlugin):
         paper="Fan et al. 2024, SalUn (arXiv 2310.12508)",
         formula="m = 1 for the top share of |sum_i grad L(x_i)|, i over forget rows, all weights together",
         defaults="half of the weights (the authors' repository)",
+        model_needs=frozenset({"logp", "weights"}),
         deviations=("the gradient is that of the summed answer losses; the authors sum batch means, which "
                     "over-weights a smaller last batch",
                     "gradients are masked and masked weights put back after every step, as in the later code",
