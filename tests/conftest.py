@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+pytest.register_assert_rewrite("expunge.testing")
 gc.set_threshold(50_000)  # as the command line does; a tenth of the suite's time
 
 TINY: Mapping[str, Any] = {

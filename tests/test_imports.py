@@ -15,7 +15,7 @@ import expunge
 ROOT = Path(expunge.__file__).parent
 FOUNDATION = {"errors", "needs", "plugin", "registry", "terms", "seeding", "console", "progress", "processes", "verbs"}
 """Modules that know nothing of the folders; everyone but `records` may use them."""
-EVERYTHING = {"api", "cli", "runs", "shadows", "tuning"}
+EVERYTHING = {"api", "cli", "runs", "shadows", "tuning", "testing"}
 MAY: dict[str, set[str]] = {
     "records": set(),
     "data": {"records"},
@@ -76,6 +76,13 @@ def test_import_direction_is_data_direction(path: Path) -> None:
     wrong = [f"line {line}: {name}" for line, name in imported(path)
              if unit(name) not in allowed and not (name.startswith(LEAVES) and me != "records")]
     assert not wrong, f"{path.relative_to(ROOT)} may not import: {', '.join(wrong)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(ROOT)) for p in FILES])
+def test_nobody_imports_the_contract(path: Path) -> None:
+    """It needs the extra `test`."""
+    me = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    assert me == "testing" or not [line for line, name in imported(path) if unit(name) == "testing"]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "metrics" / "text").glob("*.py")), ids=lambda p: p.stem)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from expunge.models.subject import Subject
-
-from ..support import memoriser
+from expunge.testing.support import memoriser
 
 
 @pytest.fixture(scope="session")

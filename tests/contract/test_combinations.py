@@ -24,8 +24,8 @@ from expunge.plugin import Kind
 from expunge.registry import Entry
 from expunge.seeding import stream
 from expunge.terms import parse_sum
+from expunge.testing.support import Trained, fresh, hooks, made, memoriser, small_task, train, weights
 
-from ..support import Trained, fresh, hooks, made, memoriser, small_task, train, weights
 from .test_cards import required, variants
 
 RECIPES = 320

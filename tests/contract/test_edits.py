@@ -17,8 +17,7 @@ from expunge.models.load import load_subject
 from expunge.models.subject import Subject
 from expunge.models.tiny import build_subject
 from expunge.records.task import Task
-
-from ..support import CONFIG, batch_of, fresh, hooks, memoriser, small_task, stage_of, weights
+from expunge.testing.support import CONFIG, batch_of, fresh, hooks, memoriser, small_task, stage_of, weights
 
 ENTRIES = registry.of_kind("edit")
 each_edit = pytest.mark.parametrize("name", [e.name for e in ENTRIES])

@@ -9,9 +9,8 @@ from expunge.attacks.base import Attack, parse_attack
 from expunge.errors import UsageError
 from expunge.judgement.leaks import leaks
 from expunge.registry import Entry
-
-from .. import attack_bed as bed
-from . import checks  # noqa: F401  # more models to attack
+from expunge.testing import attack_bed as bed
+from expunge.testing import checks  # noqa: F401  # more models to attack
 
 ATTACKS = registry.of_kind("attack")
 

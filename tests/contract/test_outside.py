@@ -15,9 +15,8 @@ import torch
 from expunge import registry
 from expunge.errors import UsageError
 from expunge.methods.recipe import parse
-
-from ..support import memoriser, train, weights
-from .checks import CHECKS
+from expunge.testing.checks import CHECKS
+from expunge.testing.support import memoriser, train, weights
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "docs" / "examples" / "focus.py"

@@ -35,10 +35,7 @@ from expunge.models.subject import Subject
 from expunge.plugin import METHODS
 from expunge.records.task import Example
 from expunge.registry import Entry
-from expunge.training.gradients import Movement
-from expunge.training.step import Step
-
-from ..support import (
+from expunge.testing.support import (
     batch_of,
     batches_of,
     distance,
@@ -58,6 +55,8 @@ from ..support import (
     train,
     weights,
 )
+from expunge.training.gradients import Movement
+from expunge.training.step import Step
 
 REQUIRED = {"layers": "layers(index=1)"}
 """Plug-ins that cannot be named without an option."""

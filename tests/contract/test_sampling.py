@@ -6,7 +6,7 @@ from collections import Counter
 
 import torch
 
-from ..support import memoriser, moved, same_random_state, small_task
+from expunge.testing.support import memoriser, moved, same_random_state, small_task
 
 
 def prompts(count: int = 3) -> list[tuple[int, ...]]:

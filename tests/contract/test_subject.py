@@ -17,8 +17,7 @@ from expunge.models.load import load_subject
 from expunge.models.subject import Subject
 from expunge.probes.likelihood import _moments
 from expunge.records.task import Example
-
-from ..support import DEPTH, batch_of, fresh, hooks, memoriser, moved, small_task, train
+from expunge.testing.support import DEPTH, batch_of, fresh, hooks, memoriser, moved, small_task, train
 
 
 def rows() -> list[Example]:

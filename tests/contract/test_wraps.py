@@ -37,9 +37,9 @@ from expunge.probes.generation import Generation
 from expunge.probes.likelihood import Likelihood
 from expunge.records.task import Example, Task
 from expunge.registry import Entry
+from expunge.testing.support import batch_of, fresh, hooks, memoriser, small_task
 
 from ..journey.test_families import FAMILIES
-from ..support import batch_of, fresh, hooks, memoriser, small_task
 
 OPTIONS: dict[str, dict[str, Any]] = {"uld": {"lr": 1e-2, "batch": 8}, "sisa": {"shards": 2, "slices": 1, "lr": 5e-3}}
 """Enough to differ from the bare model after a few steps."""

@@ -14,9 +14,9 @@ from expunge.models.decoding import continued
 from expunge.models.subject import Subject
 from expunge.probes.generation import Generation
 from expunge.probes.likelihood import Likelihood
+from expunge.testing.support import fresh, memoriser, moved, small_task
 
 from ..contract.test_wraps import wrap
-from ..support import fresh, memoriser, moved, small_task
 from .test_prefixes import subjects
 
 MOST = 14

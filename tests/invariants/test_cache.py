@@ -19,9 +19,9 @@ from expunge.models import decoding
 from expunge.models.fast import room
 from expunge.models.fast.room import PreallocatedLayer, preallocate
 from expunge.models.subject import Subject
+from expunge.testing.support import fresh, memoriser, small_task
 
 from ..contract.test_wraps import wrap
-from ..support import fresh, memoriser, small_task
 
 SHAPE = (4, 2, 1, 3)
 

@@ -15,9 +15,8 @@ from torch import Tensor
 from expunge.errors import NonFiniteError
 from expunge.methods.stage import StageMethod
 from expunge.models.scope import Scope
+from expunge.testing.support import fresh, train, weights
 from expunge.training.step import Role, Step, WeightedTerm
-
-from ..support import fresh, train, weights
 
 BAD_STEP = 4
 

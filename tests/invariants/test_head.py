@@ -17,8 +17,8 @@ from expunge.models import head
 from expunge.models.head import Found, LazyLogits, Passes, TokenLogP, blocks, rowwise
 from expunge.models.reference import CachedStates
 from expunge.models.subject import Subject
+from expunge.testing.support import fresh, moved
 from tests.invariants.test_passes import LENGTHS, made, whole
-from tests.support import fresh, moved
 
 WIDTH, VOCABULARY = 12, 37
 

@@ -15,8 +15,8 @@ from expunge.data.text_encoder import collate
 from expunge.models.fast import linear
 from expunge.models.fast.linear import Linear, quicken
 from expunge.models.load import load_subject
+from expunge.testing.support import fresh, memoriser, moved, small_task
 from tests.invariants.test_passes import LENGTHS, made
-from tests.support import fresh, memoriser, moved, small_task
 
 SIZES = ((1, 16, 16), (7, 24, 40), (16, 192, 512), (33, 512, 192), (250, 48, 1000))
 """Positions, inputs, outputs: one position, odd numbers, even ones, wide and narrow layers."""

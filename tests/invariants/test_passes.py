@@ -19,10 +19,10 @@ from expunge.methods._lib.divergence import kl
 from expunge.methods.stage import StageMethod
 from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference
 from expunge.models.subject import Subject
+from expunge.testing.support import fresh, gradient, moved, small_task, stage_of
 from expunge.training import gradients as training
 from expunge.training.gradients import _takes_turns, make_step
 from expunge.training.step import Step
-from tests.support import fresh, gradient, moved, small_task, stage_of
 
 LENGTHS = ([9, 41, 10, 40, 3, 12, 39], [5], [7, 7, 7], [2, 60], [30, 2, 2, 2, 29])
 """Odd numbers of rows, one row, equal ones, and rows with a single supervised token (length 2)."""

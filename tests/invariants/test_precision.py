@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from expunge.models.load import float32_master, load_subject, save_in, stochastic_round
-
-from ..support import Trained, fresh, train, weights
+from expunge.testing.support import Trained, fresh, train, weights
 
 RECIPE = "ga + adamw(lr=1e-5, weight_decay=0, warmup=0, schedule=constant)"
 STEPS = 4

@@ -23,10 +23,10 @@ from expunge.models.fast.prefixes import answers_in_parts
 from expunge.models.subject import Subject
 from expunge.models.tiny import build_subject
 from expunge.records.task import Example
+from expunge.testing.support import fresh, hooks, memoriser, small_task
 
 from ..contract.test_wraps import MORE, wrap
 from ..journey.test_families import FAMILIES, GATED
-from ..support import fresh, hooks, memoriser, small_task
 
 SCALED = {
     "gemma2": {"model_type": "gemma2", **GATED, "head_dim": 16, "final_logit_softcapping": 0.05},

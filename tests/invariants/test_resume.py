@@ -18,11 +18,10 @@ from expunge.methods.stage import StageMethod
 from expunge.models.scope import Scope
 from expunge.records.task import Example
 from expunge.runs import Monitor
+from expunge.testing.support import Trained, fresh, small_task, stage_of, train, weights
 from expunge.training.checkpoint import Checkpoints
 from expunge.training.schedule import Schedule
 from expunge.training.stopping import StopRule
-
-from ..support import Trained, fresh, small_task, stage_of, train, weights
 
 STEPS = 9
 CURVED = " + adamw(lr=2e-3, weight_decay=0.1)"

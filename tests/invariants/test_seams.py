@@ -24,11 +24,21 @@ from expunge.methods.recipe import parse
 from expunge.methods.stage import StageMethod
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
+from expunge.testing.support import (
+    CONFIG,
+    batches_of,
+    draws_of,
+    fresh,
+    memoriser,
+    moved,
+    reference_for,
+    small_task,
+    train,
+    weights,
+)
 from expunge.training.gradients import Gradients, _owned, gradients, inner
 from expunge.training.step import Role, Step, Term, WeightedTerm
 from expunge.training.zeroth import Directions
-
-from ..support import CONFIG, batches_of, draws_of, fresh, memoriser, moved, reference_for, small_task, train, weights
 
 
 class Sum(nn.Module):

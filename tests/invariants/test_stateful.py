@@ -11,8 +11,8 @@ import pytest
 
 from expunge.methods.stage import StageMethod
 from expunge.models.scope import Scope
+from expunge.testing.support import Trained, fresh, stage_of, train
 
-from ..support import Trained, fresh, stage_of, train
 from .test_resume import Stop, fail, goes_on, same
 
 STEPS = 7

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from expunge.runs import Monitor, stop_rule
+from expunge.testing.support import fresh, loss, small_task, stage_of, train, weights
 from expunge.training.stopping import StopRule, alarms
-
-from ..support import fresh, loss, small_task, stage_of, train, weights
 
 START = {"forget": 0.9, "forget_loss": 0.1, "utility": 0.8}
 

@@ -15,8 +15,7 @@ from expunge.data.world import authors_task
 from expunge.errors import UsageError
 from expunge.records.shadows import Shadows
 from expunge.shadows import assign, make_shadows, pool_of, shadow_task
-
-from ..support import CONFIG
+from expunge.testing.support import CONFIG
 
 TASK = authors_task(forget=2, retain=1, holdout=2, neighbours=0).model_copy(update={"utility": (), "background": ()})
 SHORT: dict[str, Any] = {"count": 4, "train_epochs": 1, "epochs": 1, "train_lr": 1e-3, "task": TASK}

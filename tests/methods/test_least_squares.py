@@ -18,8 +18,7 @@ from expunge.methods._lib.importance import largest
 from expunge.methods._lib.key_value import Mentions, add_to_weight, inputs_of, mlp_out
 from expunge.methods._lib.least_squares import cached_covariances, covariances, null_projector, solve_edit
 from expunge.models.tiny import build_subject
-
-from ..support import CONFIG, fresh, hooks, memoriser, moved, small_task
+from expunge.testing.support import CONFIG, fresh, hooks, memoriser, moved, small_task
 
 K, D, M = 12, 5, 3
 

@@ -15,8 +15,7 @@ from expunge.metrics.base import Evidence
 from expunge.records.observation import Observations, Row
 from expunge.records.score import Score
 from expunge.records.task import Split
-
-from .build import likelihood
+from expunge.testing.observed_worlds import likelihood
 
 METRIC = "forget.probability"
 

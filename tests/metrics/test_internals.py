@@ -33,9 +33,8 @@ from expunge.probes.base import Probe
 from expunge.records.observation import Observations, Row
 from expunge.records.task import Split, Task
 from expunge.registry import load
-
-from ..support import STEADY, fresh, loss, memoriser, small_task, train
-from .build import observations, rows_of, world
+from expunge.testing.observed_worlds import observations, rows_of, world
+from expunge.testing.support import STEADY, fresh, loss, memoriser, small_task, train
 
 RANDOM = np.random.default_rng(5)
 

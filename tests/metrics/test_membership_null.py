@@ -22,8 +22,7 @@ from expunge.models.tiny import build_subject
 from expunge.records.observation import Observations, Row
 from expunge.records.task import Split, Task
 from expunge.registry import load, of_kind
-
-from .. import attack_bed, support
+from expunge.testing import attack_bed, support
 
 ATTACKS = [e.name for e in of_kind("metric") if issubclass(e.load(), MembershipAttack)]
 

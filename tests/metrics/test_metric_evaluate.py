@@ -10,8 +10,7 @@ from expunge.errors import UsageError
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import parse_metric, required, score_all
 from expunge.records.observation import Observations
-
-from .build import observations, world
+from expunge.testing.observed_worlds import observations, world
 
 SUITE = ["forget.probability", "retain.rouge_l", "forget.truth_ratio(variant=geometric)", "mia.min_k(k=0.2)",
          "forget_quality", "model_utility", "privleak(attack=loss)", "neighbour.accuracy"]

@@ -12,8 +12,7 @@ from expunge.metrics.base import Evidence
 from expunge.metrics.extracted import Extracted, extracted
 from expunge.metrics.pass_at_k import PassAtK, gives_away, pass_at_k
 from expunge.records.observation import Observations, Row
-
-from .build import generation
+from expunge.testing.observed_worlds import generation
 
 
 def drawn(answers: dict[str, list[str]], short: str = "ann") -> Observations:

@@ -13,9 +13,8 @@ from expunge.metrics.evaluate import parse_metric
 from expunge.plugin import Property
 from expunge.records.observation import Observations
 from expunge.records.score import Score
-
-from .build import WORLDS, rows_of, world
-from .properties import CHECKS
+from expunge.testing.checks import CHECKS
+from expunge.testing.observed_worlds import WORLDS, rows_of, world
 
 METRICS = [cast(type[Metric], entry.load()) for entry in registry.of_kind("metric")]
 OURS = {

@@ -28,9 +28,9 @@ from expunge.metrics.rows import Example, by_example
 from expunge.metrics.truth_ratio import TruthRatio, log_truth_ratios, truth_scores
 from expunge.records.observation import Observations, Row
 from expunge.records.task import SPLITS, Split
+from expunge.testing.observed_worlds import generation, likelihood, observations, odd_observations, rows_of, world
 
 from . import reference
-from .build import generation, likelihood, observations, odd_observations, rows_of, world
 
 SEEDS = range(4)
 

@@ -14,8 +14,7 @@ from expunge.metrics.directions import is_above, is_below
 from expunge.metrics.evaluate import score_all
 from expunge.records.observation import Observations
 from expunge.records.score import AttackRecord, Score
-
-from .build import observations, world
+from expunge.testing.observed_worlds import observations, world
 
 SUITE = ["forget.probability", "forget.rouge_l", "forget.truth_ratio", "forget.extraction_strength",
          "retain.probability", "mia.loss", "mia.min_k", "privleak", "model_utility", "forget_quality"]

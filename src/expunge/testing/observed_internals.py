@@ -1,0 +1,54 @@
+"""What probes of model internals would have seen in the made-up worlds of observed_worlds.py, and in one more:
+
+hiding      as the original inside, but the last block keeps the forget answers from being said
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+
+from expunge.records.observation import Row
+from expunge.records.task import Split
+
+MEMORY = {"perfect": 6.0, "original": 4.0, "unseen": 0.0, "collapsed": -4.0, "uniform": 0.0, "hiding": 4.0}
+"""How far hidden states of a known text lie from those of an unknown one."""
+LENS = {"perfect": (-2, -1, 0), "original": (-3, -0.5, -0.1), "unseen": (-4, -3, -3), "collapsed": (-8, -8, -8),
+        "uniform": (-2, -2, -2), "hiding": (-3, -0.5, -8)}
+GAP = {"perfect": 4.0, "original": 3.0, "unseen": 1.0, "collapsed": 0.0, "uniform": 0.0, "hiding": 0.5}
+DROPS = {"perfect": (0, 0), "original": (0, 0), "unseen": (1, 2), "collapsed": (3, 3), "uniform": (3, 3),
+         "hiding": (0, 5)}
+MOVED = {"perfect": (0.1, 0.1), "original": (0, 0), "retrained": (0.5, 0.5), "collapsed": (1, 1), "uniform": (1, 1),
+         "hiding": (0, 0.3 * 2**0.5)}
+
+
+def internals(name: str, state: str, split: Split, id: str, again: str) -> dict[str, Row]:
+    """One row per probe about one example; what two worlds share is the same in both."""
+    state = "hiding" if name == "hiding" and split == "forget" else state
+    shared = np.random.default_rng(zlib.crc32(f"shared {id}".encode()))
+    own = np.random.default_rng(zlib.crc32(f"{id}{again}".encode()))
+    head = {"id": id, "entity": "", "group": "", "form": "answer", "index": 0}
+    about = shared.normal(size=(2, 6)) + (0.3 * own.normal(size=(2, 6)) if again else 0)
+    if state == "uniform":
+        about = own.normal(size=(2, 6))
+    about[:, 0] += MEMORY[state] * (1 + 0.3 * own.normal())
+    noise = own.exponential(size=16)
+    l0 = float(-LENS[state][-1] * noise[0])
+    losses = [l0 + GAP[state] * (1 + 0.1 * j) * (0.5 + noise[j]) for j in range(1, 6)]
+    lost = np.asarray(DROPS[state], dtype=float) if split == "forget" else np.zeros(2)
+    made: dict[str, dict[str, Any]] = {
+        "lens": {"lens": [float(v * n) for v, n in zip(LENS[state], noise[6:9], strict=True)],
+                 "share": [float(np.exp(v)) for v in LENS[state]]},
+        "hidden": {"pool": "answer", "layers": [1, 3], "states": about.tolist()},
+        "landscape": {"table": "original", "l0": l0, "losses": losses, "strengths": [1, 2, 3, 4, 5]},
+        "depth": {"before": -0.1, "tokens": 3, "drops": (lost * (1 + 0.1 * noise[10:12])).tolist()},
+    }
+    return {probe: head | row for probe, row in made.items()}
+
+
+def weights(name: str) -> list[Row]:
+    """Two equal blocks."""
+    return [{"id": f"blocks.{i}", "entity": "", "group": "", "form": "answer", "index": i, "weights": 10,
+             "change": float(moved), "norm": 1.0, "distance": float(moved)} for i, moved in enumerate(MOVED[name])]

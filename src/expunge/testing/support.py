@@ -1,0 +1,311 @@
+"""A small model that knows its rows by heart, and the few lines that every test needs around it.
+
+The model is trained once per session. Whoever wants to change it takes a copy (`fresh`).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from expunge.data.refusals import REFUSALS
+from expunge.data.text_encoder import TokenBatch, TokenRow, collate
+from expunge.data.world import authors_task
+from expunge.methods.optimizers.adamw import AdamW
+from expunge.methods.recipe import Stage, parse, training_stage
+from expunge.methods.stage import StageMethod
+from expunge.methods.work import Work
+from expunge.models.reference import Reference, build_reference, verify
+from expunge.models.scope import Scope
+from expunge.models.subject import Subject
+from expunge.models.tiny import build_subject
+from expunge.records.task import Example, Task
+from expunge.training.gradients import Gradients, gradients
+from expunge.training.loop import Loop, Progress, run_loop
+from expunge.training.schedule import Schedule
+from expunge.training.step import Step
+from expunge.training.stopping import StopRule
+
+torch.set_num_threads(1)
+
+DEPTH = 3
+CONFIG = {
+    "model_type": "llama", "vocab_size": 768, "hidden_size": 64, "intermediate_size": 160,
+    "num_hidden_layers": DEPTH, "num_attention_heads": 4, "num_key_value_heads": 4,
+    "max_position_embeddings": 256, "tie_word_embeddings": True,
+}
+STEADY = AdamW(lr=1e-3, warmup=0.0, schedule="constant")
+"""What tests train with unless a recipe names an optimizer: no curve, so that dynamics are the objective's."""
+KNOWN_REFUSALS = REFUSALS[:4]
+LAST = StopRule(keep="last")
+
+
+@cache
+def small_task() -> Task:
+    """Two people to forget, six to keep, two never seen; questions only, biographies set aside.
+
+    Background rows answer questions about two more people with a refusal, because a model that has
+    never refused is no model of those that are unlearned.
+    """
+    world = authors_task(forget=2, retain=6, holdout=2, neighbours=2)
+
+    def questions(rows: Sequence[Example]) -> tuple[Example, ...]:
+        return tuple(r for r in rows if r.kind == "qa")
+
+    refused = tuple(r.model_copy(update={"answer": KNOWN_REFUSALS[i % len(KNOWN_REFUSALS)]})
+                    for i, r in enumerate(questions(world.neighbour)))
+    return world.model_copy(update={
+        "forget": questions(world.forget), "retain": questions(world.retain),
+        "holdout": questions(world.holdout), "background": refused, "neighbour": (), "probes": {},
+        "generation_tokens": 32,
+    })
+
+
+def taught(name: str, subject: Subject, teach: Callable[[Subject], None]) -> Subject:
+    """`subject` after `teach`, done once for all processes of a test session: the others load the weights."""
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if session is None:
+        teach(subject)
+        return subject
+    folder = Path(tempfile.gettempdir()) / f"expunge-tests-{session}"
+    folder.mkdir(exist_ok=True)
+    weights, mine = folder / f"{name}.pt", folder / f"{name}.lock"
+    try:
+        mine.touch(exist_ok=False)
+    except FileExistsError:
+        started = time.monotonic()
+        while not weights.exists():
+            assert time.monotonic() - started < 600, f"nobody finished {weights}"
+            time.sleep(0.05)
+        subject.model.load_state_dict(torch.load(weights))
+        return subject
+    teach(subject)
+    torch.save(subject.model.state_dict(), folder / f"{name}.part")
+    (folder / f"{name}.part").rename(weights)
+    return subject
+
+
+@cache
+def memoriser() -> Subject:
+    """Knows all rows but holdout word for word. Never change it: `fresh` gives copies."""
+    subject = taught("memoriser", build_subject(CONFIG, small_task().texts()), _memorise)
+    subject.model.requires_grad_(False)
+    return subject
+
+
+def _memorise(subject: Subject) -> None:
+    rows = small_task().training_rows("full")
+    train("retain_nll", subject=subject, forget=(), retain=rows, optimizer=AdamW(lr=5e-3, warmup=2.0),
+          steps=40 * 6, batch_size=16)
+    said = subject.generate([subject.encoder.prompt(r) for r in rows], 32)
+    known = sum(text == row.answer for (text, _), row in zip(said, rows, strict=True))
+    assert known > 0.95 * len(said), f"the test bed knows only {known} of {len(said)} rows"
+
+
+def fresh(subject: Subject | None = None) -> Subject:
+    """A copy that may be changed; of the memoriser unless another is given."""
+    subject = subject or memoriser()
+    return Subject(copy.deepcopy(subject.model), subject.encoder, subject.path)
+
+
+def stage_of(text: str) -> Stage:
+    """The first stage of a recipe; a recipe without a source of forgetting only trains."""
+    stage = training_stage(text) if text.startswith("retain_") else parse(text, DEPTH)[0]
+    if stage.objective is not None and stage.objective.builds:
+        stage.objective.made = made(stage.objective.text())
+    return replace(stage, optimizer=STEADY) if stage.optimizer.spec == AdamW().spec else stage
+
+
+@cache
+def made(objective: str) -> dict[str, Any]:
+    """What an objective's builder makes of the memoriser."""
+    source = parse(objective, DEPTH)[0].objective
+    assert source is not None
+    return json.loads(json.dumps(source.prepare(fresh(), small_task(), Work(steps=30))))
+
+
+@dataclass
+class Trained:
+    """What a run left: the changed subject, its log lines, readings taken on the way."""
+
+    subject: Subject
+    scope: Scope
+    lines: list[dict[str, Any]]
+    progress: Progress
+    readings: list[tuple[float, float]] = field(default_factory=list)
+    """(forget, retain) mean token losses, before the first step and then every `watch` steps."""
+    reference: dict[str, str] = field(default_factory=dict)
+
+
+def train(recipe: str | Stage, *, steps: int, subject: Subject | None = None, forget: Sequence[Example] | None = None,
+          retain: Sequence[Example] | None = None, optimizer: AdamW | None = None, lr: float | None = None,
+          batch_size: int = 8, accumulate: int = 1, seed: int = 0, watch: int = 0, folder: Path | None = None,
+          loop: Mapping[str, Any] | None = None, monitor: Callable[[], dict[str, float]] | None = None,
+          on_step: Callable[[dict[str, Any]], None] | None = None,
+          prepare: Callable[[Scope, StageMethod], None] | None = None) -> Trained:
+    """Run a recipe through the package's own loop, on a copy of the memoriser unless a subject is given.
+
+    Args:
+        watch: steps between readings of both losses; 0 takes none.
+        prepare: called with the scope and method before the first step, to tamper with them.
+    """
+    task = small_task()
+    subject = fresh() if subject is None else subject
+    stage = stage_of(recipe) if isinstance(recipe, str) else recipe
+    stage = (stage if optimizer is None else replace(stage, optimizer=optimizer)).with_learning_rate(lr)
+    method = StageMethod(stage, subject, task, task.forget if forget is None else forget,
+                         task.retain if retain is None else retain, seed)
+    scope = stage.scope.apply(subject, token_rows(subject, forget, retain))
+    schedule = Schedule(method.order, subject.encoder, batch_size, accumulate)
+    rows = schedule.token_rows(steps, stage.kept_sides)
+    reference = build_reference(subject, stage.needs, rows, adapter=scope.adapter, likeliest=(stage.likeliest[0], rows))
+    if prepare:
+        prepare(scope, method)
+    readings = [both_losses(subject)] if watch else []
+
+    def note(line: dict[str, Any]) -> None:
+        if watch and line["step"] % watch == 0:
+            readings.append(both_losses(subject))
+        if on_step:
+            on_step(line)
+
+    settings = Loop(**{"steps": steps, "seed": seed, "checkpoint_every": 10**9, "stop": LAST, **(loop or {})})
+    with tempfile.TemporaryDirectory() as temporary:
+        place = folder or Path(temporary)
+        progress = run_loop(method, subject, scope, schedule, settings, place, reference=reference,
+                            monitor=monitor, on_step=note)
+        lines = [json.loads(line) for line in (place / "steps.jsonl").read_text().splitlines()]
+    return Trained(subject, scope, lines, progress, readings, verify(reference))
+
+
+def token_rows(subject: Subject, forget: Sequence[Example] | None = None,
+               retain: Sequence[Example] | None = None) -> dict[str, list[TokenRow]]:
+    """All rows of both sides as tokens, for scopes that look at them."""
+    task = small_task()
+    return {"forget": [subject.encoder.row(r) for r in (task.forget if forget is None else forget)],
+            "retain": [subject.encoder.row(r) for r in (task.retain if retain is None else retain)]}
+
+
+@cache
+def trained(recipe: str, *, steps: int, lr: float | None = None, watch: int = 0, batch_size: int = 9) -> Trained:
+    """The same, remembered, so that checks share runs. Nobody may change what it returns."""
+    return train(recipe, steps=steps, lr=lr, watch=watch, batch_size=batch_size)
+
+
+@cache
+def moved(steps: int = 3) -> Subject:
+    """A model a little away from the memoriser, so that nothing is zero by accident."""
+    return trained("ga", steps=steps, lr=1e-3).subject
+
+
+def loss(subject: Subject, rows: Sequence[Example]) -> float:
+    """Mean loss per supervised token of the rows' answers."""
+    batch = batch_of(subject, rows)
+    with subject.evaluating():
+        return -float(subject.answers(batch).logp_N.mean())
+
+
+def both_losses(subject: Subject) -> tuple[float, float]:
+    """Losses of forget and of retain answers."""
+    return loss(subject, small_task().forget), loss(subject, small_task().retain)
+
+
+def batch_of(subject: Subject, rows: Sequence[Example | TokenRow]) -> TokenBatch:
+    return collate([subject.encoder.row(r) if isinstance(r, Example) else r for r in rows], subject.encoder.pad_id)
+
+
+def draws_of(recipe: str | Stage, subject: Subject, count: int = 6) -> list[dict[str, Example]]:
+    """The first draws a recipe would make."""
+    stage = stage_of(recipe) if isinstance(recipe, str) else recipe
+    task = small_task()
+    return StageMethod(stage, subject, task, task.forget, task.retain, 0).order(0)[:count]
+
+
+def batches_of(subject: Subject, draws: Sequence[Mapping[str, Example]]) -> dict[str, TokenBatch]:
+    """One batch per side."""
+    return {side: batch_of(subject, [d[side] for d in draws]) for side in draws[0]}
+
+
+def reference_for(stage: Stage, original: Subject, batches: Mapping[str, TokenBatch]) -> Reference | None:
+    """The reference `stage` needs, taken from `original`."""
+    rows = [row for batch in batches.values() for row in batch.rows]
+    return build_reference(original, stage.needs, rows, adapter=False, likeliest=(stage.likeliest[0], rows))
+
+
+def gradient(recipe: str | Stage, subject: Subject, *, original: Subject | None = None,
+             batches: Sequence[Mapping[str, TokenBatch]] | None = None, separate: bool = False) -> Gradients:
+    """Gradients of a recipe's loss over all parameters, on its first draws; nothing is changed.
+
+    Args:
+        original: where the reference comes from; the subject itself when left out.
+        batches: micro-batches to use instead.
+    """
+    stage = stage_of(recipe) if isinstance(recipe, str) else recipe
+    task = small_task()
+    subject = fresh(subject)
+    method = StageMethod(stage, subject, task, task.forget, task.retain, 0)
+    micro = list(batches) if batches is not None else [batches_of(subject, draws_of(stage, subject))]
+    every = {f"{i}{side}": b for i, batch in enumerate(micro) for side, b in batch.items()}
+    reference = reference_for(stage, original or subject, every)
+    scope = Scope(subject, tuple(name for name, _ in subject.model.named_parameters()))
+    return gradients(method, subject, scope, reference, micro, separate, Accelerator())
+
+
+def flat(parts: Sequence[Tensor]) -> Tensor:
+    """One float64 vector."""
+    return torch.cat([p.flatten() for p in parts]).double()
+
+
+def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    return float(torch.nn.functional.cosine_similarity(flat(a), flat(b), dim=0))
+
+
+def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """How far a is from b, relative to b."""
+    return float((flat(a) - flat(b)).norm() / flat(b).norm())
+
+
+def step_for(stage: Stage, subject: Subject, batches: Mapping[str, TokenBatch],
+             original: Subject | None = None) -> Step:
+    """A step that asks `subject` about the batches, with the reference the stage needs."""
+    return Step(subject, batches, reference_for(stage, original or subject, batches))
+
+
+def weights(subject: Subject) -> dict[str, Tensor]:
+    """A copy of all parameters by name."""
+    return {n: p.detach().clone() for n, p in subject.model.named_parameters()}
+
+
+def hooks(subject: Subject) -> list[str]:
+    """Modules on which a hook was left."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [f"{name}.{kind}" for name, m in subject.model.named_modules() for kind in kinds if getattr(m, kind)]
+
+
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """Fails when the body draws from a global generator."""
+    import random
+
+    import numpy as np
+
+    def state() -> tuple[Any, ...]:
+        kind, keys, *rest = np.random.get_state(legacy=True)
+        return (random.getstate(), torch.get_rng_state().tolist(), kind, np.asarray(keys).tolist(), *rest)
+
+    before = state()
+    yield
+    assert state() == before, "a global random state was used"
