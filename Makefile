@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint bench tables readme clean
+.PHONY: demo test test-slow lint docs bench tables readme clean
 
 demo: $(INSTALLED)
 	$(BIN)/expunge demo
@@ -20,6 +20,11 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check src tests experiments
 	$(BIN)/mypy
 	$(BIN)/python experiments/readme.py --check
+
+# build/site/index.html opens from the folder; a broken link or anchor fails.
+docs: $(INSTALLED)
+	$(BIN)/python experiments/site_pages.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # MODELS names a folder with original and retrained; PEER a checkout of open-unlearning, PEER_PYTHON the Python it runs in.
 bench: $(INSTALLED)
@@ -47,7 +52,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("expunge needs Python 3.11 or later; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch==$$(sed -n 's/^torch==//p' constraints.txt)
-	$(PIP) -e '.[test,lint]'
+	$(PIP) -e '.[test,lint,docs]'
 	touch $@
 
 clean:

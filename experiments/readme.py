@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import demo_screen
+import site_pages
 from common import standing
 
-from expunge.plugin import KINDS
-from expunge.registry import of_kind
 from expunge.report.leaderboard import replace_between, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,13 +25,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def results(name: str) -> dict[str, Any]:
     return json.loads((ROOT / "results" / f"{name}.json").read_text())
-
-
-def plugins() -> str:
-    """Every plug-in by kind."""
-    rows = [{"kind": e.kind, "name": f"`{e.name}`", "what it does": e.summary}
-            for kind in KINDS if kind != "task" for e in of_kind(kind)]
-    return table(rows, ["kind", "name", "what it does"])
 
 
 def spread(values: Sequence[float | None]) -> str:
@@ -311,7 +304,8 @@ def bench() -> str:
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
-    "plugins": plugins, "league": league, "tuned": tuned, "league_tofu": league_tofu, "demo": demo,
+    "plugins": site_pages.index, "screen": demo_screen.screen,
+    "league": league, "tuned": tuned, "league_tofu": league_tofu, "demo": demo,
     "known": known, "meta": meta, "shadows": shadows, "tricks": tricks, "linear": linear,
     "peer": lambda: peer("peer"), "peer_intel": lambda: peer("peer_intel"),
     "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench,

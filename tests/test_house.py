@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -15,6 +17,7 @@ from expunge.audit.suite import parse_suite
 from expunge.cli.main import app
 from expunge.data.tasks import TASKS
 from expunge.plugin import KINDS
+from expunge.registry import entries
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "expunge"
@@ -82,10 +85,11 @@ def check_command(words: list[str]) -> None:
     assert name in group.commands, f"there is no command {name}"  # type: ignore[attr-defined]
     with group.commands[name].make_context(name, words[1:]) as context:  # type: ignore[attr-defined]
         given = context.params
-    if given.get("method"):
+    methods = given.get("method") or ()
+    for method in [methods] if isinstance(methods, str) else methods:
         from expunge.methods.recipe import parse
 
-        parse(given["method"])
+        parse(method)
     if given.get("task"):
         assert re.match(r"[^(]+", str(given["task"]))[0] in TASKS  # type: ignore[index]
     if given.get("suite"):
@@ -97,6 +101,35 @@ def test_commands_parse(path: Path) -> None:
     for words in commands(path.read_text(encoding="utf-8")):
         if words and words[0] != "--help":
             check_command(words)
+
+
+def test_pages_of_plug_ins() -> None:
+    """The site has one per plug-in, made from its card; the command it shows is a command."""
+    site = load_script("site_pages")
+    for entry in entries().values():
+        text = site.page(entry)
+        assert text.startswith(f"# {entry.name}\n")
+        for words in commands(text):
+            check_command(words)
+
+
+def load_script(name: str) -> Any:
+    """A script of experiments/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tour_names_what_exists() -> None:
+    named = re.findall(r"`([a-z_/]+/(?:[a-z_]+\.py)?)`", (ROOT / "docs" / "tour.md").read_text(encoding="utf-8"))
+    assert len(named) > 20
+    assert not [name for name in named if not ((SOURCE / name).exists() or (ROOT / name).exists())]
+
+
+def test_the_readme_is_short() -> None:
+    assert lines(ROOT / "README.md") <= 200
 
 
 def test_the_checks_notice_mistakes() -> None:

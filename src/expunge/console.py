@@ -1,4 +1,4 @@
-"""The only module that prints. Progress goes to stderr: bars on a terminal, plain lines elsewhere."""
+"""The only module that prints. Progress goes to stderr: bars that vanish on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -53,14 +53,17 @@ class Reporter:
         if self._progress is None:
             self._progress = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                TextColumn("{task.fields[text]}"), console=self.err,
+                TextColumn("{task.fields[text]}"), console=self.err, transient=True,
             )
             self._progress.start()
         progress = self._progress
         number: TaskID = progress.add_task(title, total=total, text="")
+        done = 0
 
         def advance(n: int = 1, text: str = "") -> None:
-            progress.update(number, advance=n, text=text)
+            nonlocal done
+            done += n
+            progress.update(number, advance=n, text=text, visible=done < total)
 
         return advance
 

@@ -22,13 +22,13 @@ LOOP_OPTIONS = {"--epochs", "--steps", "--lr", "--batch-size", "--accumulate", "
                 "--gradient-checkpointing"}
 RUN_OPTIONS = {"--out", "--seed", "--resume", "--overwrite", "--dry-run", "--json"}
 FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
-    "demo": ((), {"--out", "--method", "--seed", "--json"}),
+    "demo": ((), {"--out", "--method", "--seed", "--verbose", "--json"}),
     "train": (("model",), TASK_OPTIONS | LOOP_OPTIONS | RUN_OPTIONS | {"--split", "--method"}),
     "forget": (("model",), TASK_OPTIONS | LOOP_OPTIONS | RUN_OPTIONS | {
         "--method", "--holdout", "--keep", "--utility-floor", "--forget-target", "--stop-at-target", "--stop-at-floor",
         "--checkpoint-every"}),
     "audit": (("subject",), TASK_OPTIONS | RUN_OPTIONS | {
-        "--holdout", "--original", "--retrained", "--suite", "--require", "--rescore"}),
+        "--holdout", "--original", "--retrained", "--suite", "--require", "--rescore", "--verbose"}),
     "sweep": (("model",), TASK_OPTIONS - {"--max-length"} | RUN_OPTIONS | {
         "--method", "--holdout", "--retrained", "--trials", "--suite", "--epochs", "--steps", "--batch-size"}),
     "shadows": (("model",), TASK_OPTIONS - {"--max-length"} | RUN_OPTIONS | {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from expunge.cli.showing import FEW, show_audit, show_scores
+from expunge.cli.showing import FEW, WIDTH, carrying, report_command, show_audit, show_scores, shown_path
 from expunge.console import Reporter
 from expunge.records.score import Audit, Score, SubjectRef, Threat, Verdict
 
@@ -41,14 +43,64 @@ def test_of_many_rows_the_strongest_are_shown(capsys: pytest.CaptureFixture[str]
     assert "noise0" in said and f"0 of {FEW + 1} comparisons succeeded:" in said
 
 
-def test_without_attacks_nothing_is_added(capsys: pytest.CaptureFixture[str]) -> None:
-    threat = Threat(access="text", outcome="forgets", sentence="Nothing came out.")
-    audit = Audit(task="t", task_fingerprint="f", subject=SubjectRef(path="m", fingerprint="x"), suite=(),
-                  scores=(PLAIN,), verdict=Verdict(outcome="forgets", sentences=("It is gone.",), threats=()))
-    show_audit(audit, Reporter())
-    said = capsys.readouterr().out
-    assert "attack" not in said and "Verdict: forgets\n  It is gone." in said
-    assert audit.verdict is not None
-    judged = audit.verdict.model_copy(update={"threats": (threat,)})
-    show_audit(audit.model_copy(update={"verdict": judged}), Reporter())
-    assert "  text:      forgets. Nothing came out." in capsys.readouterr().out
+THREATS = tuple(Threat(access=access, outcome="forgets", sentence="Nothing came out.")  # type: ignore[arg-type]
+                for access in ("text", "logits", "gradients", "weights"))
+LONG = "a sentence about what was seen and about what it does and does not say of the forget set"
+
+
+def audit_of(*scores: Score, **verdict: Any) -> Audit:
+    judged = Verdict(**{"outcome": "forgets", "sentences": ("It is gone.",)} | verdict)
+    return Audit(task="t", task_fingerprint="f", subject=SubjectRef(path="m", fingerprint="x"), suite=(),
+                 scores=scores, verdict=judged)
+
+
+def shown(capsys: pytest.CaptureFixture[str], audit: Audit, **options: Any) -> str:
+    show_audit(audit, Reporter(), **options)
+    return capsys.readouterr().out
+
+
+def test_one_screen_holds_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = [PLAIN.model_copy(update={"name": name}) for name in (
+        "forget.probability", "forget.keyword", "forget.rouge_l", "forget_quality", "privleak", "mia.loss",
+        "model_utility", "retain.probability")]
+    attacked = [under(f"noise(layers=[{i}], amp=0.5)", 0.0) for i in range(20)] + [under("relearn(steps=16)", 0.4)]
+    audit = audit_of(*plain, *attacked, outcome="undecided", sentences=(LONG * 6,), threats=THREATS,
+                     not_tested=tuple(f"{LONG} {i}: why" for i in range(9)))
+    said = shown(capsys, audit, page="runs/here/report.html", follow_up="expunge audit run --out more")
+    lines = said.splitlines()
+    assert len(lines) <= 25 - 4, "the demo's four notes stay above it"
+    assert all(len(line) <= WIDTH for line in lines)
+    assert [s.name for s in carrying(audit.scores)] == [
+        "forget.probability", "forget.keyword", "forget_quality", "privleak", "model_utility"]
+    order = ("Verdict: undecided. ", "By access: text forgets", "forget.probability", "1 of 21 succeeded.",
+             "Strongest (weights): relearn", "Not tested: ",
+             "Page: runs/here/report.html", "Next: expunge audit run --out more")
+    places = [" ".join(said.split()).index(part) for part in order]
+    assert places == sorted(places)
+
+
+def test_what_decided_is_among_the_figures() -> None:
+    known = PLAIN.model_copy(update={"name": "forget.exact_memorization", "value": 0.9, "interval": (0.8, 1.0),
+                                     "higher_is": "knows", "controls": {"original": 1.0, "retrained": 0.2}})
+    others = [PLAIN.model_copy(update={"name": name}) for name in ("forget.probability", "forget.keyword")]
+    assert [s.name for s in carrying([*others, known])] == ["forget.exact_memorization", "forget.probability"]
+
+
+def test_an_attack_that_failed_says_at_what(capsys: pytest.CaptureFixture[str]) -> None:
+    said = shown(capsys, audit_of(PLAIN, under("prefix", 0.0)))
+    assert "It did not succeed: no excess." in " ".join(said.split())
+    assert "Attacks: none was run." in shown(capsys, audit_of(PLAIN))
+
+
+def test_verbose_adds_scores_and_findings(capsys: pytest.CaptureFixture[str]) -> None:
+    audit = audit_of(PLAIN, under("relearn", 0.4), threats=THREATS)
+    brief, whole = shown(capsys, audit), shown(capsys, audit, verbose=True)
+    assert "under attack" not in brief and "It is gone." not in brief
+    assert "under attack" in whole and "  It is gone." in whole and "  text:      forgets. Nothing came out." in whole
+    assert whole.index("It is gone.") < whole.index("Verdict: forgets. ")
+
+
+def test_paths_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/people/ann")
+    assert shown_path("/people/ann/a b/c") == "~/'a b/c'" and shown_path("runs/here") == "runs/here"
+    assert report_command("my run") == "expunge report 'my run' --out 'my run/report.html'"

@@ -53,6 +53,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupt
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output folder of expunge's.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and show the plan; change nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Print every score, attack and finding as well.")]
 
 
 def friendly(command: Callable[..., None]) -> Callable[..., None]:
@@ -101,21 +102,19 @@ def _print_json(data: Any) -> None:
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the run.")] = Path("expunge-demo"),
     method: Annotated[str | None, typer.Option("--method", help="Another recipe than the default.")] = None,
-    seed: Seed = 0, as_json: Json = False,
+    seed: Seed = 0, verbose: Verbose = False, as_json: Json = False,
 ) -> None:
     """Train, forget, audit and report on the built-in world; needs nothing."""
     from expunge import api
-    from expunge.cli.showing import show_audit
+    from expunge.cli.showing import show_audit, shown_path
 
     reporter = _reporter(as_json)
     options = {"method": method} if method else {}
     record, found, page = api.demo(out, seed=seed, reporter=reporter, **options)
     if as_json:
         return _print_json({"record": record.to_json(), "audit": found.to_json(), "report": str(page)})
-    show_audit(found, reporter)
-    twin = shlex.quote(found.retrained[0].path)
-    reporter.out.print(f"\nThe page: {page}\nMore attacks: expunge audit {out} --retrained {twin} --out audit",
-                       soft_wrap=True)
+    more = f"expunge audit {shown_path(out)} --retrained {shown_path(found.retrained[0].path)} --out audit"
+    show_audit(found, reporter, page=str(page), follow_up=more, verbose=verbose)
 
 
 @app.command()
@@ -220,17 +219,18 @@ def audit(
     rescore: Annotated[Path | None, typer.Option("--rescore", help="Score the stored observations of this audit "
                                                                    "again; no model is loaded.")] = None,
     seed: Seed = 0, limit: Limit = None, max_length: MaxLength = None,
-    resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
+    resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, verbose: Verbose = False,
+    as_json: Json = False,
 ) -> None:
     """Ask a model what it still knows, beside the original and retrained models."""
     from expunge import api
-    from expunge.cli.showing import show_audit, show_rescored
+    from expunge.cli.showing import report_command, show_audit, show_rescored
     from expunge.errors import UsageError
 
     reporter = _reporter(as_json)
     if rescore is not None:
         scores = api.score_again(rescore, suite=suite)
-        _print_json([s.to_json() for s in scores]) if as_json else show_rescored(rescore, scores, reporter)
+        _print_json([s.to_json() for s in scores]) if as_json else show_rescored(rescore, scores, reporter, verbose)
         return _demand(api.require(scores, require or ()), reporter)
     if subject is None:
         raise UsageError("No model was given to audit.", fix="Give a run folder, a model folder or a hub name.")
@@ -249,8 +249,7 @@ def audit(
     if as_json:
         _print_json(found.to_json())
     else:
-        show_audit(found, reporter)
-        reporter.out.print(f"\nKept in {out or subject}. A page of it: expunge report {out or subject}", soft_wrap=True)
+        show_audit(found, reporter, follow_up=report_command(out or subject), verbose=verbose)
     _demand(api.require(found.scores, require or ()), reporter)
 
 

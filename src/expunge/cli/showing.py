@@ -1,43 +1,180 @@
-"""An audit on the terminal: the scores, what attacks brought out, and the verdict in words; and shadow models."""
+"""An audit on the terminal: the result on one screen, with --verbose every score and finding. And shadow models."""
 
 from __future__ import annotations
 
+import shlex
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from expunge.console import Reporter, format_number
-from expunge.judgement.leaks import MIN_ROWS, compared, control, doubt, strength, tried
+from expunge.judgement.leaks import MIN_ROWS, compared, control, doubt, leaks, strength, tried
+from expunge.judgement.threats import hidden_inside, shown_alone, told
+from expunge.metrics.directions import base, is_below
 from expunge.records.score import Audit, Score, Verdict
 from expunge.records.shadows import Shadows
+from expunge.report.text import HEADLINES
 
+WIDTH = 100
+"""Columns of the screen at most; a narrower terminal gets what it has."""
+SCORES_SHOWN = 5
+FIGURES: tuple[tuple[str, ...], ...] = (
+    ("forget.probability", "forget.accuracy"),
+    ("forget.keyword", "forget.rouge_l", "forget.extraction_strength", "forget.exact_memorization"),
+    ("forget_quality", "forget.truth_ratio"),
+    ("privleak", "mia.min_k", "mia.loss"),
+    ("model_utility", "retain.probability", "retain.accuracy"),
+)
+"""The scores of the screen, one of each line: the first that the audit has."""
+MEANING = {
+    "forget.probability": "of the true answers",
+    "forget.accuracy": "right option chosen",
+    "forget.keyword": "answers with the bare fact",
+    "forget.rouge_l": "overlap with the true answers",
+    "forget.extraction_strength": "share of answers completed",
+    "forget.exact_memorization": "tokens that are first choice",
+    "forget.truth_ratio": "1: wrong answers as likely",
+    "forget_quality": "p-value: differs from retrained?",
+    "privleak": "membership, %; 0 is ideal",
+    "mia.min_k": "membership AUC; 0.5 is ideal",
+    "mia.loss": "membership AUC; 0.5 is ideal",
+    "model_utility": "what should stay",
+    "retain.probability": "of the retain answers",
+    "retain.accuracy": "retain rows answered right",
+}
+"""Score -> what it says, in the room of a column; docs/glossary.md defines each."""
 FEW = 12
-"""Rows under attack that are shown; of more, those that succeeded and then the strongest."""
+"""Rows under attack that --verbose shows; of more, those that succeeded and then the strongest."""
 
 
-def show_audit(found: Audit, reporter: Reporter) -> None:
-    """The tables, then the verdict in words."""
-    show_scores(found.scores, reporter)
+def show_audit(found: Audit, reporter: Reporter, *, page: str | Path | None = None, follow_up: str = "",
+               verbose: bool = False) -> None:
+    """The result on one screen; with `verbose` every score and finding before it.
+
+    Args:
+        page: the report page, where one was written.
+        follow_up: the next command, as it can be pasted.
+    """
+    reporter.close()
+    if verbose:
+        show_scores(found.scores, reporter)
+        if found.verdict:
+            _show_findings(found.verdict, reporter)
+    reporter.out.print()
     if found.verdict:
         _show_verdict(found.verdict, reporter)
+    _show_figures(found.scores, reporter)
+    reporter.out.print()
+    if found.verdict:
+        _paragraph(_strongest(found), reporter)
+        _paragraph(_not_tested(found.verdict), reporter)
+    more = "" if verbose else "every score here: --verbose"
+    reporter.out.print(f"Page: {page}" + f" ({more})" * bool(more) if page else more, markup=False, soft_wrap=True)
+    if follow_up:
+        reporter.out.print(f"Next: {follow_up}", markup=False, soft_wrap=True)
 
 
-def show_rescored(folder: Path, scores: Sequence[Score], reporter: Reporter) -> None:
+def show_rescored(folder: Path, scores: Sequence[Score], reporter: Reporter, verbose: bool = False) -> None:
     """The same of scores that were taken again from the rows in `folder`."""
     from expunge.judgement.verdict import verdict
 
-    show_scores(scores, reporter)
-    _show_verdict(verdict(scores, Audit.read(folder / "audit.json").attacks), reporter)
+    stored = Audit.read(folder / "audit.json")
+    found = stored.model_copy(update={"scores": tuple(scores), "verdict": verdict(scores, stored.attacks)})
+    show_audit(found, reporter, follow_up=report_command(folder), verbose=verbose)
 
 
-def _show_verdict(found: Verdict, reporter: Reporter) -> None:
-    alone = f" (without the attacks: {found.alone})" if found.alone else ""
-    reporter.out.print(f"\nVerdict: {found.outcome}{alone}", markup=False)
+def report_command(folder: str | Path) -> str:
+    return f"expunge report {shown_path(folder)} --out {shown_path(Path(folder) / 'report.html')}"
+
+
+def shown_path(path: str | Path) -> str:
+    """A path as it can be pasted into a shell; the home folder as ~."""
+    try:
+        return "~/" + shlex.quote(str(Path(path).relative_to(Path.home())))
+    except ValueError:
+        return shlex.quote(str(path))
+
+
+def _show_verdict(verdict: Verdict, reporter: Reporter) -> None:
+    """One sentence, and the outcome for each kind of access."""
+    meaning = HEADLINES[verdict.outcome][2].partition(". ")[0].rstrip(".")
+    if verdict.outcome == "undecided" and verdict.sentences:
+        meaning = verdict.sentences[0].rstrip(".")
+    _paragraph(f"Verdict: {verdict.outcome}. {meaning}.", reporter, style="bold", lines=3)
+    if verdict.threats:
+        _paragraph("By access: " + ", ".join(f"{t.access} {t.outcome}" for t in verdict.threats) + ".", reporter)
+
+
+def _show_figures(scores: Sequence[Score], reporter: Reporter) -> None:
+    """The scores that carry the verdict, beside the original and the retrained model."""
+    head = ("score", "", "unlearned", "95 % interval", "original", "retrained")
+    rows = [head, *((s.name, MEANING.get(base(s), ""), format_number(s.value), _between(s.interval),
+                     format_number(s.controls.get("original")), format_number(s.controls.get("retrained")))
+                    for s in carrying(scores))]
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if sum(wide) + 2 * (len(wide) - 1) > _width(reporter):
+        wide[1] = 0
+    for row in rows if len(rows) > 1 else ():
+        cells = [cell.ljust(w) if i < 2 else cell.rjust(w)
+                 for i, (cell, w) in enumerate(zip(row, wide, strict=True)) if w]
+        reporter.out.print("  ".join(cells).rstrip(), markup=False, soft_wrap=True)
+
+
+def carrying(scores: Sequence[Score]) -> list[Score]:
+    """At most five scores of the model left alone: those that decided, then one of each line of `FIGURES`."""
+    plain = [s for s in scores if s.attack is None and s.value is not None]
+    chosen = [next((s for name in names for s in plain if base(s) == name), None) for names in FIGURES]
+    found = [s for s in chosen if s is not None]
+    below = [s for s in plain if base(s) == "forget.probability" and is_below(s)]
+    for score in [*(shown_alone(plain) or hidden_inside(plain) or below)][:1]:
+        if all(s.name != score.name for s in found):
+            found = [score, *(s for s in found if s is not chosen[1])]
+    others = (s for s in plain if s.higher_is == "knows" and all(s.name != f.name for f in found))
+    return [*found, *others][:SCORES_SHOWN]
+
+
+def _strongest(audit: Audit) -> str:
+    """How many attacks succeeded, and which brought out most against its control."""
+    run, won = compared(audit.scores), leaks(audit.scores)
+    if not run:
+        asked = any(s.attack for s in audit.scores)
+        return f"Attacks: {f'none had a control on {MIN_ROWS} rows or more' if asked else 'none was run'}."
+    term = {label: record.term for record in audit.attacks for label in record.labels}
+    count, tests = len({term.get(s.attack or "", s.attack) for s in run}), tried(audit.scores)
+    best = won[0] if won else max(run, key=strength)
+    why = "" if won else f" It did not succeed: {doubt(best, tests)}."
+    return (f"Attacks: {len({term.get(s.attack or '', s.attack) for s in won})} of {count} succeeded. "
+            f"Strongest ({best.access}): {told(best)}.{why}")
+
+
+def _not_tested(verdict: Verdict) -> str:
+    """The head of each line; the reasons stand on the page."""
+    return "Not tested: " + ("; ".join(dict.fromkeys(line.partition(":")[0] for line in verdict.not_tested))
+                             or "see the page for what an audit can ask") + "."
+
+
+def _paragraph(text: str, reporter: Reporter, *, style: str | None = None, lines: int = 3) -> None:
+    """Wrapped to the screen, cut after `lines`."""
+    for line in textwrap.wrap(text, _width(reporter), subsequent_indent="  ", max_lines=lines, placeholder=" ...",
+                              break_on_hyphens=False):
+        reporter.out.print(line, style=style, markup=False, soft_wrap=True)
+
+
+def _width(reporter: Reporter) -> int:
+    return min(reporter.out.width, WIDTH) if reporter.out.is_terminal else WIDTH
+
+
+def _show_findings(found: Verdict, reporter: Reporter) -> None:
+    """What the scores support, in sentences with their figures."""
+    reporter.out.print("\nFindings", markup=False)
     for threat in found.threats:
         reporter.out.print(f"  {threat.access + ':':<10} {threat.outcome}. {threat.sentence}", markup=False,
                            soft_wrap=True)
     for sentence in found.sentences:
         reporter.out.print(f"  {sentence}", markup=False, soft_wrap=True)
+    for line in found.not_tested:
+        reporter.out.print(f"  Not tested: {line}.", markup=False, soft_wrap=True)
 
 
 def show_scores(scores: Sequence[Score], reporter: Reporter) -> None:
