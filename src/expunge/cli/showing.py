@@ -31,14 +31,14 @@ MEANING = {
     "forget.probability": "of the true answers",
     "forget.accuracy": "right option chosen",
     "forget.keyword": "answers with the bare fact",
-    "forget.rouge_l": "overlap with the true answers",
+    "forget.rouge_l": "overlap with true answers",
     "forget.extraction_strength": "share of answers completed",
-    "forget.exact_memorization": "tokens that are first choice",
+    "forget.exact_memorization": "first-choice tokens",
     "forget.truth_ratio": "1: wrong answers as likely",
-    "forget_quality": "p-value: differs from retrained?",
+    "forget_quality": "p-value: as the retrained?",
     "privleak": "membership, %; 0 is ideal",
-    "mia.min_k": "membership AUC; 0.5 is ideal",
-    "mia.loss": "membership AUC; 0.5 is ideal",
+    "mia.min_k": "membership AUC; 0.5 ideal",
+    "mia.loss": "membership AUC; 0.5 ideal",
     "model_utility": "what should stay",
     "retain.probability": "of the retain answers",
     "retain.accuracy": "retain rows answered right",
@@ -68,7 +68,7 @@ def show_audit(found: Audit, reporter: Reporter, *, page: str | Path | None = No
     reporter.out.print()
     if found.verdict:
         _paragraph(_strongest(found), reporter)
-        _paragraph(_not_tested(found.verdict), reporter)
+        _paragraph(_not_tested(found, found.verdict), reporter)
     more = "" if verbose else "every score here: --verbose"
     reporter.out.print(f"Page: {page}" + f" ({more})" * bool(more) if page else more, markup=False, soft_wrap=True)
     if follow_up:
@@ -148,10 +148,11 @@ def _strongest(audit: Audit) -> str:
             f"Strongest ({best.access}): {told(best)}.{why}")
 
 
-def _not_tested(verdict: Verdict) -> str:
-    """The head of each line; the reasons stand on the page."""
-    return "Not tested: " + ("; ".join(dict.fromkeys(line.partition(":")[0] for line in verdict.not_tested))
-                             or "see the page for what an audit can ask") + "."
+def _not_tested(audit: Audit, verdict: Verdict) -> str:
+    """The head of each line, attacks before scores that could not be taken; the reasons stand on the page."""
+    heads = dict.fromkeys(line.partition(":")[0] for line in verdict.not_tested)
+    scores = {s.name for s in audit.scores}
+    return f"Not tested: {'; '.join(sorted(heads, key=lambda head: head in scores)) or 'see the page'}."
 
 
 def _paragraph(text: str, reporter: Reporter, *, style: str | None = None, lines: int = 3) -> None:
