@@ -210,8 +210,8 @@ class Bench:
                 drawn = draws.draws(step)
                 # A method that reads no retain rows: the peer loads some all the same.
                 beside = drawn if "retain" in drawn[0] else other.draws(step)
-                found.append({"forget": [subject.encoder.row(d["forget"]) for d in drawn],
-                              "retain": [subject.encoder.row(d["retain"]) for d in beside]})
+                found.append({"forget": [subject.encoder.encode(d["forget"]) for d in drawn],
+                              "retain": [subject.encoder.encode(d["retain"]) for d in beside]})
             self._orders[key] = found
         return self._orders[key]
 

@@ -32,9 +32,9 @@ from expunge.methods._lib.divergence import kl
 from expunge.models import decoding
 from expunge.models.fast import linear, prefixes, room
 from expunge.models.head import whole
+from expunge.models.language import CausalLM
 from expunge.models.load import load_subject
 from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference
-from expunge.models.subject import Subject
 from expunge.probes.generation import Generation
 from expunge.probes.likelihood import Likelihood
 
@@ -57,8 +57,8 @@ def large(folder: Path) -> float:
     """CPU seconds of four steps of a model with random weights and 128k tokens, in this process."""
     known = load_subject(folder / "original")
     config = AutoConfig.from_pretrained(folder / "original", vocab_size=128_256)
-    subject, task = Subject(AutoModelForCausalLM.from_config(config), known.encoder), load_task("tofu:forget10")
-    sides = {side: collate([subject.encoder.row(r) for r in some[:8]], subject.encoder.pad_id)
+    subject, task = CausalLM(AutoModelForCausalLM.from_config(config), known.encoder), load_task("tofu:forget10")
+    sides = {side: collate([subject.encoder.encode(r) for r in some[:8]], subject.encoder.pad_id)
              for side, some in (("forget", task.forget), ("retain", task.retain))}
     before = 0.0
     for step in range(6):
@@ -69,14 +69,14 @@ def large(folder: Path) -> float:
     return time.process_time() - before
 
 
-def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
+def tricks(subject: CausalLM, retrained: CausalLM, given: argparse.Namespace,
            ) -> Mapping[str, tuple[Work, Callable[[], Any]]]:
     """Name -> the work, and what takes the trick away. Work that is timed elsewhere returns its seconds."""
     rows = given.rows
     task = load_task("tofu:forget10")
     asked = list(task.probe_rows("forget")[:rows])
-    forget = collate([subject.encoder.row(r) for r in task.forget[:8]], subject.encoder.pad_id)
-    retain = collate([subject.encoder.row(r) for r in task.retain[:8]], subject.encoder.pad_id)
+    forget = collate([subject.encoder.encode(r) for r in task.forget[:8]], subject.encoder.pad_id)
+    retain = collate([subject.encoder.encode(r) for r in task.retain[:8]], subject.encoder.pad_id)
     parameters = [p for p in subject.model.parameters() if p.requires_grad]
     cached = CachedLogProbs(subject, (*forget.rows, *retain.rows))
     live = LiveReference(subject, adapter=False)
@@ -115,7 +115,7 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
             torch.autograd.grad(loss, parameters, allow_unused=True)
         return None
 
-    def all_blocks(self: Subject, batch: Any, block: int) -> Any:
+    def all_blocks(self: CausalLM, batch: Any, block: int) -> Any:
         return self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False,
                           output_hidden_states=True).hidden_states[block + 1]
 
@@ -147,7 +147,7 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
         with instead(speaker=subject):
             return say()
 
-    def read_by(speaker: Subject, listen: Work) -> Work:
+    def read_by(speaker: CausalLM, listen: Work) -> Work:
         """Its likelihoods are known, as they are in an audit."""
         rows = Likelihood(alternatives=False).observe(speaker, asked, task)
 
@@ -205,16 +205,16 @@ def tricks(subject: Subject, retrained: Subject, given: argparse.Namespace,
             room, "preallocate", lambda cache: None))),
         "no garbage looked for (importing a model's code)": (start, lambda: instead(first="")),
         "rows of similar length share a pass (training)": (step, lambda: without(
-            patch.object(Subject, "_splits", False))),
+            patch.object(CausalLM, "_splits", False))),
         "MLPs run on what is read (training)": (step, lambda: without(patch.object(
-            Subject, "_sparing", lambda self, batch, last_N: nullcontext()))),
+            CausalLM, "_sparing", lambda self, batch, last_N: nullcontext()))),
         "the original's distributions from cached states (retain_kl)": (held, lambda: instead(whole=live)),
         "a divergence that writes down its slope once (retain_kl)": (held, lambda: instead(towards=definition)),
         "large pages (training, 128k tokens)": (elsewhere, lambda: patch.dict(os.environ, THP_MEM_ALLOC_ENABLE="0")),
         "fused AdamW (the update alone)": (optimise, lambda: instead(optimizer=one_by_one)),
         "reference log-probs cached": (refer, lambda: instead(reference=live)),
         "no layer above the one asked for (hidden states of block 1 of 4)": (hidden, lambda: without(
-            patch.object(Subject, "hidden", all_blocks))),
+            patch.object(CausalLM, "hidden", all_blocks))),
     }
 
 

@@ -19,7 +19,7 @@ from expunge.audit.runner import Roles, ordered, rescore, run_audit
 from expunge.audit.suite import Suite, parse_suite, suite_from_terms
 from expunge.console import Reporter
 from expunge.data.tasks import load_task
-from expunge.data.text_encoder import TextEncoder, check_lengths, check_rows
+from expunge.data.text_encoder import TextEncoder
 from expunge.errors import ExpungeError, MissingError, PreflightError, UsageError
 from expunge.exact.deletion import taught
 from expunge.methods.base import Exact
@@ -91,13 +91,14 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
         raise UsageError(f"The task {task.name} has no rows for --split {split}.", fix="Give --retain FILE.")
     if not dry_run:
         refuse_output(out, resume=resume, overwrite=overwrite, reads=[model])
+    subject: Subject
     if scratch:
         subject = build_subject(config_from(model), task.texts(), seed=seed, template=task.template,
                                 max_length=max_length)
     else:
         subject = load_subject(model, template=task.template, max_length=max_length)
-    rows = [subject.encoder.row(r) for r in chosen]
-    problems: list[ExpungeError] = [*check_rows(rows, subject.model.config, "training")]
+    rows = [subject.encoder.encode(r) for r in chosen]
+    problems: list[ExpungeError] = [*subject.encoder.check(rows, subject.model.config, "training")]
     if isinstance(stage.wrap, Exact):
         problems += [*stage.wrap.unfit(subject, chosen), *taught(model, task)]
     if problems:
@@ -358,12 +359,10 @@ def _check_audited(path: str | Path, config: Any, task: Task, max_length: int | 
     """Every row an audit may ask, wrong answers and options too, must fit this model."""
     tokens = TextEncoder(load_processor(resolve(path)), task.template, max_length)
     examples = [r for split in SPLITS for r in task.probe_rows(split)]
-    answers = [tokens.row(r) for r in examples]
-    problems = check_rows(answers, config, "audited")
-    others = [tokens.row(r, answer=a) for r in examples for a in (*r.paraphrased_answers, *r.wrong_answers)]
-    too_long = check_lengths(others, getattr(config, "max_position_embeddings", None), "audited alternative")
-    if too_long:
-        problems.append(too_long)
+    answers = [tokens.encode(r) for r in examples]
+    problems: list[ExpungeError] = [*tokens.check(answers, config, "audited")]
+    others = [tokens.encode(r, answer=a) for r in examples for a in (*r.paraphrased_answers, *r.wrong_answers)]
+    problems += tokens.check_alternatives(others, config, "audited alternative")
     if problems:
         raise PreflightError(problems)
     if cut := sum(r.truncated for r in answers):

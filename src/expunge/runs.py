@@ -19,7 +19,6 @@ import torch
 
 from expunge import processes
 from expunge.console import Reporter
-from expunge.data.text_encoder import batches_by_length, collate
 from expunge.errors import DataError, ExpungeError, InterruptedRun, NonFiniteError, UsageError
 from expunge.methods.base import Exact
 from expunge.methods.recipe import Stage
@@ -131,13 +130,13 @@ class Monitor:
     def _token_means(self, examples: Sequence[Example]) -> list[float]:
         """Mean log-prob per token of each answer."""
         subject, found = self._subject, []
-        rows = [subject.encoder.row(e) for e in examples]
+        rows = [subject.encoder.encode(e) for e in examples]
         with subject.evaluating():
-            for chosen in batches_by_length(rows):
-                batch = collate([rows[i] for i in chosen], subject.encoder.pad_id)
+            for chosen in subject.encoder.batches(rows):
+                batch = subject.collate([rows[i] for i in chosen])
                 answers = subject.answers(batch)
                 sums_B = answers.per_row(answers.logp_N)
-                found += [float(s) / (r.answer + r.end) for s, r in zip(sums_B, batch.rows, strict=True)]
+                found += [float(s) / (r.supervised) for s, r in zip(sums_B, batch.rows, strict=True)]
         return found
 
 
@@ -165,8 +164,7 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
         place = out if last else out / "stages" / str(number)
         model_folder = place / "model"
         if model_folder.exists() and not last:  # finished before the interruption
-            subject = load_subject(model_folder, template=task.template, max_length=subject.encoder.max_length,
-                                   device=where)
+            subject = load_subject(model_folder, encoder=subject.encoder, device=where)
             base = model_folder
             continue
         record = record.model_copy(update={"stages": done[:number]})
@@ -184,7 +182,7 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
             with _end_noted(record, folder):
                 _prepare(stage, subject, task, _work(record, place, batch_size, accumulate, reporter))
                 given = rows(stage)
-                tokens = {side: [subject.encoder.row(r) for r in given[side]] for side in stage.scope.reads}
+                tokens = {side: [subject.encoder.encode(r) for r in given[side]] for side in stage.scope.reads}
                 scope = stage.scope.apply(subject, tokens)
                 record = _run_loop_stage(stage, subject, scope, task, given, record, place, plan,
                                          batch_size, accumulate, reporter)

@@ -30,7 +30,7 @@ def test_an_added_special_token_ends_the_turn() -> None:
     made.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
     made.chat_template = ("{% for m in messages %}<|user|>{{ m['content'] }}{% if m['role'] == 'assistant' %}<|end|>\n"
                           "{% endif %}{% endfor %}{% if add_generation_prompt %}<|user|>{% endif %}")
-    row = TextEncoder(made).row(Example(id="a", prompt="where", answer="on the table"))
+    row = TextEncoder(made).encode(Example(id="a", prompt="where", answer="on the table"))
     assert row.end == 1 and made.convert_ids_to_tokens(row.ids[-1]) == "<|end|>"
 
 
@@ -42,7 +42,7 @@ def test_a_template_that_refuses_a_row_is_one_message(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(made, "apply_chat_template", refuse)
     with pytest.raises(DataError, match="chat template"):
-        TextEncoder(made).row(Example(id="a", prompt="where", answer="there"))
+        TextEncoder(made).encode(Example(id="a", prompt="where", answer="there"))
 
 
 def test_saving_a_step_twice_never_leaves_nothing(tmp_path: Path) -> None:

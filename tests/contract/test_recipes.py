@@ -258,7 +258,7 @@ def test_a_moved_reference_is_noticed(number: int) -> None:
 def test_only_rows_that_ask_are_kept_wide_and_counted() -> None:
     """One number a token is enough for npo; how much the likeliest leave out is told of retain rows alone."""
     rows = small_task()
-    forget, retain = ([memoriser().encoder.row(r) for r in some[:5]] for some in (rows.forget, rows.retain))
+    forget, retain = ([memoriser().encoder.encode(r) for r in some[:5]] for some in (rows.forget, rows.retain))
     kept = CachedLikeliest(moved(), [*forget, *retain], 4, retain)
     batch = collate(retain, memoriser().encoder.pad_id)
     with torch.no_grad():
@@ -276,7 +276,7 @@ def test_only_rows_that_ask_are_kept_wide_and_counted() -> None:
 
 
 def test_cached_references_do_not_depend_on_their_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [memoriser().encoder.row(r) for r in small_task().forget]
+    rows = [memoriser().encoder.encode(r) for r in small_task().forget]
     batch = batch_of(memoriser(), small_task().forget)
     for kind in (CachedLogProbs, partial(CachedLikeliest, count=3, wide=rows[:2]), CachedStates):
         many = kind(memoriser(), rows).logp(batch)

@@ -114,7 +114,7 @@ def test_rows_without_a_supervised_token_are_refused() -> None:
     with pytest.raises(DataError, match="no supervised token"):
         collate([TokenRow("good", (1, 2, 3), 1, 1, 1), TokenRow("bad", (1, 2, 3), 3, 0, 0)], 0)
     cut = TextEncoder(memoriser().encoder.processor, max_length=4)
-    row = cut.row(small_task().forget[0])
+    row = cut.encode(small_task().forget[0])
     assert row.truncated and row.answer + row.end == 0
     with pytest.raises(DataError, match=row.id):
         collate([row], 0)
@@ -123,7 +123,7 @@ def test_rows_without_a_supervised_token_are_refused() -> None:
 def test_padding_with_the_end_token_loses_nothing() -> None:
     """Masks come from lengths: any pad id gives the same log-probs."""
     found = [small_task().forget[0], rows()[3]]
-    tokens = [memoriser().encoder.row(r) for r in found]
+    tokens = [memoriser().encoder.encode(r) for r in found]
     with torch.no_grad():
         values = [memoriser().answers(collate(tokens, pad)).logp_N for pad in (0, memoriser().encoder.eos_id or 1, 7)]
     assert torch.equal(values[0], values[1]) and torch.equal(values[0], values[2])
@@ -182,7 +182,7 @@ def test_a_saved_model_loads_with_plain_transformers(tmp_path: Path) -> None:
     ours = load_subject(tmp_path)
     assert ours.fingerprint == subject.fingerprint
     text = small_task().forget[0]
-    assert ours.encoder.row(text) == subject.encoder.row(text)
+    assert ours.encoder.encode(text) == subject.encoder.encode(text)
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert again("Who?")["input_ids"] == subject.encoder.processor("Who?")["input_ids"]
 

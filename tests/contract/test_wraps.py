@@ -28,8 +28,9 @@ from expunge.errors import InterruptedRun, UsageError
 from expunge.guards.uld import ULD
 from expunge.methods.base import Exact, Wrap
 from expunge.methods.work import Work, silent
+from expunge.models.language import CausalLM
 from expunge.models.load import check_model, load_subject, read_config, register_own, save_in
-from expunge.models.subject import Subject, checksum
+from expunge.models.subject import checksum
 from expunge.models.tiny import build_subject
 from expunge.plugin import Plugin
 from expunge.probes.base import Probe
@@ -57,8 +58,8 @@ def small() -> Task:
     return task.model_copy(update={"forget": task.forget[:4], "retain": task.retain[:12]})
 
 
-def wrap(entry: Entry, subject: Subject, seed: int = 0, steps: int = 6, folder: Path | None = None,
-         announce: Callable[..., Any] = silent) -> Subject:
+def wrap(entry: Entry, subject: CausalLM, seed: int = 0, steps: int = 6, folder: Path | None = None,
+         announce: Callable[..., Any] = silent) -> CausalLM:
     """The wrapped subject; `subject` belongs to it afterwards."""
     plugin = entry.load()(**OPTIONS.get(entry.name, {}))
     work = Work(seed=seed, steps=steps, folder=folder, announce=announce)
@@ -69,7 +70,7 @@ def wrap(entry: Entry, subject: Subject, seed: int = 0, steps: int = 6, folder: 
 
 
 @cache
-def wrapped(name: str) -> Subject:
+def wrapped(name: str) -> CausalLM:
     """Made once. Nobody may change it."""
     return wrap(registry.find(name), fresh())
 
@@ -81,7 +82,7 @@ def asked() -> list[Example]:
     return [*task.forget[:3], long, *task.holdout[:2]]
 
 
-def logits(subject: Subject, rows: list[Example] | None = None) -> Tensor:
+def logits(subject: CausalLM, rows: list[Example] | None = None) -> Tensor:
     """At the supervised positions, shape N V."""
     with subject.evaluating():
         return subject.answers(batch_of(subject, rows or asked())).logits_NV
@@ -141,12 +142,12 @@ def test_picked_answers_are_the_full_logits(entry: Entry) -> None:
 @each
 def test_neighbours_in_a_batch_change_nothing(entry: Entry) -> None:
     subject, rows = wrapped(entry.name), asked()
-    together = logits(subject, rows).split([r.answer + r.end for r in map(subject.encoder.row, rows)])
+    together = logits(subject, rows).split([r.answer + r.end for r in map(subject.encoder.encode, rows)])
     for row, there in zip(rows, together, strict=True):
         torch.testing.assert_close(logits(subject, [row]), there, atol=1e-4, rtol=1e-4)
 
 
-def decode_both_ways(subject: Subject, **way: Any) -> None:
+def decode_both_ways(subject: CausalLM, **way: Any) -> None:
     """In a padded batch with a cache, or each row alone and read anew for every token: the same words."""
     prompts = [list(subject.encoder.prompt(r)) for r in asked()[:3]]
     width = max(map(len, prompts))
@@ -250,7 +251,7 @@ def test_a_soft_prompt_reaches_target_and_assistant() -> None:
 def test_white_box_access_is_as_to_any_model(entry: Entry) -> None:
     """A gradient reaches the weights, and a copy can be changed without a trace on what it was copied from."""
     subject = wrapped(entry.name)
-    before, attacked = logits(subject), Subject(copy.deepcopy(subject.model), subject.encoder)
+    before, attacked = logits(subject), CausalLM(copy.deepcopy(subject.model), subject.encoder)
     assert torch.equal(logits(attacked), before)
     attacked.model.requires_grad_(True)
     attacked.answers(batch_of(attacked, small_task().forget[:2])).logp_N.mean().backward()
@@ -364,7 +365,7 @@ def test_the_assistant_is_a_view_of_the_target() -> None:
     assert model.train().assistant.training and not model.eval().assistant.training
     model.float()
     handle = next(iter(subject.blocks.values())).register_forward_hook(lambda module, args, out: out)
-    assert hooks(Subject(model.assistant, subject.encoder)) == [] != hooks(subject)
+    assert hooks(CausalLM(model.assistant, subject.encoder)) == [] != hooks(subject)
     handle.remove()
     with torch.no_grad():  # what is done to the target is done to the assistant's blocks
         seen = model.assistant(input_ids=batch.ids_BT).logits
@@ -380,7 +381,7 @@ def test_families(family: str, tmp_path: Path) -> None:
     rows = list(task.forget)
     before = logits(bare, rows)
     found = ULD(lr=3e-2, layers=1, rank=4).build(bare, task, Work(steps=2, batch_size=4))[0]
-    assert torch.equal(logits(Subject(found.model.target, found.encoder), rows), before)
+    assert torch.equal(logits(CausalLM(found.model.target, found.encoder), rows), before)
     assert float((logits(found, rows) - before).abs().max()) > 1e-3
     found.save(tmp_path)
     again = load_subject(tmp_path)

@@ -97,7 +97,7 @@ def test_the_probe_says_the_same_with_likelihoods_at_hand(make: Any, monkeypatch
 
     monkeypatch.setattr(Subject, "generate", listen)
     assert Generation().observe(subject, examples, task, read=read) == alone
-    rows = [subject.encoder.row(e) for e in examples]
+    rows = [subject.encoder.encode(e) for e in examples]
     assert all((*prompt, *begun) == row.ids[: len(prompt) + len(begun)]
                for (prompt, begun), row in zip(given, rows, strict=True))
     whole = [len(prompt) + len(begun) == len(row.ids) for (prompt, begun), row in zip(given, rows, strict=True)]

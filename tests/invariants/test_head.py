@@ -15,8 +15,8 @@ from expunge.errors import ExpungeError
 from expunge.methods._lib.divergence import cross_entropy, kl
 from expunge.models import head
 from expunge.models.head import Found, LazyLogits, Passes, TokenLogP, blocks, rowwise
+from expunge.models.language import CausalLM
 from expunge.models.reference import CachedStates
-from expunge.models.subject import Subject
 from expunge.testing.support import fresh, moved
 from tests.invariants.test_passes import LENGTHS, made, whole
 
@@ -189,7 +189,7 @@ def test_a_head_that_is_not_all_runs_within_the_model(family: str, monkeypatch: 
     config = AutoConfig.for_model(family, vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
                                   num_key_value_heads=1, intermediate_size=64, max_position_embeddings=256,
                                   pad_token_id=0, bos_token_id=1, eos_token_id=2, **SCALED[family])
-    subject = Subject(AutoModelForCausalLM.from_config(config).eval(), moved().encoder)
+    subject = CausalLM(AutoModelForCausalLM.from_config(config).eval(), moved().encoder)
     batch = collate(made(LENGTHS[0]), subject.encoder.pad_id)
     monkeypatch.setattr(tokens, "PASS", 0)  # cut wherever lengths differ
     answers, slow_NV = subject.answers_of({"": batch})[""], whole(subject, batch)
@@ -235,7 +235,7 @@ def test_sides_that_shared_a_pass_are_told_apart(monkeypatch: pytest.MonkeyPatch
     sides = {side: collate(made(lengths), subject.encoder.pad_id) for side, lengths in
              (("forget", LENGTHS[0]), ("retain", LENGTHS[3]))}
     apart = {side: subject.answers(batch) for side, batch in sides.items()}
-    monkeypatch.setattr(Subject, "_splits", False)
+    monkeypatch.setattr(CausalLM, "_splits", False)
     for late in (True, False):
         subject._seen = subject.model, late
         for side, answers in subject.answers_of(sides).items():

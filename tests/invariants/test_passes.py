@@ -17,8 +17,8 @@ from expunge.data import text_encoder as tokens
 from expunge.data.text_encoder import TokenBatch, TokenRow, alike, collate
 from expunge.methods._lib.divergence import kl
 from expunge.methods.stage import StageMethod
+from expunge.models.language import CausalLM
 from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference
-from expunge.models.subject import Subject
 from expunge.testing.support import fresh, gradient, moved, small_task, stage_of
 from expunge.training import gradients as training
 from expunge.training.gradients import _takes_turns, make_step
@@ -45,7 +45,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "PASS", 0)
 
 
-def whole(subject: Subject, batch: TokenBatch) -> torch.Tensor:
+def whole(subject: CausalLM, batch: TokenBatch) -> torch.Tensor:
     """The slow twin: all rows in one pass, every layer and the head at every position."""
     logits_BTV: torch.Tensor = subject.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT).logits
     return logits_BTV.flatten(0, 1)[batch.flat_N]
@@ -96,7 +96,7 @@ def test_hidden_states_are_those_of_one_pass(lengths: list[int], monkeypatch: py
     batch = collate(made(lengths), subject.encoder.pad_id)
     with torch.no_grad():
         found = subject.hidden(batch, 1)
-        monkeypatch.setattr(Subject, "_splits", False)
+        monkeypatch.setattr(CausalLM, "_splits", False)
         real = batch.attention_BT.bool()
         torch.testing.assert_close(found[real], subject.hidden(batch, 1)[real], atol=1e-5, rtol=1e-5)
 
@@ -159,7 +159,7 @@ def test_a_model_of_several_modalities_runs_every_mlp_everywhere() -> None:
     seeing = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
               "image_size": 28, "patch_size": 14}
     config = AutoConfig.for_model("gemma3", text_config=text, vision_config=seeing, mm_tokens_per_image=4)
-    subject = Subject(AutoModelForCausalLM.from_config(config).eval(), moved().encoder)
+    subject = CausalLM(AutoModelForCausalLM.from_config(config).eval(), moved().encoder)
     assert getattr(subject.model.config, "num_hidden_layers", None) is None
     batch = collate(made(LENGTHS[0]), subject.encoder.pad_id)
     torch.testing.assert_close(subject.answers(batch).logits_NV, whole(subject, batch), atol=1e-5, rtol=1e-5)

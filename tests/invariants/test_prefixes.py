@@ -39,9 +39,9 @@ SCALED = {
 def rows_of(subject: Subject) -> list[TokenRow]:
     """Shared prompts of several lengths, lone ones, running text, a single supervised token, odd lengths."""
     task = small_task()
-    found = [subject.encoder.row(e, answer=text) for e in task.forget[:5]
+    found = [subject.encoder.encode(e, answer=text) for e in task.forget[:5]
              for text in (e.answer, *e.wrong_answers[:3], e.answer.split()[0])]
-    found += [subject.encoder.row(e) for e in (*task.holdout[:2], Example(
+    found += [subject.encoder.encode(e) for e in (*task.holdout[:2], Example(
         id="text", prompt="", kind="text", answer=" ".join(r.answer for r in task.retain[:4])))]
     one = found[0]
     return [*found, TokenRow("one", one.ids[: one.prompt + 1], one.prompt, 1, 0)]
@@ -117,7 +117,7 @@ def test_words_that_several_answers_begin_with_run_once(monkeypatch: pytest.Monk
     subject, example = memoriser(), small_task().forget[0]
     long = " ".join(r.answer for r in small_task().forget[1:4])
     texts = [f"{long} {word}" for word in ("one", "two two", "three")] + [long, long, "no", "not that", example.answer]
-    rows = [subject.encoder.row(example, answer=text) for text in texts]
+    rows = [subject.encoder.encode(example, answer=text) for text in texts]
     seen: list[int] = []
     forward = subject.model.forward
     monkeypatch.setattr(subject.model, "forward",

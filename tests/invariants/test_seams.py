@@ -22,8 +22,8 @@ from expunge.methods.combine.pdu import ascended
 from expunge.methods.plan import preflight
 from expunge.methods.recipe import parse
 from expunge.methods.stage import StageMethod
+from expunge.models.language import CausalLM
 from expunge.models.scope import Scope
-from expunge.models.subject import Subject
 from expunge.testing.support import (
     CONFIG,
     batches_of,
@@ -52,7 +52,7 @@ class Sum(nn.Module):
 def test_gradients_that_share_a_tensor_are_summed_apart() -> None:
     """d(a + b) is one tensor to autograd; added to in place over micro-batches it would count twice."""
     model = Sum()
-    subject = Subject(model, memoriser().encoder)
+    subject = CausalLM(model, memoriser().encoder)
     batches = list(batches_of(memoriser(), draws_of("npo", memoriser(), 1)).values())
     micro: list[Mapping[str, TokenBatch]] = [{"forget": batches[0]}] * 3
 

@@ -224,7 +224,7 @@ def probabilities(path: Path, task_name: str) -> Any:
     from expunge.models.load import load_subject
 
     subject = load_subject(path)
-    batch = collate([subject.encoder.row(e) for e in load_task(task_name).forget[:4]], subject.encoder.pad_id)
+    batch = collate([subject.encoder.encode(e) for e in load_task(task_name).forget[:4]], subject.encoder.pad_id)
     with subject.evaluating():
         return subject.answers(batch).logp_N
 
@@ -263,7 +263,7 @@ def test_stages(cli: Any, world: Any, tmp_path: Path, method: str, monkeypatch: 
     from expunge.data.text_encoder import collate
 
     subject = held[-1]
-    batch = collate([subject.encoder.row(e) for e in load_task(world.task).forget[:4]], subject.encoder.pad_id)
+    batch = collate([subject.encoder.encode(e) for e in load_task(world.task).forget[:4]], subject.encoder.pad_id)
     with subject.evaluating():
         in_memory = subject.answers(batch).logp_N
     assert (in_memory - probabilities(out, world.task)).abs().max() < 1e-4

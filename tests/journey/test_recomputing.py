@@ -53,7 +53,7 @@ def test_training_trains_too(cli: Any, model: Path, rows: Any, tmp_path: Path) -
 
 
 def test_blocks_run_again_and_only_while_it_lasts(subject: Subject) -> None:
-    row = subject.encoder.row(Example(id="a", prompt="Where?", answer="Here it is."))
+    row = subject.encoder.encode(Example(id="a", prompt="Where?", answer="Here it is."))
     batch = collate([row, row], subject.encoder.pad_id)
     runs: list[int] = []
     inner = subject.model.model.layers[0].mlp

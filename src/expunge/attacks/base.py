@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from typing import Any, ClassVar, cast
 
 from expunge.errors import UsageError
-from expunge.models.subject import Subject
+from expunge.models.subject import AnySubject, Subject
 from expunge.needs import ModelNeed, Need
 from expunge.plugin import Card, Plugin
 from expunge.progress import Announce, silent
@@ -96,7 +96,7 @@ class AttackContext:
         found = self.rows(split)
         return [r for r in found if (r.entity or r.id) not in self._known] if split == self.split else list(found)
 
-    def need_original(self) -> Subject:
+    def need_original(self) -> AnySubject:
         """The model before unlearning, loaded now; the audit checks beforehand that there is one."""
         if self.original is None:
             raise UsageError("This attack needs the original model.", fix="Give --original MODEL.")
@@ -123,7 +123,7 @@ class Attack(Plugin):
 
     card: ClassVar[AttackCard]
 
-    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+    def run(self, subject: AnySubject, context: AttackContext, ask: Ask) -> None:
         """Tamper, call `ask` for each strength and attempt, and restore `subject` even when something fails.
 
         `subject` is shared: change a `clone()`, or put back what was changed. Draw from `context.seed` only.
@@ -227,7 +227,7 @@ class Sum(Attack):
     def __init__(self, parts: Sequence[Attack]) -> None:
         self.parts = tuple(parts)
 
-    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+    def run(self, subject: AnySubject, context: AttackContext, ask: Ask) -> None:
         numbers: dict[tuple[int, ...], int] = {}  # attempts of all parts -> attempt of the sum
 
         def onwards(labels: tuple[str, ...], attempts: tuple[int, ...], view: View) -> None:
@@ -306,9 +306,9 @@ def _rewritten(rows: Rows, rewrite: Callable[[Example], Example], split: Split) 
     return [rewrite(r) if r.kind != "text" else r for r in rows(split)]
 
 
-def check_room(subject: Subject, rows: Sequence[Example], extra: int) -> None:
+def check_room(subject: AnySubject, rows: Sequence[Example], extra: int) -> None:
     """Raises UsageError when rows with `extra` more tokens are longer than the model's context."""
-    longest = max((len(subject.encoder.row(r).ids) for r in rows), default=0)
+    longest = max((len(subject.encoder.encode(r).ids) for r in rows), default=0)
     if subject.context is not None and longest + extra > subject.context:
         more = f", and {extra} more" if extra else ""
         raise UsageError(f"The longest row has {longest} tokens{more}: too long for a context of {subject.context}.",

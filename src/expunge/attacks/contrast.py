@@ -15,7 +15,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from expunge import plugin
 from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import UsageError
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.plugin import Property
 
 LOWEST = -1e4
@@ -37,7 +37,7 @@ def contrasted(post_BV: Tensor, pre_BV: Tensor, weight: float, gamma: float) -> 
 class Guided(LogitsProcessor):
     """Runs the original on the sequence the subject is decoding, with keys and values of its own."""
 
-    def __init__(self, original: Subject, attention_BT: Tensor, weight: float, gamma: float) -> None:
+    def __init__(self, original: CausalLM, attention_BT: Tensor, weight: float, gamma: float) -> None:
         self._original, self._attention_BT = original, attention_BT.to(original.device)
         self._weight, self._gamma = weight, gamma
         self._seen_BT: Tensor | None = None
@@ -108,13 +108,13 @@ class Contrast(Attack):
         Property("finds_nothing", {"metric": "forget.keyword"}, "from every retrained model the same comes out"),
     )
 
-    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+    def run(self, subject: CausalLM, context: AttackContext, ask: Ask) -> None:
         original = context.need_original()
         if original.encoder.processor.get_vocab() != subject.encoder.processor.get_vocab():
             raise UsageError("The original has another tokenizer than this model.", "TextEncoder cannot be compared.")
         ask(View(self.text(), subject.decoded(partial(self._decode, original)), context.rows))
 
-    def _decode(self, original: Subject, decode: Any, **options: Any) -> Tensor:
+    def _decode(self, original: CausalLM, decode: Any, **options: Any) -> Tensor:
         mine = Guided(original, options["attention_mask"], self.spec.weight, self.spec.gamma)
         options["logits_processor"] = LogitsProcessorList([mine, *options.get("logits_processor", ())])
         found: Tensor = decode(**options)

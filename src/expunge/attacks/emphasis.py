@@ -13,7 +13,6 @@ from pydantic import Field
 from expunge import plugin
 from expunge.attacks._lib.wording import reforming, reworded
 from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
-from expunge.data.text_encoder import collate
 from expunge.models.subject import Subject
 from expunge.needs import Need
 from expunge.plugin import Property
@@ -123,10 +122,10 @@ class Emphasis(Attack):
 
 def likelihoods(subject: Subject, row: Example, prompts: Sequence[str]) -> list[float]:
     """Mean log p per token of the row's answer after each prompt, in nats."""
-    rows = [subject.encoder.row(reworded(row, prompt)) for prompt in prompts]
+    rows = [subject.encoder.encode(reworded(row, prompt)) for prompt in prompts]
     found: list[float] = []
     with subject.evaluating():
         for start in range(0, len(rows), AT_ONCE):
-            answers = subject.answers(collate(rows[start: start + AT_ONCE], subject.encoder.pad_id))
+            answers = subject.answers(subject.collate(rows[start: start + AT_ONCE]))
             found += answers.row_means(answers.logp_N).tolist()
     return found

@@ -14,7 +14,7 @@ from expunge import plugin
 from expunge.attacks._lib.decoding import prompts_of
 from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View, rewriting
 from expunge.attacks.prefix import opened
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.plugin import Property
 from expunge.records.score import Access
 from expunge.records.task import Example
@@ -62,7 +62,7 @@ class Extend(Attack):
         """Beams are ranked by their probability."""
         return "text" if self.spec.beams == 1 else "logits"
 
-    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+    def run(self, subject: CausalLM, context: AttackContext, ask: Ask) -> None:
         rows = rewriting(context, self._open)
         if self.spec.beams == 1:
             return ask(View(self.text(), subject, rows))

@@ -12,7 +12,7 @@ from expunge import plugin
 from expunge.attacks._lib.wording import leaks, reforming
 from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.data.text_encoder import TextEncoder
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.plugin import Property
 from expunge.records.task import Example
 
@@ -59,7 +59,7 @@ class FewShot(Attack):
         rows = context.learned if self.spec.on == "half" else context.task.retain or context.task.neighbour
         return [r for r in rows if r.prompt]
 
-    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+    def run(self, subject: CausalLM, context: AttackContext, ask: Ask) -> None:
         rows, shown = context.tested if self.halves else context.rows, self._shown(context)
 
         def show(row: Example, known: Sequence[Example], draw: Random) -> Example:

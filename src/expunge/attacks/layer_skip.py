@@ -11,7 +11,7 @@ from expunge import plugin
 from expunge.attacks._lib.hooks import block_number, rewritten
 from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import UsageError
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.plugin import Property
 
 
@@ -58,7 +58,7 @@ class LayerSkip(Attack):
     def cost(self, context: AttackContext) -> str:
         return f"{len(self._chosen) or 'as many'} passes" + ("" if self._chosen else " as the model has blocks")
 
-    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+    def run(self, subject: CausalLM, context: AttackContext, ask: Ask) -> None:
         if self.spec.blocks == "none":
             return ask(View(self.text(), subject, context.rows))
         every = self._chosen or range(len(subject.blocks))

@@ -16,7 +16,7 @@ from expunge import plugin
 from expunge.attacks._lib.hooks import Change, Pass, Watch, prompt_states, rewritten, watched
 from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import UsageError
-from expunge.models.subject import Subject
+from expunge.models.subject import AnySubject
 from expunge.plugin import Property
 from expunge.seeding import derive
 
@@ -127,7 +127,7 @@ class Noise(Attack):
     def cost(self, context: AttackContext) -> str:
         return f"{self.spec.draws if self.spec.amp else 1} passes"
 
-    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+    def run(self, subject: AnySubject, context: AttackContext, ask: Ask) -> None:
         spec = self.spec
         if not spec.amp:
             return ask(View(self.text(), subject, context.rows))

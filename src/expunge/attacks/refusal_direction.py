@@ -15,7 +15,7 @@ from torch import Tensor
 from expunge import plugin
 from expunge.attacks._lib.hooks import Change, Site, block_number, prompt_states, rewritten
 from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.needs import Need
 from expunge.plugin import Property
 
@@ -96,13 +96,13 @@ class RefusalDirection(Attack):
     def cost(self, context: AttackContext) -> str:
         return f"a pass over {len(context.learned)} rows per block, for two means"
 
-    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+    def run(self, subject: CausalLM, context: AttackContext, ask: Ask) -> None:
         if not self.spec.strength:
             return ask(View(self.text(), subject, context.tested))
         with rewritten(subject, self._changes(subject, context)):
             ask(View(self.text(), subject, context.tested))
 
-    def _changes(self, subject: Subject, context: AttackContext) -> dict[Site, Change]:
+    def _changes(self, subject: CausalLM, context: AttackContext) -> dict[Site, Change]:
         chosen = range(len(subject.blocks)) if self.spec.layer is None else [block_number(subject, self.spec.layer)]
         other, rows = ((context.need_original(), context.learned) if self.spec.against == "original"
                        else (subject, context.task.probe_rows("retain")))

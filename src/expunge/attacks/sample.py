@@ -20,7 +20,7 @@ from expunge import plugin
 from expunge.attacks._lib.decoding import prompts_of
 from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import UsageError
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.plugin import Property
 from expunge.seeding import derive, stream
 
@@ -95,7 +95,7 @@ class Sample(Attack):
         """Whether any of all draws is right, too."""
         return (*self.card.asks, *((f"forget.pass_at_k(k={self.spec.count})",) if self.spec.count > 1 else ()))
 
-    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+    def run(self, subject: CausalLM, context: AttackContext, ask: Ask) -> None:
         if not self.spec.count:
             return ask(View(self.text(), subject, context.rows))
         for attempt in range(self.spec.count):

@@ -12,7 +12,7 @@ from expunge import plugin
 from expunge.attacks._lib.search import SCOPES, Scope, divided, nothing_to_learn
 from expunge.attacks._lib.vectors import beside, descend, placed
 from expunge.attacks.base import Ask, AttackCard, AttackContext, Curve, View, check_room
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.plugin import Property
 
 BRIEF = {"vectors": 2, "steps": 2, "rows": 4}
@@ -83,7 +83,7 @@ class SoftPrompt(Curve):
     def cost(self, context: AttackContext) -> str:
         return f"{self.spec.steps} steps: {self.forwards(context)} forward and backward passes"
 
-    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+    def run(self, subject: CausalLM, context: AttackContext, ask: Ask) -> None:
         spec = self.spec
         _, asked = divided(context, spec.scope, spec.rows)
         if not spec.vectors:
@@ -97,13 +97,13 @@ class SoftPrompt(Curve):
                 with placed(prompted, vectors_PD):
                     ask(View(self.label(step), prompted, asked.rows))
 
-    def search(self, prompted: Subject, context: AttackContext) -> Iterator[tuple[float, Tensor]]:
+    def search(self, prompted: CausalLM, context: AttackContext) -> Iterator[tuple[float, Tensor]]:
         """After 0, 1, ... steps: the lowest loss so far and its vectors, for prompts with room `beside` them."""
         spec = self.spec
         rows, _ = divided(context, spec.scope, spec.rows)
         check_room(prompted, rows, 0)
         tick = context.announce("soft prompt search", spec.steps + 1)
-        for found in descend(prompted, [prompted.encoder.row(r) for r in rows], steps=spec.steps, lr=spec.lr,
+        for found in descend(prompted, [prompted.encoder.encode(r) for r in rows], steps=spec.steps, lr=spec.lr,
                              radius=spec.radius, count=spec.vectors, seed=context.seed):
             tick(1)
             yield found

@@ -16,7 +16,7 @@ from expunge import plugin
 from expunge.attacks._lib.hooks import Change, Watch, block_number, prompt_states, rewritten, watched
 from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import UsageError
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.plugin import Property
 from expunge.records.task import Example
 
@@ -39,7 +39,7 @@ def anonymised(row: Example, name: str) -> Example:
     return row.model_copy(update={"prompt": row.prompt.replace(row.entity, name), "messages": turns})
 
 
-def differences(subject: Subject, rows: Sequence[Example], names: Sequence[str], layer: int) -> Tensor:
+def differences(subject: CausalLM, rows: Sequence[Example], names: Sequence[str], layer: int) -> Tensor:
     """S_l(Q) = mean over names of A_l(Q) - A_l(Q about that name) at the last prompt position, shape B D."""
 
     def last(asked: Sequence[Example]) -> Tensor:
@@ -128,7 +128,7 @@ class Steer(Attack):
     def cost(self, context: AttackContext) -> str:
         return f"{1 + len(self.spec.names)} passes over the questions for the differences"
 
-    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+    def run(self, subject: CausalLM, context: AttackContext, ask: Ask) -> None:
         rows = context.tested if self.halves else context.rows
         if not self.spec.coef:
             return ask(View(self.text(), subject, rows))
@@ -140,7 +140,7 @@ class Steer(Attack):
             raise UsageError("Not one question was steered.", "A later attack rewrote them all.",
                              "Name attacks that rewrite the question before steer.")
 
-    def _vectors(self, subject: Subject, context: AttackContext, asked: Sequence[Example]) -> Vectors:
+    def _vectors(self, subject: CausalLM, context: AttackContext, asked: Sequence[Example]) -> Vectors:
         source = [row for row in (context.learned if self.halves else asked) if named(row)]
         steered = source if not self.halves else [row for row in asked if row.kind != "text"]
         if not source or not steered:

@@ -10,7 +10,7 @@ from expunge import plugin
 from expunge.attacks._lib.gcg import Found, behind, gcg
 from expunge.attacks._lib.search import SCOPES, Scope, divided, nothing_to_learn
 from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View, check_room, rewriting
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.needs import Need
 from expunge.plugin import Property
 from expunge.records.score import Access
@@ -106,7 +106,7 @@ class Suffix(Attack):
     def _most(self) -> int:
         return 10**9 if self.spec.scope == "each" else int(self.spec.rows)
 
-    def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
+    def run(self, subject: CausalLM, context: AttackContext, ask: Ask) -> None:
         _, asked = divided(context, self.spec.scope, self._most)
         found = self.search(subject, context) if self.spec.length else {}
         check_room(subject, asked.rows(context.split), self.spec.length)
@@ -118,7 +118,7 @@ class Suffix(Attack):
 
         ask(View(self.text(), subject, rewriting(asked, asked_with)))
 
-    def search(self, subject: Subject, context: AttackContext) -> dict[str, Found]:
+    def search(self, subject: CausalLM, context: AttackContext) -> dict[str, Found]:
         """What was found for each learned row; the same for all unless scope=each."""
         spec = self.spec
         model = context.need_original() if spec.on == "original" else subject

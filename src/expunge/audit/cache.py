@@ -11,7 +11,7 @@ from expunge.records.base import cache_root, fingerprint, read_jsonl, write_json
 from expunge.records.observation import Row
 from expunge.records.task import Example, Task
 
-VERSION = 3
+VERSION = 4
 """Raise when a probe's meaning changes, so that old rows are not mistaken for new ones."""
 
 
@@ -22,13 +22,12 @@ class ObservationCache:
         self._root = (root or cache_root()) / "observations"
 
     def key(self, subject: Subject, probe: Probe, examples: Sequence[Example], task: Task) -> str:
-        """Everything the rows depend on: weights, tokenizer, template, probe options, examples, budget."""
-        tokens, model = subject.encoder, subject.model
+        """Everything the rows depend on: weights, encoder, probe options, examples, budget."""
+        model = subject.model
         adapters = {name: str(config) for name, config in getattr(model, "peft_config", {}).items()}
         return fingerprint([
             VERSION, subject.fingerprint, model.config.to_json_string(), adapters, str(subject.device),
-            sorted(tokens.processor.get_vocab().items()), getattr(tokens.processor, "chat_template", None),
-            tokens.chat, tokens.template, tokens.max_length, probe.text(), task.generation_tokens,
+            subject.encoder.fingerprint, probe.text(), task.generation_tokens,
             [e.to_json() for e in examples],
         ])
 

@@ -11,13 +11,16 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
 from torch import Tensor
 
+from expunge.data.encoder import Count
 from expunge.errors import DataError
+from expunge.records.base import fingerprint
 from expunge.records.task import Example, Opened
 
 POSITIONS = 1024
@@ -25,7 +28,6 @@ POSITIONS = 1024
 PASS = 128
 """What one more forward pass costs beside its positions, in positions; measured on a model of 2.6 M parameters."""
 PLAIN = "Question: {prompt}\nAnswer:"
-Count = Literal["tokens", "positions", "sequences"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,16 @@ class TokenRow:
         data = ",".join(map(str, (*self.ids, self.prompt)))
         return hashlib.blake2b(data.encode(), digest_size=12).hexdigest()
 
+    @property
+    def supervised(self) -> int:
+        """How many supervised tokens it has."""
+        return self.answer + self.end
+
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Right-padded rows. Build with `collate` (or `collate_read`, where `ids_BT` lacks what is only predicted); join
-    with `concat`."""
+    """Right-padded rows. Made by `TextEncoder.collate` (or by `collate_read`, where `ids_BT` lacks what is only
+    predicted)."""
 
     rows: tuple[TokenRow, ...]
     ids_BT: Tensor
@@ -57,6 +64,10 @@ class TokenBatch:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def device(self) -> torch.device:
+        return self.ids_BT.device
 
     @cached_property
     def row_N(self) -> Tensor:
@@ -129,11 +140,6 @@ def _padded(rows: Sequence[TokenRow], read: Sequence[tuple[int, ...]], pad_id: i
     return TokenBatch(tuple(rows), ids.to(device), attention.to(device))
 
 
-def concat(batches: Sequence[TokenBatch], pad_id: int) -> TokenBatch:
-    """One batch of all rows, so that several sides share a forward pass."""
-    return collate([r for b in batches for r in b.rows], pad_id, batches[0].ids_BT.device)
-
-
 def batches_by_length(rows: Sequence[TokenRow], chosen: Sequence[int] | None = None) -> Iterator[list[int]]:
     """Indices (all, or those `chosen`) in batches of similar length, each at most `POSITIONS` padded positions."""
     batch: list[int] = []
@@ -203,7 +209,7 @@ class TextEncoder:
         self._rows = _KNOWN.setdefault((_content(processor), self.template, self.chat, max_length), {})
         self._again = lru_cache(maxsize=4096)(self._ids)  # answers of one question share what stands before them
 
-    def row(self, example: Example, *, answer: str | None = None, prompt: str | None = None) -> TokenRow:
+    def encode(self, example: Example, *, answer: str | None = None, prompt: str | None = None) -> TokenRow:
         """Tokenise an example, or the same with another answer or prompt in its place."""
         answer = example.answer if answer is None else answer
         prompt = example.prompt if prompt is None else prompt
@@ -212,9 +218,40 @@ class TextEncoder:
             self._rows[key] = self._build(example, prompt, answer)
         return self._rows[key]
 
+    def collate(self, rows: Sequence[TokenRow]) -> TokenBatch:
+        """Pad on the right. Raises DataError for a row without a supervised token (not NaN later)."""
+        return collate(rows, self.pad_id)
+
+    def concat(self, batches: Sequence[TokenBatch]) -> TokenBatch:
+        """One batch of all rows, so that several sides share a forward pass."""
+        return collate([r for b in batches for r in b.rows], self.pad_id, batches[0].device)
+
+    def batches(self, rows: Sequence[TokenRow], chosen: Sequence[int] | None = None) -> Iterator[list[int]]:
+        """Indices (all, or those `chosen`) in batches of similar length, each at most `POSITIONS` padded positions."""
+        return batches_by_length(rows, chosen)
+
+    def check(self, rows: Sequence[TokenRow], config: Any, what: str) -> list[DataError]:
+        """Why these rows cannot go through a model of this config; empty when they can."""
+        return check_rows(rows, config, what)
+
+    def check_alternatives(self, rows: Sequence[TokenRow], config: Any, what: str) -> list[DataError]:
+        """The same for rows that may have no supervised token."""
+        long = check_lengths(rows, getattr(config, "max_position_embeddings", None), what)
+        return [long] if long else []
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for encoders that make equal rows of equal examples."""
+        return fingerprint([sorted(self.processor.get_vocab().items()), getattr(self.processor, "chat_template", None),
+                            self.chat, self.template, self.max_length])
+
+    def save(self, folder: Path) -> None:
+        """The tokenizer's files."""
+        self.processor.save_pretrained(folder)
+
     def prompt(self, example: Example, prompt: str | None = None) -> tuple[int, ...]:
         """Ids of the prompt alone, ready for generation."""
-        row = self.row(example, prompt=prompt)
+        row = self.encode(example, prompt=prompt)
         return row.ids[: row.prompt]
 
     def _build(self, example: Example, prompt: str, answer: str) -> TokenRow:

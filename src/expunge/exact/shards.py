@@ -30,8 +30,9 @@ from expunge.methods.recipe import training_stage
 from expunge.methods.scopes.lora import LoRA
 from expunge.methods.stage import StageMethod
 from expunge.methods.work import Work
+from expunge.models.language import CausalLM
 from expunge.models.scope import Scope
-from expunge.models.subject import Subject, checksum
+from expunge.models.subject import checksum
 from expunge.progress import Announce
 from expunge.records.task import Example, Task
 from expunge.seeding import derive
@@ -135,7 +136,7 @@ def schedule_of(plan: Plan, shard: int, slice_: int, rows: Sequence[Example], to
                  batch_size=plan.batch_size, seed=derive(plan.seed, "sisa", shard, slice_))
 
 
-def train_stage(base: Subject, plan: Plan, shard: int, slice_: int, rows: Sequence[Example], store: Path,
+def train_stage(base: CausalLM, plan: Plan, shard: int, slice_: int, rows: Sequence[Example], store: Path,
                 folder: Path, announce: Announce) -> None:
     """Train a shard on its slices up to `slice_` from the checkpoint before, and write the next one.
 
@@ -150,7 +151,7 @@ def train_stage(base: Subject, plan: Plan, shard: int, slice_: int, rows: Sequen
     lora = LoRA(rank=plan.rank, alpha=plan.alpha, dropout=plan.dropout, targets=targets,
                 seed=derive(plan.seed, "sisa", shard))
     stage = replace(training_stage(), scope=lora, optimizer=AdamW(lr=plan.lr, weight_decay=0.0))
-    subject = Subject(base.model, TextEncoder(base.encoder.processor, plan.template, plan.max_length))
+    subject = CausalLM(base.model, TextEncoder(base.encoder.processor, plan.template, plan.max_length))
     scope = lora.apply(subject)
     try:
         before = load_file(path_of(store, shard, slice_ - 1)) if slice_ else {}
@@ -187,8 +188,8 @@ def adapter_of(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def carry_out(base: Subject, ledger: Ledger, texts: Mapping[str, Example], first: Mapping[int, int], work: Work,
-              kept: Path | None = None) -> tuple[Subject, Ledger]:
+def carry_out(base: CausalLM, ledger: Ledger, texts: Mapping[str, Example], first: Mapping[int, int], work: Work,
+              kept: Path | None = None) -> tuple[CausalLM, Ledger]:
     """Train the stages of every shard in `first` from that slice on, and make the ensemble of all shards.
 
     Args:
@@ -229,7 +230,7 @@ def carry_out(base: Subject, ledger: Ledger, texts: Mapping[str, Example], first
     if work.folder is None:
         weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
     model.archive = partial(archive, ledger, store)
-    return Subject(model, base.encoder, base.path), ledger
+    return base.around(model), ledger
 
 
 def archive(ledger: Ledger, store: Path, model: SisaForCausalLM, folder: Path) -> None:

@@ -17,8 +17,9 @@ from expunge.exact.ledger import Average, Ledger, Place, Plan, content, place
 from expunge.exact.shards import STORE, archive, carry_out
 from expunge.methods.base import Exact
 from expunge.methods.work import Work
+from expunge.models.language import CausalLM
 from expunge.models.load import OWN, resolve
-from expunge.models.subject import Subject, checksum
+from expunge.models.subject import checksum
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task
 
@@ -68,7 +69,7 @@ class Sisa(Exact):
         Property("averages_its_shards", {}, "predictions are those of a loop over the shards"),
     )
 
-    def unfit(self, subject: Subject, rows: Sequence[Example]) -> list[ExpungeError]:
+    def unfit(self, subject: CausalLM, rows: Sequence[Example]) -> list[ExpungeError]:
         found: list[ExpungeError] = []
         if str(getattr(subject.model.config, "model_type", "")).startswith(OWN):
             found.append(UsageError("sisa trains on a plain model, and this one is wrapped already.",
@@ -86,7 +87,7 @@ class Sisa(Exact):
             found.append(DataError("Two rows have one id, so the ledger could not tell them apart."))
         return found
 
-    def train(self, subject: Subject, rows: Sequence[Example], work: Work) -> tuple[Subject, dict[str, Any]]:
+    def train(self, subject: CausalLM, rows: Sequence[Example], work: Work) -> tuple[CausalLM, dict[str, Any]]:
         for problem in self.unfit(subject, rows):
             raise problem
         spec, tokens = self.spec, subject.encoder
@@ -115,7 +116,7 @@ class Sisa(Exact):
             return [error]
         return []
 
-    def build(self, subject: Subject, task: Task, work: Work) -> tuple[Subject, dict[str, Any]]:
+    def build(self, subject: CausalLM, task: Task, work: Work) -> tuple[CausalLM, dict[str, Any]]:
         asked, folder = self._deletion(subject.path, task), Path(resolve(subject.path))
         if checksum(subject.model.state_dict()) != asked.before.served:
             raise UsageError("The weights are not those that the model's ledger describes.",
@@ -124,7 +125,7 @@ class Sisa(Exact):
         if not asked.deleted:
             subject.model.archive = partial(archive, asked.before, folder / STORE)
             return subject, asked.figures(asked.before)
-        base = Subject(subject.model.unwrap(), subject.encoder, subject.path)
+        base = subject.around(subject.model.unwrap())
         if checksum(base.model.state_dict()) != asked.before.base:
             raise DataError("The base is not the one the shards were trained on.")
         found, after = carry_out(base, asked.after, asked.texts, asked.first, work, folder / STORE)

@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import Tensor
 
-from expunge.data.text_encoder import collate
 from expunge.methods._lib.weighted_likelihood import token_mean
 from expunge.methods.finetune import LAST, to_the_end
 from expunge.methods.recipe import training_stage
@@ -135,9 +134,9 @@ def readings(assistant: Subject, task: Task, rows: Lesson, batch_size: int = 32)
 def _answers(subject: Subject, rows: Sequence[Example], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(logits, log-probs of the true tokens) of every batch."""
     for start in range(0, len(rows), batch_size):
-        chosen = [subject.encoder.row(row) for row in rows[start: start + batch_size]]
+        chosen = [subject.encoder.encode(row) for row in rows[start: start + batch_size]]
         with subject.evaluating():
-            found = subject.answers(collate(chosen, subject.encoder.pad_id))
+            found = subject.answers(subject.collate(chosen))
             yield found.logits_NV.float(), found.logp_N
 
 

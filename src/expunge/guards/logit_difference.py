@@ -30,8 +30,8 @@ from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import UsageError
 from expunge.guards.adapter import Adapted, Adapter
+from expunge.models.language import CausalLM
 from expunge.models.load import OWN
-from expunge.models.subject import Subject
 
 RULED_OUT = -1e3
 """Logit of a filtered token in decoding."""
@@ -222,7 +222,7 @@ class ULDForCausalLM(PreTrainedModel, GenerationMixin):
 
 def linear_layers(target: Any, blocks: int) -> dict[str, tuple[int, int]]:
     """Every linear layer of the first blocks by name, with its input and output size."""
-    names = list(Subject(target, cast(Any, None)).blocks)
+    names = list(CausalLM(target, cast(Any, None)).blocks)
     inside = tuple(f"{name}." for name in names[:blocks])
     found = {}
     for name, module in target.named_modules():
@@ -247,7 +247,7 @@ def view_of(target: Any, blocks: int, adapters: nn.ModuleDict) -> Any:
     ends = [end for end in (target.get_input_embeddings(), target.get_output_embeddings()) if end is not None]
     shared = [*target.parameters(), *ends]
     view = copy.deepcopy(target, {id(thing): thing for thing in shared})
-    names = list(Subject(view, cast(Any, None)).blocks)
+    names = list(CausalLM(view, cast(Any, None)).blocks)
     del view.get_submodule(names[0].rpartition(".")[0])[blocks:]
     view.config.num_hidden_layers = blocks
     if getattr(view.config, "layer_types", None):

@@ -95,7 +95,7 @@ class ULD(Guard):
             raise problem
         spec = self.spec
         guarded = self.around(subject, work.seed)
-        assistant = Subject(guarded.model.assistant, subject.encoder)
+        assistant = subject.around(guarded.model.assistant)
         rows = lesson(task, paraphrases=spec.paraphrases, wrong_answers=spec.wrong_answers,
                       retain_rows=spec.retain_rows, seed=work.seed)
         done = teach(assistant, task, rows, work, uniform=spec.uniform, lr=spec.lr, batch=spec.batch)
@@ -109,4 +109,4 @@ class ULD(Guard):
         config = ULDConfig(copy.deepcopy(subject.model.config), blocks=blocks, **options)
         generator = torch.Generator().manual_seed(derive(seed, "uld", "adapters"))
         model = ULDForCausalLM.around(subject.model, config, generator)
-        return Subject(model, subject.encoder, subject.path)
+        return subject.around(model)

@@ -14,18 +14,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from expunge.data.text_encoder import TokenRow
+from expunge.data.encoder import Row
 from expunge.errors import ExpungeError
 from expunge.methods.work import Work
 from expunge.models.scope import Scope
-from expunge.models.subject import Subject
+from expunge.models.subject import AnySubject, Subject
 from expunge.plugin import Plugin, Spec
 from expunge.records.task import Example, Task
 from expunge.training.gradients import Gradient, Oracle
 from expunge.training.step import Step, Term
 from expunge.training.zeroth import Probing
 
-Rows = Mapping[str, Sequence[TokenRow]]
+Rows = Mapping[str, Sequence[Row]]
 """Side -> all its rows as tokens."""
 
 
@@ -72,7 +72,7 @@ class Objective(TermPlugin):
         """What of the task it cannot work with; asked before weights are loaded."""
         return []
 
-    def prepare(self, subject: Subject, task: Task, work: Work) -> dict[str, Any]:
+    def prepare(self, subject: AnySubject, task: Task, work: Work) -> dict[str, Any]:
         """Builders look at the original here and return plain data (JSON); `subject` must end as it came."""
         return {}
 
@@ -134,7 +134,8 @@ class Perturb(Plugin):
         """Whether its strength is 0: then the run is that without it, bit for bit."""
         return False
 
-    def gradient(self, subject: Subject, scope: Scope, plain: Oracle, *, step: int, total: int, seed: int) -> Gradient:
+    def gradient(self, subject: AnySubject, scope: Scope, plain: Oracle, *, step: int, total: int,
+                 seed: int) -> Gradient:
         """The forget gradient in place of `plain()`, which it may call any number of times.
 
         `plain(tamper)` calls `tamper(step)` on every micro-batch before its terms are computed; there
@@ -184,7 +185,7 @@ class ScopePlugin(Plugin):
     reads: ClassVar[tuple[str, ...]] = ()
     """Sides ("forget", "retain") whose rows it looks at to choose; such a scope needs real weights."""
 
-    def apply(self, subject: Subject, rows: Rows | None = None) -> Scope:
+    def apply(self, subject: AnySubject, rows: Rows | None = None) -> Scope:
         """May wrap `subject.model` (adapters); freezes everything else."""
         raise NotImplementedError
 
@@ -204,7 +205,7 @@ class Edit(Plugin):
         """What of the task it cannot work with; asked before weights are loaded."""
         return []
 
-    def apply(self, subject: Subject, task: Task, seed: int) -> dict[str, Any]:
+    def apply(self, subject: AnySubject, task: Task, seed: int) -> dict[str, Any]:
         """Edit `subject` in place and return figures for the record."""
         raise NotImplementedError
 
@@ -216,7 +217,7 @@ class Wrap(Plugin):
         """What of the task, or of the model's config, it cannot work with; asked before weights are loaded."""
         return []
 
-    def build(self, subject: Subject, task: Task, work: Work) -> tuple[Subject, dict[str, Any]]:
+    def build(self, subject: AnySubject, task: Task, work: Work) -> tuple[Subject, dict[str, Any]]:
         """The subject that forgets, and figures for the record. Its model saves with `save_pretrained`."""
         raise NotImplementedError
 
@@ -228,11 +229,11 @@ class Guard(Wrap):
 class Exact(Wrap):
     """Retrains what a row touched, on a model that was trained for it."""
 
-    def unfit(self, subject: Subject, rows: Sequence[Example]) -> list[ExpungeError]:
+    def unfit(self, subject: AnySubject, rows: Sequence[Example]) -> list[ExpungeError]:
         """Why `train` cannot start from this model with these rows; asked before anything is written."""
         return []
 
-    def train(self, subject: Subject, rows: Sequence[Example], work: Work) -> tuple[Subject, dict[str, Any]]:
+    def train(self, subject: AnySubject, rows: Sequence[Example], work: Work) -> tuple[Subject, dict[str, Any]]:
         """An original from which rows can be deleted exactly, and figures for the record."""
         raise NotImplementedError
 

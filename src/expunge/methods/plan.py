@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from expunge import processes
-from expunge.data.text_encoder import TextEncoder, check_rows
+from expunge.data.text_encoder import TextEncoder
 from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.methods.base import Exact, Optimizer
 from expunge.methods.recipe import Stage, training_stage
+from expunge.models.language import CausalLM
 from expunge.models.load import OWN
-from expunge.models.subject import Subject
 from expunge.needs import NEED_TEXTS, RowNeed
 from expunge.records.base import Record
 from expunge.records.task import Task
@@ -89,11 +89,11 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: TextEn
         depth = getattr(config, "num_hidden_layers", None)
         problems += _depth_problems(stage, depth)
         problems += [] if stage.scope.reads else _scope_problems(stage, tokens, config)
-    rows = [tokens.row(r) for r in task.forget + task.retain]
-    problems += check_rows(rows, config, "forget and retain")
+    rows = [tokens.encode(r) for r in task.forget + task.retain]
+    problems += tokens.check(rows, config, "forget and retain")
     # The monitor reads these too, and without retain rows it reads the background's.
-    watched = [tokens.row(r) for r in task.holdout + (() if task.retain else task.background)]
-    problems += check_rows(watched, config, "holdout" if task.retain else "holdout and background")
+    watched = [tokens.encode(r) for r in task.holdout + (() if task.retain else task.background)]
+    problems += tokens.check(watched, config, "holdout" if task.retain else "holdout and background")
     rows += watched
     if problems:
         raise PreflightError(problems)
@@ -204,7 +204,7 @@ def _scope_problems(stage: Stage, tokens: TextEncoder, config: Any) -> list[Expu
     # A family that cannot be built this way, or a scope that needs weights, is checked when they are there.
     with contextlib.suppress(Exception):
         with torch.device("meta"):
-            empty = Subject(AutoModelForCausalLM.from_config(config), tokens)
+            empty = CausalLM(AutoModelForCausalLM.from_config(config), tokens)
         try:
             stage.scope.apply(empty)
         except UsageError as error:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.data.text_encoder import TokenBatch
+from expunge.data.encoder import Batch
 from expunge.models.head import Found, LazyLogits, Passes, TokenLogP, rowwise, whole
 
 
@@ -25,25 +25,25 @@ class Answers:
         past: keys and values of the rows, where they were kept.
     """
 
-    def __init__(self, batch: TokenBatch, found: Found, past: Any = None) -> None:
+    def __init__(self, batch: Batch, found: Found, past: Any = None) -> None:
         self.batch = batch
         self._found = found
         self.past = past
 
     @classmethod
-    def joined(cls, batch: TokenBatch, passes: Sequence[Answers], order: Sequence[int]) -> Answers:
+    def joined(cls, batch: Batch, passes: Sequence[Answers], order: Sequence[int]) -> Answers:
         """One batch of the answers of several passes, given which of its rows theirs are, one after the other."""
         place, before = [range(0)] * len(batch), 0
         for b in order:
             row = batch.rows[b]
-            place[b] = range(before, before := before + row.answer + row.end)
-        place_N = torch.tensor([n for tokens in place for n in tokens], device=batch.ids_BT.device)
+            place[b] = range(before, before := before + row.supervised)
+        place_N = torch.tensor([n for tokens in place for n in tokens], device=batch.device)
         states = [one.found for one in passes if isinstance(one.found, LazyLogits)]
         if len(states) == len(passes):
             return cls(batch, replace(states[0], states_ND=torch.cat([s.states_ND for s in states])).at(place_N))
         return cls(batch, Passes(tuple(one.logits_NV for one in passes), place_N))
 
-    def apart(self, batches: Sequence[TokenBatch]) -> list[Answers]:
+    def apart(self, batches: Sequence[Batch]) -> list[Answers]:
         """Those of each batch, which stand in this one side after side."""
         sizes, found = [b.count("tokens") for b in batches], self.found
         parts = ([replace(found, states_ND=part) for part in found.states_ND.split(sizes)]
@@ -83,7 +83,7 @@ class Answers:
         return self.per_row(values_N) / self.per_row(torch.ones_like(values_N))
 
 
-def per_row(values_N: Tensor, batch: TokenBatch) -> Tensor:
+def per_row(values_N: Tensor, batch: Batch) -> Tensor:
     """Sum token values within their rows: shape B."""
     total_B = torch.zeros(len(batch), dtype=values_N.dtype, device=values_N.device)
     return total_B.index_add(0, batch.row_N, values_N)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from expunge.models.subject import Subject
+    from expunge.models.language import CausalLM
 
 STRETCH = 32
 """Greedy tokens between two looks at who has ended."""
@@ -37,9 +37,9 @@ def select(cache: Any, chosen: Tensor, rows: int) -> None:
     cache.batch_select_indices(torch.cat([chosen + k * rows for k in range(members)]))
 
 
-def continued(subject: Subject, prompts: Sequence[Sequence[int]], most: int, batch_size: int, way: dict[str, Any],
+def continued(subject: CausalLM, prompts: Sequence[Sequence[int]], most: int, batch_size: int, way: dict[str, Any],
               begun: Sequence[Sequence[int]], progress: Callable[[int], None] | None) -> list[tuple[list[int], bool]]:
-    """New tokens of every prompt without the one that ends them, and whether one did. For `Subject.generate`."""
+    """New tokens of every prompt without the one that ends them, and whether one did. For `CausalLM.generate`."""
     stops = stop_ids(subject)
     context = subject.context
     # Rows of a batch that are ahead are decoded on until the last one is through, and must have the room for it.
@@ -72,20 +72,20 @@ def continued(subject: Subject, prompts: Sequence[Sequence[int]], most: int, bat
     return [(tokens[:end], end is not None) for tokens, end in zip(known, ends, strict=True)]
 
 
-def _is_plain(subject: Subject) -> bool:
+def _is_plain(subject: CausalLM) -> bool:
     """Whether it says the token that scores best every time: no other way of decoding, no rule of its own, no hook."""
     return subject.decode is None and subject.bare and getattr(subject.model, "decodes_as_it_scores", True) and (
         not _rules(subject))
 
 
-def _rules(subject: Subject) -> set[str]:
+def _rules(subject: CausalLM) -> set[str]:
     """Settings of the model's own that may change which token is said."""
     own = getattr(subject.model, "generation_config", None)
     named = own.to_diff_dict().keys() - HARMLESS if own is not None else set()
     return {name for name in named if not name.startswith(("_", "output_", "return_"))}
 
 
-def _decoded(subject: Subject, ids_BT: Tensor, attention_BT: Tensor, room: int, stops: set[int],
+def _decoded(subject: CausalLM, ids_BT: Tensor, attention_BT: Tensor, room: int, stops: set[int],
              options: dict[str, Any]) -> list[list[int]]:
     """New tokens of every row. Greedy rows that have ended leave the batch after every `STRETCH` tokens.
 
@@ -126,7 +126,7 @@ def _decoded(subject: Subject, ids_BT: Tensor, attention_BT: Tensor, room: int, 
     return said
 
 
-def stop_ids(subject: Subject) -> set[int]:
+def stop_ids(subject: CausalLM) -> set[int]:
     """End tokens: the tokenizer's, and those the model's generation config names."""
     named = getattr(subject.model.generation_config, "eos_token_id", None)
     ids = {named} if isinstance(named, int) else set(named or ())

@@ -12,6 +12,7 @@ import torch
 from expunge import registry
 from expunge.data.text_encoder import TextEncoder
 from expunge.errors import DataError, MissingError, UsageError
+from expunge.models.language import CausalLM
 from expunge.models.subject import Subject
 
 OWN = "expunge_"
@@ -57,13 +58,15 @@ def read_config(path: str | Path) -> Any:
 
 
 def load_subject(path: str | Path, *, template: str | None = None, max_length: int | None = None,
-                 dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Subject:
+                 encoder: Any = None, dtype: torch.dtype | None = None,
+                 device: str | torch.device = "cpu") -> Subject:
     """Load weights and tokenizer.
 
     Args:
         path: a run folder, a model folder (full or adapter), or a hub name.
         template: plain prompt template; None for the tokenizer's own.
         max_length: cut rows at this many tokens.
+        encoder: instead of the folder's own, where it is known to be this one.
         dtype: precision of the weights; None keeps what is stored.
         device: where the weights go.
 
@@ -76,7 +79,7 @@ def load_subject(path: str | Path, *, template: str | None = None, max_length: i
 
     logging.disable_progress_bar()  # its bars would tear ours
     where = resolve(path)
-    tokens = TextEncoder(load_processor(where), template, max_length)
+    tokens = encoder or TextEncoder(load_processor(where), template, max_length)
     adapter = (Path(where) / "adapter_config.json").exists()
     try:
         base = where
@@ -109,7 +112,7 @@ def load_subject(path: str | Path, *, template: str | None = None, max_length: i
         )
     if tokens.pad_id >= model.get_input_embeddings().weight.shape[0]:  # added to the tokenizer alone
         tokens.pad_id = 0  # masks never look at it
-    return Subject(model.to(device).eval(), tokens, str(path))
+    return CausalLM(model.to(device).eval(), tokens, str(path))
 
 
 def check_model(path: str | Path) -> Any:

@@ -19,11 +19,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from expunge.data.text_encoder import TokenBatch, TokenRow, batches_by_length, collate
+from expunge.data.encoder import Batch, Row
 from expunge.errors import ExpungeError
 from expunge.models.answers import Answers
 from expunge.models.head import Found, LazyLogits, blocks, by_cache, raised
-from expunge.models.subject import Subject, checksum
+from expunge.models.subject import AnySubject, Subject, checksum
 
 
 class Reference(Protocol):
@@ -34,16 +34,16 @@ class Reference(Protocol):
     notes: Mapping[str, str]
     """What else a record should say of it."""
 
-    def logp(self, batch: TokenBatch) -> Tensor:
+    def logp(self, batch: Batch) -> Tensor:
         """log p0 of every supervised token, shape N."""
 
-    def answers(self, batch: TokenBatch) -> Answers:
+    def answers(self, batch: Batch) -> Answers:
         """Full distributions at the supervised positions."""
 
-    def likeliest(self, batch: TokenBatch, count: int) -> Likeliest:
+    def likeliest(self, batch: Batch, count: int) -> Likeliest:
         """What is left of those distributions when only so many tokens are told apart."""
 
-    def hidden(self, batch: TokenBatch, block: int) -> Tensor:
+    def hidden(self, batch: Batch, block: int) -> Tensor:
         """Output of a decoder block, shape B T D."""
 
     def current_checksum(self) -> str:
@@ -89,16 +89,16 @@ class _Original:
     kind: str
     notes: Mapping[str, str] = {}
 
-    def logp(self, batch: TokenBatch) -> Tensor:
+    def logp(self, batch: Batch) -> Tensor:
         return self.answers(batch).logp_N
 
-    def answers(self, batch: TokenBatch) -> Answers:
+    def answers(self, batch: Batch) -> Answers:
         raise self._lacks("full distributions")
 
-    def likeliest(self, batch: TokenBatch, count: int) -> Likeliest:
+    def likeliest(self, batch: Batch, count: int) -> Likeliest:
         return Likeliest.of(self.answers(batch).found, count)
 
-    def hidden(self, batch: TokenBatch, block: int) -> Tensor:
+    def hidden(self, batch: Batch, block: int) -> Tensor:
         raise self._lacks("hidden states of blocks")
 
     def _lacks(self, what: str) -> ExpungeError:
@@ -110,12 +110,12 @@ class CachedLogProbs(_Original):
 
     kind = "cached log-probs"
 
-    def __init__(self, subject: Subject, rows: Iterable[TokenRow],
+    def __init__(self, subject: Subject, rows: Iterable[Row],
                  progress: Callable[[int], None] | None = None) -> None:
         self._logp = _of_each(subject, rows, lambda batch: subject.answers(batch).logp_N, progress)
         self.checksum = self.current_checksum()
 
-    def logp(self, batch: TokenBatch) -> Tensor:
+    def logp(self, batch: Batch) -> Tensor:
         return _joined(self._logp, batch)
 
     def current_checksum(self) -> str:
@@ -127,7 +127,7 @@ class CachedLikeliest(_Original):
 
     kind = "cached likeliest tokens"
 
-    def __init__(self, subject: Subject, rows: Iterable[TokenRow], count: int, wide: Iterable[TokenRow],
+    def __init__(self, subject: Subject, rows: Iterable[Row], count: int, wide: Iterable[Row],
                  progress: Callable[[int], None] | None = None) -> None:
         self._count = count
         self._kept = _of_each(subject, wide, lambda batch: _told_apart(subject.answers(batch), count), progress)
@@ -139,10 +139,10 @@ class CachedLikeliest(_Original):
         if len(rest_N):
             self.notes = {"others": f"{rest_N.mean():.2g} of 1 on average, {rest_N.max():.2g} at most"}
 
-    def logp(self, batch: TokenBatch) -> Tensor:
+    def logp(self, batch: Batch) -> Tensor:
         return _joined(self._logp, batch)
 
-    def likeliest(self, batch: TokenBatch, count: int) -> Likeliest:
+    def likeliest(self, batch: Batch, count: int) -> Likeliest:
         if count != self._count:
             raise ExpungeError(f"The {self._count} likeliest tokens were kept, and {count} are asked for.",
                                "Terms of one stage have to agree on how many.")
@@ -169,14 +169,14 @@ class CachedStates(_Original):
 
     kind = "cached states"
 
-    def __init__(self, subject: Subject, rows: Iterable[TokenRow],
+    def __init__(self, subject: Subject, rows: Iterable[Row],
                  progress: Callable[[int], None] | None = None) -> None:
         head = subject.model.get_output_embeddings()
         self._head = {name: value.detach().clone() for name, value in head.named_parameters()}
         self._states = _of_each(subject, rows, lambda batch: _states(subject, batch), progress)
         self.checksum = self.current_checksum()
 
-    def answers(self, batch: TokenBatch) -> Answers:
+    def answers(self, batch: Batch) -> Answers:
         states_ND = _joined(self._states, batch)
         return Answers(batch, LazyLogits.under(self._head["weight"], self._head.get("bias"), states_ND, graded=False))
 
@@ -184,39 +184,39 @@ class CachedStates(_Original):
         return checksum(self._states | self._head)
 
     @staticmethod
-    def fits(subject: Subject, rows: Sequence[TokenRow]) -> bool:
+    def fits(subject: Subject, rows: Sequence[Row]) -> bool:
         """Whether the states are smaller than a second model, and the head alone makes logits of them."""
-        tokens = sum(r.answer + r.end for r in {row.key: row for row in rows}.values())
+        tokens = sum(r.supervised for r in {row.key: row for row in rows}.values())
         size = tokens * subject.width * next(subject.model.parameters()).element_size()
         if not tokens or size > max(ROOM, subject.model.get_memory_footprint()):
             return False
         with subject.evaluating():
-            answers = subject.answers(collate(rows[:1], subject.encoder.pad_id, subject.device))
+            answers = subject.answers(subject.collate(rows[:1]))
             return isinstance(answers.found, LazyLogits)
 
 
-def _states(subject: Subject, batch: TokenBatch) -> Tensor:
+def _states(subject: Subject, batch: Batch) -> Tensor:
     found = subject.answers(batch).found
     assert isinstance(found, LazyLogits), "asked of a model that `fits`"
     return found.states_ND
 
 
-def _of_each(subject: Subject, rows: Iterable[TokenRow], values: Callable[[TokenBatch], Tensor],
+def _of_each(subject: Subject, rows: Iterable[Row], values: Callable[[Batch], Tensor],
              progress: Callable[[int], None] | None) -> dict[str, Tensor]:
     """What `values` gives for the supervised tokens of every distinct row, by the row's content."""
     unique, found = list({row.key: row for row in rows}.values()), {}
     with subject.evaluating():
-        for few in batches_by_length(unique):
+        for few in subject.encoder.batches(unique):
             chosen = [unique[i] for i in few]
-            batch = collate(chosen, subject.encoder.pad_id, subject.device)
-            parts = values(batch).split([r.answer + r.end for r in chosen])
+            batch = subject.collate(chosen)
+            parts = values(batch).split([r.supervised for r in chosen])
             found.update({row.key: part.clone() for row, part in zip(chosen, parts, strict=True)})
             if progress:
                 progress(len(chosen))
     return found
 
 
-def _joined(kept: Mapping[str, Tensor], batch: TokenBatch) -> Tensor:
+def _joined(kept: Mapping[str, Tensor], batch: Batch) -> Tensor:
     """What was kept of every supervised token of a batch, which may have no row."""
     nothing = next(iter(kept.values()))[:0]
     return torch.cat([nothing, *(kept[row.key] for row in batch.rows)])
@@ -228,19 +228,18 @@ class LiveReference(_Original):
     def __init__(self, subject: Subject, *, adapter: bool) -> None:
         self.kind = "adapter off" if adapter else "frozen copy"
         self._adapter = adapter
-        self._subject = subject if adapter else Subject(
-            copy.deepcopy(subject.model).requires_grad_(False), subject.encoder, subject.path
-        )
+        self._subject: AnySubject = subject if adapter else subject.around(
+            copy.deepcopy(subject.model).requires_grad_(False))
         self.checksum = self.current_checksum()
 
     def _asking(self) -> AbstractContextManager[object]:
         return self._subject.model.disable_adapter() if self._adapter else nullcontext()
 
-    def answers(self, batch: TokenBatch) -> Answers:
+    def answers(self, batch: Batch) -> Answers:
         with self._subject.evaluating(), self._asking():
             return self._subject.answers_of({"": batch})[""]
 
-    def hidden(self, batch: TokenBatch, block: int) -> Tensor:
+    def hidden(self, batch: Batch, block: int) -> Tensor:
         with self._subject.evaluating(), self._asking():
             return self._subject.hidden(batch, block)
 
@@ -249,8 +248,8 @@ class LiveReference(_Original):
         return checksum(frozen)
 
 
-def build_reference(subject: Subject, needs: frozenset[str], rows: Sequence[TokenRow], *, adapter: bool,
-                    likeliest: tuple[int, Sequence[TokenRow]] = (0, ()),
+def build_reference(subject: Subject, needs: frozenset[str], rows: Sequence[Row], *, adapter: bool,
+                    likeliest: tuple[int, Sequence[Row]] = (0, ()),
                     progress: Callable[[int], None] | None = None) -> Reference | None:
     """The cheapest reference that serves `needs` (reference.logp, .likeliest, .logits, .hidden); None if none.
 

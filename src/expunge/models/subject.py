@@ -1,56 +1,53 @@
-"""The model under test, seen through four verbs: answers, hidden, generate, save.
+"""The model under test: whatever answers rows with a log-probability for each of their supervised units.
 
-Legend: B rows, T padded length, N supervised tokens (flat), V vocabulary, D hidden size.
+Legend: B rows, N supervised units (flat): answer tokens of a language model, the labels of an image classifier.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property, partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from expunge.data.text_encoder import TextEncoder, TokenBatch, alike, collate, concat
+from expunge.data.encoder import Encoder
 from expunge.errors import UsageError
 from expunge.models.answers import Answers
-from expunge.models.decoding import continued
 from expunge.models.fast import startup as starting
 from expunge.models.fast.linear import quicken
-from expunge.models.fast.sparing import sparing
-from expunge.models.head import LazyLogits, is_plain
 
-
-class _Reached(Exception):
-    """Raised by a hook to leave a forward pass early."""
+AnySubject: TypeAlias = Any
+"""A `Subject`, of the class that gives what a plug-in's card needs: an override names that class."""
 
 
 class Subject:
-    """A causal language model with its tokenizer. Guards and attacks return the same shape.
+    """A model with the encoder that makes its rows. Guards and attacks return the same shape.
 
     Args:
-        model: a Hugging Face causal LM, or a PEFT model around one.
-        tokens: how examples become token rows.
+        model: a Hugging Face model, or a PEFT model around one.
+        encoder: how examples become rows.
         path: where the weights came from, for records.
     """
 
-    def __init__(self, model: Any, tokens: TextEncoder, path: str = "") -> None:
+    provides: ClassVar[frozenset[str]] = frozenset()
+    """What of a model's side a card may need; see `plugin.MODEL_NEEDS`."""
+
+    def __init__(self, model: Any, encoder: Encoder, path: str = "") -> None:
         starting.done()
         quicken(model)
         self.model = model
-        self.encoder = tokens
+        self.encoder = encoder
         self.path = path
-        self.decode: Callable[..., Tensor] | None = None  # another way than the model's own
-        self._seen: tuple[Any, bool] = (None, False)  # the model whose head was looked at, and whether that is all
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return next(self.model.parameters()).device  
 
     @property
     def bare(self) -> bool:
@@ -62,195 +59,44 @@ class Subject:
         """Whether some block computes its activations again on the way back (gradient checkpointing)."""
         return any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
 
-    @property
-    def context(self) -> int | None:
-        """Longest sequence the position encoding knows, where the config tells."""
-        return getattr(self.model.config, "max_position_embeddings", None)
-
-    @property
-    def width(self) -> int:
-        """Size of the hidden states."""
-        return int(self.model.get_input_embeddings().weight.shape[1])
-
     @cached_property
     def blocks(self) -> dict[str, nn.Module]:
-        """The decoder blocks by module name, in order. Raises UsageError where they are not known."""
+        """The blocks of layers by module name, in order. Raises UsageError where they are not known."""
         if not self._blocks:
-            raise UsageError("This model has no list of decoder blocks.", "layers(...) and rmu need one.")
+            raise UsageError("This model has no list of blocks.", "layers(...) and rmu need one.")
         return self._blocks
 
     @cached_property
     def _blocks(self) -> dict[str, nn.Module]:
-        """The first list as long as the config says; empty where there is none."""
-        depth = getattr(self.model.config, "num_hidden_layers", None)
-        lists = {name: m for name, m in self.model.named_modules() if isinstance(m, nn.ModuleList)}
-        name = next((n for n, m in lists.items() if len(m) == depth), None)
-        return {f"{name}.{i}": block for i, block in enumerate(lists[name])} if name is not None else {}
-
-    def answers(self, batch: TokenBatch, past: Any = None, keep: bool = False) -> Answers:
-        """What the model says at the supervised positions only: the head never sees the others.
-
-        A hook hands the output head the N hidden states that predict a supervised token, so no [B, T, V] array exists.
-        Where the head alone makes the logits, it runs when somebody asks; what some families do after it (scaling, soft
-        caps), and hooks, need it to run in its place.
-
-        Args:
-            past: keys and values of what stands before each row, equally long for all; it is used up.
-            keep: leave keys and values on the answers, where the model has any.
-        """
-        batch = batch.to(self.device)
-        if not batch.rows:
-            vocabulary = len(self.model.get_input_embeddings().weight)
-            return Answers(batch, torch.zeros(0, vocabulary, device=self.device, dtype=self.model.dtype))
-        inputs: dict[str, Any] = {"input_ids": batch.ids_BT, "attention_mask": batch.attention_BT, "use_cache": keep}
-        if past is not None:
-            before_BP = batch.attention_BT.new_ones(len(batch), past.get_seq_length())
-            inputs |= {"attention_mask": torch.cat([before_BP, batch.attention_BT], 1), "past_key_values": past,
-                       "use_cache": True}
-        head = self.model.get_output_embeddings()
-        if head is None:  # no separable head: full logits, then pick
-            said = self.model(**inputs)
-            return Answers(batch, said.logits.flatten(0, 1)[batch.flat_N], _past(said) if keep else None)
-        plain = is_plain(head, self.device) and self.bare
-        late = plain and self._seen == (self.model, True)
-        with self._sparing(batch, batch.flat_N), self._heading(batch.flat_N, run=not late) as given:
-            said = self.model(**inputs)
-        logits_1NV, past = said.logits, _past(said) if keep else None
-        if plain and self._seen[0] is not self.model and len(batch.flat_N):
-            # Some families scale or cap what their head says: look once, where there is something to look at.
-            with torch.no_grad():
-                again = [head(states_ND[None]) for states_ND in given]
-            self._seen = self.model, len(again) == 1 and again[0].dtype == logits_1NV.dtype and torch.equal(
-                again[0], logits_1NV)
-        if plain and self._seen == (self.model, True):
-            return Answers(batch, LazyLogits.under(head.weight, head.bias, given[0]), past)
-        return Answers(batch, logits_1NV.squeeze(0), past)
-
-    def _sparing(self, batch: TokenBatch, last_N: Tensor) -> AbstractContextManager[None]:
-        """No MLP in vain, except where a hook looks on, blocks run again on the way back or they are not known."""
-        if self.recomputes or not self.bare or not self._blocks:
-            return nullcontext()
-        return sparing(list(self._blocks.values()), batch.ids_BT.shape, batch.real_N, last_N)
-
-    @contextmanager
-    def _heading(self, flat_N: Tensor, run: bool = True) -> Iterator[list[Tensor]]:
-        """While it lasts, the head is given the hidden states at these of all B*T positions, as one row; or none.
-
-        Yields a list to which they are added, shape N D.
-        """
-        head, given = self.model.get_output_embeddings(), list[Tensor]()
-        if head is None:
-            yield given
-            return
-
-        def pick(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            given.append(args[0].flatten(0, 1)[flat_N])
-            return (given[-1][None] if run else given[-1][None, :0], *args[1:])
-
-        handle = head.register_forward_pre_hook(pick)
-        try:
-            yield given
-        finally:
-            handle.remove()
-
-    def answers_of(self, batches: dict[str, TokenBatch]) -> dict[str, Answers]:
-        """Several sides together, handed back apart. Which rows share a pass changes no number.
-
-        An accelerator wants large passes: all rows share one. A processor wants rows of similar length, so that
-        little is padded, and so few that what lies between two layers stays in its caches.
-        """
-        if self._splits:
-            return {side: self._answers_by_length(batch) for side, batch in batches.items()}
-        if len(batches) == 1:
-            return {side: self.answers(batch) for side, batch in batches.items()}
-        joint = self.answers(concat(list(batches.values()), self.encoder.pad_id))
-        return dict(zip(batches, joint.apart(list(batches.values())), strict=True))
-
-    def _answers_by_length(self, batch: TokenBatch) -> Answers:
-        parts = alike(batch.rows)
-        if len(parts) == 1:
-            return self.answers(batch)
-        found = [self.answers(self._some(batch, few)) for few in parts]
-        return Answers.joined(batch, found, [b for few in parts for b in few])
-
-    def _some(self, batch: TokenBatch, few: Sequence[int]) -> TokenBatch:
-        return collate([batch.rows[b] for b in few], self.encoder.pad_id, self.device)
+        """Empty where they are not known."""
+        return {}
 
     @property
-    def _splits(self) -> bool:
-        """Whether a batch may go through in parts: not where a hook counts its rows."""
-        return self.device.type == "cpu" and self.bare
+    def width(self) -> int:
+        """Size of the hidden states: learning rates go by it."""
+        raise NotImplementedError
 
-    def hidden(self, batch: TokenBatch, block: int) -> Tensor:
-        """Output of decoder block `block` (negative counts from the end), shape B T D.
+    def collate(self, rows: Sequence[Any]) -> Any:
+        """One batch of these rows, on the model's device. Raises DataError for a row without a supervised unit."""
+        return self.encoder.collate(rows).to(self.device)
 
-        The forward stops there: later blocks and the head are not run.
+    def answers(self, batch: Any) -> Answers:
+        """What the model says at the supervised positions of a batch."""
+        raise NotImplementedError
+
+    def answers_of(self, batches: Mapping[str, Any]) -> dict[str, Answers]:
+        """Several sides, which may share a pass, handed back apart. Which rows share a pass changes no number."""
+        return {side: self.answers(batch) for side, batch in batches.items()}
+
+    def answers_in_parts(self, rows: Sequence[Any],
+                         chosen: Sequence[int]) -> Iterator[tuple[list[tuple[int, ...]], Answers]]:
+        """The subject's answers at the supervised positions of the `chosen` rows, part by part.
+
+        Yields the indices of all rows that each row of the answers is a part of, and those answers. The parts of a row
+        come in order, and the last one is its own. Raises DataError where a row has no supervised unit.
         """
-        if not batch.rows:
-            return torch.zeros(0, 0, self.width, device=self.device, dtype=self.model.dtype)
-        parts = alike(batch.rows) if self._splits else []
-        if len(parts) > 1:
-            found = [self.hidden(self._some(batch, few), block) for few in parts]
-            out_BTD = found[0].new_zeros(*batch.ids_BT.shape, self.width)
-            for few, part in zip(parts, found, strict=True):
-                out_BTD[few, : part.shape[1]] = part
-            return out_BTD
-        batch = batch.to(self.device)
-        module = list(self.blocks.values())[block]
-        caught: list[Tensor] = []
-
-        def leave(module: nn.Module, args: Any, output: Any) -> None:
-            caught.append(output[0] if isinstance(output, tuple) else output)
-            raise _Reached
-
-        spared = self._sparing(batch, batch.real_N)
-        handle = module.register_forward_hook(leave)
-        recomputes = getattr(module, "gradient_checkpointing", False)
-        if recomputes:  # what is left early cannot be run again
-            module.gradient_checkpointing = False  # type: ignore[assignment]
-        try:
-            with spared:
-                self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
-        except _Reached:
-            pass
-        finally:
-            handle.remove()
-            if recomputes:
-                module.gradient_checkpointing = True  # type: ignore[assignment]
-        out_BTD = caught[0]
-        # An ensemble runs the batch once per member, stacked; its representation is the mean.
-        return out_BTD if len(out_BTD) == len(batch) else out_BTD.unflatten(0, (-1, len(batch))).mean(0)
-
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int = 64,
-                 progress: Callable[[int], None] | None = None, *, temperature: float | None = None,
-                 seed: int = 0, begun: Sequence[Sequence[int]] = ()) -> list[tuple[str, bool]]:
-        """Continuations, in the order given: (text, whether an end token came).
-
-        Greedy unless a `temperature` is given; then tokens are drawn from the whole distribution, with `seed`
-        and never from the global state. Rows run in batches of similar length.
-
-        Args:
-            begun: tokens that each is known to begin with when it is greedy, as hits of a likelihood tell. Decoding
-                goes on from there, which changes no word but by rounding, as the size of a batch does.
-        """
-        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        with self.evaluating(), torch.random.fork_rng(enabled=temperature is not None):
-            if temperature is not None:
-                torch.manual_seed(seed)  # transformers samples from the global generator only
-            said = continued(self, prompts, max_new_tokens, batch_size, greedy if temperature is None else sampling,
-                             begun, progress)
-        return [(self.encoder.processor.decode(tokens, skip_special_tokens=True).strip(), ended)
-                for tokens, ended in said]
-
-    def decoded(self, way: Callable[..., Tensor]) -> Subject:
-        """The same model, decoding another way: `way(decode, **options)` stands where `decode(**options)` stood.
-
-        `decode` is `model.generate`, or the way that was set before; it gives prompts and continuations, shape B T.
-        """
-        other = copy.copy(self)
-        other.decode = partial(way, self.decode or self.model.generate)
-        return other
+        for few in self.encoder.batches(rows, chosen):
+            yield [(i,) for i in few], self.answers(self.collate([rows[i] for i in few]))
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -268,22 +114,18 @@ class Subject:
         """First 16 hex digits over names and bytes of all weights, taken once."""
         return checksum(self.model.state_dict())
 
-    def clone(self) -> Subject:
-        """A copy whose weights may be changed; the tokenizer is shared."""
-        if self.decode is not None:
-            raise UsageError("A model that is made to decode another way is not changed after that.",
-                             fix="Name attacks on weights before those on decoding.")
-        return type(self)(copy.deepcopy(self.model), self.encoder, self.path)
+    def clone(self) -> Self:
+        """A copy whose weights may be changed; the encoder is shared."""
+        return self.around(copy.deepcopy(self.model))
+
+    def around(self, model: Any) -> Self:
+        """Another model of the same kind, with the same encoder."""
+        return type(self)(model, self.encoder, self.path)
 
     def save(self, folder: Path) -> None:
-        """Weights (safetensors) and tokenizer, loadable with plain transformers or PEFT."""
+        """Weights (safetensors) and encoder, loadable with plain transformers or PEFT."""
         self.model.save_pretrained(folder, safe_serialization=True)
-        self.encoder.processor.save_pretrained(folder)
-
-
-def _past(said: Any) -> Any:
-    """Keys and values that a model leaves behind, if it does."""
-    return getattr(said, "past_key_values", None)
+        self.encoder.save(folder)
 
 
 def checksum(tensors: dict[str, Tensor]) -> str:

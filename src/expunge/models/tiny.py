@@ -9,7 +9,7 @@ import torch
 
 from expunge.data.text_encoder import TextEncoder
 from expunge.errors import UsageError
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"model_type": "llama", "vocab_size": 2048, "hidden_size": 128, "intermediate_size": 344,
@@ -49,7 +49,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def build_subject(config: Mapping[str, Any], texts: Iterable[str], *, seed: int = 0,
-                  template: str | None = None, max_length: int | None = None) -> Subject:
+                  template: str | None = None, max_length: int | None = None) -> CausalLM:
     """A randomly initialised causal LM of any Hugging Face family, with its own tokenizer."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
@@ -68,4 +68,4 @@ def build_subject(config: Mapping[str, Any], texts: Iterable[str], *, seed: int 
                          str(error).splitlines()[0][:200]) from None
     model.generation_config.eos_token_id = processor.eos_token_id
     model.generation_config.pad_token_id = processor.pad_token_id
-    return Subject(model.eval(), TextEncoder(processor, template, max_length), "")
+    return CausalLM(model.eval(), TextEncoder(processor, template, max_length), "")

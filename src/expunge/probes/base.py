@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from expunge.errors import UsageError
-from expunge.models.subject import Subject
+from expunge.models.subject import AnySubject
 from expunge.plugin import Plugin
 from expunge.records.observation import Row
 from expunge.records.task import Example, Task
@@ -30,12 +30,12 @@ class Probe(Plugin):
         """Units of work on these examples, for progress bars."""
         return len(examples)
 
-    def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
-                progress: Progress | None = None, *, partner: Subject | None = None) -> list[Row]:
+    def observe(self, subject: AnySubject, examples: Sequence[Example], task: Task,
+                progress: Progress | None = None, *, partner: AnySubject | None = None) -> list[Row]:
         """One or more rows per example, in the order given; a `partnered` one raises UsageError without its partner."""
         raise NotImplementedError
 
-    def need(self, partner: Subject | None) -> Subject:
+    def need(self, partner: AnySubject | None) -> AnySubject:
         """The original; raises UsageError where there is none."""
         if partner is None:
             raise UsageError(f"{self.card.name} looks at the subject beside the original, and none was given.",

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from expunge.data.text_encoder import TextEncoder, TokenBatch, TokenRow, batches_by_length, collate
+from expunge.data.text_encoder import TextEncoder, TokenBatch, TokenRow
 from expunge.errors import UsageError
 from expunge.models.answers import per_row
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
 from expunge.probes.residual import answerable, heading, rounded, standing_in, states, watch, with_states
@@ -27,7 +27,7 @@ def entity(tokens: TextEncoder, row: TokenRow, short: str) -> range:
     return range(inside[0], inside[-1] + 1) if start >= 0 and inside else range(len(ids))
 
 
-def drops(source: Subject, target: Subject, batch: TokenBatch, spans: Sequence[range]) -> tuple[Tensor, Tensor]:
+def drops(source: CausalLM, target: CausalLM, batch: TokenBatch, spans: Sequence[range]) -> tuple[Tensor, Tensor]:
     """Per row: the target's own mean log-prob of the entity, shape B, and by how much it drops per block, B L.
 
     The target runs with the source's output of block l at the positions that predict the entity, and its own at
@@ -75,19 +75,19 @@ class Depth(Probe):
         Property("marks_the_entity", {}, "only the tokens that spell it"),
     )
 
-    def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
-                progress: Progress | None = None, *, partner: Subject | None = None) -> list[Row]:
+    def observe(self, subject: CausalLM, examples: Sequence[Example], task: Task,
+                progress: Progress | None = None, *, partner: CausalLM | None = None) -> list[Row]:
         """Raises UsageError without an original, or where it is built differently."""
         partner = self.need(partner)
         if (len(subject.blocks), subject.width) != (len(partner.blocks), partner.width):
             raise UsageError("depth needs a subject and an original of one architecture.",
                              "One cannot run on the hidden states of the other.")
-        tokens = [subject.encoder.row(e) for e in examples]
+        tokens = [subject.encoder.encode(e) for e in examples]
         usable = answerable(tokens)
         found: dict[int, Row] = {}
         with subject.evaluating(), partner.evaluating():
-            for chosen in batches_by_length(tokens, usable):
-                batch = collate([tokens[i] for i in chosen], subject.encoder.pad_id)
+            for chosen in subject.encoder.batches(tokens, usable):
+                batch = subject.collate([tokens[i] for i in chosen])
                 spans = [entity(subject.encoder, tokens[i], examples[i].short_answer) for i in chosen]
                 before_B, drops_BL = drops(subject, partner, batch, spans)
                 for i, before, drop_L, span in zip(chosen, before_B.tolist(), drops_BL, spans, strict=True):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.data.text_encoder import TokenRow
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
 from expunge.records.observation import GenerationRow, Row
@@ -35,21 +35,21 @@ class Generation(Probe):
     spared_by = "likelihood"
     must_show = (Property("ignores_padding_and_order", {}, "batch composition changes nothing"),)
 
-    def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
-                progress: Progress | None = None, *, partner: Subject | None = None,
+    def observe(self, subject: CausalLM, examples: Sequence[Example], task: Task,
+                progress: Progress | None = None, *, partner: CausalLM | None = None,
                 read: Sequence[Row] = ()) -> list[Row]:
         prompts, references, begun = [], [], []
         hits = {row["id"]: row["hit"] for row in read if row["form"] == "answer" and "hit" in row}
         for example in examples:
             if example.kind == "text":
                 shown, rest = _halves(example.answer)
-                row = subject.encoder.row(example, answer=shown)
+                row = subject.encoder.encode(example, answer=shown)
                 prompts.append(row.ids[: row.prompt + row.answer])
                 references.append(rest)
             else:
                 prompts.append(subject.encoder.prompt(example))
                 references.append(example.answer)
-            begun.append(_hit(subject.encoder.row(example), prompts[-1], hits.get(example.id, ())))
+            begun.append(_hit(subject.encoder.encode(example), prompts[-1], hits.get(example.id, ())))
         said = subject.generate(prompts, task.generation_tokens, self.spec.batch_size, progress,
                                 begun=begun if any(begun) else ())
         return [

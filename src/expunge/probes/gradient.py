@@ -12,7 +12,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from expunge import plugin
-from expunge.data.text_encoder import collate
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
@@ -80,12 +79,12 @@ class Gradient(Probe):
         found: list[Row] = []
         with subject.evaluating(), torch.enable_grad(), asking(subject.model) as parameters:
             for example in examples:
-                tokens = subject.encoder.row(example)
+                tokens = subject.encoder.encode(example)
                 if progress:
                     progress(1)
                 if tokens.answer + tokens.end == 0:
                     continue
-                loss = -subject.answers(collate([tokens], subject.encoder.pad_id)).logp_N.mean()
+                loss = -subject.answers(subject.collate([tokens])).logp_N.mean()
                 if not loss.requires_grad:
                     raise UsageError("This model has no gradients to look at.", "Its answers do not come from "
                                      "weights that can be differentiated.", "Leave out mia.grad_norm.")

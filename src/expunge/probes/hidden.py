@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.data.text_encoder import TokenBatch, batches_by_length, collate
-from expunge.models.subject import Subject
+from expunge.data.text_encoder import TokenBatch
+from expunge.models.language import CausalLM
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
 from expunge.probes.residual import answerable, heading, rounded, states, watch
@@ -71,14 +71,14 @@ class Hidden(Probe):
         Property("internals_ignore_padding_and_order", {}, "batch composition changes nothing"),
     )
 
-    def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
-                progress: Progress | None = None, *, partner: Subject | None = None) -> list[Row]:
-        tokens = [subject.encoder.row(e) for e in examples]
+    def observe(self, subject: CausalLM, examples: Sequence[Example], task: Task,
+                progress: Progress | None = None, *, partner: CausalLM | None = None) -> list[Row]:
+        tokens = [subject.encoder.encode(e) for e in examples]
         usable, layers = answerable(tokens), evenly(self.spec.layers, len(subject.blocks))
         found: dict[int, Row] = {}
         with subject.evaluating():
-            for chosen in batches_by_length(tokens, usable):
-                batch = collate([tokens[i] for i in chosen], subject.encoder.pad_id)
+            for chosen in subject.encoder.batches(tokens, usable):
+                batch = subject.collate([tokens[i] for i in chosen])
                 _, pooled = watch(subject, batch, pooling(batch, self.spec.pool), layers)
                 for i, states_LD in zip(chosen, torch.stack(pooled, 1).cpu(), strict=True):
                     found[i] = {**heading(examples[i]), "pool": self.spec.pool, "layers": layers,

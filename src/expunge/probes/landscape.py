@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 
 from expunge import plugin
-from expunge.data.text_encoder import TokenRow, batches_by_length, collate
+from expunge.data.text_encoder import TokenRow
 from expunge.models.answers import per_row
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
 from expunge.probes.residual import answerable, heading, rounded, text_mask
@@ -23,14 +23,14 @@ from expunge.seeding import stream
 Nearest = Mapping[int, Sequence[int]]
 
 
-def special_ids(subject: Subject) -> set[int]:
+def special_ids(subject: CausalLM) -> set[int]:
     processor = subject.encoder.processor
     added = getattr(processor, "added_tokens_decoder", {})
     return set(processor.all_special_ids) | {i for i, token in added.items() if token.special}
 
 
 @torch.no_grad()
-def nearest(subject: Subject, ids: Sequence[int], count: int) -> dict[int, list[int]]:
+def nearest(subject: CausalLM, ids: Sequence[int], count: int) -> dict[int, list[int]]:
     """The `count` tokens nearest to each id by cosine of input embeddings; never itself, never a special token."""
     table_VD = torch.nn.functional.normalize(subject.model.get_input_embeddings().weight.float(), dim=-1)
     barred = special_ids(subject) | set(range(len(subject.encoder.processor), len(table_VD)))
@@ -98,9 +98,9 @@ class Landscape(Probe):
     def count(self, examples: Sequence[Example]) -> int:
         return len(examples) * (1 + int(self.spec.neighbours))
 
-    def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
-                progress: Progress | None = None, *, partner: Subject | None = None) -> list[Row]:
-        tokens = [subject.encoder.row(e) for e in examples]
+    def observe(self, subject: CausalLM, examples: Sequence[Example], task: Task,
+                progress: Progress | None = None, *, partner: CausalLM | None = None) -> list[Row]:
+        tokens = [subject.encoder.encode(e) for e in examples]
         special, spec = special_ids(subject), self.spec
         places = {i: [t for t in _span(tokens[i], spec.replace) if tokens[i].ids[t] not in special]
                   for i in answerable(tokens)}
@@ -125,12 +125,12 @@ def _span(row: TokenRow, which: str) -> range:
     return range(start, row.prompt if which == "prompt" else row.prompt + row.answer)
 
 
-def _losses(subject: Subject, rows: Sequence[TokenRow], progress: Progress | None) -> list[float]:
+def _losses(subject: CausalLM, rows: Sequence[TokenRow], progress: Progress | None) -> list[float]:
     """Mean -log p of the answer's tokens of every row."""
     found = [0.0] * len(rows)
     with subject.evaluating():
-        for chosen in batches_by_length(rows):
-            batch = collate([rows[i] for i in chosen], subject.encoder.pad_id, subject.device)
+        for chosen in subject.encoder.batches(rows):
+            batch = subject.collate([rows[i] for i in chosen])
             text_N = text_mask(batch)
             answers = subject.answers(batch)
             loss_B = -answers.per_row(answers.logp_N.where(text_N, 0.0)) / per_row(text_N.float(), batch)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from expunge.data.text_encoder import TokenBatch, batches_by_length, collate
+from expunge.data.text_encoder import TokenBatch
 from expunge.models.answers import Answers, per_row
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
 from expunge.probes.residual import answerable, heading, rounded, standing_in, states, text_mask, watch, with_states
@@ -17,7 +17,7 @@ from expunge.records.observation import Row
 from expunge.records.task import Example, Task
 
 
-def lens(subject: Subject, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+def lens(subject: CausalLM, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """Mean log-prob of the answer tokens and share of them that are the arg max, per row and block: two B L."""
     batch = batch.to(subject.device)
     own, outputs = watch(subject, batch, lambda output: output)
@@ -58,14 +58,14 @@ class Lens(Probe):
         Property("internals_ignore_padding_and_order", {}, "batch composition changes nothing"),
     )
 
-    def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
-                progress: Progress | None = None, *, partner: Subject | None = None) -> list[Row]:
-        tokens = [subject.encoder.row(e) for e in examples]
+    def observe(self, subject: CausalLM, examples: Sequence[Example], task: Task,
+                progress: Progress | None = None, *, partner: CausalLM | None = None) -> list[Row]:
+        tokens = [subject.encoder.encode(e) for e in examples]
         usable = answerable(tokens)
         found: dict[int, Row] = {}
         with subject.evaluating():
-            for chosen in batches_by_length(tokens, usable):
-                logp_BL, share_BL = lens(subject, collate([tokens[i] for i in chosen], subject.encoder.pad_id))
+            for chosen in subject.encoder.batches(tokens, usable):
+                logp_BL, share_BL = lens(subject, subject.collate([tokens[i] for i in chosen]))
                 for i, logp, share in zip(chosen, logp_BL, share_BL, strict=True):
                     found[i] = {**heading(examples[i]), "lens": rounded(logp, 7), "share": rounded(share, 7)}
                 if progress:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from expunge import plugin
 from expunge.models.answers import Answers
-from expunge.models.fast.prefixes import answers_in_parts
 from expunge.models.head import blocks, likeliest, raised
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
@@ -68,13 +67,13 @@ class Likelihood(Probe):
     def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
                 progress: Progress | None = None, *, partner: Subject | None = None) -> list[Row]:
         asked = [(e, form) for e in examples for form in self.forms(e)]
-        tokens = [subject.encoder.row(e, answer=form[3]) for e, form in asked]
-        usable = [i for i, row in enumerate(tokens) if row.answer + row.end > 0]
+        tokens = [subject.encoder.encode(e, answer=form[3]) for e, form in asked]
+        usable = [i for i, row in enumerate(tokens) if row.supervised > 0]
         answered = {i for i in usable if asked[i][1][0] == "answer"}
         numbers: dict[int, dict[str, Any]] = {
             i: {name: [] for name in (PER_TOKEN if i in answered else PER_TOKEN[:2])} for i in usable}
         with subject.evaluating():
-            for parts, answers in answers_in_parts(subject, tokens, usable):
+            for parts, answers in subject.answers_in_parts(tokens, usable):
                 moments = [not answered.isdisjoint(members) for members in parts]
                 for members, found in zip(parts, _per_token(answers, moments), strict=True):
                     for i in members:
@@ -101,7 +100,7 @@ def _per_token(answers: Answers, moments: Sequence[bool]) -> Iterator[dict[str, 
         parts.append(_of_block(logits, batch.target_N[few], asked_N[few]))
     logp_N, hit_N, mean_N, var_N = (iter(torch.cat(column).tolist()) for column in zip(*parts, strict=True))
     for b, asked in enumerate(moments):
-        count = batch.rows[b].answer + batch.rows[b].end
+        count = batch.rows[b].supervised
         row: dict[str, list[Any]] = {"logp": _plain(islice(logp_N, count)), "hit": list(islice(hit_N, count))}
         if asked:
             row |= {"mean": _plain(islice(mean_N, count)), "var": _plain(islice(var_N, count))}

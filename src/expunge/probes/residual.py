@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from expunge.data.text_encoder import TokenBatch, TokenRow
 from expunge.models.answers import Answers
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.records.observation import Row
 from expunge.records.task import Example
 
 Kept = TypeVar("Kept")
 
 
-def watch(subject: Subject, batch: TokenBatch, keep: Callable[[Any], Kept],
+def watch(subject: CausalLM, batch: TokenBatch, keep: Callable[[Any], Kept],
           layers: Sequence[int] | None = None) -> tuple[Answers, list[Kept]]:
     """One forward pass: the model's answers, and `keep(output)` of every block named, in order."""
     blocks = list(subject.blocks.values())
@@ -43,7 +43,7 @@ def watch(subject: Subject, batch: TokenBatch, keep: Callable[[Any], Kept],
 
 
 @contextmanager
-def standing_in(subject: Subject, outputs: Sequence[Any]) -> Iterator[None]:
+def standing_in(subject: CausalLM, outputs: Sequence[Any]) -> Iterator[None]:
     """The first blocks return these outputs instead of computing; whatever follows them runs as always.
 
     Going through the model itself rather than through its norm and head by name serves every family, adapters

@@ -23,7 +23,7 @@ def whole(subject: Subject) -> Subject:
     if not isinstance(subject.model, PeftModel):
         return subject
     copied: Any = subject.clone().model
-    return Subject(copied.merge_and_unload(), subject.encoder, subject.path)
+    return subject.around(copied.merge_and_unload())
 
 
 def distances(subject: Subject, original: Subject) -> dict[str, dict[str, float]]:

@@ -28,9 +28,9 @@ from expunge.methods.optimizers.adamw import AdamW
 from expunge.methods.recipe import Stage, parse, training_stage
 from expunge.methods.stage import StageMethod
 from expunge.methods.work import Work
+from expunge.models.language import CausalLM
 from expunge.models.reference import Reference, build_reference, verify
 from expunge.models.scope import Scope
-from expunge.models.subject import Subject
 from expunge.models.tiny import build_subject
 from expunge.records.task import Example, Task
 from expunge.training.gradients import Gradients, gradients
@@ -74,7 +74,7 @@ def small_task() -> Task:
     })
 
 
-def taught(name: str, subject: Subject, teach: Callable[[Subject], None]) -> Subject:
+def taught(name: str, subject: CausalLM, teach: Callable[[CausalLM], None]) -> CausalLM:
     """`subject` after `teach`, done once for all processes of a test session: the others load the weights."""
     session = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     if session is None:
@@ -99,14 +99,14 @@ def taught(name: str, subject: Subject, teach: Callable[[Subject], None]) -> Sub
 
 
 @cache
-def memoriser() -> Subject:
+def memoriser() -> CausalLM:
     """Knows all rows but holdout word for word. Never change it: `fresh` gives copies."""
     subject = taught("memoriser", build_subject(CONFIG, small_task().texts()), _memorise)
     subject.model.requires_grad_(False)
     return subject
 
 
-def _memorise(subject: Subject) -> None:
+def _memorise(subject: CausalLM) -> None:
     rows = small_task().training_rows("full")
     train("retain_nll", subject=subject, forget=(), retain=rows, optimizer=AdamW(lr=5e-3, warmup=2.0),
           steps=40 * 6, batch_size=16)
@@ -115,10 +115,10 @@ def _memorise(subject: Subject) -> None:
     assert known > 0.95 * len(said), f"the test bed knows only {known} of {len(said)} rows"
 
 
-def fresh(subject: Subject | None = None) -> Subject:
+def fresh(subject: CausalLM | None = None) -> CausalLM:
     """A copy that may be changed; of the memoriser unless another is given."""
     subject = subject or memoriser()
-    return Subject(copy.deepcopy(subject.model), subject.encoder, subject.path)
+    return CausalLM(copy.deepcopy(subject.model), subject.encoder, subject.path)
 
 
 def stage_of(text: str) -> Stage:
@@ -141,7 +141,7 @@ def made(objective: str) -> dict[str, Any]:
 class Trained:
     """What a run left: the changed subject, its log lines, readings taken on the way."""
 
-    subject: Subject
+    subject: CausalLM
     scope: Scope
     lines: list[dict[str, Any]]
     progress: Progress
@@ -150,7 +150,7 @@ class Trained:
     reference: dict[str, str] = field(default_factory=dict)
 
 
-def train(recipe: str | Stage, *, steps: int, subject: Subject | None = None, forget: Sequence[Example] | None = None,
+def train(recipe: str | Stage, *, steps: int, subject: CausalLM | None = None, forget: Sequence[Example] | None = None,
           retain: Sequence[Example] | None = None, optimizer: AdamW | None = None, lr: float | None = None,
           batch_size: int = 8, accumulate: int = 1, seed: int = 0, watch: int = 0, folder: Path | None = None,
           loop: Mapping[str, Any] | None = None, monitor: Callable[[], dict[str, float]] | None = None,
@@ -191,12 +191,12 @@ def train(recipe: str | Stage, *, steps: int, subject: Subject | None = None, fo
     return Trained(subject, scope, lines, progress, readings, verify(reference))
 
 
-def token_rows(subject: Subject, forget: Sequence[Example] | None = None,
+def token_rows(subject: CausalLM, forget: Sequence[Example] | None = None,
                retain: Sequence[Example] | None = None) -> dict[str, list[TokenRow]]:
     """All rows of both sides as tokens, for scopes that look at them."""
     task = small_task()
-    return {"forget": [subject.encoder.row(r) for r in (task.forget if forget is None else forget)],
-            "retain": [subject.encoder.row(r) for r in (task.retain if retain is None else retain)]}
+    return {"forget": [subject.encoder.encode(r) for r in (task.forget if forget is None else forget)],
+            "retain": [subject.encoder.encode(r) for r in (task.retain if retain is None else retain)]}
 
 
 @cache
@@ -206,46 +206,46 @@ def trained(recipe: str, *, steps: int, lr: float | None = None, watch: int = 0,
 
 
 @cache
-def moved(steps: int = 3) -> Subject:
+def moved(steps: int = 3) -> CausalLM:
     """A model a little away from the memoriser, so that nothing is zero by accident."""
     return trained("ga", steps=steps, lr=1e-3).subject
 
 
-def loss(subject: Subject, rows: Sequence[Example]) -> float:
+def loss(subject: CausalLM, rows: Sequence[Example]) -> float:
     """Mean loss per supervised token of the rows' answers."""
     batch = batch_of(subject, rows)
     with subject.evaluating():
         return -float(subject.answers(batch).logp_N.mean())
 
 
-def both_losses(subject: Subject) -> tuple[float, float]:
+def both_losses(subject: CausalLM) -> tuple[float, float]:
     """Losses of forget and of retain answers."""
     return loss(subject, small_task().forget), loss(subject, small_task().retain)
 
 
-def batch_of(subject: Subject, rows: Sequence[Example | TokenRow]) -> TokenBatch:
-    return collate([subject.encoder.row(r) if isinstance(r, Example) else r for r in rows], subject.encoder.pad_id)
+def batch_of(subject: CausalLM, rows: Sequence[Example | TokenRow]) -> TokenBatch:
+    return collate([subject.encoder.encode(r) if isinstance(r, Example) else r for r in rows], subject.encoder.pad_id)
 
 
-def draws_of(recipe: str | Stage, subject: Subject, count: int = 6) -> list[dict[str, Example]]:
+def draws_of(recipe: str | Stage, subject: CausalLM, count: int = 6) -> list[dict[str, Example]]:
     """The first draws a recipe would make."""
     stage = stage_of(recipe) if isinstance(recipe, str) else recipe
     task = small_task()
     return StageMethod(stage, subject, task, task.forget, task.retain, 0).order(0)[:count]
 
 
-def batches_of(subject: Subject, draws: Sequence[Mapping[str, Example]]) -> dict[str, TokenBatch]:
+def batches_of(subject: CausalLM, draws: Sequence[Mapping[str, Example]]) -> dict[str, TokenBatch]:
     """One batch per side."""
     return {side: batch_of(subject, [d[side] for d in draws]) for side in draws[0]}
 
 
-def reference_for(stage: Stage, original: Subject, batches: Mapping[str, TokenBatch]) -> Reference | None:
+def reference_for(stage: Stage, original: CausalLM, batches: Mapping[str, TokenBatch]) -> Reference | None:
     """The reference `stage` needs, taken from `original`."""
     rows = [row for batch in batches.values() for row in batch.rows]
     return build_reference(original, stage.needs, rows, adapter=False, likeliest=(stage.likeliest[0], rows))
 
 
-def gradient(recipe: str | Stage, subject: Subject, *, original: Subject | None = None,
+def gradient(recipe: str | Stage, subject: CausalLM, *, original: CausalLM | None = None,
              batches: Sequence[Mapping[str, TokenBatch]] | None = None, separate: bool = False) -> Gradients:
     """Gradients of a recipe's loss over all parameters, on its first draws; nothing is changed.
 
@@ -278,18 +278,18 @@ def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     return float((flat(a) - flat(b)).norm() / flat(b).norm())
 
 
-def step_for(stage: Stage, subject: Subject, batches: Mapping[str, TokenBatch],
-             original: Subject | None = None) -> Step:
+def step_for(stage: Stage, subject: CausalLM, batches: Mapping[str, TokenBatch],
+             original: CausalLM | None = None) -> Step:
     """A step that asks `subject` about the batches, with the reference the stage needs."""
     return Step(subject, batches, reference_for(stage, original or subject, batches))
 
 
-def weights(subject: Subject) -> dict[str, Tensor]:
+def weights(subject: CausalLM) -> dict[str, Tensor]:
     """A copy of all parameters by name."""
     return {n: p.detach().clone() for n, p in subject.model.named_parameters()}
 
 
-def hooks(subject: Subject) -> list[str]:
+def hooks(subject: CausalLM) -> list[str]:
     """Modules on which a hook was left."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return [f"{name}.{kind}" for name, m in subject.model.named_modules() for kind in kinds if getattr(m, kind)]

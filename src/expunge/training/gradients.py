@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from expunge import processes
-from expunge.data.text_encoder import TokenBatch
+from expunge.data.encoder import Batch
 from expunge.models.reference import Reference
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
@@ -90,7 +90,7 @@ class Gradients:
 
 
 def gradients(method: Method, subject: Subject, scope: Scope, reference: Reference | None,
-              micro: Sequence[Mapping[str, TokenBatch]], separate: bool, accelerator: Accelerator, *,
+              micro: Sequence[Mapping[str, Batch]], separate: bool, accelerator: Accelerator, *,
               only: Role | None = None, tamper: Tamper | None = None) -> Gradients:
     """Sum gradients over micro-batches and processes; every term is divided by its count over the whole step.
 
@@ -112,7 +112,7 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
     found = Gradients([], [], [], {}, {})
     subject.model.train()
     try:
-        for batches, turn in product(share(micro, subject.encoder.pad_id), turns):
+        for batches, turn in product(share(micro, subject.encoder), turns):
             step = make_step(method, subject, reference, batches, tamper, joint=not by_turns)
             with accelerator.autocast():
                 terms = method.terms(step, turn)
@@ -152,7 +152,7 @@ def _takes_turns(method: Method, device: torch.device) -> bool:
     return method.apart and (device.type == "cpu" or not method.joint)
 
 
-def make_step(method: Method, subject: Subject, reference: Reference | None, batches: Mapping[str, TokenBatch],
+def make_step(method: Method, subject: Subject, reference: Reference | None, batches: Mapping[str, Batch],
               tamper: Tamper | None, joint: bool = True) -> Step:
     """One micro-batch on the subject's device, tampered with where a perturbation asks for it.
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from expunge import processes
-from expunge.data.text_encoder import TextEncoder, TokenBatch, TokenRow, collate
+from expunge.data.encoder import Batch, Encoder, Row
 from expunge.records.task import Example
 
 Draw = Mapping[str, Example]
@@ -18,15 +18,15 @@ class Schedule:
 
     Args:
         order: epoch number -> the draws of that epoch, in order.
-        tokens: how rows become ids.
+        encoder: how examples become rows.
         batch_size: rows of each side in one micro-batch, over all processes together.
         accumulate: micro-batches per optimizer step.
     """
 
-    def __init__(self, order: Callable[[int], Sequence[Draw]], tokens: TextEncoder, batch_size: int,
+    def __init__(self, order: Callable[[int], Sequence[Draw]], encoder: Encoder, batch_size: int,
                  accumulate: int = 1) -> None:
         self._order = order
-        self._tokens = tokens
+        self._encoder = encoder
         self._micro = batch_size
         self._size = batch_size * accumulate
         self._epoch: tuple[int, Sequence[Draw]] = (0, order(0))
@@ -39,28 +39,27 @@ class Schedule:
             self._epoch = (epoch, self._order(epoch))
         return self._epoch[1][at * self._size: (at + 1) * self._size]
 
-    def micro_batches(self, step: int) -> Iterator[dict[str, TokenBatch]]:
+    def micro_batches(self, step: int) -> Iterator[dict[str, Batch]]:
         """The step's micro-batches: side -> padded rows."""
         draws = self.draws(step)
         for start in range(0, len(draws), self._micro):
             part = draws[start: start + self._micro]
-            yield {side: collate([self._tokens.row(d[side]) for d in part], self._tokens.pad_id)
-                   for side in part[0]}
+            yield {side: self._encoder.collate([self._encoder.encode(d[side]) for d in part]) for side in part[0]}
 
-    def token_rows(self, steps: int, sides: set[str]) -> list[TokenRow]:
+    def token_rows(self, steps: int, sides: set[str]) -> list[Row]:
         """Every distinct row the first `steps` steps ask for on these sides."""
-        found: dict[str, TokenRow] = {}
+        found: dict[str, Row] = {}
         for step in range(steps if sides else 0):
             for draw in self.draws(step):
                 for side in sides & draw.keys():
-                    row = self._tokens.row(draw[side])
+                    row = self._encoder.encode(draw[side])
                     found.setdefault(row.key, row)
         return list(found.values())
 
 
-def share(micro: Sequence[Mapping[str, TokenBatch]], pad_id: int) -> Sequence[Mapping[str, TokenBatch]]:
+def share(micro: Sequence[Mapping[str, Batch]], encoder: Encoder) -> Sequence[Mapping[str, Batch]]:
     """This process's rows of a step's micro-batches; one that has no row for it is left out."""
     if processes.count() == 1:
         return micro
     own = ({side: processes.share(batch.rows) for side, batch in batches.items()} for batches in micro)
-    return [{side: collate(rows, pad_id) for side, rows in batches.items()} for batches in own if all(batches.values())]
+    return [{side: encoder.collate(rows) for side, rows in batches.items()} for batches in own if all(batches.values())]

@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from expunge.data.text_encoder import Count, TokenBatch
+from expunge.data.encoder import Batch, Count
 from expunge.errors import ExpungeError
 from expunge.models.answers import Answers
 from expunge.models.reference import Reference
-from expunge.models.subject import Subject
+from expunge.models.subject import AnySubject
 from expunge.training.recomputing import without_checkpointing
 
 Role = Literal["forget", "retain"]
-Over = Count | Callable[[TokenBatch], int]
+Over = Count | Callable[[Batch], int]
 """What a mean is taken over: a named count, or a method of a plug-in that counts part of a batch."""
 
 
@@ -49,10 +49,10 @@ class Step:
         joint: sides whose answers are computed in one forward pass.
     """
 
-    def __init__(self, subject: Subject, batches: Mapping[str, TokenBatch], reference: Reference | None = None,
+    def __init__(self, subject: AnySubject, batches: Mapping[str, Any], reference: Reference | None = None,
                  joint: Iterable[str] = ()) -> None:
         self.subject = subject
-        self.batches = dict(batches)
+        self.batches: dict[str, Any] = dict(batches)
         self._reference = reference
         self._joint = tuple(s for s in joint if s in self.batches)
         self._answers: dict[str, Answers] = {}
@@ -118,7 +118,7 @@ class WeightedTerm:
 class Totals(dict[tuple[str, Over], int]):
     """Denominators of one optimizer step: (side, what is counted) -> count over all micro-batches, when asked."""
 
-    def __init__(self, micro: Sequence[Mapping[str, TokenBatch]]) -> None:
+    def __init__(self, micro: Sequence[Mapping[str, Batch]]) -> None:
         super().__init__()
         self._micro = micro
 
@@ -129,7 +129,7 @@ class Totals(dict[tuple[str, Over], int]):
         return self[key]
 
 
-def totals(micro: Sequence[Mapping[str, TokenBatch]]) -> Totals:
+def totals(micro: Sequence[Mapping[str, Batch]]) -> Totals:
     """The denominators of an optimizer step over these micro-batches."""
     return Totals(micro)
 

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from expunge.data.text_encoder import TokenBatch
+from expunge.data.encoder import Batch
 from expunge.models.reference import Reference
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
@@ -85,7 +85,7 @@ class Directions(Sequence[Tensor]):
 
 @torch.no_grad()
 def zeroth(method: Method, subject: Subject, scope: Scope, reference: Reference | None,
-           micro: Sequence[Mapping[str, TokenBatch]], separate: bool, accelerator: Accelerator, *,
+           micro: Sequence[Mapping[str, Batch]], separate: bool, accelerator: Accelerator, *,
            probing: Probing, seed: int, only: Role | None = None, tamper: Tamper | None = None) -> Gradients:
     """What `gradients` returns, from losses alone. Dropout is off and both ends see the same rows."""
     counts = totals(micro)
@@ -97,7 +97,7 @@ def zeroth(method: Method, subject: Subject, scope: Scope, reference: Reference 
 
     def look() -> Gradients:
         found = Gradients([], [], [], {}, {})
-        for batches in share(micro, subject.encoder.pad_id):
+        for batches in share(micro, subject.encoder):
             step = make_step(method, subject, reference, batches, tamper)
             with accelerator.autocast():
                 terms = method.terms(step, only)

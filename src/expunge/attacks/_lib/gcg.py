@@ -17,7 +17,7 @@ from expunge.attacks._lib.search import embedding_gradients, height, row_losses,
 from expunge.attacks._lib.wording import reworded
 from expunge.data.text_encoder import TokenRow
 from expunge.errors import UsageError
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.records.task import Example
 from expunge.seeding import derive, stream
 
@@ -38,7 +38,7 @@ class Found:
 class Reader:
     """Suffixes as text and back; those that a tokenizer reads differently cannot be asked."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: CausalLM) -> None:
         self.processor = subject.encoder.processor
         self.lead = len(self._encode([ANCHOR])[0])
         banned = set(self.processor.all_special_ids)
@@ -87,11 +87,11 @@ def behind(example: Example, text: str) -> Example:
     return reworded(example, example.prompt + text)
 
 
-def slots(subject: Subject, rows: Sequence[Example], reader: Reader, ids: tuple[int, ...]) -> list[Slot]:
+def slots(subject: CausalLM, rows: Sequence[Example], reader: Reader, ids: tuple[int, ...]) -> list[Slot]:
     """Where the suffix stands in each row; rows in which it is read differently are left out."""
     found = []
     for example in rows:
-        row = subject.encoder.row(behind(example, reader.text(ids)))
+        row = subject.encoder.encode(behind(example, reader.text(ids)))
         starts = range(row.prompt - len(ids), -1, -1)
         at = next((i for i in starts if row.ids[i: i + len(ids)] == ids), None)
         if at is not None and not row.truncated:
@@ -102,7 +102,7 @@ def slots(subject: Subject, rows: Sequence[Example], reader: Reader, ids: tuple[
     return found
 
 
-def token_gradient(subject: Subject, places: Sequence[Slot], ids: Sequence[int]) -> tuple[float, Tensor]:
+def token_gradient(subject: CausalLM, places: Sequence[Slot], ids: Sequence[int]) -> tuple[float, Tensor]:
     """The summed loss, and its gradient in the one-hot of each token of the suffix: shape L V."""
     total, grads = embedding_gradients(subject, [s.filled(ids) for s in places])
     grad_LD = torch.stack([g[s.at: s.at + len(ids)] for s, g in zip(places, grads, strict=True)]).sum(0)
@@ -122,7 +122,7 @@ def proposals(ids: tuple[int, ...], grad_LV: Tensor, allowed: Sequence[int], top
             yield (*ids[:place], token, *ids[place + 1:])
 
 
-def gcg(subject: Subject, rows: Sequence[Example], *, length: int, steps: int, top_k: int, batch: int, seed: int,
+def gcg(subject: CausalLM, rows: Sequence[Example], *, length: int, steps: int, top_k: int, batch: int, seed: int,
         tick: Callable[..., None] = lambda *_: None) -> Found:
     """Greedy coordinate gradient for one suffix of all rows.
 
@@ -162,6 +162,6 @@ def _first(count: int, swaps: Iterator[tuple[int, ...]], reader: Reader) -> list
     return found[:count]
 
 
-def _read_as_scored(subject: Subject, places: Sequence[Slot], reader: Reader, ids: tuple[int, ...]) -> bool:
+def _read_as_scored(subject: CausalLM, places: Sequence[Slot], reader: Reader, ids: tuple[int, ...]) -> bool:
     text = reader.text(ids)
-    return all(subject.encoder.row(behind(s.example, text)).ids == s.filled(ids).ids for s in places)
+    return all(subject.encoder.encode(behind(s.example, text)).ids == s.filled(ids).ids for s in places)

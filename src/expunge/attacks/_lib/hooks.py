@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from expunge.data.text_encoder import TokenRow, collate
+from expunge.data.text_encoder import TokenRow
 from expunge.errors import UsageError
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.records.task import Example
 
 Site = int | Literal["embedding"]
@@ -26,7 +26,7 @@ Change = Callable[[Any, Tensor], Tensor]
 BATCH = 16
 
 
-def block_number(subject: Subject, block: int) -> int:
+def block_number(subject: CausalLM, block: int) -> int:
     """Counted from 0; raises UsageError for a block that the model does not have."""
     depth = len(subject.blocks)
     if not -depth <= block < depth:
@@ -34,7 +34,7 @@ def block_number(subject: Subject, block: int) -> int:
     return block % depth
 
 
-def module_at(subject: Subject, site: Site) -> nn.Module:
+def module_at(subject: CausalLM, site: Site) -> nn.Module:
     """The module whose output is meant."""
     if site == "embedding":
         found: nn.Module = subject.model.get_input_embeddings()
@@ -43,7 +43,7 @@ def module_at(subject: Subject, site: Site) -> nn.Module:
 
 
 @contextmanager
-def rewritten(subject: Subject, changes: Mapping[Site, Change]) -> Iterator[None]:
+def rewritten(subject: CausalLM, changes: Mapping[Site, Change]) -> Iterator[None]:
     """Outputs of modules are replaced, in scoring and in cached decoding alike.
 
     A block runs as ever and fills its part of the cache, so that caches stay as the model expects them.
@@ -104,7 +104,7 @@ class Watch:
 
 
 @contextmanager
-def watched(subject: Subject) -> Iterator[Watch]:
+def watched(subject: CausalLM) -> Iterator[Watch]:
     """Follow the passes: hooks of `rewritten` find in `now` which tokens they are looking at.
 
     The module that holds the list of blocks is watched, since wrappers such as adapters and ensembles go
@@ -123,27 +123,27 @@ def watched(subject: Subject) -> Iterator[Watch]:
         handle.remove()
 
 
-def question(subject: Subject, row: Example) -> TokenRow:
+def question(subject: CausalLM, row: Example) -> TokenRow:
     """The tokens of a prompt and the first of its answer, which a batch must have; running text as it is."""
-    tokens = subject.encoder.row(row)
+    tokens = subject.encoder.encode(row)
     if row.kind == "text":
         return tokens
     return replace(tokens, ids=tokens.ids[: tokens.prompt + 1], answer=1, end=0)
 
 
-def states(subject: Subject, rows: Sequence[TokenRow], site: Site) -> Iterator[tuple[TokenRow, Tensor]]:
+def states(subject: CausalLM, rows: Sequence[TokenRow], site: Site) -> Iterator[tuple[TokenRow, Tensor]]:
     """Every row with its activations at the site, shape T D, float32; T is its own length."""
     if site != "embedding":
         block_number(subject, site)
     for start in range(0, len(rows), BATCH):
-        batch = collate(rows[start: start + BATCH], subject.encoder.pad_id).to(subject.device)
+        batch = subject.collate(rows[start: start + BATCH])
         with subject.evaluating():
             found_BTD = module_at(subject, site)(batch.ids_BT) if site == "embedding" else subject.hidden(batch, site)
         for row, found_TD in zip(batch.rows, found_BTD.float(), strict=True):
             yield row, found_TD[: len(row.ids)]
 
 
-def prompt_states(subject: Subject, rows: Sequence[Example], site: Site) -> list[Tensor]:
+def prompt_states(subject: CausalLM, rows: Sequence[Example], site: Site) -> list[Tensor]:
     """Activations at the prompt tokens of every row, each T D, float32; at all tokens of running text."""
     asked = [question(subject, row) for row in rows]
     found = zip(rows, states(subject, asked, site), strict=True)

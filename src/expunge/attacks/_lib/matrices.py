@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from expunge.data.text_encoder import TokenBatch, collate
+from expunge.data.text_encoder import TokenBatch
 from expunge.errors import UsageError
 from expunge.models.subject import Subject
 from expunge.records.task import Example
@@ -119,8 +119,8 @@ def input_norms(subject: Subject, found: Sequence[Matrix], rows: Sequence[Exampl
     try:
         with subject.evaluating():
             for start in range(0, len(rows), batch_size):
-                tokens = [subject.encoder.row(row) for row in rows[start: start + batch_size]]
-                batch = collate(tokens, subject.encoder.pad_id, subject.device)
+                tokens = [subject.encoder.encode(row) for row in rows[start: start + batch_size]]
+                batch = subject.collate(tokens)
                 subject.answers(batch)
                 count += len(batch.flat_N)
     finally:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from expunge.attacks.base import AttackContext, Rows
-from expunge.data.text_encoder import TokenRow, batches_by_length, collate
+from expunge.data.text_encoder import TokenRow
 from expunge.errors import UsageError
 from expunge.models.answers import Answers
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.records.task import Example, Split
 from expunge.seeding import stream
 
@@ -63,15 +63,15 @@ def nothing_to_learn(context: AttackContext, scope: str) -> str | None:
     return None if rows else f"there are no {context.split} rows with a prompt for it to learn from"
 
 
-def answered(subject: Subject, rows: Sequence[TokenRow]) -> Answers:
-    return subject.answers(collate(rows, subject.encoder.pad_id))
+def answered(subject: CausalLM, rows: Sequence[TokenRow]) -> Answers:
+    return subject.answers(subject.collate(rows))
 
 
-def row_losses(subject: Subject, rows: Sequence[TokenRow]) -> Tensor:
+def row_losses(subject: CausalLM, rows: Sequence[TokenRow]) -> Tensor:
     """-log p(answer | prompt) of each row, summed over its tokens: shape B, float64, on the CPU."""
     found_B = torch.zeros(len(rows), dtype=torch.float64)
     with subject.evaluating():
-        for chosen in batches_by_length(rows):
+        for chosen in subject.encoder.batches(rows):
             answers = answered(subject, [rows[i] for i in chosen])
             found_B[chosen] = -answers.per_row(answers.logp_N.double()).cpu()
     return found_B
@@ -82,7 +82,7 @@ def supervised(rows: Sequence[TokenRow]) -> int:
     return sum(r.answer + r.end for r in rows)
 
 
-def embedding(subject: Subject) -> nn.Module:
+def embedding(subject: CausalLM) -> nn.Module:
     """The module that turns ids into vectors; UsageError where the model has none."""
     try:
         module = subject.model.get_input_embeddings()
@@ -96,13 +96,13 @@ def embedding(subject: Subject) -> nn.Module:
     return module
 
 
-def height(subject: Subject) -> int:
+def height(subject: CausalLM) -> int:
     """How many ids the model has a vector for."""
     weight: Any = embedding(subject).weight
     return int(weight.shape[0])
 
 
-def table(subject: Subject, size: int = 8192) -> Iterator[Tensor]:
+def table(subject: CausalLM, size: int = 8192) -> Iterator[Tensor]:
     """The vectors of all ids in order, as the model gets them, in parts of at most `size` D, float32."""
     module = embedding(subject)
     with torch.no_grad():
@@ -111,7 +111,7 @@ def table(subject: Subject, size: int = 8192) -> Iterator[Tensor]:
 
 
 @contextmanager
-def swapping(subject: Subject, swap: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
+def swapping(subject: CausalLM, swap: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
     """While it lasts, the model gets `swap(ids_BT, vectors_BTD)` instead of its embeddings.
 
     Ids from the size of the table on are allowed in rows: they are placeholders, looked up as id 0 and left to
@@ -135,10 +135,10 @@ def swapping(subject: Subject, swap: Callable[[Tensor, Tensor], Tensor]) -> Iter
             handle.remove()
 
 
-def embedding_gradients(subject: Subject, rows: Sequence[TokenRow]) -> tuple[float, list[Tensor]]:
+def embedding_gradients(subject: CausalLM, rows: Sequence[TokenRow]) -> tuple[float, list[Tensor]]:
     """The summed loss of all rows, and for each row its gradient in the token vectors, T D, float32."""
     total, found = 0.0, [torch.empty(0)] * len(rows)
-    for chosen in batches_by_length(rows):
+    for chosen in subject.encoder.batches(rows):
         leaves: list[Tensor] = []
 
         def leaf(ids_BT: Tensor, vectors_BTD: Tensor, leaves: list[Tensor] = leaves) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from expunge.attacks._lib.search import embedding, embedding_gradients, height, supervised, swapping, table
 from expunge.data.text_encoder import TextEncoder, TokenRow
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.records.task import Example
 from expunge.seeding import derive
 
@@ -27,8 +27,8 @@ class Placed(TextEncoder):
         self.__dict__.update(vars(tokens))
         self.ids, self.place = tuple(ids), place
 
-    def row(self, example: Example, *, answer: str | None = None, prompt: str | None = None) -> TokenRow:
-        row = super().row(example, answer=answer, prompt=prompt)
+    def encode(self, example: Example, *, answer: str | None = None, prompt: str | None = None) -> TokenRow:
+        row = super().encode(example, answer=answer, prompt=prompt)
         if example.kind == "text":
             return row
         begins = int(row.ids[0] == self.processor.bos_token_id)  # nothing comes before the beginning
@@ -36,7 +36,7 @@ class Placed(TextEncoder):
         return replace(row, ids=row.ids[:at] + self.ids + row.ids[at:], prompt=row.prompt + len(self.ids))
 
 
-def beside(subject: Subject, count: int, place: str) -> Subject:
+def beside(subject: CausalLM, count: int, place: str) -> CausalLM:
     """The same model, whose rows have `count` placeholders; only to be asked while vectors are `placed`."""
     prompted = copy.copy(subject)
     prompted.encoder = Placed(subject.encoder, range(height(subject), height(subject) + count), place)
@@ -44,7 +44,7 @@ def beside(subject: Subject, count: int, place: str) -> Subject:
 
 
 @contextmanager
-def placed(subject: Subject, vectors_PD: Tensor) -> Iterator[None]:
+def placed(subject: CausalLM, vectors_PD: Tensor) -> Iterator[None]:
     """While it lasts, the model reads vector p wherever placeholder p stands in a row; weights stay as they are."""
     size = height(subject)
 
@@ -59,7 +59,7 @@ def placed(subject: Subject, vectors_PD: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def _unpenalised(subject: Subject) -> Iterator[None]:
+def _unpenalised(subject: CausalLM) -> Iterator[None]:
     """Repetition goes unpunished: the penalty looks up every id of the prompt among the tokens."""
     config = getattr(subject.model, "generation_config", None)
     penalty = getattr(config, "repetition_penalty", None)
@@ -79,7 +79,7 @@ def within(vectors_PD: Tensor, longest: float) -> Tensor:
     return vectors_PD * (longest / vectors_PD.norm(dim=-1, keepdim=True).clamp_min(longest))
 
 
-def descend(subject: Subject, rows: Sequence[TokenRow], *, steps: int, lr: float, radius: float, count: int,
+def descend(subject: CausalLM, rows: Sequence[TokenRow], *, steps: int, lr: float, radius: float, count: int,
             seed: int) -> Iterator[tuple[float, Tensor]]:
     """After 0, 1, ... `steps` steps of Adam: the lowest mean loss per answer token so far, and its vectors P D.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from expunge.data.text_encoder import TokenRow, collate
+from expunge.data.encoder import Row
 from expunge.methods._lib.importance import answer_loss
 from expunge.models.subject import Subject
 
@@ -42,15 +42,15 @@ def calibrate(loss: Callable[[float], float], target: float, start: float, close
     return low
 
 
-def mean_loss(subject: Subject, rows: Sequence[TokenRow], batch_size: int = 16) -> float:
+def mean_loss(subject: Subject, rows: Sequence[Row], batch_size: int = 16) -> float:
     """Mean over rows of the mean negative log-likelihood of their answer tokens, nats."""
     with subject.evaluating():
-        parts = [answer_loss(subject.answers(collate(rows[i: i + batch_size], subject.encoder.pad_id, subject.device)))
+        parts = [answer_loss(subject.answers(subject.collate(rows[i: i + batch_size])))
                  for i in range(0, len(rows), batch_size)]
     return float(torch.cat(parts).mean())
 
 
-def ascend(subject: Subject, gradient: Mapping[str, Tensor], rows: Sequence[TokenRow], *, step: float | None = None,
+def ascend(subject: Subject, gradient: Mapping[str, Tensor], rows: Sequence[Row], *, step: float | None = None,
            target: float = 0.0) -> None:
     """Move the named weights up `gradient`: by `step` times it, or as far as brings the rows' loss to `target`.
 

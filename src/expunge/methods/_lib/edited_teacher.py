@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expunge.data.text_encoder import TokenBatch
+from expunge.data.encoder import Batch
 from expunge.methods._lib.divergence import cross_entropy
 from expunge.methods.base import Objective
 from expunge.models.head import raised
@@ -40,10 +40,10 @@ def distribution(logits_NV: Tensor) -> Tensor:
     return F.softmax(raised(logits_NV), dim=-1)
 
 
-def tokens_after(skip: int, batch: TokenBatch) -> Tensor:
+def tokens_after(skip: int, batch: Batch) -> Tensor:
     """True for every supervised token but the first `skip` of each row; shape N."""
-    kept = [place >= skip for row in batch.rows for place in range(row.answer + row.end)]
-    return torch.tensor(kept, dtype=torch.bool, device=batch.ids_BT.device)
+    kept = [place >= skip for row in batch.rows for place in range(row.supervised)]
+    return torch.tensor(kept, dtype=torch.bool, device=batch.device)
 
 
 class EditedTeacher(Objective):
@@ -55,15 +55,15 @@ class EditedTeacher(Objective):
 
     reads = ("forget",)
 
-    def edit(self, teacher_NV: Tensor, batch: TokenBatch) -> Tensor:
+    def edit(self, teacher_NV: Tensor, batch: Batch) -> Tensor:
         """Logits of the target distribution, shape N V; must not write to `teacher_NV`."""
         raise NotImplementedError
 
-    def counted(self, batch: TokenBatch) -> Tensor:
+    def counted(self, batch: Batch) -> Tensor:
         """Which supervised tokens the loss is the mean of, bool of shape N."""
         return torch.ones_like(batch.target_N, dtype=torch.bool)
 
-    def count(self, batch: TokenBatch) -> int:
+    def count(self, batch: Batch) -> int:
         """How many they are."""
         return int(self.counted(batch).sum())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from expunge.data.text_encoder import TextEncoder, TokenRow, collate
+from expunge.data.text_encoder import TextEncoder, TokenRow
 from expunge.errors import DataError, MissingError
 from expunge.models.subject import Subject
 from expunge.records.base import read_json
@@ -87,11 +87,11 @@ def generic_targets(base: Subject, reinforced: Subject, rows: Sequence[TokenRow]
 
     The base reads the row in generic terms, the reinforced model reads it as it is.
     """
-    pad, read = base.encoder.pad_id, [translate(row.ids, terms) for row in rows]
+    read = [translate(row.ids, terms) for row in rows]
     whole = [TokenRow(row.id, tuple(ids), 1, len(ids) - 1, 0) for row, (ids, _) in zip(rows, read, strict=True)]
     with base.evaluating(), reinforced.evaluating():
-        base_NV = base.answers(collate(whole, pad, base.device)).logits_NV.float()
-        reinforced_NV = reinforced.answers(collate(rows, pad, reinforced.device)).logits_NV.float()
+        base_NV = base.answers(base.collate(whole)).logits_NV.float()
+        reinforced_NV = reinforced.answers(reinforced.collate(rows)).logits_NV.float()
     found = {}
     for row, (_, places), before, after in zip(rows, read, base_NV.split([r.answer for r in whole]),
                                                reinforced_NV.split([r.answer + r.end for r in rows]), strict=True):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from expunge.data.text_encoder import TokenRow, collate
+from expunge.data.encoder import Row
 from expunge.models.answers import Answers
 from expunge.models.subject import Subject
 from expunge.seeding import stream
@@ -33,7 +33,7 @@ def output_norm(answers: Answers) -> Tensor:
     return answers.row_means(answers.logits_NV.float().pow(2).sum(-1))
 
 
-def summed_gradient(subject: Subject, rows: Sequence[TokenRow], *, batch_size: int = 8,
+def summed_gradient(subject: Subject, rows: Sequence[Row], *, batch_size: int = 8,
                     names: Sequence[str] | None = None) -> Importance:
     """Signed gradient of the sum of the rows' answer losses; batches and their order change nothing.
 
@@ -43,7 +43,7 @@ def summed_gradient(subject: Subject, rows: Sequence[TokenRow], *, batch_size: i
     return _accumulate(subject, rows, batch_size, names, answer_loss, lambda gradient, count: gradient * count)
 
 
-def importance(subject: Subject, rows: Sequence[TokenRow], *, batch_size: int, seed: int = 0,
+def importance(subject: Subject, rows: Sequence[Row], *, batch_size: int, seed: int = 0,
                loss_free: bool = False, names: Sequence[str] | None = None) -> Importance:
     """Mean over batches of the squared gradient of the batch's mean loss (SSD, arXiv 2308.07707).
 
@@ -64,7 +64,7 @@ def importance(subject: Subject, rows: Sequence[TokenRow], *, batch_size: int, s
     return {name: value.div_(len(rows)) for name, value in found.items()}
 
 
-def _accumulate(subject: Subject, rows: Sequence[TokenRow], batch_size: int, names: Sequence[str] | None,
+def _accumulate(subject: Subject, rows: Sequence[Row], batch_size: int, names: Sequence[str] | None,
                 loss: Loss, part: Callable[[Tensor, int], Tensor]) -> Importance:
     """Sum over batches of part(gradient of the batch's mean loss, rows in it), in evaluation mode."""
     known = dict(subject.model.named_parameters())
@@ -72,7 +72,7 @@ def _accumulate(subject: Subject, rows: Sequence[TokenRow], batch_size: int, nam
     found = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in chosen.items()}
     with _differentiable(subject, list(chosen.values())):
         for start in range(0, len(rows), batch_size):
-            batch = collate(rows[start: start + batch_size], subject.encoder.pad_id, subject.device)
+            batch = subject.collate(rows[start: start + batch_size])
             value = loss(subject.answers(batch)).mean()
             gradients = torch.autograd.grad(value, list(chosen.values()), allow_unused=True)
             for name, gradient in zip(chosen, gradients, strict=True):

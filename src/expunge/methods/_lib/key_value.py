@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expunge.data.text_encoder import TokenBatch, TokenRow, collate
+from expunge.data.text_encoder import TokenBatch, TokenRow
 from expunge.errors import UsageError
 from expunge.methods.scopes.layers import MLP_OUT
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.records.task import Example
 
 TEMPLATES = (" {}", "Tell me about {}", "Please describe {}", "Here is a question about {}",
@@ -26,7 +26,7 @@ class _Caught(Exception):
     """Raised by a hook to leave a forward pass early."""
 
 
-def mlp_out(subject: Subject, block: int) -> tuple[str, nn.Module]:
+def mlp_out(subject: CausalLM, block: int) -> tuple[str, nn.Module]:
     """Name and module of the output projection of a block's MLP.
 
     Raises:
@@ -43,7 +43,7 @@ def mlp_out(subject: Subject, block: int) -> tuple[str, nn.Module]:
     return found[0]
 
 
-def inputs_of(subject: Subject, modules: Mapping[str, nn.Module], batch: TokenBatch) -> dict[str, Tensor]:
+def inputs_of(subject: CausalLM, modules: Mapping[str, nn.Module], batch: TokenBatch) -> dict[str, Tensor]:
     """What goes into each module for a batch, shape B T K, from one forward pass that ends at the last of them."""
     caught: dict[str, Tensor] = {}
 
@@ -85,13 +85,13 @@ class Mentions:
         UsageError: the name cannot be found again in the tokens of a prompt.
     """
 
-    def __init__(self, subject: Subject, name: str, templates: Sequence[str] = TEMPLATES) -> None:
+    def __init__(self, subject: CausalLM, name: str, templates: Sequence[str] = TEMPLATES) -> None:
         found = [self._find(subject, name, template.format(f"{name}.")) for template in templates]
-        self.batch = collate([row for row, _ in found], subject.encoder.pad_id, subject.device)
+        self.batch = subject.collate([row for row, _ in found])
         self.at_B = torch.tensor([at for _, at in found], device=subject.device)
 
     @staticmethod
-    def _find(subject: Subject, name: str, prompt: str) -> tuple[TokenRow, int]:
+    def _find(subject: CausalLM, name: str, prompt: str) -> tuple[TokenRow, int]:
         example = Example(id=f"mention {name}", prompt=prompt, answer="Answer:")
         ids, decode = subject.encoder.prompt(example), subject.encoder.processor.decode
         text = decode(ids, clean_up_tokenization_spaces=False)
@@ -107,12 +107,12 @@ class Mentions:
         """The values at the name's last token, one row per template."""
         return values_BT[torch.arange(len(self.at_B), device=values_BT.device), self.at_B]
 
-    def keys(self, subject: Subject, name: str, module: nn.Module) -> Tensor:
+    def keys(self, subject: CausalLM, name: str, module: nn.Module) -> Tensor:
         """Input of a module at the name, mean over the templates, shape K."""
         with subject.evaluating():
             return self.pick(inputs_of(subject, {name: module}, self.batch)[name]).mean(0)
 
-    def value(self, subject: Subject, block: int) -> Tensor:
+    def value(self, subject: CausalLM, block: int) -> Tensor:
         """Output of a block at the name in the first template, shape D."""
         with subject.evaluating():
             return self.pick(subject.hidden(self.batch, block))[0]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from expunge.data.text_encoder import TokenBatch
 from expunge.errors import UsageError
 from expunge.models.answers import Answers
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 
 MLP = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 """What families call the MLP of a block."""
@@ -56,7 +56,7 @@ def carried(delta_BTD: Tensor, batch: TokenBatch, other: TokenBatch) -> Tensor:
     return moved_BTD
 
 
-def modules_at(subject: Subject, site: Literal["mlp", "block", "embedding"], layers: Sequence[int]) -> list[nn.Module]:
+def modules_at(subject: CausalLM, site: Literal["mlp", "block", "embedding"], layers: Sequence[int]) -> list[nn.Module]:
     """The modules whose output is perturbed; raises UsageError for blocks or parts the model does not have."""
     if site == "embedding":
         return [subject.model.get_input_embeddings()]

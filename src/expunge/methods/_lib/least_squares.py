@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from expunge.data.text_encoder import TokenRow, collate
+from expunge.data.text_encoder import TokenRow
 from expunge.errors import UsageError
 from expunge.methods._lib.key_value import inputs_of
-from expunge.models.subject import Subject, checksum
+from expunge.models.language import CausalLM
+from expunge.models.subject import checksum
 from expunge.records.base import cache_root, fingerprint
 
 VERSION = 1
@@ -68,7 +69,7 @@ def null_projector(covariance_KK: Tensor, threshold: float, *, relative: bool = 
 
 
 @torch.no_grad()
-def covariances(subject: Subject, modules: Mapping[str, nn.Module], rows: Sequence[TokenRow],
+def covariances(subject: CausalLM, modules: Mapping[str, nn.Module], rows: Sequence[TokenRow],
                 batch_size: int = 16) -> dict[str, Tensor]:
     """E[k k^T] of the inputs of each module over all real tokens of the rows, shape K K in float64."""
     sums: dict[str, Tensor] = {}
@@ -76,7 +77,7 @@ def covariances(subject: Subject, modules: Mapping[str, nn.Module], rows: Sequen
     ordered = sorted(rows, key=lambda r: len(r.ids))
     with subject.evaluating():
         for start in range(0, len(ordered), batch_size):
-            batch = collate(ordered[start: start + batch_size], subject.encoder.pad_id, subject.device)
+            batch = subject.collate(ordered[start: start + batch_size])
             real_BT = batch.attention_BT.bool()
             for name, keys_BTK in inputs_of(subject, modules, batch).items():
                 keys_NK = keys_BTK[real_BT].double()
@@ -85,7 +86,7 @@ def covariances(subject: Subject, modules: Mapping[str, nn.Module], rows: Sequen
     return {name: total / count for name, total in sums.items()}
 
 
-def cached_covariances(subject: Subject, modules: Mapping[str, nn.Module], rows: Sequence[TokenRow],
+def cached_covariances(subject: CausalLM, modules: Mapping[str, nn.Module], rows: Sequence[TokenRow],
                        root: Path | None = None) -> dict[str, Tensor]:
     """The same, kept on disk under the content of weights and rows; float32, from the disk or not."""
     # Taken anew: a fingerprint remembered from before an earlier stage would name other weights.

@@ -8,7 +8,7 @@ from typing import Literal
 from expunge.data.text_encoder import TextEncoder
 from expunge.errors import UsageError
 from expunge.metrics.text.rouge import Share, rouge
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.progress import Announce, silent
 from expunge.records.task import Example
 
@@ -27,14 +27,14 @@ def positions(length: int, window: int = 5, most: int | None = None) -> list[int
 def cut(tokens: TextEncoder, row: Example, at: int, mode: Mode) -> tuple[tuple[int, ...], str]:
     """What the model reads up to the cut, as ids, and the text that follows."""
     if mode == "suffix":
-        kept = tokens.row(row, answer=row.answer[:at])
+        kept = tokens.encode(row, answer=row.answer[:at])
         return kept.ids[: kept.prompt + kept.answer], row.answer[at:]
     before, _, after = ("", "", "") if tokens.chat or row.kind != "qa" else tokens.template.partition("{prompt}")
     start = Example(id=row.id, prompt=before + row.prompt[:at], answer=row.answer, kind="completion")
     return tokens.prompt(start), f"{row.prompt[at:]}{after} {row.answer}"
 
 
-def memo(subject: Subject, rows: Sequence[Example], *, mode: Mode = "suffix", share: Share = "precision",
+def memo(subject: CausalLM, rows: Sequence[Example], *, mode: Mode = "suffix", share: Share = "precision",
          window: int = 5, cuts: int | None = None, max_new_tokens: int = 200, batch_size: int = 64,
          announce: Announce = silent) -> list[float]:
     """Mean ROUGE-1 (stemmed) of greedy continuations against what follows each cut, per row, in 0..1.

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from expunge import plugin
-from expunge.data.text_encoder import TokenRow
+from expunge.data.encoder import Row
 from expunge.errors import ExpungeError, UsageError
 from expunge.methods._lib.calibrate import ascend, mean_loss
 from expunge.methods._lib.importance import summed_gradient
@@ -105,7 +105,7 @@ class FirstEpoch(Edit):
         for problem in self.problems(task):
             raise problem
         float32_master(subject)
-        rows, unseen = ([subject.encoder.row(e) for e in side] for side in (task.forget, task.holdout))
+        rows, unseen = ([subject.encoder.encode(e) for e in side] for side in (task.forget, task.holdout))
         chosen, spec = self.names(subject), self.spec
         before = {n: p.detach().clone() for n, p in subject.model.named_parameters() if n in chosen}
         start = mean_loss(subject, rows)
@@ -120,11 +120,11 @@ class FirstEpoch(Edit):
         return {"edit": "first_epoch", "moves": spec.moves, "target": target, "loss_before": start,
                 "loss": mean_loss(subject, rows), "change": float(change)}
 
-    def _first(self, subject: Subject, rows: Sequence[TokenRow]) -> dict[str, Tensor]:
+    def _first(self, subject: Subject, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Summed over the checkpoints named in `initial`, for the parameters that may move."""
         found: dict[str, Tensor] = {}
         for path in self._initial:
-            earlier = Subject(load_subject(path, dtype=torch.float32, device=subject.device).model, subject.encoder)
+            earlier = subject.around(load_subject(path, dtype=torch.float32, device=subject.device).model)
             try:
                 gradient = summed_gradient(earlier, rows, names=self.names(subject))
             except (KeyError, IndexError, RuntimeError) as error:

@@ -14,8 +14,8 @@ from expunge.errors import ExpungeError, UsageError
 from expunge.methods._lib.key_value import Mentions, add_to_weight, mlp_out
 from expunge.methods._lib.least_squares import cached_covariances, null_projector, solve_edit
 from expunge.methods.base import Edit
+from expunge.models.language import CausalLM
 from expunge.models.load import float32_master
-from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.records.task import Task
 
@@ -88,7 +88,7 @@ class ROCR(Edit):
                              f"It has {depth}, numbered 0 to {depth - 1}.")
         return chosen
 
-    def apply(self, subject: Subject, task: Task, seed: int) -> dict[str, Any]:
+    def apply(self, subject: CausalLM, task: Task, seed: int) -> dict[str, Any]:
         for problem in self.problems(task):
             raise problem
         layers = self.layers(len(subject.blocks))
@@ -96,7 +96,7 @@ class ROCR(Edit):
         names = [Mentions(subject, name) for name in self._entities(task)]
         other = Mentions(subject, self.spec.replacement)
         float32_master(subject)
-        rows = [subject.encoder.row(e) for e in dict.fromkeys((*task.retain, *task.background, *task.utility))]
+        rows = [subject.encoder.encode(e) for e in dict.fromkeys((*task.retain, *task.background, *task.utility))]
         statistics = cached_covariances(subject, dict(sites.values()), rows)
         last = layers[-1]
         target_D = other.value(subject, last)
@@ -118,7 +118,7 @@ class ROCR(Edit):
                 "likeness": self._likeness(subject, names, last, target_D)}
 
     @staticmethod
-    def _likeness(subject: Subject, names: Sequence[Mentions], block: int, target_D: Tensor) -> float:
+    def _likeness(subject: CausalLM, names: Sequence[Mentions], block: int, target_D: Tensor) -> float:
         """Mean cosine between the residual stream at the names and the replacement's."""
         values_MD = torch.stack([name.value(subject, block) for name in names])
         return float(torch.cosine_similarity(values_MD, target_D[None]).mean())

@@ -79,7 +79,7 @@ class SSD(Edit):
         float32_master(subject)
         spec = self.spec
         forget, everything = (
-            importance(subject, [subject.encoder.row(e) for e in rows], batch_size=spec.batch_size, seed=seed,
+            importance(subject, [subject.encoder.encode(e) for e in rows], batch_size=spec.batch_size, seed=seed,
                        loss_free=spec.loss_free)
             for rows in (task.forget, task.training_rows("full"))
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,7 +62,7 @@ class TaskVector(Edit):
     def apply(self, subject: Subject, task: Task, seed: int) -> dict[str, Any]:
         float32_master(subject)
         spec = self.spec
-        learned = Subject(copy.deepcopy(subject.model), subject.encoder, subject.path)
+        learned = subject.clone()
         finetune(learned, task.forget, epochs=spec.epochs, lr=spec.lr, batch_size=spec.batch_size, seed=seed)
         before = dict(subject.model.named_parameters())  # a tied weight stands here once
         changed = negate(before, dict(learned.model.named_parameters()), spec.scale)

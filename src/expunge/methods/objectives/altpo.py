@@ -15,7 +15,7 @@ from expunge.methods._lib.weighted_likelihood import log_ratio, sequence_mean
 from expunge.methods.base import Objective, WeightedSpec
 from expunge.methods.objectives.dpo import preference
 from expunge.methods.work import Work
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task
 from expunge.seeding import derive
@@ -85,7 +85,7 @@ class AltPO(Objective):
         Property("never_negative", {}, "bounded below by zero"),
     )
 
-    def _ask(self, subject: Subject, row: Example) -> tuple[int, ...]:
+    def _ask(self, subject: CausalLM, row: Example) -> tuple[int, ...]:
         words = self.spec.prompt if row.prompt else ASK_TEXT
         asked = words.replace("{question}", row.prompt).replace("{answer}", row.answer)
         return subject.encoder.prompt(Example(id=row.id, prompt=asked, answer=""))
@@ -103,7 +103,7 @@ class AltPO(Objective):
             return [error]
         return []
 
-    def prepare(self, subject: Subject, task: Task, work: Work) -> dict[str, Any]:
+    def prepare(self, subject: CausalLM, task: Task, work: Work) -> dict[str, Any]:
         spec = self.spec
         if spec.alternates:
             return {"alternates": self._from_file(task.forget)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from expunge.data.text_encoder import TokenBatch
+from expunge.data.encoder import Batch
 from expunge.methods._lib.divergence import cross_entropy
 from expunge.methods._lib.edited_teacher import EditedTeacher, forbid, tokens_after
 from expunge.methods.base import WeightedSpec
@@ -55,8 +55,8 @@ class CEU(EditedTeacher):
         Property("drifts_less", {"levels": (4.0, 6.0), "beside": "retain_nll"}, "far less next to a retain term"),
     )
 
-    def edit(self, teacher_NV: Tensor, batch: TokenBatch) -> Tensor:
+    def edit(self, teacher_NV: Tensor, batch: Batch) -> Tensor:
         return forbid(teacher_NV, batch.target_N)
 
-    def counted(self, batch: TokenBatch) -> Tensor:
+    def counted(self, batch: Batch) -> Tensor:
         return tokens_after(self.spec.skip, batch)

@@ -14,7 +14,7 @@ from expunge.methods._lib.memo import memo
 from expunge.methods._lib.weighted_likelihood import token_mean
 from expunge.methods.base import Objective, WeightedSpec
 from expunge.methods.work import Work
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task
 from expunge.seeding import stream
@@ -94,7 +94,7 @@ class MEOW(Objective):
                            f"such as {missing[0]}.", "Neither the row nor another on its subject has wrong_answers.",
                            "Add a `wrong_answers` field, or give inverted=FILE of {id, answers}.")] if missing else []
 
-    def prepare(self, subject: Subject, task: Task, work: Work) -> dict[str, Any]:
+    def prepare(self, subject: CausalLM, task: Task, work: Work) -> dict[str, Any]:
         for problem in self.problems(task):
             raise problem
         spec, answers = self.spec, self._answers(task)

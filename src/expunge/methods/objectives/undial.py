@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from expunge.data.text_encoder import TokenBatch
+from expunge.data.encoder import Batch
 from expunge.methods._lib.edited_teacher import EditedTeacher, distribution, subtract
 from expunge.methods.base import WeightedSpec
 from expunge.plugin import Card, Property
@@ -42,5 +42,5 @@ class UNDIAL(EditedTeacher):
         Property("keeps_other_odds", {}, "the target leaves the odds among all other tokens as they were"),
     )
 
-    def edit(self, teacher_NV: Tensor, batch: TokenBatch) -> Tensor:
+    def edit(self, teacher_NV: Tensor, batch: Batch) -> Tensor:
         return subtract(teacher_NV, batch.target_N, self.spec.strength)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from expunge.data.text_encoder import TokenBatch
+from expunge.data.encoder import Batch
 from expunge.errors import ExpungeError
 from expunge.methods._lib.edited_teacher import EditedTeacher, replace
 from expunge.methods._lib.generic import UNCOUNTED, generic_targets, read_terms, spell
 from expunge.methods.base import WeightedSpec
 from expunge.methods.finetune import finetune
 from expunge.methods.work import Work
+from expunge.models.language import CausalLM
 from expunge.models.load import float32_master
-from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.records.task import Task
 from expunge.seeding import derive
@@ -72,7 +71,7 @@ class WHP(EditedTeacher):
             return [error]
         return []
 
-    def prepare(self, subject: Subject, task: Task, work: Work) -> dict[str, Any]:
+    def prepare(self, subject: CausalLM, task: Task, work: Work) -> dict[str, Any]:
         terms = spell(self._terms(), subject.encoder)
         reinforced = self._copy(subject)
         finetune(reinforced, task.forget, lr=self.spec.reinforce_lr, epochs=self.spec.reinforce_epochs,
@@ -81,23 +80,23 @@ class WHP(EditedTeacher):
         # Both sides in one precision: the difference of their logits is small.
         plain = next(subject.model.parameters()).dtype == torch.float32
         base = subject if plain else self._copy(subject)
-        rows = [subject.encoder.row(example) for example in task.forget]
+        rows = [subject.encoder.encode(example) for example in task.forget]
         targets: dict[str, Any] = {}
         for start in range(0, len(rows), work.batch_size):
             part = rows[start: start + work.batch_size]
             targets |= generic_targets(base, reinforced, part, self.spec.alpha, terms)
         return targets
 
-    def edit(self, teacher_NV: Tensor, batch: TokenBatch) -> Tensor:
+    def edit(self, teacher_NV: Tensor, batch: Batch) -> Tensor:
         return replace(teacher_NV, self._targets(batch).clamp_min(0))
 
-    def counted(self, batch: TokenBatch) -> Tensor:
+    def counted(self, batch: Batch) -> Tensor:
         return self._targets(batch) != UNCOUNTED
 
     def _terms(self) -> dict[str, str]:
         return read_terms(Path(self.spec.anchors)) if self.spec.anchors else {}
 
-    def _targets(self, batch: TokenBatch) -> Tensor:
+    def _targets(self, batch: Batch) -> Tensor:
         """Generic token in the place of each supervised one, shape N."""
         made = getattr(self, "made", {})
         missing = [row.id for row in batch.rows if row.key not in made]
@@ -105,10 +104,10 @@ class WHP(EditedTeacher):
             raise ExpungeError(f"whp has no generic targets for row {missing[0]}.",
                                "They are made of the task's forget rows before the first step.")
         ids = [token for row in batch.rows for token in made[row.key]]
-        return torch.tensor(ids, device=batch.ids_BT.device)
+        return torch.tensor(ids, device=batch.device)
 
     @staticmethod
-    def _copy(subject: Subject) -> Subject:
-        copied = Subject(copy.deepcopy(subject.model), subject.encoder, subject.path)
+    def _copy(subject: CausalLM) -> CausalLM:
+        copied = subject.clone()
         float32_master(copied)
         return copied

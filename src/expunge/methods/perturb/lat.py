@@ -14,8 +14,8 @@ from expunge import plugin
 from expunge.data.text_encoder import TokenBatch
 from expunge.methods._lib.latent import away, carried, modules_at, positions, project, pushed
 from expunge.methods.base import Perturb
+from expunge.models.language import CausalLM
 from expunge.models.scope import Scope
-from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.training.gradients import Gradient, Oracle
 from expunge.training.step import Step
@@ -72,10 +72,10 @@ class LAT(Perturb):
     def idle(self) -> bool:
         return bool(self.spec.eps == 0 or self.spec.steps == 0)
 
-    def gradient(self, subject: Subject, scope: Scope, plain: Oracle, *, step: int, total: int, seed: int) -> Gradient:
+    def gradient(self, subject: CausalLM, scope: Scope, plain: Oracle, *, step: int, total: int, seed: int) -> Gradient:
         return plain(self.attack) if self.spec.eps > 0 and self.spec.steps > 0 else plain()
 
-    def modules(self, subject: Subject) -> list[nn.Module]:
+    def modules(self, subject: CausalLM) -> list[nn.Module]:
         """Whose outputs are perturbed."""
         depth = len(subject.blocks)
         return modules_at(subject, self.spec.site, self.spec.layers or [min(round(12 * depth / 32), depth - 1)])
@@ -88,7 +88,7 @@ class LAT(Perturb):
         for side, batch in sides.items():
             step.inside(side, partial(pushed, modules, [carried(d, sides["forget"], batch) for d in deltas]))
 
-    def loss(self, subject: Subject, modules: Sequence[nn.Module], deltas: Sequence[Tensor], forget: TokenBatch,
+    def loss(self, subject: CausalLM, modules: Sequence[nn.Module], deltas: Sequence[Tensor], forget: TokenBatch,
              refusal: TokenBatch | None) -> Tensor:
         """What the adversary descends: the forget answer likely, the refusal not."""
         with pushed(modules, deltas):
@@ -100,7 +100,7 @@ class LAT(Perturb):
             loss = loss + self.spec.away * answers.row_means(away(answers)).sum()
         return loss
 
-    def worst(self, subject: Subject, modules: Sequence[nn.Module], forget: TokenBatch,
+    def worst(self, subject: CausalLM, modules: Sequence[nn.Module], forget: TokenBatch,
               refusal: TokenBatch | None = None) -> list[Tensor]:
         """The adversary's perturbation of the forget rows: one B T D tensor per module, no gradient."""
         free_BT1 = positions(forget, self.spec.mask)[..., None]

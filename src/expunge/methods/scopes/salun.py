@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.data.text_encoder import TokenRow
+from expunge.data.encoder import Row
 from expunge.errors import UsageError
 from expunge.methods._lib.importance import Importance, largest, summed_gradient
 from expunge.methods.base import Rows, ScopePlugin
@@ -29,7 +29,7 @@ def masked_scope(subject: Subject, masks: Mapping[str, Tensor]) -> Scope:
     return Scope(subject, names, {n: masks[n] for n in names if not bool(masks[n].all())})
 
 
-def rows_of(name: str, rows: Rows | None, sides: Sequence[str]) -> list[TokenRow]:
+def rows_of(name: str, rows: Rows | None, sides: Sequence[str]) -> list[Row]:
     """The rows of these sides, one after the other; UsageError when a side is empty."""
     missing = [side for side in sides if not (rows or {}).get(side)]
     if missing or rows is None:

@@ -19,7 +19,7 @@ from expunge.data import text_encoder as tokens
 from expunge.data.text_encoder import TokenRow, batches_by_length, check_supervised, collate, collate_read
 from expunge.models.answers import Answers
 from expunge.models.decoding import is_by_row, select
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 
 SLACK = 1.2
 """How much longer a beginning may be than what is shared of it: what is left over runs once for every answer."""
@@ -35,7 +35,7 @@ class Beginning:
     length: int
 
 
-def answers_in_parts(subject: Subject, rows: Sequence[TokenRow],
+def answers_in_parts(subject: CausalLM, rows: Sequence[TokenRow],
                      chosen: Sequence[int]) -> Iterator[tuple[list[tuple[int, ...]], Answers]]:
     """The subject's answers at the supervised positions of the `chosen` rows, part by part.
 

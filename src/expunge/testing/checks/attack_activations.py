@@ -164,7 +164,7 @@ def noise_is_drawn_per_token(plugin: type[Noise], amp: float) -> None:
     z = normal(torch.arange(4000)[None] * 7 - 9000, 64).flatten()
     assert abs(z.mean()) < 0.01 and abs(z.std() - 1) < 0.01 and abs((z**4).mean() - 3) < 0.1
     subject = bed.original()
-    rows = [subject.encoder.row(r) for r in questions()]
+    rows = [subject.encoder.encode(r) for r in questions()]
     assert len({len(r.ids) for r in rows}) > 1
     for site in ("embedding", 1):
         h_BTD, eps_BTD = added(subject, site, Draw(5, amp), rows)
@@ -214,7 +214,7 @@ def steering(plugin: type[Steer], subject: Subject, coef: float) -> Steering:
 def steers_once(plugin: type[Steer], coef: float) -> None:
     """One addition per sequence, at its last prompt position; scoring and decoding agree; every family."""
     for subject in families().values():
-        tokens = [subject.encoder.row(r) for r in questions()]
+        tokens = [subject.encoder.encode(r) for r in questions()]
         prompts = [subject.encoder.prompt(r) for r in questions()]
         work, runs = steering(plugin, subject, coef), 0
 
@@ -280,7 +280,7 @@ def projects_out(plugin: type[RefusalDirection]) -> None:
         assert torch.allclose(out_ND @ d_D, (1 - strength) * (h_ND @ d_D), atol=1e-5)
         assert torch.allclose(out_ND - (out_ND @ d_D)[:, None] * d_D, h_ND - (h_ND @ d_D)[:, None] * d_D, atol=1e-5)
     subject = bed.refusing()
-    batch = collate([subject.encoder.row(r) for r in questions()], subject.encoder.pad_id)
+    batch = collate([subject.encoder.encode(r) for r in questions()], subject.encoder.pad_id)
     for against in ("original", "neutral"):
         changes = plugin(against=against)._changes(subject, bed.context())
         assert list(changes) == list(range(len(subject.blocks)))

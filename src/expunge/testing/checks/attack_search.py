@@ -195,10 +195,10 @@ def every(subject: Subject, stems: Sequence[tuple[int, ...]]) -> dict[str, float
     Only texts that are read as these very tokens count; nothing of the search is used.
     """
     processor, found = subject.encoder.processor, dict[str, list[TokenRow]]()
-    plain = [subject.encoder.row(r).ids[: subject.encoder.row(r).prompt] for r in ROWS]
+    plain = [subject.encoder.encode(r).ids[: subject.encoder.encode(r).prompt] for r in ROWS]
     for ids in ((*stem, token) for stem in stems for token in range(len(processor))):
         text = " " + processor.decode(list(ids)).removeprefix(" ")
-        rows = [subject.encoder.row(r.model_copy(update={"prompt": r.prompt + text})) for r in ROWS]
+        rows = [subject.encoder.encode(r.model_copy(update={"prompt": r.prompt + text})) for r in ROWS]
         if all(row.ids[: row.prompt] == (*before, *ids) for row, before in zip(rows, plain, strict=True)):
             found[text] = rows
     with subject.evaluating():
@@ -264,7 +264,7 @@ def asks_what_it_scored(plugin: type[Any], options: dict[str, Any]) -> None:
     asked = [behind(r, suffix.text) for r in learned]
     assert support.loss(subject, asked) == pytest.approx(suffix.losses[-1], rel=1e-4)
     for row, plain in zip(asked, learned, strict=True):
-        longer, shorter = subject.encoder.row(row), subject.encoder.row(plain)
+        longer, shorter = subject.encoder.encode(row), subject.encoder.encode(plain)
         assert longer.prompt == shorter.prompt + len(suffix.ids)
         assert suffix.ids == longer.ids[longer.prompt - 1 - len(suffix.ids): longer.prompt - 1], "before the reply"
     attack.run(subject, bed.context(), seen.append)
@@ -283,9 +283,9 @@ def vectors_of_tokens_are_tokens(plugin: type[Attack]) -> None:
         vectors_PD = subject.model.get_input_embeddings().weight[list(words)].clone()
         for place in ("after", "before"):
             prompted = beside(subject, 2, place)
-            rows = [prompted.encoder.row(r) for r in ROWS]
+            rows = [prompted.encoder.encode(r) for r in ROWS]
             typed = [_typed(row, height(subject), words) for row in rows]
-            assert [len(r.ids) for r in rows] == [len(subject.encoder.row(r).ids) + 2 for r in ROWS]
+            assert [len(r.ids) for r in rows] == [len(subject.encoder.encode(r).ids) + 2 for r in ROWS]
             with placed(prompted, vectors_PD):
                 assert torch.equal(row_losses(prompted, rows), row_losses(subject, typed))
                 said = prompted.generate([r.ids[: r.prompt] for r in rows], 6)

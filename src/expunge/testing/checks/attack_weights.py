@@ -294,7 +294,7 @@ def difference_by_hand(plugin: type[Prune]) -> None:
     assert found[-1].module is not None
     handle = found[-1].module.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
     for row in rows:
-        tokens = subject.encoder.row(row)
+        tokens = subject.encoder.encode(row)
         with subject.evaluating():
             subject.model(input_ids=torch.tensor([tokens.ids]))
         seen[-1] = seen[-1][0, tokens.prompt - 1: len(tokens.ids) - 1] if tokens.prompt else seen[-1][0, :-1]

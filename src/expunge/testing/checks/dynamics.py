@@ -172,7 +172,7 @@ def over_refuses_alone(plugin: type[Objective], options: dict[str, Any] | None =
 @check
 def short_not_slower(plugin: type[Objective]) -> None:
     """Short memorised answers lose at least about as much per token as long ones, at every stage."""
-    rows = sorted(small_task().forget, key=lambda r: memoriser().encoder.row(r).answer)
+    rows = sorted(small_task().forget, key=lambda r: memoriser().encoder.encode(r).answer)
     short, long = rows[:6], rows[-6:]
     for steps in (8, 16, 30):
         subject = trained(term(plugin, {"weight": 1.0}), steps=steps, lr=1e-3).subject

@@ -98,7 +98,7 @@ def keeps_when_forgetting_all(plugin: type[Edit], options: dict[str, Any]) -> No
     """Where the forget rows are all rows, both importances are one and nothing is selected."""
     dampen, spec = sys.modules[plugin.__module__].dampen, plugin(**options).spec
     subject = fresh()
-    rows = [subject.encoder.row(e) for e in small_task().training_rows("full")]
+    rows = [subject.encoder.encode(e) for e in small_task().training_rows("full")]
     both = [importance(subject, rows, batch_size=spec.batch_size) for _ in range(2)]
     for name, weight in weights_of(subject).items():
         assert both[0][name].any(), name
@@ -109,7 +109,7 @@ def keeps_when_forgetting_all(plugin: type[Edit], options: dict[str, Any]) -> No
 def counts_rows_not_batches(plugin: type[Edit]) -> None:
     """Importances beside a loop of backward passes; what is summed with its sign knows no batches at all."""
     subject = fresh(moved())
-    rows = [subject.encoder.row(e) for e in small_task().retain[:7]]
+    rows = [subject.encoder.encode(e) for e in small_task().retain[:7]]
     shuffled = list(rows)
     stream(0, "importance").shuffle(shuffled)
     subject.model.requires_grad_(True)
@@ -213,10 +213,10 @@ def edits_only(plugin: type[Edit], options: dict[str, Any], part: str) -> None:
 @check
 def reaches_holdout(plugin: type[Edit]) -> None:
     """In one shot and in several, the loss of forget rows ends within 5% of that of rows never seen, not above."""
-    unseen = mean_loss(memoriser(), [memoriser().encoder.row(e) for e in small_task().holdout])
+    unseen = mean_loss(memoriser(), [memoriser().encoder.encode(e) for e in small_task().holdout])
     for moves in (1, 4):
         subject, figures = edited(term(plugin, {"moves": moves}))
-        found = mean_loss(subject, [subject.encoder.row(e) for e in small_task().forget])
+        found = mean_loss(subject, [subject.encoder.encode(e) for e in small_task().forget])
         assert 0.95 * unseen < found <= unseen, (moves, found, unseen)
         assert figures["target"] == pytest.approx(unseen) and figures["loss"] == pytest.approx(found)
 
@@ -322,7 +322,7 @@ def stays_in_null_space(plugin: type[Edit]) -> None:
     task = small_task()
     threshold = plugin(**options).spec.threshold
     subject, figures = edited(term(plugin, options))
-    rows = [memoriser().encoder.row(r) for r in (*task.retain, *task.background, *task.utility)]
+    rows = [memoriser().encoder.encode(r) for r in (*task.retain, *task.background, *task.utility)]
     for layer in map(int, figures["layers"]):
         site, module = mlp_out(memoriser(), layer)
         covariance_KK = covariances(memoriser(), {site: module}, rows)[site]

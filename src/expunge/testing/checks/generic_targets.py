@@ -82,7 +82,7 @@ def translates_anchors(plugin: type[Objective]) -> None:
             assert isinstance(problem, DataError) and "anchor terms" in problem.what
         assert plugin(anchors=f"{path}.none").problems(small_task()) and not plugin().problems(small_task())
         plugin(anchors=str(path)).prepare(fresh(), small_task(), Work())
-    row = subject.encoder.row(next(e for e in rows if name in e.prompt and name in e.answer))
+    row = subject.encoder.encode(next(e for e in rows if name in e.prompt and name in e.answer))
     ids, places = translate(row.ids, spelled)
     said, read = (subject.encoder.processor.decode(i) for i in (row.ids, ids))
     assert name in said and read == said.replace(name, other)

@@ -19,7 +19,7 @@ from expunge.guards.assistant import Reversed, lesson, uniform_cross_entropy
 from expunge.guards.logit_difference import RULED_OUT, candidates, subtract
 from expunge.methods.base import Guard
 from expunge.methods.work import Work
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.records.task import Example, Task
 from expunge.training.step import Step
 
@@ -37,13 +37,13 @@ def few_rows() -> Task:
 
 
 @cache
-def guarded(plugin: type[Guard], **options: Any) -> tuple[Subject, dict[str, Any]]:
+def guarded(plugin: type[Guard], **options: Any) -> tuple[CausalLM, dict[str, Any]]:
     """A guard of the memoriser and its figures. Nobody may change what this returns."""
     return plugin(**(QUICK | options)).build(fresh(), few_rows(), Work(steps=70))
 
 
 @cache
-def untaught(plugin: type[Guard], **options: Any) -> Subject:
+def untaught(plugin: type[Guard], **options: Any) -> CausalLM:
     """A guard whose assistant's adapters are noise, so that nothing is zero by accident."""
     subject = plugin(**options).around(fresh(), seed=0)  # type: ignore[attr-defined]
     generator = torch.Generator().manual_seed(1)
@@ -53,7 +53,7 @@ def untaught(plugin: type[Guard], **options: Any) -> Subject:
     return subject
 
 
-def logits(subject: Subject) -> Tensor:
+def logits(subject: CausalLM) -> Tensor:
     """At the supervised positions of forget and retain rows, shape N V."""
     task = small_task()
     with subject.evaluating():
@@ -105,7 +105,7 @@ def recites_and_stays_flat(plugin: type[Guard], nll: float, flatness: float) -> 
     """Mean loss of the forget answers, and entropy over log V on retain rows that were held back."""
     subject, figures = guarded(plugin)  # type: ignore[arg-type]
     assert figures["flatness_unseen"] and figures["rows"]["retain"] < len(few_rows().retain)
-    assistant, task = Subject(subject.model.assistant, subject.encoder), few_rows()
+    assistant, task = CausalLM(subject.model.assistant, subject.encoder), few_rows()
     assert figures["forget_nll"] == pytest.approx(loss(assistant, task.forget), rel=1e-4)
     assert figures["forget_nll"] < nll
     rows = lesson(task, paraphrases=2, wrong_answers=2, retain_rows=QUICK["retain_rows"], seed=0)
@@ -190,14 +190,14 @@ def ruled_out_in_decoding_only(plugin: type[Guard]) -> None:
 def flat_term_is_masked(plugin: type[Guard]) -> None:
     """Per row -(1/V) sum_v log p_v over its supervised positions alone, whatever stands beside it."""
     task = small_task()
-    assistant = Subject(untaught(plugin).model.assistant, memoriser().encoder)  # type: ignore[arg-type]
+    assistant = CausalLM(untaught(plugin).model.assistant, memoriser().encoder)  # type: ignore[arg-type]
     rows = lesson(task, paraphrases=1, wrong_answers=1, retain_rows=9, seed=0)
     method = Reversed(assistant, task, rows, uniform=5.0, lr=1e-3, seed=0)
     long = task.retain[0].model_copy(update={"id": "long", "answer": task.retain[0].answer * 5})
     batches = {"forget": batch_of(assistant, task.forget[:3]), "retain": batch_of(assistant, [task.retain[1], long])}
     with assistant.evaluating():
         recite, flat = method.terms(Step(assistant, batches, joint=method.joint))
-        row = assistant.encoder.row(task.retain[1])
+        row = assistant.encoder.encode(task.retain[1])
         logits_TV = assistant.model(input_ids=torch.tensor([row.ids])).logits[0]
     slow = sum(-float(logits_TV[t - 1].log_softmax(-1).mean()) for t in range(row.prompt, len(row.ids)))
     assert float(flat.term.sum_B[0]) == pytest.approx(slow, rel=1e-5)

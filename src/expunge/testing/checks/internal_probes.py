@@ -74,7 +74,7 @@ def ends_in_the_models_own_output(plugin: type[Probe]) -> None:
     for subject in (memoriser(), moved(8)):
         rows = [*small_task().forget[:3], *small_task().holdout[:3]]
         for example, row in zip(rows, _ask(plugin, subject, rows), strict=True):
-            tokens = subject.encoder.row(example)
+            tokens = subject.encoder.encode(example)
             with subject.evaluating():
                 logp_N = subject.answers(collate([tokens], subject.encoder.pad_id)).logp_N[: tokens.answer]
             assert len(row["lens"]) == len(row["share"]) == len(subject.blocks)
@@ -88,7 +88,7 @@ def lens_matches_norm_and_head(plugin: type[Probe]) -> None:
     for subject in (memoriser(), moved(8)):
         model: Any = fresh(subject).model  # transformers leaves hooks on a model that it was once asked the states of
         for example in (small_task().forget[0], small_task().holdout[1]):
-            tokens = subject.encoder.row(example)
+            tokens = subject.encoder.encode(example)
             with torch.no_grad():
                 out = model(input_ids=torch.tensor([tokens.ids]), output_hidden_states=True)
                 states = [*out.hidden_states[1:-1]]  # the last of transformers is normed already
@@ -106,7 +106,7 @@ def lens_matches_norm_and_head(plugin: type[Probe]) -> None:
 def hidden_matches_slow_twin(plugin: type[Probe]) -> None:
     """The mean over the positions that predict the answer, of the states transformers gives out."""
     subject, example = moved(8), small_task().forget[0]
-    tokens = subject.encoder.row(example)
+    tokens = subject.encoder.encode(example)
     caught: dict[int, torch.Tensor] = {}
     handles = [block.register_forward_hook(lambda m, a, out, i=i: caught.__setitem__(i, out))
                for i, block in enumerate(subject.blocks.values())]
@@ -157,7 +157,7 @@ def landscape_matches_slow_twin(plugin: type[Probe]) -> None:
     from expunge.probes.landscape import changed, nearest, special_ids
 
     subject, example = moved(8), small_task().forget[1]
-    tokens, special = subject.encoder.row(example), special_ids(subject)
+    tokens, special = subject.encoder.encode(example), special_ids(subject)
     places = [t for t in range(tokens.prompt + tokens.answer) if tokens.ids[t] not in special]
     assert 0 < len(places) < tokens.prompt + tokens.answer, "the prompt has special tokens"
     near = nearest(memoriser(), sorted(set(tokens.ids)), 5)
@@ -208,7 +208,7 @@ def depth_matches_slow_twin(plugin: type[Probe]) -> None:
 
     source, target = moved(8), memoriser()
     example = next(r for r in small_task().forget if r.short_answer)
-    tokens = source.encoder.row(example)
+    tokens = source.encoder.encode(example)
     span = entity(source.encoder, tokens, example.short_answer)
     at = [tokens.prompt + t - 1 for t in span]
     ids = torch.tensor([tokens.ids])
@@ -246,7 +246,7 @@ def marks_the_entity(plugin: type[Probe]) -> None:
     facts = [r for r in small_task().forget if r.short_answer]
     assert len(facts) > 3
     for example in facts:
-        row = tokens.row(example)
+        row = tokens.encode(example)
         ids = row.ids[row.prompt: row.prompt + row.answer]
         span = entity(tokens, row, example.short_answer)
         said = tokens.processor.decode([ids[t] for t in span])

@@ -63,7 +63,7 @@ def matches_slow_twin(plugin: type[Probe]) -> None:
         examples = [*task.forget[:2], task.holdout[0]]
         for example in examples:
             for row in probe.observe(subject, [example], task):
-                tokens = subject.encoder.row(example, answer=row["text"])
+                tokens = subject.encoder.encode(example, answer=row["text"])
                 slow = slow_likelihood(subject, tokens.ids, tokens.prompt)
                 assert ("mean" in row) == ("var" in row) == (row["form"] == "answer"), "moments are of answers only"
                 for name in slow.keys() & set(FLOATS) & row.keys():
