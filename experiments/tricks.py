@@ -192,9 +192,9 @@ def tricks(subject: CausalLM, retrained: CausalLM, given: argparse.Namespace,
         "logits only where supervised (scoring)": (score, lambda: without(headless)),
         "logits only where supervised (training)": (step, lambda: without(headless)),
         "one product of the head for a side, slopes where logits lay (training)": (step, lambda: without(
-            patch("expunge.models.subject.is_plain", lambda head, device: False))),
+            patch("expunge.models.language.is_plain", lambda head, device: False))),
         "logits looked at in blocks (scoring)": (score, lambda: without(
-            patch("expunge.models.subject.is_plain", lambda head, device: False))),
+            patch("expunge.models.language.is_plain", lambda head, device: False))),
         "what hits tell is not decoded (generation, known by heart)": (read_by(subject, remembered), lambda: without(
             patch.object(decoding, "_is_plain", lambda subject: False))),
         "what hits tell is not decoded (generation, never seen)": (read_by(retrained, say), lambda: without(
