@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.testing.support import memoriser
 
 
 @pytest.fixture(scope="session")
-def original() -> Subject:
+def original() -> CausalLM:
     """The model before unlearning. Never change it."""
     return memoriser()

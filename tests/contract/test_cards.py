@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from expunge import registry
 from expunge.errors import UsageError
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.needs import MODEL_NEEDS, NEEDS
 from expunge.plugin import METHODS, Plugin, Property
 from expunge.registry import Entry
@@ -167,7 +167,7 @@ def test_unbounded_is_shown(entry: Entry) -> None:
 
 
 @pytest.mark.parametrize(("entry", "promise"), PROMISES)
-def test_keeps_promise(entry: Entry, promise: Property, original: Subject) -> None:
+def test_keeps_promise(entry: Entry, promise: Property, original: CausalLM) -> None:
     CHECKS[promise.check](entry.load(), **promise.args)
 
 

@@ -13,8 +13,8 @@ from expunge import registry
 from expunge.data.world import authors_task
 from expunge.errors import UsageError
 from expunge.methods.base import Edit
+from expunge.models.language import CausalLM
 from expunge.models.load import load_subject
-from expunge.models.subject import Subject
 from expunge.models.tiny import build_subject
 from expunge.records.task import Task
 from expunge.testing.support import CONFIG, batch_of, fresh, hooks, memoriser, small_task, stage_of, weights
@@ -23,7 +23,7 @@ ENTRIES = registry.of_kind("edit")
 each_edit = pytest.mark.parametrize("name", [e.name for e in ENTRIES])
 
 
-def apply(name: str, subject: Subject, seed: int = 0, task: Task | None = None) -> dict[str, Any]:
+def apply(name: str, subject: CausalLM, seed: int = 0, task: Task | None = None) -> dict[str, Any]:
     edit = stage_of(name).edit
     assert isinstance(edit, Edit)
     return edit.apply(subject, task or small_task(), seed)

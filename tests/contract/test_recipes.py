@@ -20,6 +20,7 @@ from expunge.data.text_encoder import TokenBatch, collate
 from expunge.errors import ExpungeError
 from expunge.methods.base import TermPlugin
 from expunge.methods.recipe import Stage
+from expunge.models.language import CausalLM
 from expunge.models.reference import (
     CachedLikeliest,
     CachedLogProbs,
@@ -31,7 +32,6 @@ from expunge.models.reference import (
     verify,
 )
 from expunge.models.scope import Scope
-from expunge.models.subject import Subject
 from expunge.plugin import METHODS
 from expunge.records.task import Example
 from expunge.registry import Entry
@@ -177,7 +177,7 @@ def test_a_term_without_its_reference_says_so() -> None:
         stage_of("npo").objective.terms(step)  # type: ignore[union-attr]
 
 
-def references() -> list[tuple[str, Reference, Subject]]:
+def references() -> list[tuple[str, Reference, CausalLM]]:
     """Every kind, with the subject that was given to it."""
     batch = batch_of(memoriser(), small_task().forget[:3])
     cached, likeliest, states, copied, wrapped = (fresh() for _ in range(5))

@@ -13,8 +13,8 @@ import torch
 
 from expunge.data.text_encoder import TextEncoder, TokenRow, collate
 from expunge.errors import DataError
+from expunge.models.language import CausalLM
 from expunge.models.load import load_subject
-from expunge.models.subject import Subject
 from expunge.probes.likelihood import _moments
 from expunge.records.task import Example
 from expunge.testing.support import DEPTH, batch_of, fresh, hooks, memoriser, moved, small_task, train
@@ -165,7 +165,7 @@ def test_moments_stay_finite_where_tokens_are_impossible() -> None:
         torch.testing.assert_close(found, expected)
 
 
-def logits_of(model: torch.nn.Module, subject: Subject) -> torch.Tensor:
+def logits_of(model: torch.nn.Module, subject: CausalLM) -> torch.Tensor:
     batch = batch_of(subject, rows())
     with torch.no_grad():
         return model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT).logits

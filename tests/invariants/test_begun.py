@@ -11,7 +11,7 @@ from expunge import registry
 from expunge.audit.runner import ordered
 from expunge.models import decoding
 from expunge.models.decoding import continued
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.probes.generation import Generation
 from expunge.probes.likelihood import Likelihood
 from expunge.testing.support import fresh, memoriser, moved, small_task
@@ -23,7 +23,7 @@ MOST = 14
 GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
-def said_by(subject: Subject) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+def said_by(subject: CausalLM) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """Prompts, and the tokens of what is said after each, with the one that ends it."""
     prompts = [subject.encoder.prompt(e) for e in (*small_task().forget[:6], *small_task().holdout[:3])]
     with subject.evaluating():
@@ -77,7 +77,7 @@ def test_so_do_drawn_words_hooks_other_ways_and_short_rooms(monkeypatch: pytest.
     with next(iter(subject.blocks.values())).register_forward_hook(lambda m, a, out: None):
         assert subject.generate(prompts, MOST, begun=wrong) == said
     assert subject.decoded(lambda decode, **options: decode(**options)).generate(prompts, MOST, begun=wrong) == said
-    monkeypatch.setattr(Subject, "context", max(map(len, prompts)) + 2 * MOST - 1)
+    monkeypatch.setattr(CausalLM, "context", max(map(len, prompts)) + 2 * MOST - 1)
     assert subject.generate(prompts, MOST, begun=wrong) == said
 
 
@@ -89,13 +89,13 @@ def test_the_probe_says_the_same_with_likelihoods_at_hand(make: Any, monkeypatch
     examples = [*task.forget[:4], *task.holdout[:2], text]
     alone, read = Generation().observe(subject, examples, task), Likelihood().observe(subject, examples, task)
     given: list[Any] = []
-    real = Subject.generate
+    real = CausalLM.generate
 
-    def listen(self: Subject, prompts: Any, *a: Any, **k: Any) -> Any:
+    def listen(self: CausalLM, prompts: Any, *a: Any, **k: Any) -> Any:
         given.extend(zip(prompts, k["begun"], strict=True))
         return real(self, prompts, *a, **k)
 
-    monkeypatch.setattr(Subject, "generate", listen)
+    monkeypatch.setattr(CausalLM, "generate", listen)
     assert Generation().observe(subject, examples, task, read=read) == alone
     rows = [subject.encoder.encode(e) for e in examples]
     assert all((*prompt, *begun) == row.ids[: len(prompt) + len(begun)]

@@ -18,7 +18,7 @@ from expunge import registry
 from expunge.models import decoding
 from expunge.models.fast import room
 from expunge.models.fast.room import PreallocatedLayer, preallocate
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.testing.support import fresh, memoriser, small_task
 
 from ..contract.test_wraps import wrap
@@ -90,7 +90,7 @@ def test_nothing_is_copied_while_there_is_room() -> None:
 @pytest.mark.parametrize("guarded", [False, True])
 def test_decoding_leaves_no_cache_behind(guarded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is free once the words are said: no layer waits for a collection of garbage."""
-    subject: Subject = wrap(registry.find("uld"), fresh()) if guarded else memoriser()
+    subject: CausalLM = wrap(registry.find("uld"), fresh()) if guarded else memoriser()
     seen: list[Any] = []
     plain = decoding.is_by_row
 

@@ -20,7 +20,7 @@ from expunge.models import decoding
 from expunge.models.adapter import add_adapter
 from expunge.models.fast import prefixes
 from expunge.models.fast.prefixes import answers_in_parts
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.models.tiny import build_subject
 from expunge.records.task import Example
 from expunge.testing.support import fresh, hooks, memoriser, small_task
@@ -36,7 +36,7 @@ SCALED = {
 """Families that do something to the logits of their head, and would be scored otherwise were it forgotten."""
 
 
-def rows_of(subject: Subject) -> list[TokenRow]:
+def rows_of(subject: CausalLM) -> list[TokenRow]:
     """Shared prompts of several lengths, lone ones, running text, a single supervised token, odd lengths."""
     task = small_task()
     found = [subject.encoder.encode(e, answer=text) for e in task.forget[:5]
@@ -47,13 +47,13 @@ def rows_of(subject: Subject) -> list[TokenRow]:
     return [*found, TokenRow("one", one.ids[: one.prompt + 1], one.prompt, 1, 0)]
 
 
-def alone(subject: Subject, row: TokenRow) -> Tensor:
+def alone(subject: CausalLM, row: TokenRow) -> Tensor:
     """The honest twin: one row, whole, by itself, through nothing but the model."""
     logits_BTV = subject.model(input_ids=torch.tensor([row.ids]), use_cache=False).logits
     return logits_BTV[0, row.prompt - 1: -1]
 
 
-def found_for(subject: Subject, rows: Sequence[TokenRow], chosen: Sequence[int]) -> dict[int, Tensor]:
+def found_for(subject: CausalLM, rows: Sequence[TokenRow], chosen: Sequence[int]) -> dict[int, Tensor]:
     found: dict[int, list[Tensor]] = {i: [] for i in chosen}
     ended = set[int]()
     with subject.evaluating():
@@ -79,7 +79,7 @@ def subjects() -> Iterator[Any]:
         yield pytest.param(lambda n=name: wrap(registry.find(n), fresh()), id=name)
 
 
-def adapted() -> Subject:
+def adapted() -> CausalLM:
     subject = fresh(memoriser())
     scope = add_adapter(subject, rank=2, seed=0)
     with torch.no_grad():
@@ -103,7 +103,7 @@ def test_shared_prompts_are_whole_rows(make: Any, positions: int, monkeypatch: p
     cost = sum(b * t for b, t in seen)
     seen.clear()
     with monkeypatch.context() as apart:
-        apart.setattr(Subject, "bare", False)
+        apart.setattr(CausalLM, "bare", False)
         found_for(subject, rows, range(len(rows)))
     assert cost < sum(b * t for b, t in seen), "nothing was shared"
     with subject.evaluating():
@@ -217,7 +217,7 @@ def test_rows_that_have_ended_leave_and_nobody_can_tell(make: Any, monkeypatch: 
     prompts = [subject.encoder.prompt(e) for e in (*small_task().forget[:4], *small_task().holdout[:3])]
     monkeypatch.setattr(decoding, "STRETCH", 3)
     said = subject.generate(prompts, 14)
-    monkeypatch.setattr(Subject, "bare", False)
+    monkeypatch.setattr(CausalLM, "bare", False)
     assert said == subject.generate(prompts, 14)
 
 
@@ -233,7 +233,7 @@ def test_fewer_rows_are_decoded_once_some_have_ended(monkeypatch: pytest.MonkeyP
     found = subject.generate(long, 40)
     if not all(ended for _, ended in found):
         assert min(seen) < len(long) and seen[0] == len(long)
-    monkeypatch.setattr(Subject, "bare", False)
+    monkeypatch.setattr(CausalLM, "bare", False)
     assert found == subject.generate(long, 40)
 
 
@@ -262,7 +262,7 @@ def test_what_counts_from_the_beginning_counts_from_the_beginning(
     prompts = [subject.encoder.prompt(e) for e in (*small_task().forget[:4], *small_task().holdout[:3])]
     monkeypatch.setattr(decoding, "STRETCH", 3)
     said = subject.generate(prompts, 14)
-    monkeypatch.setattr(Subject, "bare", False)
+    monkeypatch.setattr(CausalLM, "bare", False)
     assert said == subject.generate(prompts, 14)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 
 SUITE = "forget.probability,forget.rouge_l,prefix(words=1),relearn(steps=4, rank=2, at=[2]),prefix(words=2)"
 
@@ -78,7 +78,7 @@ def test_scored_again_without_a_model(cli: Any, audited: Path, monkeypatch: pyte
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("expunge.api.load_subject", refuse)
-    monkeypatch.setattr(Subject, "answers", refuse)
+    monkeypatch.setattr(CausalLM, "answers", refuse)
     assert cli("audit", "--rescore", audited, "--json").json == scores(audited)
 
 

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from expunge.exact import shards
 from expunge.exact.ensemble import assemble
 from expunge.methods.scopes.lora import LoRA
+from expunge.models.language import CausalLM
 from expunge.models.load import load_subject
-from expunge.models.subject import Subject, checksum
+from expunge.models.subject import checksum
 from expunge.models.tiny import build_subject
 from expunge.records.task import Example
 
@@ -178,7 +179,7 @@ def test_training_that_could_not_be_taken_back(cli: Any, model: Path, original: 
 # Families
 
 
-def built(family: str) -> Subject:
+def built(family: str) -> CausalLM:
     texts = [f"Where does {who} live? {who} lives in Town {who[::-1]}." for who in ("Ada", "Bo", "Cy", "Di", "Ed")]
     return build_subject({"model_type": family} | FAMILIES[family], texts)
 

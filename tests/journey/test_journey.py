@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.probes.generation import Generation
 from expunge.probes.likelihood import Likelihood
 from expunge.records.run import RunFolder, RunRecord
@@ -148,7 +148,7 @@ def test_scoring_again_loads_no_model(cli: Any, run: Path, monkeypatch: pytest.M
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("expunge.api.load_subject", refuse)
-    monkeypatch.setattr(Subject, "answers", refuse)
+    monkeypatch.setattr(CausalLM, "answers", refuse)
     again = cli("audit", "--rescore", run, "--json").json
     assert again == read(run / "audit.json")["scores"]
     assert "forget_quality" in cli("audit", "--rescore", run).out
@@ -165,11 +165,11 @@ def test_a_reference_is_asked_once(cli: Any, run: Path, world: Any, tmp_path: Pa
     assert len(observed) == 9  # likelihood of forget, retain and holdout rows, for three models
     observed.clear()
 
-    def refuse(self: Subject, *args: Any) -> None:
+    def refuse(self: CausalLM, *args: Any) -> None:
         raise AssertionError("a model was run")
 
-    monkeypatch.setattr(Subject, "answers", refuse)
-    monkeypatch.setattr(Subject, "generate", refuse)
+    monkeypatch.setattr(CausalLM, "answers", refuse)
+    monkeypatch.setattr(CausalLM, "generate", refuse)
     cli("audit", run, *words, "--out", tmp_path / "second")
     assert observed == []
     first, second = (read(tmp_path / name / "audit.json") for name in ("first", "second"))

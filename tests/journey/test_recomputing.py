@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 
 from expunge.data.text_encoder import collate
 from expunge.errors import UsageError
+from expunge.models.language import CausalLM
 from expunge.models.load import load_subject
-from expunge.models.subject import Subject
 from expunge.records.task import Example
 from expunge.training.recomputing import recomputing
 from expunge.training.step import Step
 
 
 @pytest.fixture
-def subject(model: Path) -> Subject:
+def subject(model: Path) -> CausalLM:
     return load_subject(model)
 
 
@@ -52,7 +52,7 @@ def test_training_trains_too(cli: Any, model: Path, rows: Any, tmp_path: Path) -
     assert max(float((kept[n] - again[n]).abs().max()) for n in kept) < 1e-6
 
 
-def test_blocks_run_again_and_only_while_it_lasts(subject: Subject) -> None:
+def test_blocks_run_again_and_only_while_it_lasts(subject: CausalLM) -> None:
     row = subject.encoder.encode(Example(id="a", prompt="Where?", answer="Here it is."))
     batch = collate([row, row], subject.encoder.pad_id)
     runs: list[int] = []
@@ -79,13 +79,13 @@ def test_blocks_run_again_and_only_while_it_lasts(subject: Subject) -> None:
     assert not subject.recomputes and subject.bare
 
 
-def test_it_ends_with_an_error_too(subject: Subject) -> None:
+def test_it_ends_with_an_error_too(subject: CausalLM) -> None:
     with pytest.raises(ZeroDivisionError), recomputing(subject, True):
         _ = 1 / 0
     assert not subject.recomputes and subject.bare
 
 
-def test_a_model_without_it_is_refused(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_it_is_refused(subject: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(subject.model), "supports_gradient_checkpointing", False)
     with recomputing(subject, False):
         pass
@@ -93,7 +93,7 @@ def test_a_model_without_it_is_refused(subject: Subject, monkeypatch: pytest.Mon
         pass
 
 
-def test_perturbed_activations_are_refused(cli: Any, model: Path, rows: Any, subject: Subject, tmp_path: Path) -> None:
+def test_perturbed_activations_are_refused(cli: Any, model: Path, rows: Any, subject: CausalLM, tmp_path: Path) -> None:
     words = ("forget", model, *rows.words, "--method", "npo + retain_kl + lat(steps=1)", "--steps", 1)
     for more in ((), ("--dry-run",)):
         said = cli(*words, "--gradient-checkpointing", *more, "--out", tmp_path / "run", code=3)

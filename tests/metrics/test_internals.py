@@ -28,7 +28,7 @@ from expunge.metrics.logit_lens import lens_values
 from expunge.metrics.remind import features
 from expunge.metrics.uds import depth_scores
 from expunge.metrics.weight_distance import distance
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.probes.base import Probe
 from expunge.records.observation import Observations, Row
 from expunge.records.task import Split, Task
@@ -206,7 +206,7 @@ def test_controls_of_the_probe() -> None:
 
 
 @cache
-def knowing() -> Subject:
+def knowing() -> CausalLM:
     """The memoriser after it learnt the holdout rows too: what is now to be forgotten; the memoriser never saw it."""
     subject = fresh()
     train("retain_nll", subject=subject, forget=(), retain=[*small_task().holdout, *small_task().retain],
@@ -216,7 +216,7 @@ def knowing() -> Subject:
     return subject
 
 
-def silent(part: str) -> Subject:
+def silent(part: str) -> CausalLM:
     """Knows it all, and says none of it: one module after the facts were read is turned round."""
     subject: Any = fresh(knowing())
     with torch.no_grad():
@@ -226,7 +226,7 @@ def silent(part: str) -> Subject:
             block = subject.model.model.layers[-1]
             block.mlp.down_proj.weight *= -4
             block.self_attn.o_proj.weight *= -4
-    return cast(Subject, subject)
+    return cast(CausalLM, subject)
 
 
 @cache
@@ -235,7 +235,7 @@ def turned_task() -> Task:
     return task.model_copy(update={"forget": task.holdout, "retain": task.retain[:10], "holdout": task.forget})
 
 
-def seen(subject: Subject, *probes: str, splits: tuple[Split, ...] = ("forget", "retain")) -> Observations:
+def seen(subject: CausalLM, *probes: str, splits: tuple[Split, ...] = ("forget", "retain")) -> Observations:
     rows: dict[tuple[str, Split], list[Row]] = {}
     for name in probes:
         probe = cast(Probe, load(name, "probe")())
@@ -245,7 +245,7 @@ def seen(subject: Subject, *probes: str, splits: tuple[Split, ...] = ("forget", 
     return Observations(rows)
 
 
-def beside(subject: Subject, *probes: str) -> Evidence:
+def beside(subject: CausalLM, *probes: str) -> Evidence:
     return Evidence(seen(subject, *probes), seen(knowing(), *probes), (seen(memoriser(), *probes),))
 
 
@@ -294,7 +294,7 @@ def test_an_audit_says_why_a_probe_found_nothing(tmp_path: Path) -> None:
     wanted: list[tuple[str, Split]] = [("depth", "forget"), ("landscape", "forget"), ("lens", "forget")]
     task = turned_task().model_copy(update={"forget": turned_task().forget[:4]})
 
-    def run(subject: Subject, folder: Path, original: Callable[[], Subject] | None) -> Evidence:
+    def run(subject: CausalLM, folder: Path, original: Callable[[], CausalLM] | None) -> Evidence:
         found = observe(subject, task, wanted, folder, announce=lambda title, total: lambda done: None,
                         cache=ObservationCache(tmp_path / "cache"), partner=original)
         again = read_store(folder)

@@ -17,7 +17,7 @@ from expunge.data.world import authors_task
 from expunge.metrics.base import Evidence
 from expunge.metrics.membership import SPLITS_READ, MembershipAttack
 from expunge.metrics.statistics import auc
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.models.tiny import build_subject
 from expunge.records.observation import Observations, Row
 from expunge.records.task import Split, Task
@@ -36,11 +36,11 @@ def crowd() -> Task:
 
 
 @cache
-def newborn(seed: int) -> Subject:
+def newborn(seed: int) -> CausalLM:
     return build_subject(support.CONFIG, crowd().texts(), seed=seed)
 
 
-def observed(subject: Subject, task: Task) -> Observations:
+def observed(subject: CausalLM, task: Task) -> Observations:
     found: dict[tuple[str, Split], list[Row]] = {}
     for name, options in (("likelihood", {"alternatives": False}), ("gradient", {})):
         probe: Any = load(name, "probe")(**options)

@@ -109,7 +109,7 @@ class View:
 
     label: str
     """The attack as typed, at this strength."""
-    subject: Subject
+    subject: AnySubject
     rows: Rows
     attempt: int = 0
     """Attempts of one label count as one attack whose best attempt per row is taken, on the control too."""

@@ -18,7 +18,7 @@ from expunge.data.encoder import Row
 from expunge.errors import ExpungeError
 from expunge.methods.work import Work
 from expunge.models.scope import Scope
-from expunge.models.subject import AnySubject, Subject
+from expunge.models.subject import AnySubject
 from expunge.plugin import Plugin, Spec
 from expunge.records.task import Example, Task
 from expunge.training.gradients import Gradient, Oracle
@@ -217,7 +217,7 @@ class Wrap(Plugin):
         """What of the task, or of the model's config, it cannot work with; asked before weights are loaded."""
         return []
 
-    def build(self, subject: AnySubject, task: Task, work: Work) -> tuple[Subject, dict[str, Any]]:
+    def build(self, subject: AnySubject, task: Task, work: Work) -> tuple[AnySubject, dict[str, Any]]:
         """The subject that forgets, and figures for the record. Its model saves with `save_pretrained`."""
         raise NotImplementedError
 
@@ -233,7 +233,7 @@ class Exact(Wrap):
         """Why `train` cannot start from this model with these rows; asked before anything is written."""
         return []
 
-    def train(self, subject: AnySubject, rows: Sequence[Example], work: Work) -> tuple[Subject, dict[str, Any]]:
+    def train(self, subject: AnySubject, rows: Sequence[Example], work: Work) -> tuple[AnySubject, dict[str, Any]]:
         """An original from which rows can be deleted exactly, and figures for the record."""
         raise NotImplementedError
 

@@ -18,7 +18,7 @@ from expunge.methods.optimizers.adamw import AdamW
 from expunge.metrics.attacked import Attacked, score_attacked
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import parse_metric, required
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.models.tiny import build_subject
 from expunge.records.observation import Observations, Row
 from expunge.records.score import Score
@@ -38,8 +38,8 @@ def task() -> Task:
         *world.neighbour, *world.utility[:20])})
 
 
-def _taught(rows: tuple[Example, ...], seed: int) -> Subject:
-    def teach(subject: Subject) -> None:
+def _taught(rows: tuple[Example, ...], seed: int) -> CausalLM:
+    def teach(subject: CausalLM) -> None:
         support.train("retain_nll", subject=subject, forget=(), retain=rows, optimizer=STEADY,
                       steps=len(rows) * 25 // 16, batch_size=16, seed=seed)
 
@@ -50,17 +50,17 @@ def _taught(rows: tuple[Example, ...], seed: int) -> Subject:
 
 
 @cache
-def original() -> Subject:
+def original() -> CausalLM:
     return _taught(task().training_rows("full"), 0)
 
 
 @cache
-def retrained(seed: int = 1) -> Subject:
+def retrained(seed: int = 1) -> CausalLM:
     return _taught(task().training_rows("retain"), seed)
 
 
-def _unlearned(recipe: str, steps: int, lr: float) -> Subject:
-    def teach(subject: Subject) -> None:
+def _unlearned(recipe: str, steps: int, lr: float) -> CausalLM:
+    def teach(subject: CausalLM) -> None:
         subject.model.requires_grad_(True)
         support.train(recipe, subject=subject, forget=task().forget, retain=task().retain, lr=lr, steps=steps)
 
@@ -71,18 +71,18 @@ def _unlearned(recipe: str, steps: int, lr: float) -> Subject:
 
 
 @cache
-def suppressed() -> Subject:
+def suppressed() -> CausalLM:
     """Answers as if it had forgotten, by a few steps of npo."""
     return _unlearned("npo + retain_nll", 30, 1e-3)
 
 
 @cache
-def refusing() -> Subject:
+def refusing() -> CausalLM:
     """Declines to answer about the forget people, by training on refusals."""
     return _unlearned("idk", 60, 1e-3)
 
 
-MODELS: dict[str, Callable[[], Subject]] = {
+MODELS: dict[str, Callable[[], CausalLM]] = {
     "original": original, "retrained": retrained, "retrained again": lambda: retrained(2),
     "suppressed": suppressed, "refusing": refusing}
 
@@ -91,7 +91,7 @@ def context(split: Split = "forget", **options: Any) -> AttackContext:
     return AttackContext.of(task(), split=split, original=original, **options)
 
 
-def views(attack: Attack | str, subject: Subject, **options: Any) -> list[View]:
+def views(attack: Attack | str, subject: CausalLM, **options: Any) -> list[View]:
     """Every view the attack hands out; only good for looking at labels and rows, since the attack is over."""
     found: list[View] = []
     made(attack).run(subject, context(**options), found.append)
@@ -116,7 +116,7 @@ class Asked:
             yield label, self.observations(label)
 
 
-def ask(attack: Attack | str, subject: Subject, *, probes: tuple[str, ...] = ("likelihood",),
+def ask(attack: Attack | str, subject: CausalLM, *, probes: tuple[str, ...] = ("likelihood",),
         probe_options: dict[str, Any] | None = None, splits: tuple[Split, ...] = ("forget",),
         limit: int | None = None, **options: Any) -> Asked:
     """Run the attack and let probes ask at each of its views."""
@@ -137,7 +137,7 @@ def ask(attack: Attack | str, subject: Subject, *, probes: tuple[str, ...] = ("l
     return asked
 
 
-def plain(subject: Subject, probe: str = "likelihood", split: Split = "forget", limit: int | None = None) -> list[Row]:
+def plain(subject: CausalLM, probe: str = "likelihood", split: Split = "forget", limit: int | None = None) -> list[Row]:
     """What the probe finds without any attack."""
     lean: dict[str, Any] = {"alternatives": False} if probe == "likelihood" else {}
     made_: Any = load(probe, "probe")(**lean)

@@ -31,6 +31,7 @@ from expunge.methods.work import Work
 from expunge.models.language import CausalLM
 from expunge.models.reference import Reference, build_reference, verify
 from expunge.models.scope import Scope
+from expunge.models.subject import AnySubject
 from expunge.models.tiny import build_subject
 from expunge.records.task import Example, Task
 from expunge.training.gradients import Gradients, gradients
@@ -115,7 +116,7 @@ def _memorise(subject: CausalLM) -> None:
     assert known > 0.95 * len(said), f"the test bed knows only {known} of {len(said)} rows"
 
 
-def fresh(subject: CausalLM | None = None) -> CausalLM:
+def fresh(subject: AnySubject = None) -> CausalLM:
     """A copy that may be changed; of the memoriser unless another is given."""
     subject = subject or memoriser()
     return CausalLM(copy.deepcopy(subject.model), subject.encoder, subject.path)
@@ -211,7 +212,7 @@ def moved(steps: int = 3) -> CausalLM:
     return trained("ga", steps=steps, lr=1e-3).subject
 
 
-def loss(subject: CausalLM, rows: Sequence[Example]) -> float:
+def loss(subject: AnySubject, rows: Sequence[Example]) -> float:
     """Mean loss per supervised token of the rows' answers."""
     batch = batch_of(subject, rows)
     with subject.evaluating():
@@ -223,7 +224,7 @@ def both_losses(subject: CausalLM) -> tuple[float, float]:
     return loss(subject, small_task().forget), loss(subject, small_task().retain)
 
 
-def batch_of(subject: CausalLM, rows: Sequence[Example | TokenRow]) -> TokenBatch:
+def batch_of(subject: AnySubject, rows: Sequence[Example | TokenRow]) -> TokenBatch:
     return collate([subject.encoder.encode(r) if isinstance(r, Example) else r for r in rows], subject.encoder.pad_id)
 
 
@@ -284,12 +285,12 @@ def step_for(stage: Stage, subject: CausalLM, batches: Mapping[str, TokenBatch],
     return Step(subject, batches, reference_for(stage, original or subject, batches))
 
 
-def weights(subject: CausalLM) -> dict[str, Tensor]:
+def weights(subject: AnySubject) -> dict[str, Tensor]:
     """A copy of all parameters by name."""
     return {n: p.detach().clone() for n, p in subject.model.named_parameters()}
 
 
-def hooks(subject: CausalLM) -> list[str]:
+def hooks(subject: AnySubject) -> list[str]:
     """Modules on which a hook was left."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return [f"{name}.{kind}" for name, m in subject.model.named_modules() for kind in kinds if getattr(m, kind)]

@@ -21,8 +21,8 @@ from expunge.attacks.refusal_direction import RefusalDirection, direction, typic
 from expunge.attacks.steer import Steer, Steering, anonymised, differences, named
 from expunge.data.text_encoder import TokenRow, collate
 from expunge.models.adapter import add_adapter
+from expunge.models.language import CausalLM
 from expunge.models.scope import Scope
-from expunge.models.subject import Subject
 from expunge.models.tiny import build_subject
 from expunge.records.task import Example
 from expunge.training.plain import Plain, train_plainly
@@ -35,12 +35,12 @@ from .base import check
 
 
 @cache
-def barely_refusing() -> Subject:
+def barely_refusing() -> CausalLM:
     """A refusal a dozen steps deep: the answer lies right behind it."""
     return bed._unlearned("idk", 12, 1e-3)
 
 
-def _tuned(subject: Subject, rows: list[Example], steps: int, lr: float, only: str = "") -> Subject:
+def _tuned(subject: CausalLM, rows: list[Example], steps: int, lr: float, only: str = "") -> CausalLM:
     scope = Scope(subject, tuple(n for n, _ in subject.model.named_parameters() if only in n))
     train_plainly(subject, scope, rows, Plain(lr), steps=steps, batch_size=16, seed=0)
     subject.model.requires_grad_(False)
@@ -48,7 +48,7 @@ def _tuned(subject: Subject, rows: list[Example], steps: int, lr: float, only: s
 
 
 @cache
-def one_block_holds_it_down() -> Subject:
+def one_block_holds_it_down() -> CausalLM:
     """The original, and behind it one more block that did nothing until it alone was trained to refuse."""
     subject = support.fresh(bed.original())
     layers, config = subject.model.model.layers, subject.model.config
@@ -64,7 +64,7 @@ def one_block_holds_it_down() -> Subject:
 
 
 @cache
-def answers_generically() -> Subject:
+def answers_generically() -> CausalLM:
     """Trained to say of the forget people what the original says of people it never met."""
     original, rows = bed.original(), [r for r in bed.task().forget if named(r)]
     taught = []
@@ -83,7 +83,7 @@ bed.MODELS |= {"barely refusing": barely_refusing, "one block holds it down": on
 
 
 @cache
-def families() -> dict[str, Subject]:
+def families() -> dict[str, CausalLM]:
     """Untrained models of other kinds, and one with an adapter that does something."""
     small: dict[str, Any] = {"vocab_size": 300, "num_hidden_layers": 3}
     wide = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
@@ -104,7 +104,7 @@ def questions(count: int = 4) -> list[Example]:
     return [r for r in bed.task().forget if named(r)][:count]
 
 
-def decoded(subject: Subject, prompts: list[tuple[int, ...]], new: int = 6) -> tuple[Tensor, Tensor]:
+def decoded(subject: CausalLM, prompts: list[tuple[int, ...]], new: int = 6) -> tuple[Tensor, Tensor]:
     """Greedy continuation with a cache and left padding: ids (B, new) and the logits behind them (B, new, V)."""
     width = max(map(len, prompts))
     ids = torch.tensor([(subject.encoder.pad_id,) * (width - len(p)) + p for p in prompts])
@@ -115,7 +115,7 @@ def decoded(subject: Subject, prompts: list[tuple[int, ...]], new: int = 6) -> t
     return out.sequences[:, width:], torch.stack(out.logits, dim=1)
 
 
-def read(subject: Subject, prompts: list[tuple[int, ...]], said: Tensor) -> Tensor:
+def read(subject: CausalLM, prompts: list[tuple[int, ...]], said: Tensor) -> Tensor:
     """Logits of the same tokens in one scoring pass with right padding, shape B new V."""
     rows = [TokenRow(str(b), p + tuple(s), len(p), len(s), 0)
             for b, (p, s) in enumerate(zip(prompts, said.tolist(), strict=True))]
@@ -124,7 +124,7 @@ def read(subject: Subject, prompts: list[tuple[int, ...]], said: Tensor) -> Tens
     return found.unflatten(0, said.shape)
 
 
-def added(subject: Subject, site: Site, work: Any, rows: list[TokenRow]) -> tuple[Tensor, Tensor]:
+def added(subject: CausalLM, site: Site, work: Any, rows: list[TokenRow]) -> tuple[Tensor, Tensor]:
     """(activations, what was added to them) of a scoring pass, B T D each."""
     caught: list[tuple[Tensor, Tensor]] = []
 
@@ -206,7 +206,7 @@ def noise_is_the_same_when_decoding(plugin: type[Noise], amp: float) -> None:
 # Steering
 
 
-def steering(plugin: type[Steer], subject: Subject, coef: float) -> Steering:
+def steering(plugin: type[Steer], subject: CausalLM, coef: float) -> Steering:
     return Steering(plugin(coef=coef)._vectors(subject, bed.context(), questions()))
 
 
@@ -254,7 +254,7 @@ def same_question_same_place(plugin: type[Steer]) -> None:
 def lifts_first_token(plugin: type[Steer], from_: str, options: dict[str, Any], nats: float) -> None:
     """The true first token gains so many nats on average, and none in a retrained model."""
 
-    def first(attack: Steer, subject: Subject) -> float:
+    def first(attack: Steer, subject: CausalLM) -> float:
         (found,) = bed.ask(attack, subject).rows.values()
         rows = found["likelihood", "forget"]
         return sum(r["logp"][0] for r in rows) / len(rows)
@@ -296,7 +296,7 @@ def projects_out(plugin: type[RefusalDirection]) -> None:
 # Blocks left out
 
 
-def shortened() -> Iterator[tuple[int, Subject, Subject]]:
+def shortened() -> Iterator[tuple[int, CausalLM, CausalLM]]:
     """(block, model, the same with that block taken out of its list)."""
     for model in ("original", "suppressed"):
         for block in range(support.DEPTH):

@@ -16,7 +16,7 @@ from expunge.errors import UsageError
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import parse_metric
 from expunge.models.decoding import stop_ids
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.models.tiny import build_subject
 from expunge.records.observation import Observations
 from expunge.registry import load
@@ -36,13 +36,13 @@ FAMILIES: tuple[dict[str, Any], ...] = (
 
 
 @cache
-def reluctant() -> Subject:
+def reluctant() -> CausalLM:
     """Refuses mostly, but not out of every draw."""
     return bed._unlearned("idk + retain_nll", 32, 3e-4)
 
 
 @cache
-def half_trained() -> Subject:
+def half_trained() -> CausalLM:
     """Knows all its rows, the forget rows too, only in part."""
     rows = bed.task().training_rows("full")
     subject = build_subject(support.CONFIG, bed.task().texts(), seed=0)
@@ -62,24 +62,24 @@ def value(observations: Observations, term: str) -> float:
     return found
 
 
-def texts(attack: str, subject: Subject, limit: int = 8) -> list[str]:
+def texts(attack: str, subject: CausalLM, limit: int = 8) -> list[str]:
     """Generations, one attempt after the other."""
     (seen,) = dict(bed.ask(attack, subject, probes=("generation",), limit=limit).pairs()).values()
     return [row["text"] for row in seen.rows("generation", "forget")]
 
 
-def plainly(subject: Subject, limit: int = 8) -> list[str]:
+def plainly(subject: CausalLM, limit: int = 8) -> list[str]:
     return [row["text"] for row in bed.plain(subject, "generation", limit=limit)]
 
 
-def next_logits(subject: Subject, ids: Sequence[int]) -> Tensor:
+def next_logits(subject: CausalLM, ids: Sequence[int]) -> Tensor:
     """Of one sequence, from scratch, shape V, float64."""
     with subject.evaluating():
         logits_V: Tensor = subject.model(input_ids=torch.tensor([list(ids)])).logits[0, -1]
     return logits_V.double()
 
 
-def slowly(subject: Subject, choose: Callable[[list[int], int], int], limit: int, count: int = 12) -> list[str]:
+def slowly(subject: CausalLM, choose: Callable[[list[int], int], int], limit: int, count: int = 12) -> list[str]:
     """Answers decoded one row and one token at a time: `choose(ids so far, position)` names the next."""
     said = []
     for row in bed.task().forget[:limit]:
@@ -93,12 +93,12 @@ def slowly(subject: Subject, choose: Callable[[list[int], int], int], limit: int
     return said
 
 
-def decoded(subject: Subject, ids: Sequence[int]) -> str:
+def decoded(subject: CausalLM, ids: Sequence[int]) -> str:
     end = next((i for i, id in enumerate(ids) if id in stop_ids(subject)), None)
     return str(subject.encoder.processor.decode(list(ids)[:end], skip_special_tokens=True)).strip()
 
 
-def said_under(attack: str, subject: Subject, limit: int, count: int = 12) -> list[list[str]]:
+def said_under(attack: str, subject: CausalLM, limit: int, count: int = 12) -> list[list[str]]:
     """Per view, answers of at most `count` tokens to the same rows in one batch."""
     prompts = [subject.encoder.prompt(row) for row in bed.task().forget[:limit]]
     found: list[list[str]] = []
@@ -166,7 +166,7 @@ def draws_match_slow_twin(plugin: type[Attack]) -> None:
 @check
 def draws_beat_greedy(plugin: type[Attack], from_: str, options: dict[str, Any], by: float = 0.1) -> None:
     """The best of several draws knows more than the greedy answer, and by more than chance lifts a retrained model."""
-    def lift(subject: Subject) -> float:
+    def lift(subject: CausalLM) -> float:
         drawn = bed.ask(plugin(**options), subject, probes=("generation",))
         ((_, seen),) = drawn.pairs()
         greedy = Observations({("generation", "forget"): bed.plain(subject, "generation")})

@@ -22,7 +22,7 @@ from expunge.attacks.base import Attack, AttackContext, View
 from expunge.data import text_encoder as tokens
 from expunge.data.text_encoder import TokenRow
 from expunge.errors import UsageError
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.models.tiny import build_subject
 from expunge.records.task import Example
 
@@ -43,7 +43,7 @@ ALL = 10**6
 
 
 @cache
-def small(family: str) -> Subject:
+def small(family: str) -> CausalLM:
     """An untrained model of few tokens, with weights large enough that every token matters."""
     config = {"model_type": family, "vocab_size": 300, **FAMILIES[family]}
     subject = build_subject(config, [f"{r.prompt}{r.answer}" for r in ROWS] * 2 + ["the men of the sea " * 4], seed=5)
@@ -73,7 +73,7 @@ class Meter:
         self.told += units
 
 
-def kept_losses(attack: Any, subject: Subject) -> list[float]:
+def kept_losses(attack: Any, subject: CausalLM) -> list[float]:
     """The loss of what is kept, from the start on."""
     if attack.card.name == "soft_prompt":
         prompted = beside(subject, attack.spec.vectors, attack.spec.place)
@@ -189,7 +189,7 @@ def stays_within_reach(plugin: type[Any], options: dict[str, Any]) -> None:
 # Slow twins
 
 
-def every(subject: Subject, stems: Sequence[tuple[int, ...]]) -> dict[str, float]:
+def every(subject: CausalLM, stems: Sequence[tuple[int, ...]]) -> dict[str, float]:
     """The loss of each stem with each token behind it, on the text as it would be asked, nothing left out.
 
     Only texts that are read as these very tokens count; nothing of the search is used.

@@ -23,8 +23,9 @@ from expunge.attacks.quantise import Quantise
 from expunge.errors import UsageError
 from expunge.methods.stage import StageMethod
 from expunge.models.adapter import add_adapter
+from expunge.models.language import CausalLM
 from expunge.models.scope import Scope
-from expunge.models.subject import Subject, checksum
+from expunge.models.subject import checksum
 from expunge.models.tiny import build_subject
 from expunge.records.task import Example
 
@@ -43,7 +44,7 @@ PUBLISHED_NF4 = (
 """QLoRA (arXiv 2305.14314), appendix E."""
 
 
-def forgot(subject: Subject, recipe: str = "npo + retain_nll", **options: Any) -> Subject:
+def forgot(subject: CausalLM, recipe: str = "npo + retain_nll", **options: Any) -> CausalLM:
     """A copy that unlearned the forget people."""
     copy = support.fresh(subject)
     support.train(recipe, subject=copy, forget=bed.task().forget, retain=bed.task().retain, **(SMALL | options))
@@ -52,25 +53,25 @@ def forgot(subject: Subject, recipe: str = "npo + retain_nll", **options: Any) -
 
 
 @cache
-def coarse() -> Subject:
+def coarse() -> CausalLM:
     """The original with its matrices on the grid of 4 bits, as models released in few bits have them."""
     return attacked(Quantise(bits=4), bed.original())
 
 
 @cache
-def on_the_grid() -> Subject:
+def on_the_grid() -> CausalLM:
     """Unlearned from the coarse one, in steps smaller than half a step of the grid."""
     return forgot(coarse(), steps=100)
 
 
 @cache
-def sparse() -> Subject:
+def sparse() -> CausalLM:
     """Unlearned from the original without the smaller half of its weights, in steps smaller than what is left."""
     return forgot(attacked(Prune(share=0.5), bed.original()))
 
 
 @cache
-def gated() -> Subject:
+def gated() -> CausalLM:
     """The original with idle neurons beside it, and only they have learned to keep the forget people back."""
     width = support.CONFIG["intermediate_size"]
     assert isinstance(width, int)
@@ -95,11 +96,11 @@ def gated() -> Subject:
     return wide
 
 
-HIDING: dict[str, Callable[[], Subject]] = {"on the grid": on_the_grid, "sparse": sparse, "gated": gated}
+HIDING: dict[str, Callable[[], CausalLM]] = {"on the grid": on_the_grid, "sparse": sparse, "gated": gated}
 bed.MODELS.update(HIDING)
 
 
-def attacked(attack: Attack, subject: Subject) -> Subject:
+def attacked(attack: Attack, subject: CausalLM) -> CausalLM:
     """The one subject an attack hands out, kept beyond it."""
     found: list[View] = []
     attack.run(subject, bed.context(), found.append)
@@ -107,11 +108,11 @@ def attacked(attack: Attack, subject: Subject) -> Subject:
     return view.subject
 
 
-def loss(subject: Subject) -> float:
+def loss(subject: CausalLM) -> float:
     return support.loss(subject, bed.task().forget)
 
 
-def logits(subject: Subject, rows: Sequence[Example] | None = None) -> Tensor:
+def logits(subject: CausalLM, rows: Sequence[Example] | None = None) -> Tensor:
     with subject.evaluating():
         return subject.answers(support.batch_of(subject, rows or bed.task().forget[:6])).logits_NV
 

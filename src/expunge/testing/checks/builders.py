@@ -22,7 +22,7 @@ from expunge.methods._lib.inverted import usable
 from expunge.methods.base import Objective
 from expunge.methods.work import Work
 from expunge.metrics.text.rouge import rouge
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.records.task import Example, Task
 
 from ..support import (
@@ -61,7 +61,7 @@ def wrong_file() -> str:
     return file_of({r.id: r.wrong_answers for r in small_task().forget})
 
 
-def said_by(subject: Subject, rows: Sequence[Example]) -> list[str]:
+def said_by(subject: CausalLM, rows: Sequence[Example]) -> list[str]:
     return [text for text, _ in subject.generate([subject.encoder.prompt(r) for r in rows], 32)]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from expunge.methods.base import Objective
 from expunge.methods.objectives.rmu import control_vector
 from expunge.metrics.text.refusals import is_refusal
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.plugin import Plugin
 from expunge.records.task import Example
 
@@ -42,7 +42,7 @@ def run_of(name: str, *, steps: int, lr: float, watch: int) -> Trained:
     return trained(name, steps=steps, lr=lr, watch=watch)
 
 
-def refusal_rate(subject: Subject, rows: tuple[Example, ...]) -> float:
+def refusal_rate(subject: CausalLM, rows: tuple[Example, ...]) -> float:
     """Share of greedy answers that decline."""
     said = subject.generate([subject.encoder.prompt(r) for r in rows], 32)
     return sum(is_refusal(text) for text, _ in said) / len(rows)
@@ -56,7 +56,7 @@ def retain_at(run: Trained, level: float) -> float:
     raise AssertionError(f"the forget loss never passed {level}: {run.readings}")
 
 
-def activations(subject: Subject, rows: tuple[Example, ...], block: int) -> Tensor:
+def activations(subject: CausalLM, rows: tuple[Example, ...], block: int) -> Tensor:
     """Hidden states of all real positions, one below the other."""
     batch = batch_of(subject, rows)
     with torch.no_grad():

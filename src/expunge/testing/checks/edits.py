@@ -24,8 +24,8 @@ from expunge.methods._lib.least_squares import covariances, null_projector
 from expunge.methods.base import Edit
 from expunge.methods.finetune import finetune
 from expunge.methods.optimizers.adamw import AdamW
+from expunge.models.language import CausalLM
 from expunge.models.scope import Scope
-from expunge.models.subject import Subject
 from expunge.models.tiny import build_subject
 from expunge.records.task import Example, Task
 from expunge.seeding import stream
@@ -38,14 +38,14 @@ from .base import check, term
 
 
 @cache
-def edited(recipe: str) -> tuple[Subject, dict[str, Any]]:
+def edited(recipe: str) -> tuple[CausalLM, dict[str, Any]]:
     """The memoriser after an edit on the small task, and the figures. Nobody may change them."""
     edit, subject = stage_of(recipe).edit, fresh()
     assert edit is not None
     return subject, edit.apply(subject, small_task(), 0)
 
 
-def change_of(subject: Subject) -> dict[str, Tensor]:
+def change_of(subject: CausalLM) -> dict[str, Tensor]:
     """Weights now minus those of the memoriser."""
     before = weights_of(memoriser())
     return {name: value - before[name] for name, value in weights_of(subject).items()}
@@ -179,7 +179,7 @@ def rises_with_scale(plugin: type[Edit], lr: float) -> None:
 # First-epoch ascent
 
 
-def saved(subject: Subject, folder: str, name: str) -> str:
+def saved(subject: CausalLM, folder: str, name: str) -> str:
     subject.save(Path(folder) / name)
     return str(Path(folder) / name)
 
@@ -264,7 +264,7 @@ def people() -> Task:
 
 
 @cache
-def reader() -> Subject:
+def reader() -> CausalLM:
     """Knows the pets of ten people in three forms of question, and looks names up in its first MLP.
 
     The memoriser cannot show where a name is read: a model that small sees the tokens of the question from
@@ -286,14 +286,14 @@ def reader() -> Subject:
     return subject
 
 
-def right(subject: Subject, rows: Sequence[Example]) -> float:
+def right(subject: CausalLM, rows: Sequence[Example]) -> float:
     """Share of rows answered word for word."""
     said = subject.generate([subject.encoder.prompt(r) for r in rows], 32)
     return sum(text == row.answer for (text, _), row in zip(said, rows, strict=True)) / len(rows)
 
 
 @cache
-def redirected(recipe: str) -> Subject:
+def redirected(recipe: str) -> CausalLM:
     edit, subject = stage_of(recipe).edit, fresh(reader())
     assert edit is not None
     edit.apply(subject, people(), 0)

@@ -22,8 +22,8 @@ from expunge.exact.shards import STORE, adapter_of, path_of, schedule_of
 from expunge.methods.optimizers.adamw import AdamW
 from expunge.methods.scopes.lora import LoRA
 from expunge.methods.work import Work
+from expunge.models.language import CausalLM
 from expunge.models.load import load_subject
-from expunge.models.subject import Subject
 from expunge.plugin import Plugin
 from expunge.records.task import Example, Task
 from expunge.seeding import derive
@@ -48,7 +48,7 @@ def all_rows() -> tuple[Example, ...]:
     return (*task.holdout, *task.retain[::9])
 
 
-def save(subject: Subject) -> Path:
+def save(subject: CausalLM) -> Path:
     folder = Path(tempfile.mkdtemp(dir=PLACE)) / "model"
     subject.save(folder)
     return folder
@@ -204,7 +204,7 @@ def one_shard_is_lora(plugin: type[Plugin]) -> None:
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
-def plain_loss(subject: Subject, rows: Sequence[Example]) -> Tensor:
+def plain_loss(subject: CausalLM, rows: Sequence[Example]) -> Tensor:
     """Mean loss per supervised token, from full logits."""
     batch = batch_of(subject, rows)
     logits_BTV = subject.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT).logits
@@ -216,7 +216,8 @@ def plain_loss(subject: Subject, rows: Sequence[Example]) -> Tensor:
 def averages_its_shards(plugin: type[Plugin]) -> None:
     """A loop over shards, each as an adapter of its own, gives the same answers, hidden states and words."""
     batch = batch_of(memoriser(), [*small_task().holdout[:4], *small_task().forget[:2]])
-    ensemble, singles = load_subject(sharded(plugin)), [single(sharded(plugin), k) for k in range(2)]  # type: ignore[arg-type]
+    ensemble: Any = load_subject(sharded(plugin))  # type: ignore[arg-type]
+    singles = [single(sharded(plugin), k) for k in range(2)]  # type: ignore[arg-type]
     for how in ("logprob", "posterior"):
         ensemble.model.config.average = how
         with torch.no_grad():
@@ -226,7 +227,7 @@ def averages_its_shards(plugin: type[Plugin]) -> None:
             close(ensemble.answers(batch).logits_NV.log_softmax(-1), mean_NV.log_softmax(-1))
             hidden_BTD = ensemble.hidden(batch, 1)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(Subject, "bare", False)  # an ensemble runs padding too; a single model must
+                patch.setattr(CausalLM, "bare", False)  # an ensemble runs padding too; a single model must
                 close(hidden_BTD, torch.stack([one.hidden(batch, 1) for one in singles]).mean(0))
             real = batch.attention_BT.bool()
             close(hidden_BTD[real], torch.stack([one.hidden(batch, 1) for one in singles]).mean(0)[real])
@@ -238,7 +239,7 @@ def averages_its_shards(plugin: type[Plugin]) -> None:
         assert torch.equal(*(ensemble.model.generate(**beams, use_cache=use) for use in (True, False)))
 
 
-def single(folder: Path, shard: int) -> Subject:
+def single(folder: Path, shard: int) -> CausalLM:
     """One shard's model: the base with that adapter, by peft."""
     subject = fresh()
     scope = LoRA(rank=FEW["rank"]).apply(subject)
@@ -251,7 +252,7 @@ def single(folder: Path, shard: int) -> Subject:
     return subject
 
 
-def slowly(ensemble: Subject, singles: Sequence[Subject], how: str, prompt: Sequence[int], room: int) -> str:
+def slowly(ensemble: CausalLM, singles: Sequence[CausalLM], how: str, prompt: Sequence[int], room: int) -> str:
     """Greedy words without a cache."""
     ids = list(prompt)
     mean: Callable[[Tensor], Tensor] = (lambda x: x.mean(0)) if how == "logprob" else (lambda x: x.exp().mean(0))

@@ -15,7 +15,7 @@ from torch import nn
 from expunge.data.text_encoder import collate
 from expunge.errors import UsageError
 from expunge.models.adapter import add_adapter
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.probes.base import Probe
 from expunge.records.observation import Row
 from expunge.records.task import Example
@@ -25,7 +25,7 @@ from .base import check
 from .probes import LONG
 
 
-def _ask(plugin: type[Probe], subject: Subject, examples: list[Example], partner: Subject | None = None,
+def _ask(plugin: type[Probe], subject: CausalLM, examples: list[Example], partner: CausalLM | None = None,
          **options: Any) -> list[Row]:
     beside = (partner or memoriser()) if plugin.partnered else None
     return plugin(**options).observe(subject, examples, small_task(), partner=beside)
@@ -183,7 +183,7 @@ def landscape_matches_slow_twin(plugin: type[Probe]) -> None:
 @check
 def memorised_text_sits_in_a_sharp_minimum(plugin: type[Probe]) -> None:
     """On average the loss rises steeply around what is known by heart and much less around what was never seen."""
-    def gap(subject: Subject, rows: tuple[Example, ...]) -> float:
+    def gap(subject: CausalLM, rows: tuple[Example, ...]) -> float:
         found = _ask(plugin, subject, list(rows[:12]))
         return sum(sum(r["losses"]) / len(r["losses"]) - r["l0"] for r in found) / len(found)
 
@@ -277,7 +277,7 @@ def weights_match_by_hand(plugin: type[Probe]) -> None:
         _ask(plugin, memoriser(), [], _shorter(fresh()))
 
 
-def _shorter(subject: Subject) -> Subject:
+def _shorter(subject: CausalLM) -> CausalLM:
     """Without its last block."""
     subject.model.model.layers = subject.model.model.layers[:-1]
     subject.model.config.num_hidden_layers -= 1

@@ -19,7 +19,7 @@ from expunge.methods.base import Objective
 from expunge.methods.objectives.meow import choose
 from expunge.methods.optimizers.adamw import AdamW
 from expunge.methods.work import Work
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.models.tiny import build_subject
 from expunge.records.task import Example
 
@@ -35,7 +35,7 @@ from .builders import few, likelihood_loss, likeness, said_by
 
 
 @cache
-def learnt() -> tuple[Subject, list[float]]:
+def learnt() -> tuple[CausalLM, list[float]]:
     """A model of bytes that has learnt four rows by heart, and their mean MEMO before, during and after.
 
     Cuts between characters fall inside the tokens of a larger vocabulary, and so small a model has never
@@ -73,7 +73,7 @@ def memo_grows(plugin: type[Objective]) -> None:
     assert readings == sorted(readings) and readings[0] < 0.1 and readings[-1] > readings[0] + 0.7, readings
 
 
-class Parrot(Subject):
+class Parrot(CausalLM):
     """Says the same to everything, and remembers how often it was asked."""
 
     def generate(self, prompts: Any, *args: Any, **options: Any) -> list[tuple[str, bool]]:

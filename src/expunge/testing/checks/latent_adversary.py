@@ -16,7 +16,7 @@ from torch import Tensor
 from expunge.data.text_encoder import TokenBatch
 from expunge.methods._lib.latent import away, pushed
 from expunge.methods.base import Perturb
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.records.task import Example
 from expunge.training.step import Step
 
@@ -101,7 +101,7 @@ def reaches_forget_sides(plugin: type[Perturb]) -> None:
     made = plugin(steps=3)
     made.attack(step)  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(Subject, "bare", False)  # its hook keeps rows in one pass, padding and all: so must the clean one
+        patch.setattr(CausalLM, "bare", False)  # its hook keeps rows in one pass: so must the clean one
         for side, reached in (("forget", True), ("refusal", True), ("retain", False)):
             same = torch.equal(step.answers(side).logits_NV, clean.answers(side).logits_NV)
             assert same != reached, side
@@ -123,7 +123,7 @@ def reaches_forget_sides(plugin: type[Perturb]) -> None:
     torch.testing.assert_close(seen[0][1, : row.prompt], prompt_TD, atol=1e-4, rtol=1e-4)
 
 
-def elicited(subject: Subject, rows: Sequence[Any], options: dict[str, Any]) -> float:
+def elicited(subject: CausalLM, rows: Sequence[Any], options: dict[str, Any]) -> float:
     """Forget loss under a fresh attack, stronger than the one in training."""
     from expunge.methods.perturb.lat import LAT
 

@@ -23,7 +23,7 @@ from expunge.methods.objectives.npo import NPO
 from expunge.methods.objectives.rmu import control_vector
 from expunge.methods.recipe import Stage
 from expunge.models.answers import Answers
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.plugin import Card
 from expunge.training.step import Step, Term
 
@@ -66,7 +66,7 @@ def stage_with(other: str, like: Stage) -> Stage:
     return replace(like, objective=stage_of(other).objective)
 
 
-def token_weights(stage: Stage, subject: Subject, original: Subject) -> Tensor:
+def token_weights(stage: Stage, subject: CausalLM, original: CausalLM) -> Tensor:
     """dL/d log p of every forget token, before the mean over rows; shape N."""
     subject = fresh(subject)
     subject.model.requires_grad_(True)
@@ -236,7 +236,7 @@ def keeps_other_odds(plugin: type[Objective], strength: float = 10.0) -> None:
 def stops_at_its_layer(plugin: type[Objective]) -> None:
     """Leaving the forward early gives the gradients of a forward that runs to the end."""
 
-    def whole(self: Subject, batch: TokenBatch, block: int) -> Tensor:
+    def whole(self: CausalLM, batch: TokenBatch, block: int) -> Tensor:
         out = self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, output_hidden_states=True)
         assert 0 <= block < len(self.blocks) - 1, "the last entry has been through the final norm"
         return out.hidden_states[block + 1]
@@ -247,7 +247,7 @@ def stops_at_its_layer(plugin: type[Objective]) -> None:
     recipe = term(plugin)
     early = gradient(recipe, moved(), original=memoriser()).total()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Subject, "hidden", whole)
+        patch.setattr(CausalLM, "hidden", whole)
         late = gradient(recipe, moved(), original=memoriser()).total()
     assert distance(early, late) < 1e-6
     subject = fresh()

@@ -17,8 +17,8 @@ from expunge.data.text_encoder import TokenBatch
 from expunge.methods.base import Perturb
 from expunge.methods.perturb.saf import fake_quantized, linear_weights, quantized
 from expunge.models.answers import Answers
+from expunge.models.language import CausalLM
 from expunge.models.scope import Scope
-from expunge.models.subject import Subject
 from expunge.training.gradients import Tamper, inner
 
 from ..support import (
@@ -63,20 +63,20 @@ def restores_weights(plugin: type[Perturb], options: dict[str, Any] | None = Non
     recipe = f"npo + retain_nll + {term(plugin, options)} + adamw(lr=0, warmup=0)"
     before = weights(memoriser())
 
-    def same(subject: Subject) -> bool:
+    def same(subject: CausalLM) -> bool:
         return hooks(subject) == [] and all(torch.equal(p, before[n]) for n, p in weights(subject).items())
 
     calls: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        real = Subject.answers_of
+        real = CausalLM.answers_of
 
-        def counted(self: Subject, batches: dict[str, TokenBatch]) -> dict[str, Answers]:
+        def counted(self: CausalLM, batches: dict[str, TokenBatch]) -> dict[str, Answers]:
             calls.append(1)
             if len(calls) == limit:
                 raise Boom
             return real(self, batches)
 
-        patch.setattr(Subject, "answers_of", counted)
+        patch.setattr(CausalLM, "answers_of", counted)
         limit = 0
         assert same(train(recipe, steps=1).subject)
         passes = len(calls)
@@ -129,7 +129,7 @@ def moves_up_the_gradient(plugin: type[Perturb], rho: float = 0.3) -> None:
     assert len(asked(plugin(rho=rho), Scope(subject, names), lambda: nothing)[1]) == 1, "no direction to go"
 
 
-def climb(subject: Subject, radius: float) -> tuple[float, float]:
+def climb(subject: CausalLM, radius: float) -> tuple[float, float]:
     """The forget loss of npo, and how far projected ascent within `radius` of the weights raises it."""
     here, rise = fresh(subject), 0.0
     start = [p.detach().clone() for p in here.model.parameters()]
@@ -186,7 +186,7 @@ def by_rows(weight: Tensor, bits: int) -> Tensor:
     return torch.stack([torch.round(row / (row.abs().max() / most)) * (row.abs().max() / most) for row in weight])
 
 
-def accuracy(subject: Subject) -> float:
+def accuracy(subject: CausalLM) -> float:
     """Share of forget tokens that are the model's first choice."""
     with subject.evaluating():
         answers = subject.answers(batch_of(subject, small_task().forget))

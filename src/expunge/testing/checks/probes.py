@@ -10,7 +10,7 @@ import copy
 import pytest
 import torch
 
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.probes.base import Probe
 from expunge.records.observation import Row
 from expunge.records.task import Example
@@ -37,7 +37,7 @@ def _same(a: Row, b: Row, within: float) -> None:
             assert b[name] == value, name
 
 
-def slow_likelihood(subject: Subject, ids: tuple[int, ...], prompt: int) -> dict[str, list[float]]:
+def slow_likelihood(subject: CausalLM, ids: tuple[int, ...], prompt: int) -> dict[str, list[float]]:
     """One row, no padding, full logits in float64, token by token as the definitions say."""
     model = copy.deepcopy(subject.model).double().eval()
     with torch.no_grad():

@@ -16,7 +16,7 @@ import torch
 from expunge.methods._lib import divergence
 from expunge.methods.base import Objective, Preset
 from expunge.methods.objectives.llmu import mean_logp
-from expunge.models.subject import Subject
+from expunge.models.language import CausalLM
 from expunge.plugin import Plugin
 from expunge.records.task import Example
 
@@ -104,7 +104,7 @@ def bleu(reference: str, text: str, longest: int = 2) -> float:
     return exp(total + min(0.0, 1 - len(expected) / len(said)))
 
 
-def study(plugin: type[Plugin]) -> Subject:
+def study(plugin: type[Plugin]) -> CausalLM:
     """What the preset makes of the memoriser in 60 steps of the study's batch size."""
     return trained(plugin.card.name, steps=60, batch_size=2).subject
 
@@ -113,7 +113,7 @@ def study(plugin: type[Plugin]) -> Subject:
 def unlearns_continuations(plugin: type[Preset], kl: float) -> None:
     """Continuations resemble the text less than what the original says of people it never met, and retain rows stay."""
 
-    def resemblance(subject: Subject, rows: Sequence[Example]) -> float:
+    def resemblance(subject: CausalLM, rows: Sequence[Example]) -> float:
         return sum(bleu(r.answer, t) for r, t in zip(rows, said_by(subject, rows), strict=True)) / len(rows)
 
     task, subject = small_task(), study(plugin)
