@@ -52,8 +52,7 @@ def differences(subject: CausalLM, rows: Sequence[Example], names: Sequence[str]
 class Steering:
     """Adds a vector of its own to each known question at its last token, and nothing to what is generated.
 
-    A row is known by the tokens it begins with, in whichever batch it stands; `applied` counts additions and
-    `passes` the passes that began a sequence.
+    A row is known by the tokens it begins with. `applied` counts additions, `passes` the passes that begin a sequence.
     """
 
     def __init__(self, vectors: Vectors) -> None:
