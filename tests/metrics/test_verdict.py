@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from expunge.attacks.base import parse_attack
+from expunge.audit.attacks import describe
 from expunge.judgement.leaks import doubt, leaks, share, succeeds
 from expunge.judgement.threats import NOT_TRIED, shown_alone
 from expunge.judgement.verdict import verdict
@@ -13,7 +15,7 @@ from expunge.metrics.base import Evidence
 from expunge.metrics.directions import is_above, is_below
 from expunge.metrics.evaluate import score_all
 from expunge.records.observation import Observations
-from expunge.records.score import AttackRecord, Score
+from expunge.records.score import AttackRecord, Family, Score
 from expunge.testing.observed_worlds import observations, world
 
 SUITE = ["forget.probability", "forget.rouge_l", "forget.truth_ratio", "forget.extraction_strength",
@@ -49,6 +51,7 @@ def attacked(excess: float | None = 0.4, width: float = 0.1, *, attack: str = "r
 
 
 LEAK = attacked()
+RELEARNING = "relearning: whether a little fine-tuning brings the knowledge back"
 NOTHING = attacked(0.02, attack="prefix", access="text")
 
 
@@ -150,8 +153,22 @@ def test_forget_quality_sentence_states_power_and_noise_floor() -> None:
 
 def test_what_was_not_tried_is_listed_until_it_is() -> None:
     assert set(NOT_TRIED) <= set(verdict([quality(0.4)]).not_tested)
-    tried = verdict([quality(0.4), LEAK]).not_tested
+    tried = verdict([quality(0.4), LEAK], [record("relearn", families=("relearning",))]).not_tested
     assert not any("relearning" in s for s in tried) and any("quantisation" in s for s in tried)
+
+
+@pytest.mark.parametrize(("term", "untried", "tried"), [
+    ("prefix(words=3)", {"jailbreak prompts", "paraphrased prompts"}, {"prompts that give related facts or the "
+                                                                       "beginning of the answer"}),
+    ("prefix", {"paraphrased prompts"}, {"jailbreak prompts"}),
+    ("translate", {"jailbreak prompts"}, {"paraphrased prompts"}),
+    ("relearn(steps=16) + prefix", {"paraphrased prompts"}, {"jailbreak prompts", RELEARNING}),
+])
+def test_the_family_says_what_was_tried_and_not_the_name(term: str, untried: set[str], tried: set[str]) -> None:
+    """The beginning of the answer is no jailbreak, though the same attack gives both."""
+    attack = parse_attack(term)
+    said = verdict([quality(0.4), attacked(attack=attack.text())], [describe(attack)]).not_tested
+    assert untried <= set(said) and not tried & set(said)
 
 
 def test_what_could_not_be_run_is_said_once_with_its_reason() -> None:
@@ -168,8 +185,9 @@ def test_what_could_not_be_run_is_said_once_with_its_reason() -> None:
     assert "quantize(bits=[4, 8]): no kernel" in found.threats[3].not_tested
 
 
-def record(term: str, *labels: str) -> AttackRecord:
-    return AttackRecord(term=term, labels=labels or (term,), access="weights", halves=False, summary="")
+def record(term: str, *labels: str, families: tuple[Family, ...] = ()) -> AttackRecord:
+    return AttackRecord(term=term, labels=labels or (term,), access="weights", families=families, halves=False,
+                        summary="")
 
 
 @pytest.mark.parametrize(("score", "tests", "yes"), [

@@ -157,8 +157,8 @@ class Attack(Plugin):
 
     @property
     def families(self) -> tuple[Family, ...]:
-        """The families of all its parts, each once."""
-        return tuple(dict.fromkeys(card.family for card in self.cards))
+        """What kinds of attack it is, each once; an option may change it."""
+        return (self.card.family,)
 
     @property
     def inputs(self) -> str:
@@ -260,6 +260,10 @@ class Sum(Attack):
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset[Need]().union(*(p.needs for p in self.parts))
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        return tuple(dict.fromkeys(family for p in self.parts for family in p.families))
 
     @property
     def cards(self) -> tuple[AttackCard, ...]:

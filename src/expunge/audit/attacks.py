@@ -146,8 +146,8 @@ def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, S
 
 def describe(attack: Attack) -> AttackRecord:
     """What a reader of the audit should know of an attack."""
-    return AttackRecord(term=attack.text(), labels=attack.labels, access=attack.access, halves=attack.halves,
-                        summary="; ".join(c.summary for c in attack.cards),
+    return AttackRecord(term=attack.text(), labels=attack.labels, access=attack.access, families=attack.families,
+                        halves=attack.halves, summary="; ".join(c.summary for c in attack.cards),
                         caution=" ".join(c.caution for c in attack.cards if c.caution))
 
 

@@ -11,23 +11,25 @@ from typing import Literal
 
 from expunge.judgement.leaks import MIN_ROWS, compared, control, leaks, share, shows_knowledge, strength
 from expunge.metrics.directions import against, figure, is_above, is_below
-from expunge.records.score import ACCESS, Access, AttackRecord, Score, Threat
+from expunge.records.score import ACCESS, Access, AttackRecord, Family, Score, Threat
 
 Outcome = Literal["forgets", "suppresses", "retains", "over-forgets", "undecided"]
 DEEP: tuple[Access, ...] = ("gradients", "weights")
 """Where a score is read off the inside of a model rather than off what it says."""
 SHOWN = 3
 """How many successes a sentence tells of."""
-NOT_TRIED: dict[str, tuple[Access, tuple[str, ...]]] = {
-    "relearning: whether a little fine-tuning brings the knowledge back": ("weights", ("relearn",)),
-    "quantisation: whether rounding the weights brings it back": ("weights", ("quant",)),
-    "paraphrased prompts": ("text", ("paraphras",)),
-    "jailbreak prompts": ("text", ("jailbreak", "prefix", "roleplay")),
-    "prompts searched with gradients": ("gradients", ("gcg", "suffix", "soft_prompt")),
-    "model internals: whether hidden states still hold it":
-        ("weights", ("internal", "latent", "lens", "probe", "steer", "direction", "patch")),
+INSIDE = "model internals: whether hidden states still hold it"
+NOT_TRIED: dict[str, tuple[Access, tuple[Family, ...]]] = {
+    "relearning: whether a little fine-tuning brings the knowledge back": ("weights", ("relearning",)),
+    "quantisation: whether rounding the weights brings it back": ("weights", ("quantisation",)),
+    "paraphrased prompts": ("text", ("prompt:paraphrase",)),
+    "jailbreak prompts": ("text", ("prompt:jailbreak",)),
+    "prompts that give related facts or the beginning of the answer": ("text", ("prompt:context",)),
+    "many samples, or a search among continuations": ("text", ("decoding",)),
+    "prompts searched with gradients": ("gradients", ("prompt:search",)),
+    INSIDE: ("weights", ("internals", "steering")),
 }
-"""What every audit should say it did not try -> the access it needs, words in an attack's or a probe's name if so."""
+"""What every audit should say it did not try -> the access it needs, and the families of attacks that try it."""
 
 
 def threats(scores: Sequence[Score], attacks: Sequence[AttackRecord], plain: Outcome,
@@ -96,7 +98,7 @@ def _threat(access: Access, scores: Sequence[Score], attacks: Sequence[AttackRec
     return Threat(access=access, outcome=outcome, sentence=sentence, tested=labels,
                   strongest=found[0].attack if found else None, metric=found[0].name if found else None,
                   not_tested=(*(f"{what}: {why}" for what, why in _refused(scores, attacks, access)),
-                              *untried(scores, access)))
+                              *untried(scores, attacks, access)))
 
 
 def told(score: Score) -> str:
@@ -179,11 +181,13 @@ def looks_inside(score: Score) -> bool:
     return shows_knowledge(score) and score.access in DEEP
 
 
-def untried(scores: Sequence[Score], access: Access | None = None) -> list[str]:
+def untried(scores: Sequence[Score], attacks: Sequence[AttackRecord], access: Access | None = None) -> list[str]:
     """The families of attacks, and looks inside, that no score comes from."""
-    tried = " ".join(s.attack or s.name for s in scores if s.value is not None and (s.attack or looks_inside(s)))
-    return [what for what, (needed, words) in NOT_TRIED.items()
-            if access in (None, needed) and not any(word in tried.lower() for word in words)]
+    run = {s.attack for s in scores if s.attack and s.value is not None}
+    families = {family for a in attacks if run & set(a.labels) for family in a.families}
+    looked = any(looks_inside(s) for s in scores if s.value is not None)
+    return [what for what, (needed, kinds) in NOT_TRIED.items()
+            if access in (None, needed) and not families & set(kinds) and not (looked and what == INSIDE)]
 
 
 def unscored(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> list[str]:

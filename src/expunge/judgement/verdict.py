@@ -207,4 +207,4 @@ def _utility(plain: list[Score]) -> list[str]:
 
 def _gaps(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> list[str]:
     found = [f"{s.name}: {s.unavailable}" for s in scores if s.attack is None and s.unavailable is not None]
-    return [*found, *unscored(scores, attacks), *untried(scores)]
+    return [*found, *unscored(scores, attacks), *untried(scores, attacks)]

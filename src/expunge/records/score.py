@@ -103,6 +103,8 @@ class AttackRecord(Record):
     labels: tuple[str, ...]
     """One per strength; scores name them."""
     access: Access
+    families: tuple[Family, ...] = ()
+    """What kinds of attack it is, as its cards say."""
     halves: bool
     """It learned from rows of half the people and was tested on those of the other half."""
     summary: str
