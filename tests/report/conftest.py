@@ -243,7 +243,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
                 created="2025-01-02T03:04:05+00:00",
                 timing={"steps": steps, "train_s": 41.5, "tokens_per_s": 8120},
                 peak_memory_bytes=2 << 30,
-                parameters={"total": 1_000_000, "trainable": 1_000_000, "moved": 812_345},
+                parameters={"total": 1_000_000, "trainable": 812_345},
                 alarms=("The forget loss rose for 20 steps after step 60.",),
             ).write(root / "record.json")
         if steps:

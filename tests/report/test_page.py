@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -288,3 +289,23 @@ def test_wrong_folders_are_refused(tmp_path: Path) -> None:
 def test_no_torch_is_imported() -> None:
     code = "import expunge.report.page, expunge.report.leaderboard, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+def test_the_page_says_how_many_parameters_could_move(make_run: Make, tmp_path: Path) -> None:
+    """Of the very fields that a scope counts: 3 masked elements of 4 x 3 weights, and no bias."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from expunge.models.scope import Scope
+    from expunge.records.run import RunRecord
+
+    layer: Any = SimpleNamespace(model=torch.nn.Linear(3, 4))
+    mask = torch.zeros(4, 3, dtype=torch.bool)
+    mask[0] = True
+    counts = Scope(layer, ("weight",), {"weight": mask}).counts()
+    run = make_run("run")
+    record = RunRecord.read(run / "record.json")
+    assert counts.keys() == record.parameters.keys()
+    record.model_copy(update={"parameters": counts}).write(run / "record.json")
+    assert "3 of 16 (18.8 %)" in render([run], out=tmp_path / "page.html").read_text(encoding="utf-8")

@@ -46,7 +46,7 @@ class RunRecord(Record):
     reference: dict[str, str] = Field(default_factory=dict)
     """How the original's outputs were served and the checksum that shows it never moved."""
     parameters: dict[str, int] = Field(default_factory=dict)
-    """total, trainable, moved."""
+    """total, and trainable: how many the scope let move; it holds the others to the bit."""
     alarms: tuple[str, ...] = ()
     best: dict[str, Any] = Field(default_factory=dict)
     """The kept checkpoint: step, forget, utility and the rule that chose it; an edit's figures."""

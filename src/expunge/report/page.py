@@ -127,7 +127,7 @@ def _facts(view: View) -> list[tuple[str, str]]:
     environment = (record or audit).environment if record or audit else {}  # type: ignore[union-attr]
     facts.append(("Commit", str(environment.get("commit") or "")))
     if record:
-        facts += [("Work", _work(record)), ("Parameters moved", _moved(record))]
+        facts += [("Work", _work(record)), ("Parameters that could move", _free(record))]
         if record.best:
             facts.append(("Kept checkpoint", _kept(record.best)))
     if audit:
@@ -162,11 +162,12 @@ def _work(record: RunRecord) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _moved(record: RunRecord) -> str:
-    moved, total = record.parameters.get("moved"), record.parameters.get("total")
-    if not total or moved is None:
+def _free(record: RunRecord) -> str:
+    """How many the scope let move, and of how many; it holds the others to the bit."""
+    free, total = record.parameters.get("trainable"), record.parameters.get("total")
+    if not total or free is None:
         return ""
-    return f"{moved:,} of {total:,} ({100 * moved / total:.3g} %)"
+    return f"{free:,} of {total:,} ({100 * free / total:.3g} %)"
 
 
 def _references(view: View) -> str:
