@@ -15,7 +15,8 @@ _HOMES = {
     "report": "expunge.report", "load_task": "expunge.data.tasks", "Task": "expunge.records.task",
     "Example": "expunge.records.task", "Subject": "expunge.models.subject", "load_subject": "expunge.models.load",
     "Audit": "expunge.records.score", "Score": "expunge.records.score", "RunRecord": "expunge.records.run",
-    "ExpungeError": "expunge.errors",
+    "TrainSettings": "expunge.records.settings", "RunSettings": "expunge.records.settings",
+    "AuditSettings": "expunge.records.settings", "ExpungeError": "expunge.errors",
 }
 __all__ = sorted(_HOMES)
 

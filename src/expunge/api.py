@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -23,23 +23,25 @@ from expunge.data.text_encoder import TextEncoder
 from expunge.errors import ExpungeError, MissingError, PreflightError, UsageError
 from expunge.exact.deletion import taught
 from expunge.methods.base import Exact
-from expunge.methods.plan import Plan, check_epochs, preflight
+from expunge.methods.plan import Plan, preflight
 from expunge.methods.recipe import Stage, exact_stage, parse, training_stage
 from expunge.metrics.evaluate import parse_metric, required
 from expunge.models.load import check_model, config_from, load_processor, load_subject, read_config, resolve
 from expunge.models.subject import Subject
 from expunge.models.tiny import SIZES, build_subject
+from expunge.output import check_resumable, prepare_output, refuse_output
 from expunge.records.base import fingerprint, read_json
 from expunge.records.run import RunFolder, RunRecord, environment
 from expunge.records.score import Audit, Score
+from expunge.records.settings import AuditSettings, LoopSettings, RunSettings, TrainSettings, TrainSplit
 from expunge.records.task import SPLITS, Task
 from expunge.report.page import render
-from expunge.runs import Monitor, check_resumable, prepare_output, refuse_output, run_stages, stop_rule
+from expunge.runs import Monitor, run_stages, stop_rule
 from expunge.training.loop import Loop
 from expunge.training.schedule import Schedule
 
 DEMO_RECIPE = "npo + retain_nll(weight=3) + adamw(lr=1.5e-4, weight_decay=0)"
-Keep = Literal["best", "last"]
+AnySettings = TypeVar("AnySettings", TrainSettings, RunSettings)
 
 
 def device() -> torch.device:
@@ -47,36 +49,36 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def as_task(task: Task | str | None, **options: Any) -> Task:
-    """A task as it is, or what `load_task` makes of a name or of files."""
-    return task if isinstance(task, Task) else load_task(task, **options)
+def as_task(task: Task | str | None, settings: LoopSettings | AuditSettings, **files: Any) -> Task:
+    """A task as it is, or what `load_task` makes of a name or of files; with the template asked for."""
+    task = task if isinstance(task, Task) else load_task(task, limit=settings.limit, **files)
+    return task if settings.template is None else task.model_copy(update={"template": settings.template})
 
 
-def train(model: str | Path, *, task: Task | str, out: str | Path, split: Literal["full", "retain"] = "full",
-          method: str | None = None, epochs: float | None = None, steps: int | None = None, lr: float | None = None,
-          batch_size: int = 16, accumulate: int = 1, gradient_checkpointing: bool = False, seed: int = 0,
-          limit: int | None = None, max_length: int | None = None, data_dir: Path | None = None,
-          eval_every: int | None = None, resume: bool = False, overwrite: bool = False, dry_run: bool = False,
-          reporter: Reporter | None = None) -> RunRecord:
+def _resolved(settings: AnySettings, task: Task, **values: Any) -> AnySettings:
+    """The settings as they are carried out, which is what the record says."""
+    return settings.model_copy(update={"template": task.template, "mixed_precision": processes.precision()} | values)
+
+
+def train(model: str | Path, *, task: Task | str, out: str | Path, method: str | None = None,
+          data_dir: Path | None = None, settings: TrainSettings | None = None, resume: bool = False,
+          overwrite: bool = False, dry_run: bool = False, reporter: Reporter | None = None,
+          **options: Any) -> RunRecord:
     """Train a model on a task's rows: `full` makes an original, `retain` its retrained twin.
 
     Args:
-        model: a model folder or hub name to finetune, or a config (JSON file or built-in size) to
+        model: a model folder or hub name to fine-tune, or a config (JSON file or built-in size) to
             train from scratch; then the tokenizer is trained on all texts of the task, for both twins alike.
-        split: full (forget, retain and background rows) or retain (all but the forget rows).
         method: an exact method such as "sisa(shards=3)", so that rows can be deleted later; plain
             likelihood training when left out.
-        epochs: 5 when finetuning, 40 from scratch, unless steps are given.
-        lr: 1e-5 when finetuning, 2e-3 from scratch.
-        batch_size, gradient_checkpointing: as in `forget`.
+        settings, options: `TrainSettings`, or its fields by name: split, epochs, steps, lr, batch_size ...
 
     Returns:
         The record, also written to out/record.json; weights are in out/model.
     """
     reporter, out = reporter or Reporter(quiet=True), Path(out)
-    task = as_task(task, limit=limit, data_dir=data_dir)
-    if split not in ("full", "retain"):
-        raise UsageError(f"--split {split!r} is not possible.", fix="Choose full or retain.")
+    settings = TrainSettings.build(settings, **options)
+    task = as_task(task, settings, data_dir=data_dir)
     scratch = Path(model).suffix == ".json" or (str(model) in SIZES and not Path(model).exists())
     if method and scratch:
         raise UsageError(f"{method} needs a model to start from, and {model} is a config.",
@@ -84,19 +86,20 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
                          "Train or fetch a base on other rows first, and name its folder.")
     if method:
         processes.refuse_several(method)
-    stage = exact_stage(method, lr) if method else training_stage().with_learning_rate(
-        lr if lr is not None else (2e-3 if scratch else 1e-5))
-    chosen = task.training_rows(split)
+    stage = exact_stage(method, settings.lr) if method else training_stage().with_learning_rate(
+        settings.lr if settings.lr is not None else (2e-3 if scratch else 1e-5))
+    settings = _resolved(settings, task, epochs=settings.epochs or (40 if scratch else 5))
+    chosen = task.training_rows(settings.split)
     if not chosen:
-        raise UsageError(f"The task {task.name} has no rows for --split {split}.", fix="Give --retain FILE.")
+        raise UsageError(f"The task {task.name} has no rows for --split {settings.split}.", fix="Give --retain FILE.")
     if not dry_run:
         refuse_output(out, resume=resume, overwrite=overwrite, reads=[model])
     subject: Subject
     if scratch:
-        subject = build_subject(config_from(model), task.texts(), seed=seed, template=task.template,
-                                max_length=max_length)
+        subject = build_subject(config_from(model), task.texts(), seed=settings.seed, template=task.template,
+                                max_length=settings.max_length)
     else:
-        subject = load_subject(model, template=task.template, max_length=max_length)
+        subject = load_subject(model, template=task.template, max_length=settings.max_length)
     rows = [subject.encoder.encode(r) for r in chosen]
     problems: list[ExpungeError] = [*subject.encoder.check(rows, subject.model.config, "training")]
     if isinstance(stage.wrap, Exact):
@@ -104,13 +107,8 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
     if problems:
         raise PreflightError(problems)
     if cut := sum(r.truncated for r in rows):
-        reporter.warn(f"{cut} rows are cut to --max-length {max_length}.")
-    epochs = epochs if epochs is not None else (40 if scratch else 5)
-    check_epochs(epochs)
-    settings = {"split": split, "epochs": epochs, "steps": steps, "batch_size": batch_size,
-                "accumulate": accumulate, "max_length": max_length, "limit": limit, "template": task.template,
-                "gradient_checkpointing": gradient_checkpointing}
-    record = _record("train", method or "retain_nll", (stage,), settings, str(model), subject, task, seed)
+        reporter.warn(f"{cut} rows are cut to --max-length {settings.max_length}.")
+    record = _record("train", method or "retain_nll", (stage,), settings, str(model), subject, task)
     if dry_run:
         return record
     if processes.on_main(lambda: _begin(out, record, resume=resume, overwrite=overwrite, reporter=reporter)):
@@ -118,40 +116,30 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, split: Litera
     subject.model.to(device())
 
     def plan(stage: Stage, schedule: Schedule) -> Loop:
-        total = steps or max(round(epochs * schedule.steps_per_epoch), 1)
+        total = settings.total_steps(schedule.steps_per_epoch)
         rule = stop_rule(None, stage=stage, vocabulary=1, keep="last", utility_floor=0.0,
                          stop_at_target=False, stop_at_floor=False)
-        return Loop(steps=total, seed=seed, eval_every=eval_every or max(total // 8, 1), stop=rule,
-                    gradient_checkpointing=gradient_checkpointing)
+        return Loop(steps=total, seed=settings.seed, eval_every=settings.eval_every or max(total // 8, 1), stop=rule,
+                    gradient_checkpointing=settings.gradient_checkpointing)
 
     record = run_stages((stage,), subject, task, lambda stage: {"forget": (), "retain": chosen}, record, out,
-                        plan=plan, batch_size=batch_size, accumulate=accumulate, reporter=reporter)
+                        plan=plan, settings=settings, reporter=reporter)
     reporter.close()
     return record
 
 
 def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str | None = None,
            forget: Path | None = None, retain: Path | None = None, holdout: Path | None = None,
-           epochs: float = 10, steps: int | None = None, lr: float | None = None, batch_size: int = 8,
-           accumulate: int = 1, gradient_checkpointing: bool = False, seed: int = 0, limit: int | None = None,
-           max_length: int | None = None, mapping: dict[str, str] | None = None, data_dir: Path | None = None,
-           allow_overlap: bool = False, eval_every: int | None = None, keep: Keep = "best",
-           utility_floor: float = 0.9, forget_target: float | None = None, stop_at_target: bool = False,
-           stop_at_floor: bool = False, checkpoint_every: int = 50, resume: bool = False, overwrite: bool = False,
-           dry_run: bool = False, reporter: Reporter | None = None) -> RunRecord | Plan:
+           mapping: dict[str, str] | None = None, data_dir: Path | None = None, allow_overlap: bool = False,
+           settings: RunSettings | None = None, resume: bool = False, overwrite: bool = False, dry_run: bool = False,
+           reporter: Reporter | None = None, **options: Any) -> RunRecord | Plan:
     """Make a model forget rows of a task by a recipe.
 
     Args:
         model: a run folder, model folder or hub name.
         method: a recipe such as "npo(beta=0.1) + retain_kl + lora(rank=8)".
         task: a name or a Task; or give files as `forget`, `retain` and `holdout`.
-        epochs, steps: length; an epoch walks the forget rows once.
-        lr: overrides the optimizer's peak learning rate.
-        batch_size: rows of each side per micro-batch, over all processes together; `accumulate` of them make a step.
-        gradient_checkpointing: compute activations twice rather than keep them; the weights come out the same.
-        eval_every: steps between readings of the monitor; once an epoch by default.
-        forget_target: forget probability to aim at; that of the holdout rows when left out.
-        keep: "best" restores the best reading by the stated rule, "last" the final step.
+        settings, options: `RunSettings`, or its fields by name: epochs, steps, lr, batch_size, keep, seed ...
 
     Returns:
         The record (out/record.json), or with dry_run the plan.
@@ -160,62 +148,58 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
         PreflightError: the plan cannot work; every problem is listed and nothing was run.
     """
     reporter, out = reporter or Reporter(quiet=True), Path(out)
-    task = as_task(task, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
-                   limit=limit, allow_overlap=allow_overlap)
+    settings = RunSettings.build(settings, **options)
+    task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
+                   allow_overlap=allow_overlap)
+    settings = _resolved(settings, task)
     config = read_config(model)
     stages = parse(method, getattr(config, "num_hidden_layers", 4))
     steps_of_its_own = any(s.objective for s in stages)
     # Where nothing takes steps --lr is still set, so that preflight says it would do nothing.
-    stages = tuple(s.with_learning_rate(lr) if s.objective or not steps_of_its_own else s for s in stages)
-    processor = load_processor(resolve(model))
-    plan = preflight(method, stages, task, TextEncoder(processor, task.template, max_length), config, epochs=epochs,
-                     steps=steps, batch_size=batch_size, accumulate=accumulate,
-                     gradient_checkpointing=gradient_checkpointing)
+    stages = tuple(s.with_learning_rate(settings.lr) if s.objective or not steps_of_its_own else s for s in stages)
+    encoder = TextEncoder(load_processor(resolve(model)), task.template, settings.max_length)
+    plan = preflight(method, stages, task, encoder, config, settings)
     if dry_run:
         return plan
     for note in plan.notes:
         reporter.note(note)
     if plan.truncated:
-        reporter.warn(f"{plan.truncated} rows are cut to --max-length {max_length}.")
+        reporter.warn(f"{plan.truncated} rows are cut to --max-length {settings.max_length}.")
     refuse_output(out, resume=resume, overwrite=overwrite, reads=[model])
-    subject = load_subject(model, template=task.template, max_length=max_length)
-    settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "accumulate": accumulate,
-                "max_length": max_length, "limit": limit, "template": task.template, "eval_every": eval_every,
-                "keep": keep, "utility_floor": utility_floor, "forget_target": forget_target,
-                "stop_at_target": stop_at_target, "stop_at_floor": stop_at_floor,
-                "gradient_checkpointing": gradient_checkpointing}
-    check_epochs(epochs)
-    if stop_at_target and forget_target is None and not task.holdout:
+    subject = load_subject(model, template=task.template, max_length=settings.max_length)
+    if settings.stop_at_target and settings.forget_target is None and not task.holdout:
         raise UsageError("--stop-at-target has no target to stop at.", "The task has no holdout rows to read it from.",
                          "Give --forget-target, or holdout rows.")
-    record = _record("forget", method, stages, settings, str(model), subject, task, seed)
+    record = _record("forget", method, stages, settings, str(model), subject, task)
     if processes.on_main(lambda: _begin(out, record, resume=resume, overwrite=overwrite, reporter=reporter)):
         return RunRecord.read(out / "record.json")
     subject.model.to(device())
-    target = Monitor(subject, task, seed).never_trained() if forget_target is None else forget_target
+    target = settings.forget_target
+    if target is None:
+        target = Monitor(subject, task, settings.seed).never_trained()
     vocabulary = subject.model.get_input_embeddings().weight.shape[0]
 
     def loop_of(stage: Stage, schedule: Schedule) -> Loop:
-        rule = stop_rule(target, stage=stage, vocabulary=vocabulary, keep=keep, utility_floor=utility_floor,
-                         stop_at_target=stop_at_target, stop_at_floor=stop_at_floor)
-        total = steps or max(round(epochs * schedule.steps_per_epoch), 1)
-        return Loop(steps=total, seed=seed, eval_every=eval_every or schedule.steps_per_epoch, stop=rule,
-                    checkpoint_every=checkpoint_every, gradient_checkpointing=gradient_checkpointing)
+        rule = stop_rule(target, stage=stage, vocabulary=vocabulary, keep=settings.keep,
+                         utility_floor=settings.utility_floor, stop_at_target=settings.stop_at_target,
+                         stop_at_floor=settings.stop_at_floor)
+        total = settings.total_steps(schedule.steps_per_epoch)
+        return Loop(steps=total, seed=settings.seed, eval_every=settings.eval_every or schedule.steps_per_epoch,
+                    stop=rule, checkpoint_every=settings.checkpoint_every,
+                    gradient_checkpointing=settings.gradient_checkpointing)
 
     record = run_stages(stages, subject, task, lambda stage: {"forget": task.forget, "retain": task.retain},
-                        record, out, plan=loop_of, batch_size=batch_size, accumulate=accumulate, reporter=reporter)
+                        record, out, plan=loop_of, settings=settings, reporter=reporter)
     reporter.close()
     return record
 
 
 def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | str | None = None,
           forget: Path | str | None = None, retain: Path | str | None = None, holdout: Path | str | None = None,
-          original: str | Path | None = None, retrained: str | Path | Sequence[str | Path] = (),
-          suite: str | Sequence[str] = "standard",
-          seed: int = 0, limit: int | None = None, max_length: int | None = None,
           mapping: dict[str, str] | None = None, data_dir: Path | None = None, allow_overlap: bool = False,
-          resamples: int = 1000, resume: bool = False, overwrite: bool = False, dry_run: bool = False,
-          reporter: Reporter | None = None) -> Audit | dict[str, Any]:
+          original: str | Path | None = None, retrained: str | Path | Sequence[str | Path] = (),
+          settings: AuditSettings | None = None, resume: bool = False, overwrite: bool = False, dry_run: bool = False,
+          reporter: Reporter | None = None, **options: Any) -> Audit | dict[str, Any]:
     """Ask a model what it still knows, beside the original and retrained models.
 
     Args:
@@ -224,14 +208,15 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         out: where audit.json and observations/ go; the run folder itself by default.
         retrained: models trained without the forget set; the first is the gold standard, the others
             show the noise floor.
-        suite: scores (no attack), quick, standard, full, or metrics, attacks and suites, listed or separated by commas.
+        settings, options: `AuditSettings`, or its fields by name: suite, seed, limit, max_length, resamples ...
 
     Returns:
         The audit, also written to out/audit.json; with dry_run the plan: terms, observations and attacks with costs.
     """
     reporter = reporter or Reporter(quiet=True)
     processes.refuse_several("An audit")
-    asked = parse_suite(suite if isinstance(suite, str) else ",".join(suite))
+    settings = AuditSettings.build(settings, **options)
+    asked = parse_suite(settings.suite or "standard")
     retrained = [retrained] if isinstance(retrained, str | Path) else list(retrained)
     made_by = Path(subject) / "record.json"
     record = RunRecord.read(made_by) if made_by.exists() else None
@@ -242,9 +227,8 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         original = record.model
     if task is None and forget is None:
         task = task_of(subject)
-    task = task if isinstance(task, Task) else load_task(
-        task, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir, limit=limit,
-        allow_overlap=allow_overlap)
+    task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
+                   allow_overlap=allow_overlap)
     models = [subject, *([original] if original else []), *retrained]
     configs = [check_model(m) for m in models]
     if dry_run:
@@ -262,17 +246,18 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         raise UsageError(f"{folder} already holds an audit.", "Nothing was changed.",
                          "Go on with --resume, choose another --out, or replace it with --overwrite.")
     for place, config in zip(models, configs, strict=True):
-        _check_audited(place, config, task, max_length, reporter)
-    load = partial(load_subject, template=task.template, max_length=max_length, device=device())
+        _check_audited(place, config, task, settings.max_length, reporter)
+    load = partial(load_subject, template=task.template, max_length=settings.max_length, device=device())
     loaded = load(subject)
     if resume and not overwrite and (folder / "audit.json").exists():
-        _check_same(Audit.read(folder / "audit.json"), folder, loaded, task, asked, seed, len(retrained))
+        _check_same(Audit.read(folder / "audit.json"), folder, loaded, task, asked, settings.seed, len(retrained))
     if not own:
         prepare_output(folder, resume=resume, overwrite=overwrite, reads=models)
     found = run_audit(
         Roles(loaded, partial(load, original) if original else None, tuple(partial(load, r) for r in retrained)),
         task, asked, folder, announce=lambda title, total: reporter.task(title, total), cache=ObservationCache(),
-        note=reporter.note, resamples=resamples, seed=seed, run=os.path.relpath(made_by, folder) if record else None,
+        note=reporter.note, resamples=settings.resamples, seed=settings.seed,
+        run=os.path.relpath(made_by, folder) if record else None,
     )
     reporter.close()
     return found
@@ -310,7 +295,7 @@ def score_again(folder: str | Path, *, suite: str | None = None, resamples: int 
     return rescore(Path(folder), asked, resamples=resamples)
 
 
-def trained_world(task: Task, split: Literal["full", "retain"], *, size: str = "tiny", seed: int = 0,
+def trained_world(task: Task, split: TrainSplit, *, size: str = "tiny", seed: int = 0,
                        reporter: Reporter | None = None, **options: Any) -> Path:
     """A model of the built-in world, trained once and kept under the hash of all that made it."""
     settings: dict[str, Any] = {"split": split, "size": config_from(size), "seed": seed, "task": task.fingerprint,
@@ -383,15 +368,15 @@ def _begin(out: Path, record: RunRecord, *, resume: bool, overwrite: bool, repor
     return False
 
 
-def _record(kind: Literal["train", "forget"], recipe: str, stages: tuple[Stage, ...], settings: dict[str, Any],
-            model: str, subject: Subject, task: Task, seed: int) -> RunRecord:
+def _record(kind: Literal["train", "forget"], recipe: str, stages: tuple[Stage, ...],
+            settings: TrainSettings | RunSettings, model: str, subject: Subject, task: Task) -> RunRecord:
     processes.start()  # before anything is written
     return RunRecord(
         kind=kind, recipe=recipe, recipe_full={str(i): s.full() for i, s in enumerate(stages)},
-        settings=settings | {"mixed_precision": processes.precision()},
+        settings=settings,
         model=str(Path(model).resolve()) if Path(model).exists() else model,
         model_fingerprint=subject.fingerprint, task=task.name, task_fingerprints=task.fingerprints(),
-        seed=seed, environment=environment() | {"device": str(device()), "processes": processes.count()},
+        seed=settings.seed, environment=environment() | {"device": str(device()), "processes": processes.count()},
     )
 
 

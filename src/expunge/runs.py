@@ -19,7 +19,7 @@ import torch
 
 from expunge import processes
 from expunge.console import Reporter
-from expunge.errors import DataError, ExpungeError, InterruptedRun, NonFiniteError, UsageError
+from expunge.errors import ExpungeError, InterruptedRun, NonFiniteError
 from expunge.methods.base import Exact
 from expunge.methods.recipe import Stage
 from expunge.methods.stage import StageMethod
@@ -28,8 +28,9 @@ from expunge.models.load import OWN, float32_master, load_subject, resolve, save
 from expunge.models.reference import build_reference, verify
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
-from expunge.records.base import canonical, read_json, write_json, write_text
+from expunge.records.base import read_json, write_json, write_text
 from expunge.records.run import RunFolder, RunRecord
+from expunge.records.settings import LoopSettings, TrainSettings
 from expunge.records.task import Example, Task
 from expunge.registry import find
 from expunge.seeding import stream
@@ -39,71 +40,6 @@ from expunge.training.stopping import StopRule
 
 MONITORED = 64
 """Rows per side the monitor reads: enough to steer by, cheap enough to read every epoch."""
-
-
-def refuse_output(out: Path, *, resume: bool, overwrite: bool, reads: Sequence[str | Path] = ()) -> None:
-    """Say so when the folder cannot be used, before anything is loaded; an existing one names three ways on.
-
-    `reads` are models the command works from: a folder that holds one of them is never replaced.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if overwrite or resume:
-            done = "overwritten" if overwrite else "gone on with"
-            for path in reads:
-                if Path(path).exists() and Path(path).resolve().is_relative_to(out.resolve()):
-                    raise UsageError(f"{out} holds {path}, which this command reads, so it is not {done}.",
-                                     "Nothing was changed.", "Use another --out.")
-            if not (out.is_dir() and _ours(out)):
-                raise UsageError(f"{out} was not written by expunge, so it is not {done}.",
-                                 "Nothing was changed.", "Use another --out.")
-        else:
-            raise UsageError(f"The output folder {out} already exists.", "Nothing was changed.",
-                             "Go on with --resume, choose another --out, or replace it with --overwrite.")
-
-
-def prepare_output(out: Path, *, resume: bool, overwrite: bool, reads: Sequence[str | Path] = ()) -> None:
-    """Make the folder, empty unless a run goes on in it. Raises what `refuse_output` raises."""
-    refuse_output(out, resume=resume, overwrite=overwrite, reads=reads)
-    if overwrite and out.is_dir() and any(out.iterdir()):
-        shutil.rmtree(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"Cannot write to {out}.", str(error.strerror), "Choose another --out.") from None
-
-
-def _ours(out: Path) -> bool:
-    """Whether a folder is a run's, an audit's, a sweep's or one of shadows, finished or not."""
-    for name in ("record.json", "audit.json", "sweep.json", "shadows.json"):
-        if (out / name).is_file():
-            try:
-                found = read_json(out / name)
-            except DataError:
-                return False
-            return isinstance(found, dict) and str(found.get("schema", "")).startswith("expunge.")
-    return any(out.glob("observations/*/source.json"))  # an audit that never came to its end
-
-
-def check_resumable(previous: RunRecord, fresh: RunRecord) -> None:
-    """A resumed run must be the same run: recipe, settings, rows, model and seed."""
-    for name in ("recipe_full", "settings", "task_fingerprints", "model_fingerprint", "seed"):
-        changed = list(_differences(name, getattr(previous, name), getattr(fresh, name)))
-        if changed:
-            raise UsageError("This is not the run to resume: it was made from something else.",
-                             "\n".join(changed[:5] + ["..."] * (len(changed) > 5)),
-                             "Repeat the original command with --resume, or choose another --out.")
-
-
-def _differences(name: str, before: Any, now: Any) -> Iterator[str]:
-    """One line per value that is not the same, named by its path in the record."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in {**before, **now}:
-            yield from _differences(f"{name}.{key}", before.get(key), now.get(key))
-    elif canonical(before) != canonical(now):
-        yield f"{name} was {canonical(before)[:120]} and is now {canonical(now)[:120]}."
 
 
 class Monitor:
@@ -141,8 +77,8 @@ class Monitor:
 
 
 def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Callable[[Stage], dict[str, Any]],
-               record: RunRecord, out: Path, *, plan: Callable[[Stage, Schedule], Loop], batch_size: int,
-               accumulate: int, reporter: Reporter) -> RunRecord:
+               record: RunRecord, out: Path, *, plan: Callable[[Stage, Schedule], Loop],
+               settings: LoopSettings, reporter: Reporter) -> RunRecord:
     """Run every stage on the result of the one before; the last model is out/model.
 
     Args:
@@ -171,7 +107,7 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
         if stage.objective is None and (stage.edit or stage.wrap):
             with _end_noted(record, folder):
                 subject, record = _run_without_loop(stage, subject, task, record,
-                                                    _work(record, place, batch_size, accumulate, reporter))
+                                                    _work(settings, place, reporter))
         else:
             if not stage.scope.adapter:
                 float32_master(subject)
@@ -180,12 +116,12 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
                 if processes.is_main():
                     subject.save(base)
             with _end_noted(record, folder):
-                _prepare(stage, subject, task, _work(record, place, batch_size, accumulate, reporter))
+                _prepare(stage, subject, task, _work(settings, place, reporter))
                 given = rows(stage)
                 tokens = {side: [subject.encoder.encode(r) for r in given[side]] for side in stage.scope.reads}
                 scope = stage.scope.apply(subject, tokens)
                 record = _run_loop_stage(stage, subject, scope, task, given, record, place, plan,
-                                         batch_size, accumulate, reporter)
+                                         settings, reporter)
         if stage.scope.adapter and not last:
             _merge(subject)
         elif stage.scope.adapter:
@@ -234,8 +170,8 @@ def _run_without_loop(stage: Stage, subject: Subject, task: Task, record: RunRec
         figures, reason = stage.edit.apply(subject, task, record.seed), "edited"
     else:
         assert stage.wrap is not None
-        if record.kind == "train" and isinstance(stage.wrap, Exact):
-            subject, figures = stage.wrap.train(subject, task.training_rows(record.settings["split"]), work)
+        if isinstance(record.settings, TrainSettings) and isinstance(stage.wrap, Exact):
+            subject, figures = stage.wrap.train(subject, task.training_rows(record.settings.split), work)
         else:
             subject, figures = stage.wrap.build(subject, task, work)
         reason = f"built by {stage.wrap.card.name}"
@@ -256,10 +192,9 @@ def _end_noted(record: RunRecord, folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _work(record: RunRecord, place: Path, batch_size: int, accumulate: int, reporter: Reporter) -> Work:
-    given = record.settings
-    return Work(seed=record.seed, folder=place / "checkpoint" / "work", batch_size=batch_size, accumulate=accumulate,
-                epochs=given.get("epochs"), steps=given.get("steps"), announce=reporter.task)
+def _work(settings: LoopSettings, place: Path, reporter: Reporter) -> Work:
+    return Work(seed=settings.seed, folder=place / "checkpoint" / "work", batch_size=settings.batch_size,
+                accumulate=settings.accumulate, epochs=settings.epochs, steps=settings.steps, announce=reporter.task)
 
 
 def _prepare(stage: Stage, subject: Subject, task: Task, work: Work) -> None:
@@ -299,10 +234,10 @@ def model_card(record: RunRecord, model_type: str) -> str:
 
 
 def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, rows: dict[str, Any],
-                    record: RunRecord, place: Path, plan: Callable[[Stage, Schedule], Loop], batch_size: int,
-                    accumulate: int, reporter: Reporter) -> RunRecord:
+                    record: RunRecord, place: Path, plan: Callable[[Stage, Schedule], Loop],
+                    settings: LoopSettings, reporter: Reporter) -> RunRecord:
     method = StageMethod(stage, subject, task, rows["forget"], rows["retain"], record.seed)
-    schedule = Schedule(method.order, subject.encoder, batch_size, accumulate)
+    schedule = Schedule(method.order, subject.encoder, settings.batch_size, settings.accumulate)
     loop = plan(stage, schedule)
     name = stage.objective.card.name if stage.objective else "train"
     asked = schedule.token_rows(loop.steps, stage.kept_sides)

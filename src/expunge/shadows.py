@@ -26,12 +26,13 @@ from expunge.metrics.population import forgetting_quality, klom, margin, populat
 from expunge.metrics.rows import mean_logp
 from expunge.models.load import config_from, load_subject, read_config
 from expunge.models.tiny import SIZES, build_subject
+from expunge.output import prepare_output, refuse_output
 from expunge.probes.likelihood import Likelihood
 from expunge.records.base import read_jsonl, write_jsonl
 from expunge.records.run import environment
+from expunge.records.settings import RunSettings, TrainSettings, TrainSplit
 from expunge.records.shadows import ORIGINAL, RETRAINED, Shadows
 from expunge.records.task import Example, Task
-from expunge.runs import prepare_output, refuse_output
 from expunge.seeding import derive, stream
 
 Floats = NDArray[np.float64]
@@ -87,9 +88,8 @@ def shadow_task(task: Task, pool: Sequence[Example], states: Mapping[str, State]
 
 def make_shadows(methods: str | Sequence[str], *, out: str | Path, count: int = 32, task: Task | str = WORLD,
                  model: str | Path = "tiny", train_epochs: float = 30, train_lr: float | None = None,
-                 epochs: float = 10, lr: float | None = None, batch_size: int = 8, seed: int = 0,
-                 limit: int | None = None, resume: bool = False, overwrite: bool = False, dry_run: bool = False,
-                 reporter: Reporter | None = None) -> Shadows:
+                 settings: RunSettings | None = None, resume: bool = False, overwrite: bool = False,
+                 dry_run: bool = False, reporter: Reporter | None = None, **options: Any) -> Shadows:
     """Train `count` shadows, retrain each without its forget rows, unlearn it by each method; then attack.
 
     Args:
@@ -97,7 +97,8 @@ def make_shadows(methods: str | Sequence[str], *, out: str | Path, count: int = 
         model: a size or config, initialised anew for every shadow, or a model folder to start from.
         train_epochs, train_lr: of originals and retrained twins (3e-3 from new weights); batches there are three
             times `batch_size`.
-        epochs, lr: of unlearning, as in `forget`. The last step is kept: to choose one would need rows to look at.
+        settings, options: of unlearning, as in `forget`. The last step is kept: to choose one would need rows to
+            look at.
 
     Returns:
         The record, also in out/shadows.json; out/rows holds the margins of every finished model, one file each.
@@ -105,19 +106,21 @@ def make_shadows(methods: str | Sequence[str], *, out: str | Path, count: int = 
     reporter, out = reporter or Reporter(quiet=True), Path(out)
     processes.refuse_several("The making of shadows")
     methods = (methods,) if isinstance(methods, str) else tuple(methods)
-    task = api.as_task(task, limit=limit)
+    settings = RunSettings.build(settings, **(options | {"keep": "last"}))
+    task = api.as_task(task, settings)
     pool = pool_of(task)
     people = sorted({person(r) for r in pool})
     scratch = Path(model).suffix == ".json" or (str(model) in SIZES and not Path(model).exists())
     depth = (config_from(model) if scratch else vars(read_config(model))).get("num_hidden_layers", 4)
     _check(methods, people, count, depth)
     rate = train_lr if train_lr is not None or not scratch else 3e-3
-    settings = {"count": count, "train_epochs": train_epochs, "train_lr": rate, "epochs": epochs, "lr": lr,
-                "batch_size": batch_size, "keep": "last"}
-    states = assign(people, count, seed)
-    found = Shadows(methods=methods, model=str(model), settings=settings, task=task.name, points=len(pool),
-                    task_fingerprint=task.fingerprint, seed=seed, environment=environment(), states=tuple(states),
-                    trainings=count * (2 + len(methods)))
+    training = TrainSettings(epochs=train_epochs, lr=rate, batch_size=3 * settings.batch_size)
+    states = assign(people, count, settings.seed)
+    asked = {"count": count, "train_epochs": train_epochs, "train_lr": rate, "epochs": settings.epochs,
+             "lr": settings.lr, "batch_size": settings.batch_size, "keep": settings.keep}
+    found = Shadows(methods=methods, model=str(model), settings=asked, task=task.name, points=len(pool),
+                    task_fingerprint=task.fingerprint, seed=settings.seed, environment=environment(),
+                    states=tuple(states), trainings=count * (2 + len(methods)))
     if dry_run:
         return found
     reads = [] if scratch else [model]
@@ -128,7 +131,7 @@ def make_shadows(methods: str | Sequence[str], *, out: str | Path, count: int = 
     tick = reporter.task(f"runs of {count} shadows", found.trainings)
     for number, chosen in enumerate(states):
         began = time.perf_counter()
-        made = _Shadow(number, out, shadow_task(task, pool, chosen), pool, chosen, methods, settings, seed)
+        made = _Shadow(number, out, shadow_task(task, pool, chosen), pool, chosen, methods, training, settings)
         missing = [name for name in (RETRAINED, *methods, ORIGINAL) if not made.rows(name).exists()]
         tick(2 + len(methods) - len(missing))
         if missing:
@@ -157,8 +160,8 @@ class _Shadow:
     pool: Sequence[Example]
     states: Mapping[str, State]
     methods: Sequence[str]
-    settings: Mapping[str, Any]
-    seed: int
+    training: TrainSettings
+    settings: RunSettings
 
     @property
     def work(self) -> Path:
@@ -174,7 +177,7 @@ class _Shadow:
     def fresh(self, size: str | Path, task: Task) -> Path:
         """New weights; the tokenizer is one for all shadows, else it would betray who is out."""
         texts = [f"{r.prompt} {r.answer}".strip() for r in task.training_rows("full") + task.holdout]
-        build_subject(config_from(size), texts, seed=derive(self.seed, "weights", self.number),
+        build_subject(config_from(size), texts, seed=derive(self.settings.seed, "weights", self.number),
                       template=task.template).save(self.work / "base")
         return self.work / "base"
 
@@ -183,9 +186,8 @@ class _Shadow:
         place = self._train(start, "retain" if name == RETRAINED else "full")
         if name in self.methods:
             original, place = place, self.work / self._slug(name)
-            api.forget(original, method=name, task=self.task, out=place, epochs=self.settings["epochs"],
-                       lr=self.settings["lr"], batch_size=self.settings["batch_size"], keep="last",
-                       seed=derive(self.seed, "forget", self.number), resume=place.exists())
+            api.forget(original, method=name, task=self.task, out=place, settings=self.settings,
+                       seed=derive(self.settings.seed, "forget", self.number), resume=place.exists())
         subject = load_subject(place, template=self.task.template, device=api.device())
         observed = Likelihood(alternatives=False).observe(subject, self.pool, self.task)
         logp = {row["id"]: value for row in observed if (value := mean_logp(row)) is not None}
@@ -196,11 +198,10 @@ class _Shadow:
         if name != ORIGINAL:
             shutil.rmtree(place)
 
-    def _train(self, start: str | Path, split: Literal["full", "retain"]) -> Path:
+    def _train(self, start: str | Path, split: TrainSplit) -> Path:
         place = self.work / split
-        api.train(start, task=self.task, out=place, split=split, epochs=self.settings["train_epochs"],
-                  lr=self.settings["train_lr"], batch_size=3 * self.settings["batch_size"], resume=place.exists(),
-                  seed=derive(self.seed, split, self.number))
+        api.train(start, task=self.task, out=place, settings=self.training, split=split, resume=place.exists(),
+                  seed=derive(self.settings.seed, split, self.number))
         return place
 
 

@@ -15,13 +15,14 @@ from expunge.console import Reporter
 from expunge.errors import ExpungeError, InterruptedRun, MissingExtra, UsageError
 from expunge.methods.recipe import parse
 from expunge.models.load import load_subject, read_config
+from expunge.output import prepare_output
 from expunge.plugin import Plugin
 from expunge.records.base import read_jsonl, write_text
 from expunge.records.run import RunRecord, environment
+from expunge.records.settings import RunSettings
 from expunge.records.sweep import Sweep, Trial
 from expunge.records.task import Task
 from expunge.registry import load
-from expunge.runs import prepare_output
 from expunge.seeding import derive
 from expunge.terms import Call, parse_sum
 
@@ -37,15 +38,16 @@ def merit(quality: float, utility: float) -> float:
 
 
 def sweep(method: str, *, out: str | Path, task: Task | str = "authors", model: str | Path | None = None,
-          retrained: Sequence[str | Path] = (), trials: int = 10, epochs: float = 10, steps: int | None = None,
-          batch_size: int = 8, seed: int = 0, limit: int | None = None, suite: str = SUITE, resume: bool = False,
-          overwrite: bool = False, dry_run: bool = False, reporter: Reporter | None = None) -> Sweep:
+          retrained: Sequence[str | Path] = (), trials: int = 10, suite: str = SUITE,
+          settings: RunSettings | None = None, resume: bool = False, overwrite: bool = False, dry_run: bool = False,
+          reporter: Reporter | None = None, **options: Any) -> Sweep:
     """Tune a recipe: options that stand in it are fixed, those left out are drawn from the plug-ins' spaces.
 
     Args:
         model, retrained: the twins to work on; those of the built-in world when left out.
         trials: budget, those of an earlier, interrupted sweep included.
         suite: what every trial is scored with; it must hold forget_quality and model_utility.
+        settings, options: of every trial, as in `forget`; the learning rate is searched.
 
     Returns:
         The sweep, also in out/sweep.json; out/trials.jsonl grows trial by trial, out/sweep.html draws the front.
@@ -53,24 +55,25 @@ def sweep(method: str, *, out: str | Path, task: Task | str = "authors", model: 
     reporter, out = reporter or Reporter(quiet=True), Path(out)
     processes.refuse_several("A sweep")
     optuna = _optuna()
-    task = api.as_task(task, limit=limit)
+    settings = RunSettings.build(settings, **options)
+    task = api.as_task(task, settings)
     depth = 4 if model is None else getattr(read_config(model), "num_hidden_layers", 4)
     space = space_of(method, depth)
     if trials < 1:
-        raise UsageError(f"--trials {trials} is no sweep.", fix="Give a number above 0.")
+        raise UsageError("--trials must be above 0.", fix="Give a number above 0.")
     if model is None:
         if not task.name.startswith("authors"):
             raise UsageError("A sweep on a task of yours needs its models.", f"{task.name} is not the built-in world.",
                              "Give MODEL and --retrained MODEL, made with `expunge train`.")
         if not dry_run:
-            model = api.trained_world(task, "full", seed=seed, reporter=reporter)
-            retrained = [api.trained_world(task, "retain", seed=seed + 1, reporter=reporter)]
+            model = api.trained_world(task, "full", seed=settings.seed, reporter=reporter)
+            retrained = [api.trained_world(task, "retain", seed=settings.seed + 1, reporter=reporter)]
     elif not retrained:
         raise UsageError("Forget quality compares with a retrained model, and none was given.",
                          fix="Give --retrained MODEL.")
-    settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "suite": suite}
-    found = Sweep(recipe=method, space=space, settings=settings, task=task.name, task_fingerprint=task.fingerprint,
-                  model_fingerprint="" if dry_run else load_subject(model or "").fingerprint, seed=seed,
+    found = Sweep(recipe=method, space=space, task=task.name, task_fingerprint=task.fingerprint,
+                  settings=settings.model_dump(include={"epochs", "steps", "batch_size"}) | {"suite": suite},
+                  model_fingerprint="" if dry_run else load_subject(model or "").fingerprint, seed=settings.seed,
                   environment=environment())
     if dry_run:
         return found
@@ -84,8 +87,8 @@ def sweep(method: str, *, out: str | Path, task: Task | str = "authors", model: 
         number = len(found.trials)
         params = _draw(optuna, found, number)
         recipe = filled(method, params)
-        trial = measure(model, task, recipe, params, number=number, retrained=retrained, suite=suite, seed=seed,
-                        epochs=epochs, steps=steps, batch_size=batch_size)
+        trial = measure(model, task, recipe, params, number=number, retrained=retrained, suite=suite,
+                        settings=settings)
         found = found.model_copy(update={"trials": (*found.trials, trial)})
         _save(found, out)
         tick(1, trial.failed or f"p {10 ** (trial.quality or 0.0):.2g} utility {trial.utility:.1%}")
@@ -157,14 +160,14 @@ def filled(method: str, params: Mapping[str, Any]) -> str:
 
 
 def measure(model: str | Path, task: Task, recipe: str, params: Mapping[str, Any], *, number: int,
-            retrained: Sequence[str | Path], suite: str, seed: int, **settings: Any) -> Trial:
+            retrained: Sequence[str | Path], suite: str, settings: RunSettings) -> Trial:
     """Forget and audit once, in a folder that is gone afterwards."""
     began = time.perf_counter()
     place = Path(tempfile.mkdtemp(prefix="expunge-"))
     blank = Trial(number=number, params=dict(params), recipe=recipe)
     try:
-        record = api.forget(model, task=task, method=recipe, out=place / "run", seed=seed, lr=params.get("lr"),
-                            **settings)
+        record = api.forget(model, task=task, method=recipe, out=place / "run",
+                            settings=RunSettings.build(settings, lr=params.get("lr")))
         found = api.audit(place / "run", task=task, original=model, retrained=retrained, suite=suite, resamples=0)
         assert isinstance(record, RunRecord) and not isinstance(found, dict)
         scores = {s.name: s.value for s in found.scores}

@@ -10,8 +10,8 @@ from jinja2 import TemplateError
 from expunge.data.text_encoder import TextEncoder
 from expunge.errors import DataError, UsageError
 from expunge.models.tiny import train_tokenizer
+from expunge.output import refuse_output
 from expunge.records.task import Example
-from expunge.runs import refuse_output
 from expunge.training.checkpoint import Checkpoints
 
 

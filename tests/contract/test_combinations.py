@@ -21,6 +21,7 @@ from expunge.methods.recipe import Stage, parse
 from expunge.models.load import load_subject
 from expunge.models.scope import Scope
 from expunge.plugin import Kind
+from expunge.records.settings import RunSettings
 from expunge.registry import Entry
 from expunge.seeding import stream
 from expunge.terms import parse_sum
@@ -87,8 +88,8 @@ def attempt(recipe: str) -> tuple[Stage, Trained, dict[str, torch.Tensor]] | Exp
     task, subject = small_task(), fresh()
     try:
         (stage,) = parse(recipe, len(subject.blocks))
-        preflight(recipe, (stage,), task, subject.encoder, subject.model.config, epochs=1, steps=2, batch_size=2,
-                  accumulate=2)
+        preflight(recipe, (stage,), task, subject.encoder, subject.model.config,
+                  RunSettings(steps=2, batch_size=2, accumulate=2))
     except (UsageError, PreflightError) as refused:
         return refused
     assert isinstance(stage.objective, Objective) and isinstance(stage.optimizer, Optimizer)

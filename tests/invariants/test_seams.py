@@ -24,6 +24,7 @@ from expunge.methods.recipe import parse
 from expunge.methods.stage import StageMethod
 from expunge.models.language import CausalLM
 from expunge.models.scope import Scope
+from expunge.records.settings import RunSettings
 from expunge.testing.support import (
     CONFIG,
     batches_of,
@@ -193,7 +194,7 @@ def test_layers_are_checked_before_anything_runs() -> None:
     config = SimpleNamespace(**CONFIG)
     with pytest.raises(PreflightError, match=r"lat\(layers=7\).*no such block"):
         preflight("npo + lat(layers=[0, 7])", parse("npo + lat(layers=[0, 7])", 3), small_task(), memoriser().encoder,
-                  config, epochs=1, steps=None, batch_size=4, accumulate=1)
+                  config, RunSettings(epochs=1, batch_size=4))
     with pytest.raises(Exception, match="cannot be combined with lora"):
         parse("npo + saf + lora", 3)
 
@@ -255,12 +256,12 @@ def test_a_combiner_never_sees_what_a_step_is_refused_for() -> None:
 @pytest.mark.parametrize("recipe", ["uld >> npo", "uld >> uld", "npo >> sisa >> npo", "uld >> ssd"])
 def test_what_a_wrap_has_made_is_refused_before_anything_runs(recipe: str) -> None:
     with pytest.raises(PreflightError, match="cannot start from a model that"):
-        preflight(recipe, parse(recipe, 3), small_task(), memoriser().encoder, memoriser().model.config, epochs=1,
-                  steps=1, batch_size=2, accumulate=1)
+        preflight(recipe, parse(recipe, 3), small_task(), memoriser().encoder, memoriser().model.config,
+                  RunSettings(steps=1, batch_size=2))
 
 
 def test_perturbations_that_backpropagate_need_backpropagation() -> None:
     for recipe in ("npo + lat + zeroth_order", "npo + lat + hybrid", "wga + zeroth_order"):
         with pytest.raises(PreflightError, match="cannot be combined"):
-            preflight(recipe, parse(recipe, 3), small_task(), memoriser().encoder, memoriser().model.config, epochs=1,
-                      steps=1, batch_size=2, accumulate=1)
+            preflight(recipe, parse(recipe, 3), small_task(), memoriser().encoder, memoriser().model.config,
+                      RunSettings(steps=1, batch_size=2))

@@ -231,7 +231,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
                 kind="forget",
                 recipe=recipe,
                 recipe_full={"stages": [{"terms": recipe.split(" + ")}]},
-                settings={"steps": steps, "batch": 8, "seed": seed},
+                settings={"steps": steps or None, "batch_size": 8},
                 model="models/original",
                 model_fingerprint="0f1e2d3c4b5a6978",
                 task="authors",

@@ -11,6 +11,7 @@ import pytest
 
 import expunge
 from expunge.errors import UsageError
+from expunge.records.settings import RunSettings
 from expunge.records.sweep import Sweep, Trial
 from expunge.records.task import Task
 from expunge.report.sweep import render_sweep
@@ -111,11 +112,11 @@ def test_a_trial_is_a_run_and_an_audit(twins: tuple[Path, Path]) -> None:
     task = expunge.load_task(TASK)
     suite = "forget_quality,model_utility"
     found = measure(twins[0], task, "npo(beta=0.5)", {"npo.beta": 0.5, "lr": 1e-3}, number=4, retrained=[twins[1]],
-                    suite=suite, seed=0, epochs=1, batch_size=8)
+                    suite=suite, settings=RunSettings(epochs=1))
     assert found.number == 4 and not found.failed and found.quality is not None and found.seconds > 0
     assert set(found.scores) == {"forget_quality", "model_utility"}
-    broken = measure(twins[0], task, "ga", {"lr": 1e30}, number=0, retrained=[twins[1]], suite=suite, seed=0,
-                     epochs=1, batch_size=8)
+    broken = measure(twins[0], task, "ga", {"lr": 1e30}, number=0, retrained=[twins[1]], suite=suite,
+                     settings=RunSettings(epochs=1))
     assert "not finite" in broken.failed and broken.merit is None
 
 

@@ -89,7 +89,7 @@ def taught(model: str | Path, task: Task) -> list[ExpungeError]:
     record = RunRecord.read(found) if found else None
     if record is None:
         return []
-    views = ("retain", "background", *(("forget",) if record.settings.get("split") != "retain" else ()))
+    views = ("retain", "background", *(("forget",) if getattr(record.settings, "split", "") != "retain" else ()))
     seen = {record.task_fingerprints[v] for v in views if v in record.task_fingerprints}
     if record.kind != "train" or not seen & {task.fingerprints().get(v) for v in ("forget", "retain", "background")}:
         return []

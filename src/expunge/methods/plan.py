@@ -16,6 +16,7 @@ from expunge.models.language import CausalLM
 from expunge.models.load import OWN
 from expunge.needs import NEED_TEXTS, RowNeed
 from expunge.records.base import Record
+from expunge.records.settings import RunSettings
 from expunge.records.task import Task
 from expunge.training.recomputing import without_checkpointing
 
@@ -58,9 +59,8 @@ def reference_kind(stage: Stage) -> str:
     return "adapter off" if stage.scope.adapter else "frozen copy"
 
 
-def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: TextEncoder, config: Any, *,
-              epochs: float, steps: int | None, batch_size: int, accumulate: int,
-              gradient_checkpointing: bool = False) -> Plan:
+def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: TextEncoder, config: Any,
+              settings: RunSettings) -> Plan:
     """Check the plan against task, tokenizer and model config.
 
     Raises:
@@ -83,7 +83,8 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: TextEn
         if stage.wrap is not None:
             problems += stage.wrap.problems(task, config)
         problems += _process_problems(stage)
-        problems += [without_checkpointing(p.card.name) for p in stage.perturb if gradient_checkpointing and p.inside]
+        problems += [without_checkpointing(p.card.name) for p in stage.perturb
+                     if settings.gradient_checkpointing and p.inside]
         problems += _idle_problems(stage)
         problems += _estimate_problems(stage)
         depth = getattr(config, "num_hidden_layers", None)
@@ -107,19 +108,13 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: TextEn
         notes += (f"{texts} of {len(task.forget)} forget rows are running text; their refusal has no question.",)
     return Plan(
         recipe=recipe, stages=tuple(s.full() for s in stages),
-        steps=tuple((steps or max(round(epochs * _epoch(s, task, batch_size * accumulate)), 1)) if s.objective else 0
-                    for s in stages),
+        steps=tuple(settings.total_steps(_epoch(s, task, settings.batch_size * settings.accumulate))
+                    if s.objective else 0 for s in stages),
         rows={"forget": len(task.forget), "retain": len(task.retain), "holdout": len(task.holdout),
               "neighbour": len(task.neighbour), "utility": len(task.utility)},
         reference=tuple(reference_kind(s) for s in stages),
         truncated=sum(r.truncated for r in rows), notes=notes,
     )
-
-
-def check_epochs(epochs: float) -> None:
-    """Raises UsageError where there is nothing to train."""
-    if epochs <= 0:
-        raise UsageError(f"--epochs {epochs:g} is no training.", fix="Give a number above 0.")
 
 
 def _epoch(stage: Stage, task: Task, size: int) -> int:

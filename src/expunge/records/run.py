@@ -11,9 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from expunge.records.base import Record
+from expunge.records.settings import RunSettings, TrainSettings
 
 RUN_SCHEMA = "expunge.run/1"
 
@@ -28,8 +29,8 @@ class RunRecord(Record):
     """As typed, presets unexpanded."""
     recipe_full: dict[str, Any]
     """Stages with every term and every option, defaults filled in."""
-    settings: dict[str, Any]
-    """Loop settings: steps, batch size, accumulation, stopping rule."""
+    settings: TrainSettings | RunSettings
+    """Options of the command, as they were carried out."""
     model: str
     model_fingerprint: str
     task: str
@@ -52,6 +53,15 @@ class RunRecord(Record):
     """The kept checkpoint: step, forget, utility and the rule that chose it; an edit's figures."""
     stages: tuple[dict[str, Any], ...] = ()
     """Of a recipe with several stages: timing, reference, parameters, alarms and best of each, in order."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_of_the_kind(cls, data: Any) -> Any:
+        """Stored settings become the record of their command; the seed stands beside them."""
+        if not isinstance(data, dict) or not isinstance(data.get("settings"), dict):
+            return data
+        kind = TrainSettings if data.get("kind") == "train" else RunSettings
+        return data | {"settings": kind(**(data["settings"] | {"seed": data.get("seed", 0)}))}
 
 
 class RunFolder:

@@ -70,7 +70,7 @@ class View:
         if self.record is None:
             return None
         r = self.record
-        settings = {k: v for k, v in r.settings.items() if k != "seed"}
+        settings = r.settings.to_json()
         recipe = r.recipe_full or r.recipe
         return fingerprint([r.kind, recipe, settings, r.model, r.task, r.task_fingerprints])
 

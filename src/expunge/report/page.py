@@ -350,7 +350,7 @@ def _reproduce(view: View, *, named: bool = False) -> list[tuple[str, str]]:
     r, a = view.record, view.audit
     if r:
         parts.append(("command", _run_command(r)))
-        parts += _json(("recipe in full", r.recipe_full), ("settings", r.settings), ("fingerprints", {
+        parts += _json(("recipe in full", r.recipe_full), ("settings", r.settings.to_json()), ("fingerprints", {
             "model": r.model_fingerprint, "task": r.task_fingerprints, "reference": r.reference}),
             ("environment of the run", r.environment))
     if a:

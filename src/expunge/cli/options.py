@@ -1,0 +1,84 @@
+"""Command-line options made from the settings records, so that every option is written down once."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from expunge.errors import UsageError
+from expunge.records.settings import Settings, TaskOptions
+
+if TYPE_CHECKING:
+    from expunge.records.task import Task
+
+INTERNAL = {"mixed_precision", "resamples"}
+"""Fields that are no option of the command line."""
+
+
+def options_of(record: type[Settings], only: Collection[str] = ()) -> list[inspect.Parameter]:
+    """One keyword parameter per field: its flag, its help, its default, and the bounds that the parser can check."""
+    found = []
+    for name, field in record.model_fields.items():
+        if name in INTERNAL or (only and name not in only):
+            continue
+        # The record knows the words of a choice, and says so as it says everything else.
+        kind = str if get_origin(field.annotation) is Literal else field.annotation
+        option = typer.Option("--" + name.replace("_", "-"), help=field.description,
+                              min=_bound(field, "ge"), max=_bound(field, "le"))
+        found.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default,
+                                       annotation=Annotated[kind, option]))
+    return found
+
+
+def _bound(field: FieldInfo, name: Literal["ge", "le"]) -> float | None:
+    """The least or the largest value that is possible."""
+    return next((getattr(m, name) for m in field.metadata if hasattr(m, name)), None)
+
+
+def with_options(parameter: str, record: type[Settings], *only: str) -> Callable[[Callable[..., None]],
+                                                                                 Callable[..., None]]:
+    """Replace a command's parameter, which takes a record, by the record's options (those named, or all)."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True)
+        options = options_of(record, only)
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            values[parameter] = record(**{option.name: values.pop(option.name) for option in options})
+            command(**values)
+
+        others = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.parameters.values()
+                  if p.name != parameter]
+        run.__signature__ = own.replace(parameters=[*others, *options])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in (*others, *options)}
+        return run
+
+    return decorate
+
+
+def load(options: TaskOptions, settings: Settings, name: str | None = None) -> Task:
+    """The task that the options name (`name` when they name none and no file), cut and with the template asked for.
+
+    Raises:
+        UsageError: neither a name nor a file was given.
+    """
+    from expunge.data.files import parse_map
+    from expunge.data.tasks import load_task
+
+    chosen = options.task or (None if options.forget else name)
+    if chosen is None and options.forget is None:
+        raise UsageError("No task was given.", "A task says what must be forgotten.",
+                         "Give --task authors, --task tofu:forget10, or --forget FILE.")
+    limit, template = getattr(settings, "limit", None), getattr(settings, "template", None)
+    task = load_task(chosen, forget=options.forget, retain=options.retain, holdout=options.holdout,
+                     mapping=parse_map(options.map) if options.map else None, data_dir=options.data_dir, limit=limit,
+                     allow_overlap=options.allow_overlap)
+    return task if template is None else task.model_copy(update={"template": template})
+
+

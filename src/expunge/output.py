@@ -1,0 +1,78 @@
+"""Rules of output folders: what may be written to, what may be replaced, and which run may go on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from expunge.errors import DataError, UsageError
+from expunge.records.base import canonical, read_json
+from expunge.records.run import RunRecord
+
+
+def refuse_output(out: Path, *, resume: bool, overwrite: bool, reads: Sequence[str | Path] = ()) -> None:
+    """Say so when the folder cannot be used, before anything is loaded; an existing one names three ways on.
+
+    `reads` are models the command works from: a folder that holds one of them is never replaced.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if overwrite or resume:
+            done = "overwritten" if overwrite else "gone on with"
+            for path in reads:
+                if Path(path).exists() and Path(path).resolve().is_relative_to(out.resolve()):
+                    raise UsageError(f"{out} holds {path}, which this command reads, so it is not {done}.",
+                                     "Nothing was changed.", "Use another --out.")
+            if not (out.is_dir() and _ours(out)):
+                raise UsageError(f"{out} was not written by expunge, so it is not {done}.",
+                                 "Nothing was changed.", "Use another --out.")
+        else:
+            raise UsageError(f"The output folder {out} already exists.", "Nothing was changed.",
+                             "Go on with --resume, choose another --out, or replace it with --overwrite.")
+
+
+def prepare_output(out: Path, *, resume: bool, overwrite: bool, reads: Sequence[str | Path] = ()) -> None:
+    """Make the folder, empty unless a run goes on in it. Raises what `refuse_output` raises."""
+    refuse_output(out, resume=resume, overwrite=overwrite, reads=reads)
+    if overwrite and out.is_dir() and any(out.iterdir()):
+        shutil.rmtree(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"Cannot write to {out}.", str(error.strerror), "Choose another --out.") from None
+
+
+def _ours(out: Path) -> bool:
+    """Whether a folder is a run's, an audit's, a sweep's or one of shadows, finished or not."""
+    for name in ("record.json", "audit.json", "sweep.json", "shadows.json"):
+        if (out / name).is_file():
+            try:
+                found = read_json(out / name)
+            except DataError:
+                return False
+            return isinstance(found, dict) and str(found.get("schema", "")).startswith("expunge.")
+    return any(out.glob("observations/*/source.json"))  # an audit that never came to its end
+
+
+def check_resumable(previous: RunRecord, fresh: RunRecord) -> None:
+    """A resumed run must be the same run: recipe, settings, rows, model and seed."""
+    before, now = previous.to_json(), fresh.to_json()
+    for name in ("recipe_full", "settings", "task_fingerprints", "model_fingerprint", "seed"):
+        changed = list(_differences(name, before[name], now[name]))
+        if changed:
+            raise UsageError("This is not the run to resume: it was made from something else.",
+                             "\n".join(changed[:5] + ["..."] * (len(changed) > 5)),
+                             "Repeat the original command with --resume, or choose another --out.")
+
+
+def _differences(name: str, before: Any, now: Any) -> Iterator[str]:
+    """One line per value that is not the same, named by its path in the record."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in {**before, **now}:
+            yield from _differences(f"{name}.{key}", before.get(key), now.get(key))
+    elif canonical(before) != canonical(now):
+        yield f"{name} was {canonical(before)[:120]} and is now {canonical(now)[:120]}."
