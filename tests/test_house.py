@@ -17,7 +17,8 @@ from expunge.audit.suite import parse_suite
 from expunge.cli.main import app
 from expunge.data.tasks import TASKS
 from expunge.plugin import KINDS
-from expunge.registry import entries
+from expunge.registry import entries, of_kind
+from expunge.report.text import WORDS
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "expunge"
@@ -126,6 +127,16 @@ def test_the_tour_names_what_exists() -> None:
     named = re.findall(r"`([a-z_/]+/(?:[a-z_]+\.py)?)`", (ROOT / "docs" / "tour.md").read_text(encoding="utf-8"))
     assert len(named) > 20
     assert not [name for name in named if not ((SOURCE / name).exists() or (ROOT / name).exists())]
+
+
+def test_the_page_and_the_screen_use_words_of_the_glossary() -> None:
+    page = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    defined = {name: " ".join(said.replace("`", "").split()) for name, said in re.findall(
+        r"^- \*\*([^*]+)\*\*[^:\n]*: (.*?)(?=\n- \*\*|\n\n|\Z)", page, re.MULTILINE | re.DOTALL)}
+    assert not [word for word, said in WORDS.items() if not defined[word].startswith(said)]
+    code = " ".join(re.findall(r"`([^`]+)`", page))
+    assert not [e.name for e in of_kind("metric") if e.name not in code]
+    assert {"forgets", "suppresses", "over-forgets", "retains", "undecided", "not tested"} <= set(defined)
 
 
 def test_the_readme_is_short() -> None:

@@ -374,4 +374,5 @@ def _json(*parts: tuple[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
 def _glossary(views: Sequence[View]) -> list[tuple[str, str]]:
     names = {text.base_name(s.name) for v in views if v.audit for s in v.audit.scores}
     names |= {"mia"} if any(name.startswith("mia.") for name in names) else set()
-    return [(name, text.explain(name) or f"See: expunge explain {name}") for name in sorted(names)]
+    words = list(text.WORDS.items()) if names else []
+    return words + [(name, text.explain(name) or f"See: expunge explain {name}") for name in sorted(names)]

@@ -18,7 +18,7 @@ HEADLINES: dict[str, tuple[str, str, str]] = {
         "▽", "Over-forgets",
         "The model knows less than one that never saw the forget set: it avoids or damages answers."),
     "retains": (
-        "✕", "Still remembers",
+        "✕", "Retains",
         "The model shows knowledge of the forget set that a retrained model does not have."),
     "undecided": (
         "?", "Undecided",
@@ -32,6 +32,23 @@ THREATS: dict[str, tuple[str, str]] = {
 HOLDERS = {"text": "who can only ask", "logits": "who also sees probabilities",
            "gradients": "who can also differentiate", "weights": "who has the weights"}
 """Access -> whom it stands for; whoever holds more may do what needs less."""
+
+WORDS: dict[str, str] = {
+    "original": "The model before unlearning. It knows the forget set.",
+    "retrained": "A model trained like the original but without the forget set. It shows what perfect forgetting looks "
+                 "like.",
+    "holdout set": "Rows that no model was trained on.",
+    "entity": "Whom or what a row is about: a person, a book, a class.",
+    "bare fact": "The part of an answer that matters, such as the name or the year.",
+    "control": "The same attack, with the same budget, where there is nothing to find: on the retrained model, or without "
+               "one on holdout rows.",
+    "excess": "Subject under attack minus control under attack.",
+    "gain": "What the attack adds to plain asking (value - before), less what it adds to the control.",
+    "recovered": "(value - before) / (original - before): the share of the way back to the original.",
+    "access": "What an attacker must hold: text (asks and reads answers), logits (also sees probabilities), gradients (can "
+              "also differentiate the loss), weights (has the model).",
+}
+"""Word -> what it means, as docs/glossary.md has it (a test compares)."""
 
 METRICS: dict[str, str] = {
     "probability": "exp of the mean log-probability per token of the reference answer; on utility rows its "
