@@ -19,7 +19,7 @@ from typing import Any
 from common import RESULTS, store
 from rich.console import Console
 
-from expunge.cli.showing import WIDTH, show_audit, shown_path
+from expunge.cli.showing import WIDTH, show_audit
 from expunge.console import Reporter
 from expunge.judgement.verdict import verdict
 from expunge.records.score import Audit
@@ -64,7 +64,8 @@ def main() -> None:
         shutil.rmtree(place, ignore_errors=True)
     found: dict[str, Any] = audit.to_json() | {"environment": {}, "timing": {}}
     for subject in (found["subject"], found["original"], *found["retrained"]):
-        subject["path"] = OUT if str(place) in subject["path"] else shown_path(subject["path"])
+        name = Path(subject["path"]).name
+        subject["path"] = OUT if name == OUT else f"~/.cache/expunge/models/{name}"
     store("demo_screen", {"notes": notes.kept, "audit": found})
 
 

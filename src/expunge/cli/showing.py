@@ -119,6 +119,9 @@ def _show_figures(scores: Sequence[Score], reporter: Reporter) -> None:
         cells = [cell.ljust(w) if i < 2 else cell.rjust(w)
                  for i, (cell, w) in enumerate(zip(row, wide, strict=True)) if w]
         reporter.out.print("  ".join(cells).rstrip(), markup=False, soft_wrap=True)
+    missing = [s for s in scores if s.attack is None and s.value is None]
+    for score in missing[:SCORES_SHOWN + 1 - len(rows)]:
+        _paragraph(f"{score.name}: not available, {score.unavailable}", reporter, lines=2)
 
 
 def carrying(scores: Sequence[Score]) -> list[Score]:

@@ -40,13 +40,13 @@ WORDS: dict[str, str] = {
     "holdout set": "Rows that no model was trained on.",
     "entity": "Whom or what a row is about: a person, a book, a class.",
     "bare fact": "The part of an answer that matters, such as the name or the year.",
-    "control": "The same attack, with the same budget, where there is nothing to find: on the retrained model, or without "
-               "one on holdout rows.",
+    "control": "The same attack, with the same budget, where there is nothing to find: on the retrained model, or "
+               "without one on holdout rows.",
     "excess": "Subject under attack minus control under attack.",
     "gain": "What the attack adds to plain asking (value - before), less what it adds to the control.",
     "recovered": "(value - before) / (original - before): the share of the way back to the original.",
-    "access": "What an attacker must hold: text (asks and reads answers), logits (also sees probabilities), gradients (can "
-              "also differentiate the loss), weights (has the model).",
+    "access": "What an attacker must hold: text (asks and reads answers), logits (also sees probabilities), gradients "
+              "(can also differentiate the loss), weights (has the model).",
 }
 """Word -> what it means, as docs/glossary.md has it (a test compares)."""
 
