@@ -183,3 +183,17 @@ def test_the_path_check_notices_one() -> None:
         assert MACHINE.search(f'open("/{folder}")') and MACHINE.search(f"see /{folder}")
     for fine in ("~/work/here", "$HOME/tmp/a", "a/home/b", "https://x.org/home/page", "/temporary/x"):
         assert not MACHINE.search(fine), fine
+
+
+# Hooks
+
+HOOK = re.compile(r"register_(?:forward|full_backward|module)\w*hook|\.register_hook\(|register_post_accumulate")
+SITES = SOURCE / "models" / "sites.py"
+
+
+def test_hooks_are_registered_in_one_file() -> None:
+    """DESIGN, section 4: where something is read, written or stopped in a model is a Site."""
+    found = [str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py")
+             if path != SITES and HOOK.search(path.read_text(encoding="utf-8"))]
+    assert not found, "use expunge.models.sites (read, write, stop_after) there"
+    assert HOOK.search(SITES.read_text(encoding="utf-8")), "the pattern notices one"

@@ -98,40 +98,39 @@ def test_projector_keeps_the_small_directions() -> None:
 def test_covariance_is_the_mean_over_real_tokens() -> None:
     """Beside one row at a time, so that padding cannot have counted."""
     subject = fresh(moved())
-    rows = [subject.encoder.encode(r) for r in (*small_task().retain[:9], *small_task().background[:4])]
-    sites = dict(mlp_out(subject, block) for block in (0, 2))
-    found = covariances(subject, sites, rows, batch_size=5)
-    for name, module in sites.items():
+    rows = [subject.encoder.row(r) for r in (*small_task().retain[:9], *small_task().background[:4])]
+    found = covariances(subject, [0, 2], rows, batch_size=5)
+    for block in (0, 2):
         keys = []
         with torch.no_grad():
             for row in rows:
-                keys.append(inputs_of(subject, {name: module}, collate([row], 0))[name][0].double())
+                keys.append(inputs_of(subject, [block], collate([row], 0))[block][0].double())
         joint_NK = torch.cat(keys)
-        torch.testing.assert_close(found[name], joint_NK.T @ joint_NK / len(joint_NK), atol=1e-7, rtol=1e-5)
+        torch.testing.assert_close(found[block], joint_NK.T @ joint_NK / len(joint_NK), atol=1e-7, rtol=1e-5)
     assert hooks(subject) == []
 
 
 def test_covariances_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = fresh(moved())
-    rows = [subject.encoder.encode(r) for r in small_task().retain[:6]]
-    sites = dict(mlp_out(subject, block) for block in (0, 1))
+    rows = [subject.encoder.row(r) for r in small_task().retain[:6]]
+    blocks = [0, 1]
     runs: list[int] = []
     real = least_squares.covariances
     monkeypatch.setattr(least_squares, "covariances", lambda s, m, r: runs.append(len(m)) or real(s, m, r))
-    first = cached_covariances(subject, sites, rows, tmp_path)
-    again = cached_covariances(subject, sites, rows[::-1], tmp_path)
-    assert runs == [2] and all(torch.equal(first[n], again[n]) for n in sites)
+    first = cached_covariances(subject, blocks, rows, tmp_path)
+    again = cached_covariances(subject, blocks, rows[::-1], tmp_path)
+    assert runs == [2] and all(torch.equal(first[n], again[n]) for n in blocks)
     next((tmp_path / "covariances").glob("*.pt")).write_bytes(b"cut short")
-    mended = cached_covariances(subject, sites, rows, tmp_path)
-    assert runs == [2, 1] and all(torch.equal(first[n], mended[n]) for n in sites)
-    cached_covariances(subject, sites, rows[:4], tmp_path)
+    mended = cached_covariances(subject, blocks, rows, tmp_path)
+    assert runs == [2, 1] and all(torch.equal(first[n], mended[n]) for n in blocks)
+    cached_covariances(subject, blocks, rows[:4], tmp_path)
     assert subject.fingerprint  # remembered from before the weights change, as in a run of two stages
     with torch.no_grad():
         subject.model.get_input_embeddings().weight[0] += 1
-    cached_covariances(subject, sites, rows, tmp_path)
+    cached_covariances(subject, blocks, rows, tmp_path)
     assert runs == [2, 1, 2, 2]
     (tmp_path / "file").write_text("")
-    assert cached_covariances(subject, sites, rows, tmp_path / "file").keys() == sites.keys()
+    assert cached_covariances(subject, blocks, rows, tmp_path / "file").keys() == set(blocks)
 
 
 def test_a_name_is_found_at_its_last_token() -> None:

@@ -8,10 +8,11 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks._lib.hooks import block_number, rewritten
+from expunge.attacks._lib.hooks import rewritten
 from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import UsageError
 from expunge.models.language import CausalLM
+from expunge.models.slots import block_number
 from expunge.plugin import Property
 
 

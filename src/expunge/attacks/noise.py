@@ -13,9 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks._lib.hooks import Change, Pass, Watch, prompt_states, rewritten, watched
+from expunge.attacks._lib.hooks import Pass, Watch, prompt_states, rewritten, watched
 from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import UsageError
+from expunge.models.sites import Change
 from expunge.models.subject import AnySubject
 from expunge.plugin import Property
 from expunge.seeding import derive

@@ -13,9 +13,11 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks._lib.hooks import Change, Site, block_number, prompt_states, rewritten
+from expunge.attacks._lib.hooks import Where, prompt_states, rewritten
 from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
 from expunge.models.language import CausalLM
+from expunge.models.sites import Change
+from expunge.models.slots import block_number
 from expunge.needs import Need
 from expunge.plugin import Property
 
@@ -102,12 +104,12 @@ class RefusalDirection(Attack):
         with rewritten(subject, self._changes(subject, context)):
             ask(View(self.text(), subject, context.tested))
 
-    def _changes(self, subject: CausalLM, context: AttackContext) -> dict[Site, Change]:
+    def _changes(self, subject: CausalLM, context: AttackContext) -> dict[Where, Change]:
         chosen = range(len(subject.blocks)) if self.spec.layer is None else [block_number(subject, self.spec.layer)]
         other, rows = ((context.need_original(), context.learned) if self.spec.against == "original"
                        else (subject, context.task.probe_rows("retain")))
         tick: Callable[..., None] = context.announce("directions", len(chosen))
-        changes: dict[Site, Change] = {}
+        changes: dict[Where, Change] = {}
         for block in chosen:
             mine_ND = torch.cat(prompt_states(subject, context.learned, block))
             theirs_ND = torch.cat(prompt_states(other, rows, block))

@@ -13,10 +13,11 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.attacks._lib.hooks import Change, Watch, block_number, prompt_states, rewritten, watched
+from expunge.attacks._lib.hooks import Watch, prompt_states, rewritten, watched
 from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import UsageError
 from expunge.models.language import CausalLM
+from expunge.models.sites import Change
 from expunge.plugin import Property
 from expunge.records.task import Example
 
@@ -132,8 +133,7 @@ class Steer(Attack):
         if not self.spec.coef:
             return ask(View(self.text(), subject, rows))
         steering = Steering(self._vectors(subject, context, rows(context.split)))
-        layer = block_number(subject, self.spec.layer)
-        with watched(subject) as watch, rewritten(subject, {layer: steering.change(watch)}):
+        with watched(subject) as watch, rewritten(subject, {self.spec.layer: steering.change(watch)}):
             ask(View(self.text(), subject, rows))
         if steering.passes and not steering.applied:
             raise UsageError("Not one question was steered.", "A later attack rewrote them all.",

@@ -11,9 +11,10 @@ from expunge.data.text_encoder import TextEncoder, TokenBatch, TokenRow
 from expunge.errors import UsageError
 from expunge.models.answers import per_row
 from expunge.models.language import CausalLM
+from expunge.models.sites import substitute
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
-from expunge.probes.residual import answerable, heading, rounded, standing_in, states, watch, with_states
+from expunge.probes.residual import answerable, heading, rounded, states, watch, with_states
 from expunge.records.observation import Row
 from expunge.records.task import Example, Task
 
@@ -48,7 +49,7 @@ def drops(source: CausalLM, target: CausalLM, batch: TokenBatch, spans: Sequence
     found = []
     for layer, (given_BTD, output) in enumerate(zip(theirs, own, strict=True)):
         mixed_BTD = given_BTD.to(states(output)).where(patched_BT[..., None], states(output))
-        with standing_in(target, [*own[:layer], with_states(output, mixed_BTD)]):
+        with substitute(target, [*own[:layer], with_states(output, mixed_BTD)]):
             answers = target.answers(batch)
         found.append(before_B - answers.per_row(answers.logp_N * entity_N) / total_B)
     return before_B, torch.stack(found, 1)

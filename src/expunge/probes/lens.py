@@ -10,9 +10,10 @@ from torch import Tensor
 from expunge.data.text_encoder import TokenBatch
 from expunge.models.answers import Answers, per_row
 from expunge.models.language import CausalLM
+from expunge.models.sites import substitute
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
-from expunge.probes.residual import answerable, heading, rounded, standing_in, states, text_mask, watch, with_states
+from expunge.probes.residual import answerable, heading, rounded, states, text_mask, watch, with_states
 from expunge.records.observation import Row
 from expunge.records.task import Example, Task
 
@@ -24,7 +25,7 @@ def lens(subject: CausalLM, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     counted_N = text_mask(batch).float()
     found = [_means(own, counted_N)]
     for output in outputs[-2::-1]:  # the last block is what the model says itself
-        with standing_in(subject, [*outputs[:-1], with_states(outputs[-1], states(output))]):
+        with substitute(subject, [*outputs[:-1], with_states(outputs[-1], states(output))]):
             found.append(_means(subject.answers(batch), counted_N))
     logp, share = zip(*found[::-1], strict=True)
     return torch.stack(logp, 1), torch.stack(share, 1)

@@ -5,16 +5,16 @@ Legend: B rows, T padded length, D hidden size, N supervised tokens (flat).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from expunge.data.text_encoder import TokenBatch, TokenRow
 from expunge.models.answers import Answers
 from expunge.models.language import CausalLM
+from expunge.models.sites import Site, read
 from expunge.records.observation import Row
 from expunge.records.task import Example
 
@@ -24,46 +24,10 @@ Kept = TypeVar("Kept")
 def watch(subject: CausalLM, batch: TokenBatch, keep: Callable[[Any], Kept],
           layers: Sequence[int] | None = None) -> tuple[Answers, list[Kept]]:
     """One forward pass: the model's answers, and `keep(output)` of every block named, in order."""
-    blocks = list(subject.blocks.values())
-    wanted = range(len(blocks)) if layers is None else layers
-    caught: dict[int, Kept] = {}
-
-    def hook(layer: int) -> Callable[..., None]:
-        def note(module: nn.Module, args: Any, output: Any) -> None:
-            caught[layer] = keep(output)
-        return note
-
-    handles = [blocks[layer].register_forward_hook(hook(layer)) for layer in wanted]
-    try:
+    wanted = range(len(subject.blocks)) if layers is None else layers
+    with read(subject, [Site(layer) for layer in wanted], keep, raw=True) as values:
         answers = subject.answers(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return answers, [caught[layer] for layer in wanted]
-
-
-@contextmanager
-def standing_in(subject: CausalLM, outputs: Sequence[Any]) -> Iterator[None]:
-    """The first blocks return these outputs instead of computing; whatever follows them runs as always.
-
-    Going through the model itself rather than through its norm and head by name serves every family, adapters
-    and guards, and keeps what some models do to their logits at the end.
-    """
-    blocks = list(subject.blocks.values())[: len(outputs)]
-    before = [block.__dict__.get("forward") for block in blocks]
-    try:
-        for block, output in zip(blocks, outputs, strict=True):
-            block.forward = _give(output)
-        yield
-    finally:
-        for block, own in zip(blocks, before, strict=True):
-            block.__dict__.pop("forward", None)
-            if own is not None:
-                block.forward = own
-
-
-def _give(output: Any) -> Callable[..., Any]:
-    return lambda *args, **options: output
+    return answers, [kept[-1] for kept in values]
 
 
 def states(output: Any) -> Tensor:

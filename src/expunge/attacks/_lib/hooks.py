@@ -1,4 +1,4 @@
-"""Hands inside a model: what a block puts out is changed while probes ask, and every hook is taken off again.
+"""What attacks on activations share: outputs of blocks changed while probes ask, and the activations themselves.
 
 Legend: B rows of a forward pass, T its columns, N tokens (flat), D hidden size.
 """
@@ -6,8 +6,8 @@ Legend: B rows of a forward pass, T its columns, N tokens (flat), D hidden size.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,55 +17,26 @@ from torch import Tensor, nn
 from expunge.data.text_encoder import TokenRow
 from expunge.errors import UsageError
 from expunge.models.language import CausalLM
+from expunge.models.sites import Change, Site, watch_calls, write
+from expunge.models.slots import decoder_of
 from expunge.records.task import Example
 
-Site = int | Literal["embedding"]
+Where = int | Literal["embedding"]
 """A decoder block, negative counts from the end, or the token embedding: its output is meant."""
-Change = Callable[[Any, Tensor], Tensor]
-"""(first input of the module, its output B T D) -> what it puts out instead."""
 BATCH = 16
 
 
-def block_number(subject: CausalLM, block: int) -> int:
-    """Counted from 0; raises UsageError for a block that the model does not have."""
-    depth = len(subject.blocks)
-    if not -depth <= block < depth:
-        raise UsageError(f"The model has no block {block}.", f"It has {depth}, numbered from 0; -1 is the last.")
-    return block % depth
-
-
-def module_at(subject: CausalLM, site: Site) -> nn.Module:
-    """The module whose output is meant."""
-    if site == "embedding":
-        found: nn.Module = subject.model.get_input_embeddings()
-        return found
-    return list(subject.blocks.values())[block_number(subject, site)]
+def site_at(where: Where) -> Site:
+    return Site(slot="embedding") if where == "embedding" else Site(where)
 
 
 @contextmanager
-def rewritten(subject: CausalLM, changes: Mapping[Site, Change]) -> Iterator[None]:
-    """Outputs of modules are replaced, in scoring and in cached decoding alike.
-
-    A block runs as ever and fills its part of the cache, so that caches stay as the model expects them.
-    """
-
-    def hook(change: Change) -> Callable[..., Any]:
-        def rewrite(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            given = args[0] if args else next(iter(kwargs.values()))
-            if isinstance(output, tuple):
-                return (change(given, output[0]), *output[1:])
-            return change(given, output)
-
-        return rewrite
-
-    handles = []
-    try:
-        for site, change in changes.items():
-            handles.append(module_at(subject, site).register_forward_hook(hook(change), with_kwargs=True))
+def rewritten(subject: CausalLM, changes: Mapping[Where, Change]) -> Iterator[None]:
+    """Outputs of blocks or of the embedding are replaced, in scoring and in cached decoding alike."""
+    with ExitStack() as stack:
+        for where, change in changes.items():
+            stack.enter_context(write(subject, site_at(where), change))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass(frozen=True)
@@ -110,17 +81,16 @@ def watched(subject: CausalLM) -> Iterator[Watch]:
     The module that holds the list of blocks is watched, since wrappers such as adapters and ensembles go
     round the outer ones when they decode.
     """
-    decoder = subject.model.get_submodule(".".join(next(iter(subject.blocks)).split(".")[:-2]))
+    decoder = decoder_of(subject)
+    if decoder is None:
+        raise UsageError("This model has no list of decoder blocks.", "The attack watches the module that holds them.")
     signature, watch = inspect.signature(decoder.forward), Watch()
 
     def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         watch.see(signature.bind_partial(*args, **kwargs).arguments)
 
-    handle = decoder.register_forward_pre_hook(see, with_kwargs=True)
-    try:
+    with watch_calls([decoder], see):
         yield watch
-    finally:
-        handle.remove()
 
 
 def question(subject: CausalLM, row: Example) -> TokenRow:
@@ -131,20 +101,19 @@ def question(subject: CausalLM, row: Example) -> TokenRow:
     return replace(tokens, ids=tokens.ids[: tokens.prompt + 1], answer=1, end=0)
 
 
-def states(subject: CausalLM, rows: Sequence[TokenRow], site: Site) -> Iterator[tuple[TokenRow, Tensor]]:
-    """Every row with its activations at the site, shape T D, float32; T is its own length."""
-    if site != "embedding":
-        block_number(subject, site)
+def states(subject: CausalLM, rows: Sequence[TokenRow], where: Where) -> Iterator[tuple[TokenRow, Tensor]]:
+    """Every row with its activations there, shape T D, float32; T is its own length."""
+    place = site_at(where).place(subject)
     for start in range(0, len(rows), BATCH):
         batch = subject.collate(rows[start: start + BATCH])
         with subject.evaluating():
-            found_BTD = module_at(subject, site)(batch.ids_BT) if site == "embedding" else subject.hidden(batch, site)
+            found_BTD = place.module(batch.ids_BT) if where == "embedding" else subject.hidden(batch, where)
         for row, found_TD in zip(batch.rows, found_BTD.float(), strict=True):
             yield row, found_TD[: len(row.ids)]
 
 
-def prompt_states(subject: CausalLM, rows: Sequence[Example], site: Site) -> list[Tensor]:
+def prompt_states(subject: CausalLM, rows: Sequence[Example], where: Where) -> list[Tensor]:
     """Activations at the prompt tokens of every row, each T D, float32; at all tokens of running text."""
     asked = [question(subject, row) for row in rows]
-    found = zip(rows, states(subject, asked, site), strict=True)
+    found = zip(rows, states(subject, asked, where), strict=True)
     return [h_TD if row.kind == "text" else h_TD[: tokens.prompt] for row, (tokens, h_TD) in found]

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from expunge.data.text_encoder import TokenBatch
 from expunge.errors import UsageError
+from expunge.models.sites import watch_calls
 from expunge.models.subject import Subject
 from expunge.records.task import Example
 
@@ -107,7 +108,7 @@ def input_norms(subject: Subject, found: Sequence[Matrix], rows: Sequence[Exampl
     count = 0
     batch: TokenBatch
 
-    def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def note(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         x, positions = args[0].detach().float(), batch.ids_BT.numel()
         if x.numel() % (positions * x.shape[-1]):
             raise hidden
@@ -115,17 +116,12 @@ def input_norms(subject: Subject, found: Sequence[Matrix], rows: Sequence[Exampl
         squares_I = seen_XNI.pow(2).mean(0).sum(0)
         sums[module] = sums[module] + squares_I if module in sums else squares_I
 
-    handles = [m.module.register_forward_pre_hook(note) for m in found if m.module is not None]
-    try:
-        with subject.evaluating():
-            for start in range(0, len(rows), batch_size):
-                tokens = [subject.encoder.encode(row) for row in rows[start: start + batch_size]]
-                batch = subject.collate(tokens)
-                subject.answers(batch)
-                count += len(batch.flat_N)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watch_calls([m.module for m in found if m.module is not None], note), subject.evaluating():
+        for start in range(0, len(rows), batch_size):
+            tokens = [subject.encoder.encode(row) for row in rows[start: start + batch_size]]
+            batch = subject.collate(tokens)
+            subject.answers(batch)
+            count += len(batch.flat_N)
     if any(m.module not in sums for m in found):
         raise hidden
     return [(sums[m.module] / max(count, 1)).sqrt() for m in found]

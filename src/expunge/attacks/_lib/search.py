@@ -19,6 +19,7 @@ from expunge.data.text_encoder import TokenRow
 from expunge.errors import UsageError
 from expunge.models.answers import Answers
 from expunge.models.language import CausalLM
+from expunge.models.sites import Site, write
 from expunge.records.task import Example, Split
 from expunge.seeding import stream
 
@@ -117,22 +118,9 @@ def swapping(subject: CausalLM, swap: Callable[[Tensor, Tensor], Tensor]) -> Ite
     Ids from the size of the table on are allowed in rows: they are placeholders, looked up as id 0 and left to
     `swap`. As they stand in the rows themselves, padding and key-value caches need no care. Weights stay.
     """
-    module, size = embedding(subject), height(subject)
-    seen: list[Tensor] = []
-
-    def before(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        seen.append(args[0])
-        return (args[0].where(args[0] < size, 0), *args[1:])
-
-    def after(_: nn.Module, args: Any, out_BTD: Tensor) -> Tensor:
-        return swap(seen.pop(), out_BTD)
-
-    handles = [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-    try:
+    size = height(subject)
+    with write(subject, Site(slot="embedding"), swap, inputs=lambda ids_BT: ids_BT.where(ids_BT < size, 0)):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def embedding_gradients(subject: CausalLM, rows: Sequence[TokenRow]) -> tuple[float, list[Tensor]]:

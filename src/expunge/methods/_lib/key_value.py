@@ -5,16 +5,17 @@ Legend: B rows, T padded length, K inputs of an MLP's output projection, D hidde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from expunge.data.text_encoder import TokenBatch, TokenRow
 from expunge.errors import UsageError
-from expunge.methods.scopes.layers import MLP_OUT
 from expunge.models.language import CausalLM
+from expunge.models.sites import Site, read, stop_after
+from expunge.models.slots import place_of, slots_of
 from expunge.records.task import Example
 
 TEMPLATES = (" {}", "Tell me about {}", "Please describe {}", "Here is a question about {}",
@@ -22,48 +23,27 @@ TEMPLATES = (" {}", "Tell me about {}", "Please describe {}", "Here is a questio
 """Neutral ways to bring up a name; each goes through the model's own prompt template."""
 
 
-class _Caught(Exception):
-    """Raised by a hook to leave a forward pass early."""
-
-
 def mlp_out(subject: CausalLM, block: int) -> tuple[str, nn.Module]:
     """Name and module of the output projection of a block's MLP.
 
     Raises:
-        UsageError: the block has none that is known by name, or several (experts).
+        UsageError: the block has none, or one that is not a plain layer (experts, adapters).
     """
-    prefix, module = list(subject.blocks.items())[block]
-    found = [(f"{prefix}.{name}", m) for name, m in module.named_modules()
-             if any(part in f".{name}" for part in MLP_OUT) and getattr(m, "weight", None) is not None
-             and m.weight.dim() == 2]
-    if len(found) != 1:
-        raise UsageError(f"Block {block} has {len(found) or 'no'} MLP output projection{'s' * (len(found) > 1)}.",
-                         f"Looked for modules called {', '.join(MLP_OUT)}.",
-                         "An edit of this kind needs a dense model of a known family.")
-    return found[0]
+    place = place_of(subject, "mlp_hidden", block) if "mlp_hidden" in slots_of(subject, block) else None
+    if place is None or not isinstance(place.module, nn.Linear | Conv1D):
+        raise UsageError(f"Block {block} has no MLP output projection with a weight of its own.",
+                         "An edit of this kind writes to that weight.",
+                         "It needs a dense model of a known family, without adapters.")
+    return place.name, place.module
 
 
-def inputs_of(subject: CausalLM, modules: Mapping[str, nn.Module], batch: TokenBatch) -> dict[str, Tensor]:
-    """What goes into each module for a batch, shape B T K, from one forward pass that ends at the last of them."""
-    caught: dict[str, Tensor] = {}
-
-    def catch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            caught[name] = args[0]
-            if len(caught) == len(modules):
-                raise _Caught
-        return hook
-
-    handles = [module.register_forward_pre_hook(catch(name)) for name, module in modules.items()]
+def inputs_of(subject: CausalLM, blocks: Sequence[int], batch: TokenBatch) -> dict[int, Tensor]:
+    """What goes into the MLP's output projection of each block, shape B T K; later blocks do not run."""
+    sites = [Site(block, "mlp_hidden") for block in blocks]
     batch = batch.to(subject.device)
-    try:
+    with read(subject, sites) as values, stop_after(subject, sites[blocks.index(max(blocks))]):
         subject.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
-    except _Caught:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    return caught
+    return {block: kept[-1] for block, kept in zip(blocks, values, strict=True)}
 
 
 @torch.no_grad()
@@ -107,10 +87,10 @@ class Mentions:
         """The values at the name's last token, one row per template."""
         return values_BT[torch.arange(len(self.at_B), device=values_BT.device), self.at_B]
 
-    def keys(self, subject: CausalLM, name: str, module: nn.Module) -> Tensor:
-        """Input of a module at the name, mean over the templates, shape K."""
+    def keys(self, subject: CausalLM, block: int) -> Tensor:
+        """Input of the MLP's output projection at the name, mean over the templates, shape K."""
         with subject.evaluating():
-            return self.pick(inputs_of(subject, {name: module}, self.batch)[name]).mean(0)
+            return self.pick(inputs_of(subject, [block], self.batch)[block]).mean(0)
 
     def value(self, subject: CausalLM, block: int) -> Tensor:
         """Output of a block at the name in the first template, shape D."""

@@ -6,20 +6,17 @@ Legend: B rows, T padded length, D hidden size, N supervised tokens (flat).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from expunge.data.text_encoder import TokenBatch
-from expunge.errors import UsageError
 from expunge.models.answers import Answers
 from expunge.models.language import CausalLM
-
-MLP = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
-"""What families call the MLP of a block."""
+from expunge.models.sites import Site, write
 
 
 def away(answers: Answers, floor: float = -5.0) -> Tensor:
@@ -56,37 +53,22 @@ def carried(delta_BTD: Tensor, batch: TokenBatch, other: TokenBatch) -> Tensor:
     return moved_BTD
 
 
-def modules_at(subject: CausalLM, site: Literal["mlp", "block", "embedding"], layers: Sequence[int]) -> list[nn.Module]:
-    """The modules whose output is perturbed; raises UsageError for blocks or parts the model does not have."""
-    if site == "embedding":
-        return [subject.model.get_input_embeddings()]
-    blocks = list(subject.blocks.values())
-    wrong = [i for i in layers if not 0 <= i < len(blocks)]
-    if wrong:
-        raise UsageError(f"The model has no block {wrong[0]} to perturb.", f"It has {len(blocks)}, numbered from 0.")
-    chosen = [blocks[i] for i in layers]
-    if site == "block":
-        return chosen
-    found = [next((m for name, m in block.named_children() if name in MLP), None) for block in chosen]
-    if None in found:
-        raise UsageError("The blocks of this model have no part that is called an MLP.", fix='Use site="block".')
-    return [m for m in found if m is not None]
+def sites_at(subject: CausalLM, slot: Literal["mlp", "block", "embedding"], layers: Sequence[int]) -> list[Site]:
+    """Where activations are perturbed; raises UsageError for blocks or parts the model does not have."""
+    sites = [Site(slot="embedding")] if slot == "embedding" else [Site(layer, slot) for layer in layers]
+    for site in sites:
+        site.place(subject)
+    return sites
 
 
 @contextmanager
-def pushed(modules: Sequence[nn.Module], deltas: Sequence[Tensor]) -> Iterator[None]:
-    """Each delta (B T D) added to the output of its module."""
+def pushed(subject: CausalLM, sites: Sequence[Site], deltas: Sequence[Tensor]) -> Iterator[None]:
+    """Each delta (B T D) added to the value at its site."""
 
-    def push(delta_BTD: Tensor, module: nn.Module, args: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (output[0] + delta_BTD.to(output[0].dtype), *output[1:])
-        return output + delta_BTD.to(output.dtype)
+    def push(delta_BTD: Tensor, given: Tensor, value_BTD: Tensor) -> Tensor:
+        return value_BTD + delta_BTD.to(value_BTD.dtype)
 
-    handles = []
-    try:
-        for module, delta_BTD in zip(modules, deltas, strict=True):
-            handles.append(module.register_forward_hook(partial(push, delta_BTD)))
+    with ExitStack() as stack:
+        for site, delta_BTD in zip(sites, deltas, strict=True):
+            stack.enter_context(write(subject, site, partial(push, delta_BTD)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

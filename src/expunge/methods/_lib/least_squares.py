@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from expunge.data.text_encoder import TokenRow
 from expunge.errors import UsageError
-from expunge.methods._lib.key_value import inputs_of
+from expunge.methods._lib.key_value import inputs_of, mlp_out
 from expunge.models.language import CausalLM
 from expunge.models.subject import checksum
 from expunge.records.base import cache_root, fingerprint
@@ -69,36 +69,36 @@ def null_projector(covariance_KK: Tensor, threshold: float, *, relative: bool = 
 
 
 @torch.no_grad()
-def covariances(subject: CausalLM, modules: Mapping[str, nn.Module], rows: Sequence[TokenRow],
-                batch_size: int = 16) -> dict[str, Tensor]:
-    """E[k k^T] of the inputs of each module over all real tokens of the rows, shape K K in float64."""
-    sums: dict[str, Tensor] = {}
+def covariances(subject: CausalLM, blocks: Sequence[int], rows: Sequence[TokenRow],
+                batch_size: int = 16) -> dict[int, Tensor]:
+    """E[k k^T] over all real tokens of the rows, k the inputs of a block's MLP output projection; K K, float64."""
+    sums: dict[int, Tensor] = {}
     count = 0
     ordered = sorted(rows, key=lambda r: len(r.ids))
     with subject.evaluating():
         for start in range(0, len(ordered), batch_size):
             batch = subject.collate(ordered[start: start + batch_size])
             real_BT = batch.attention_BT.bool()
-            for name, keys_BTK in inputs_of(subject, modules, batch).items():
+            for block, keys_BTK in inputs_of(subject, blocks, batch).items():
                 keys_NK = keys_BTK[real_BT].double()
-                sums[name] = sums.get(name, 0) + keys_NK.T @ keys_NK
+                sums[block] = sums.get(block, 0) + keys_NK.T @ keys_NK
             count += int(real_BT.sum())
-    return {name: total / count for name, total in sums.items()}
+    return {block: total / count for block, total in sums.items()}
 
 
-def cached_covariances(subject: CausalLM, modules: Mapping[str, nn.Module], rows: Sequence[TokenRow],
-                       root: Path | None = None) -> dict[str, Tensor]:
+def cached_covariances(subject: CausalLM, blocks: Sequence[int], rows: Sequence[TokenRow],
+                       root: Path | None = None) -> dict[int, Tensor]:
     """The same, kept on disk under the content of weights and rows; float32, from the disk or not."""
     # Taken anew: a fingerprint remembered from before an earlier stage would name other weights.
     made_from = [VERSION, checksum(subject.model.state_dict()), sorted({row.key for row in rows})]
     root = (root or cache_root()) / "covariances"
-    places = {name: root / f"{fingerprint([*made_from, name])}.pt" for name in modules}
-    found = {name: kept for name, place in places.items() if (kept := _read(place)) is not None}
-    missing = {name: module for name, module in modules.items() if name not in found}
-    for name, value in covariances(subject, missing, rows).items() if missing else ():
-        found[name] = value.float().cpu()
-        _write(places[name], found[name])
-    return {name: found[name].double().to(subject.device) for name in modules}
+    places = {block: root / f"{fingerprint([*made_from, mlp_out(subject, block)[0]])}.pt" for block in blocks}
+    found = {block: kept for block, place in places.items() if (kept := _read(place)) is not None}
+    missing = [block for block in blocks if block not in found]
+    for block, value in covariances(subject, missing, rows).items() if missing else ():
+        found[block] = value.float().cpu()
+        _write(places[block], found[block])
+    return {block: found[block].double().to(subject.device) for block in blocks}
 
 
 def _read(place: Path) -> Tensor | None:

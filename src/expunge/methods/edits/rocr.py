@@ -92,20 +92,20 @@ class ROCR(Edit):
         for problem in self.problems(task):
             raise problem
         layers = self.layers(len(subject.blocks))
-        sites = {layer: mlp_out(subject, layer) for layer in layers}
+        modules = {layer: mlp_out(subject, layer)[1] for layer in layers}
         names = [Mentions(subject, name) for name in self._entities(task)]
         other = Mentions(subject, self.spec.replacement)
         float32_master(subject)
         rows = [subject.encoder.encode(e) for e in dict.fromkeys((*task.retain, *task.background, *task.utility))]
-        statistics = cached_covariances(subject, dict(sites.values()), rows)
+        statistics = cached_covariances(subject, layers, rows)
         last = layers[-1]
         target_D = other.value(subject, last)
         before = self._likeness(subject, names, last, target_D)
         figures: dict[str, Any] = {}
         for i, layer in enumerate(layers):
-            site, module = sites[layer]
-            projection_KK = null_projector(statistics[site], self.spec.threshold, relative=self.spec.relative)
-            keys_KM = torch.stack([name.keys(subject, site, module) for name in names], 1)
+            module = modules[layer]
+            projection_KK = null_projector(statistics[layer], self.spec.threshold, relative=self.spec.relative)
+            keys_KM = torch.stack([name.keys(subject, layer) for name in names], 1)
             current_DM = torch.stack([name.value(subject, last) for name in names], 1)
             change_DK = solve_edit(keys_KM, (target_D[:, None] - current_DM) / (len(layers) - i),
                                    penalty=self.spec.penalty, projection_KK=projection_KK)

@@ -8,14 +8,15 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from expunge import plugin
 from expunge.data.text_encoder import TokenBatch
-from expunge.methods._lib.latent import away, carried, modules_at, positions, project, pushed
+from expunge.methods._lib.latent import away, carried, positions, project, pushed, sites_at
 from expunge.methods.base import Perturb
 from expunge.models.language import CausalLM
 from expunge.models.scope import Scope
+from expunge.models.sites import Site
 from expunge.plugin import Card, Property
 from expunge.training.gradients import Gradient, Oracle
 from expunge.training.step import Step
@@ -75,44 +76,45 @@ class LAT(Perturb):
     def gradient(self, subject: CausalLM, scope: Scope, plain: Oracle, *, step: int, total: int, seed: int) -> Gradient:
         return plain(self.attack) if self.spec.eps > 0 and self.spec.steps > 0 else plain()
 
-    def modules(self, subject: CausalLM) -> list[nn.Module]:
-        """Whose outputs are perturbed."""
+    def sites(self, subject: CausalLM) -> list[Site]:
+        """Where activations are perturbed."""
         depth = len(subject.blocks)
-        return modules_at(subject, self.spec.site, self.spec.layers or [min(round(12 * depth / 32), depth - 1)])
+        return sites_at(subject, self.spec.site, self.spec.layers or [min(round(12 * depth / 32), depth - 1)])
 
     def attack(self, step: Step) -> None:
         """Find the perturbation of a micro-batch and put every side but retain under it."""
-        modules = self.modules(step.subject)
+        sites = self.sites(step.subject)
         sides = {side: batch for side, batch in step.batches.items() if side != "retain"}
-        deltas = self.worst(step.subject, modules, sides["forget"], sides.get("refusal"))
+        deltas = self.worst(step.subject, sites, sides["forget"], sides.get("refusal"))
         for side, batch in sides.items():
-            step.inside(side, partial(pushed, modules, [carried(d, sides["forget"], batch) for d in deltas]))
+            moved = [carried(d, sides["forget"], batch) for d in deltas]
+            step.inside(side, partial(pushed, step.subject, sites, moved))
 
-    def loss(self, subject: CausalLM, modules: Sequence[nn.Module], deltas: Sequence[Tensor], forget: TokenBatch,
+    def loss(self, subject: CausalLM, sites: Sequence[Site], deltas: Sequence[Tensor], forget: TokenBatch,
              refusal: TokenBatch | None) -> Tensor:
         """What the adversary descends: the forget answer likely, the refusal not."""
-        with pushed(modules, deltas):
+        with pushed(subject, sites, deltas):
             answers = subject.answers(forget)
         loss = self.spec.toward * answers.row_means(-answers.logp_N).sum()
         if refusal is not None and self.spec.away > 0:
-            with pushed(modules, [carried(d, forget, refusal) for d in deltas]):
+            with pushed(subject, sites, [carried(d, forget, refusal) for d in deltas]):
                 answers = subject.answers(refusal)
             loss = loss + self.spec.away * answers.row_means(away(answers)).sum()
         return loss
 
-    def worst(self, subject: CausalLM, modules: Sequence[nn.Module], forget: TokenBatch,
+    def worst(self, subject: CausalLM, sites: Sequence[Site], forget: TokenBatch,
               refusal: TokenBatch | None = None) -> list[Tensor]:
-        """The adversary's perturbation of the forget rows: one B T D tensor per module, no gradient."""
+        """The adversary's perturbation of the forget rows: one B T D tensor per site, no gradient."""
         free_BT1 = positions(forget, self.spec.mask)[..., None]
         shape = (*forget.ids_BT.shape, subject.model.config.hidden_size)
-        deltas = [torch.zeros(shape, device=subject.device, requires_grad=True) for _ in modules]
+        deltas = [torch.zeros(shape, device=subject.device, requires_grad=True) for _ in sites]
         optimizer = torch.optim.AdamW(deltas, lr=self.spec.lr)
         training = subject.model.training
         subject.model.eval()
         try:
             for _ in range(self.spec.steps):
                 with torch.enable_grad():
-                    loss = self.loss(subject, modules, [d * free_BT1 for d in deltas], forget, refusal)
+                    loss = self.loss(subject, sites, [d * free_BT1 for d in deltas], forget, refusal)
                     found = torch.autograd.grad(loss, deltas)
                 for delta_BTD, part in zip(deltas, found, strict=True):
                     delta_BTD.grad = part

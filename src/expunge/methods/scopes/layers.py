@@ -10,11 +10,9 @@ from expunge import plugin
 from expunge.errors import UsageError, did_you_mean
 from expunge.methods.base import Rows, ScopePlugin
 from expunge.models.scope import Scope
+from expunge.models.slots import MLP_OUT
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
-
-MLP_OUT = ("down_proj", "mlp.c_proj", "dense_4h_to_h", "fc2", ".w2")
-"""What families call the output projection of their MLP; GPT-2's attention has a c_proj too."""
 
 
 class Layers(ScopePlugin):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expunge.attacks._lib.hooks import Site, Watch, rewritten, watched
+from expunge.attacks._lib.hooks import Watch, Where, rewritten, watched
 from expunge.attacks.base import Attack
 from expunge.attacks.layer_skip import LayerSkip
 from expunge.attacks.noise import Draw, Noise, normal
@@ -124,7 +124,7 @@ def read(subject: CausalLM, prompts: list[tuple[int, ...]], said: Tensor) -> Ten
     return found.unflatten(0, said.shape)
 
 
-def added(subject: CausalLM, site: Site, work: Any, rows: list[TokenRow]) -> tuple[Tensor, Tensor]:
+def added(subject: CausalLM, site: Where, work: Any, rows: list[TokenRow]) -> tuple[Tensor, Tensor]:
     """(activations, what was added to them) of a scoring pass, B T D each."""
     caught: list[tuple[Tensor, Tensor]] = []
 

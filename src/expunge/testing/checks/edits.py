@@ -324,8 +324,8 @@ def stays_in_null_space(plugin: type[Edit]) -> None:
     subject, figures = edited(term(plugin, options))
     rows = [memoriser().encoder.encode(r) for r in (*task.retain, *task.background, *task.utility)]
     for layer in map(int, figures["layers"]):
-        site, module = mlp_out(memoriser(), layer)
-        covariance_KK = covariances(memoriser(), {site: module}, rows)[site]
+        site, _ = mlp_out(memoriser(), layer)
+        covariance_KK = covariances(memoriser(), [layer], rows)[layer]
         projection_KK = null_projector(covariance_KK, threshold)
         assert 0 < figures["layers"][str(layer)]["free_directions"] < len(projection_KK)
         change_DK = change_of(subject)[f"{site}.weight"].double()

@@ -52,12 +52,12 @@ def adversary_wins(plugin: type[Perturb]) -> None:
         {"eps": 0.4, "mask": "all"}, {"eps": 0.4, "site": "embedding"})
     for options in tried:
         made = plugin(steps=8, **options)
-        modules = made.modules(subject)  # type: ignore[attr-defined]
+        sites = made.sites(subject)  # type: ignore[attr-defined]
         forget, refusal = batches["forget"], batches["refusal"]
-        deltas = made.worst(subject, modules, forget, refusal)  # type: ignore[attr-defined]
+        deltas = made.worst(subject, sites, forget, refusal)  # type: ignore[attr-defined]
         nothing = [torch.zeros_like(d) for d in deltas]
         with torch.no_grad():
-            low, high = (float(made.loss(subject, modules, d, forget, refusal)) for d in (deltas, nothing))  # type: ignore[attr-defined]
+            low, high = (float(made.loss(subject, sites, d, forget, refusal)) for d in (deltas, nothing))  # type: ignore[attr-defined]
         assert low < high - 0.1, (options, low, high)
         for delta_BTD in deltas:
             size_BT = delta_BTD.norm(dim=-1)
@@ -79,16 +79,16 @@ def alone_or_in_company(plugin: type[Perturb]) -> None:
     """Each row's perturbation is the same alone, among others and behind padding; and each time it is asked."""
     subject, together = moved(), _forget_batch()
     made = plugin(steps=4)
-    modules = made.modules(subject)  # type: ignore[attr-defined]
-    (crowd_BTD,) = made.worst(subject, modules, together)  # type: ignore[attr-defined]
-    assert torch.equal(crowd_BTD, made.worst(subject, modules, together)[0])  # type: ignore[attr-defined]
+    sites = made.sites(subject)  # type: ignore[attr-defined]
+    (crowd_BTD,) = made.worst(subject, sites, together)  # type: ignore[attr-defined]
+    assert torch.equal(crowd_BTD, made.worst(subject, sites, together)[0])  # type: ignore[attr-defined]
     for b, row in enumerate(together.rows):
-        (alone_BTD,) = made.worst(subject, modules, batch_of(subject, [row]))  # type: ignore[attr-defined]
+        (alone_BTD,) = made.worst(subject, sites, batch_of(subject, [row]))  # type: ignore[attr-defined]
         # AdamW turns a gradient lost in rounding into a step, so a few elements may differ.
         gap = (alone_BTD[0] - crowd_BTD[b, : len(row.ids)]).abs()
         assert float((gap > 1e-3).float().mean()) < 0.01, f"row {b}"
     text = small_task().forget[0].model_copy(update={"kind": "text", "prompt": ""})
-    (running_BTD,) = made.worst(subject, modules, batch_of(subject, [text]))  # type: ignore[attr-defined]
+    (running_BTD,) = made.worst(subject, sites, batch_of(subject, [text]))  # type: ignore[attr-defined]
     assert float(running_BTD[0, :-1].norm(dim=-1).min()) > 0, "in running text all positions are open"
 
 
@@ -108,9 +108,9 @@ def reaches_forget_sides(plugin: type[Perturb]) -> None:
             assert torch.equal(step.hidden(side, 0), clean.hidden(side, 0)), "the block before the site"
             assert torch.equal(step.hidden(side, 1), clean.hidden(side, 1)) != reached
     with torch.no_grad():
-        (delta_BTD,) = made.worst(subject, made.modules(subject), batches["forget"], batches["refusal"])  # type: ignore[attr-defined]
+        (delta_BTD,) = made.worst(subject, made.sites(subject), batches["forget"], batches["refusal"])  # type: ignore[attr-defined]
         row = batches["refusal"].rows[1]
-        with pushed(made.modules(subject), [delta_BTD[1:2, : row.prompt]]):  # type: ignore[attr-defined]
+        with pushed(subject, made.sites(subject), [delta_BTD[1:2, : row.prompt]]):  # type: ignore[attr-defined]
             prompt_TD = subject.model.model(torch.tensor([row.ids[: row.prompt]])).last_hidden_state[0]
     seen: list[Tensor] = []
     handle = subject.model.model.norm.register_forward_hook(lambda m, a, out: seen.append(out.detach()))
@@ -128,8 +128,8 @@ def elicited(subject: CausalLM, rows: Sequence[Any], options: dict[str, Any]) ->
     from expunge.methods.perturb.lat import LAT
 
     made, batch = LAT(**(options | {"steps": 12})), batch_of(subject, rows)
-    modules = made.modules(subject)
-    with pushed(modules, made.worst(subject, modules, batch)):
+    sites = made.sites(subject)
+    with pushed(subject, sites, made.worst(subject, sites, batch)):
         return loss(subject, rows)
 
 
