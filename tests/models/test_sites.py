@@ -29,7 +29,7 @@ from expunge.models.subject import Subject
 from expunge.models.tiny import build_subject
 from expunge.training.recomputing import recomputing
 
-from ..support import hooks
+from tests.support import hooks
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 GATED = SHAPE | {"num_key_value_heads": 2, "intermediate_size": 32}

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from expunge.errors import UsageError
 from expunge.models.slots import Place, Slot, place_of
 
-Change = Callable[[Tensor, Tensor], Tensor]
+Change = Callable[[Any, Tensor], Tensor]
 """(what the part is given, what it gives) -> what stands in its place. For input slots both are the same tensor."""
 
 
