@@ -27,9 +27,8 @@ from expunge.models.sites import (
 from expunge.models.slots import Slot, place_of, slots_of
 from expunge.models.subject import Subject
 from expunge.models.tiny import build_subject
+from expunge.testing.support import hooks
 from expunge.training.recomputing import recomputing
-
-from tests.support import hooks
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 GATED = SHAPE | {"num_key_value_heads": 2, "intermediate_size": 32}
