@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from expunge.errors import UsageError
 from expunge.models.adapter import add_adapter
+from expunge.models.language import CausalLM
 from expunge.models.sites import (
     Site,
     SparseAutoencoder,
@@ -25,7 +26,6 @@ from expunge.models.sites import (
     write,
 )
 from expunge.models.slots import Slot, place_of, slots_of
-from expunge.models.subject import Subject
 from expunge.models.tiny import build_subject
 from expunge.testing.support import hooks
 from expunge.training.recomputing import recomputing
@@ -55,12 +55,12 @@ IDS_BT = torch.arange(10).view(2, 5) + 3
 
 
 @cache
-def subject_of(family: str) -> Subject:
+def subject_of(family: str) -> CausalLM:
     torch.manual_seed(0)
     return build_subject({"model_type": family} | FAMILIES[family], ["Ada lives in the town of Ada."])
 
 
-def run(subject: Subject, **options: Any) -> Tensor:
+def run(subject: CausalLM, **options: Any) -> Tensor:
     with torch.no_grad():
         logits: Tensor = subject.model(input_ids=IDS_BT, use_cache=False, **options).logits
     return logits
@@ -72,7 +72,7 @@ def expected(family: str) -> list[Slot]:
     return ["block", "norm", "attention", "mlp", *(("router", "expert") if family in MIXTURES else ("mlp_hidden",))]
 
 
-def sites_of(subject: Subject) -> list[Site]:
+def sites_of(subject: CausalLM) -> list[Site]:
     return [*(Site(1, slot) for slot in slots_of(subject, 1)), *(Site(None, slot) for slot in slots_of(subject, None))]
 
 

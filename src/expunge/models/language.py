@@ -20,11 +20,8 @@ from expunge.models.answers import Answers
 from expunge.models.decoding import continued
 from expunge.models.fast.sparing import sparing
 from expunge.models.head import LazyLogits, is_plain
+from expunge.models.sites import Site, stop_after, write
 from expunge.models.subject import Subject
-
-
-class _Reached(Exception):
-    """Raised by a hook to leave a forward pass early."""
 
 
 class CausalLM(Subject):
@@ -113,20 +110,14 @@ class CausalLM(Subject):
 
         Yields a list to which they are added, shape N D.
         """
-        head, given = self.model.get_output_embeddings(), list[Tensor]()
-        if head is None:
-            yield given
-            return
+        given = list[Tensor]()
 
-        def pick(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            given.append(args[0].flatten(0, 1)[flat_N])
-            return (given[-1][None] if run else given[-1][None, :0], *args[1:])
+        def pick(states_BTD: Tensor, same: Tensor) -> Tensor:
+            given.append(states_BTD.flatten(0, 1)[flat_N])
+            return given[-1][None] if run else given[-1][None, :0]
 
-        handle = head.register_forward_pre_hook(pick)
-        try:
+        with write(self, Site(slot="head"), pick):
             yield given
-        finally:
-            handle.remove()
 
     def answers_in_parts(self, rows: Sequence[TokenRow],
                          chosen: Sequence[int]) -> Iterator[tuple[list[tuple[int, ...]], Answers]]:
@@ -178,28 +169,9 @@ class CausalLM(Subject):
                 out_BTD[few, : part.shape[1]] = part
             return out_BTD
         batch = batch.to(self.device)
-        module = list(self.blocks.values())[block]
-        caught: list[Tensor] = []
-
-        def leave(module: nn.Module, args: Any, output: Any) -> None:
-            caught.append(output[0] if isinstance(output, tuple) else output)
-            raise _Reached
-
-        spared = self._sparing(batch, batch.real_N)
-        handle = module.register_forward_hook(leave)
-        recomputes = getattr(module, "gradient_checkpointing", False)
-        if recomputes:  # what is left early cannot be run again
-            module.gradient_checkpointing = False  # type: ignore[assignment]
-        try:
-            with spared:
-                self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
-        except _Reached:
-            pass
-        finally:
-            handle.remove()
-            if recomputes:
-                module.gradient_checkpointing = True  # type: ignore[assignment]
-        out_BTD = caught[0]
+        with self._sparing(batch, batch.real_N), stop_after(self, Site(block)) as values:
+            self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
+        out_BTD = values[0]
         # An ensemble runs the batch once per member, stacked; its representation is the mean.
         return out_BTD if len(out_BTD) == len(batch) else out_BTD.unflatten(0, (-1, len(batch))).mean(0)
 

@@ -21,6 +21,7 @@ from expunge.errors import UsageError
 from expunge.models.answers import Answers
 from expunge.models.fast import startup as starting
 from expunge.models.fast.linear import quicken
+from expunge.models.sites import is_watched
 
 AnySubject: TypeAlias = Any
 """A `Subject`, of the class that gives what a plug-in's card needs: an override names that class."""
@@ -52,7 +53,7 @@ class Subject:
     @property
     def bare(self) -> bool:
         """Whether no hook looks on: one that counts positions or rows would see others than it expects."""
-        return not any(m._forward_hooks or m._forward_pre_hooks for m in self.model.modules())
+        return not is_watched(self.model)
 
     @property
     def recomputes(self) -> bool:
