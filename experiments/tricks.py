@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -204,10 +204,6 @@ def tricks(subject: CausalLM, retrained: CausalLM, given: argparse.Namespace,
         "new keys and values written behind the others (generation)": (say, lambda: without(patch.object(
             room, "preallocate", lambda cache: None))),
         "no garbage looked for (importing a model's code)": (start, lambda: instead(first="")),
-        "rows of similar length share a pass (training)": (step, lambda: without(
-            patch.object(CausalLM, "_splits", False))),
-        "MLPs run on what is read (training)": (step, lambda: without(patch.object(
-            CausalLM, "_sparing", lambda self, batch, last_N: nullcontext()))),
         "the original's distributions from cached states (retain_kl)": (held, lambda: instead(whole=live)),
         "a divergence that writes down its slope once (retain_kl)": (held, lambda: instead(towards=definition)),
         "large pages (training, 128k tokens)": (elsewhere, lambda: patch.dict(os.environ, THP_MEM_ALLOC_ENABLE="0")),

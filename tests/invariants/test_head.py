@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from expunge.data import text_encoder as tokens
 from expunge.data.text_encoder import collate
 from expunge.errors import ExpungeError
 from expunge.methods._lib.divergence import cross_entropy, kl
 from expunge.models import head
-from expunge.models.head import Found, LazyLogits, Passes, TokenLogP, blocks, rowwise
+from expunge.models.head import Found, LazyLogits, TokenLogP, blocks, rowwise
 from expunge.models.language import CausalLM
 from expunge.models.reference import CachedStates
 from expunge.testing.support import fresh, moved
@@ -107,7 +106,6 @@ def test_it_runs_with_the_gradient_there_was_to_be() -> None:
     with torch.no_grad():
         final = under(layer, states)
     assert not logp(final, target).requires_grad and not final.logits().requires_grad
-    assert not final.at(torch.tensor([2, 0])).states_ND.requires_grad
     graded = under(layer, states)
     with torch.no_grad():
         assert logp(graded, target).requires_grad and graded.logits().requires_grad
@@ -149,21 +147,16 @@ def test_a_reading_makes_no_slopes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("room")
 @pytest.mark.parametrize("relative", [True, False])
 def test_divergences_from_states_are_those_from_logits(relative: bool) -> None:
-    """Block by block, both sides in the same rows, and in any order of passes."""
+    """Block by block, with both sides in the same rows."""
     (layer, states, _), (other, teacher, _) = given(11), given(12)
     teacher = teacher[:11]
     divergence = kl if relative else cross_entropy
     expected = divergence(other(teacher), layer(states))
     slopes = torch.autograd.grad(expected.square().sum(), (states, layer.weight))
-    place = torch.tensor([3, 0, 7, 1, 9, 2, 10, 5, 4, 8, 6])
-
-    def in_passes(logits: Tensor, *sizes: int) -> Passes:
-        return Passes(logits.index_select(0, place.argsort()).split(list(sizes)), place)
-
     found = under(layer, states)
     towards = other(teacher)
-    for target in (under(other, teacher), towards, in_passes(towards, 4, 7), in_passes(towards, 11)):
-        for mine in (found, layer(states), in_passes(layer(states), 4, 7)):
+    for target in (under(other, teacher), towards):
+        for mine in (found, layer(states)):
             value = divergence(target, mine)
             near((value,), (expected,))
             near(torch.autograd.grad(value.square().sum(), (states, layer.weight)), slopes)
@@ -185,15 +178,14 @@ SCALED = {"granite": {"logits_scaling": 4.0}, "cohere": {"logit_scale": 0.0625},
 
 
 @pytest.mark.parametrize("family", SCALED)
-def test_a_head_that_is_not_all_runs_within_the_model(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_is_not_all_runs_within_the_model(family: str) -> None:
     config = AutoConfig.for_model(family, vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
                                   num_key_value_heads=1, intermediate_size=64, max_position_embeddings=256,
                                   pad_token_id=0, bos_token_id=1, eos_token_id=2, **SCALED[family])
     subject = CausalLM(AutoModelForCausalLM.from_config(config).eval(), moved().encoder)
     batch = collate(made(LENGTHS[0]), subject.encoder.pad_id)
-    monkeypatch.setattr(tokens, "PASS", 0)  # cut wherever lengths differ
     answers, slow_NV = subject.answers_of({"": batch})[""], whole(subject, batch)
-    assert isinstance(answers.found, Passes)
+    assert isinstance(answers.found, Tensor)
     slow_N = slow_NV.log_softmax(-1).gather(1, batch.target_N[:, None])[:, 0]
     near((answers.logp_N, answers.reading()), (slow_N, slow_N.detach()))
     near((torch.cat(list(blocks(answers.found))), answers.logits_NV), (slow_NV.detach(), slow_NV))
@@ -229,15 +221,15 @@ def test_the_first_look_changes_no_bit() -> None:
     assert torch.equal(first.logp_N, second.logp_N) and torch.equal(first.logits_NV, second.logits_NV)
 
 
-def test_sides_that_shared_a_pass_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sides_that_shared_a_pass_are_split() -> None:
     """As an accelerator runs them."""
     subject = fresh(moved())
     sides = {side: collate(made(lengths), subject.encoder.pad_id) for side, lengths in
              (("forget", LENGTHS[0]), ("retain", LENGTHS[3]))}
-    apart = {side: subject.answers(batch) for side, batch in sides.items()}
-    monkeypatch.setattr(CausalLM, "_splits", False)
+    apart = subject.answers_of(sides)
     for late in (True, False):
         subject._seen = subject.model, late
-        for side, answers in subject.answers_of(sides).items():
-            assert isinstance(answers.found, LazyLogits) == late and answers.batch is sides[side]
+        joint = subject.answers(subject.encoder.concat(list(sides.values())))
+        for (side, batch), answers in zip(sides.items(), joint.split(list(sides.values())), strict=True):
+            assert isinstance(answers.found, LazyLogits) == late and answers.batch is batch
             near((answers.logp_N, answers.logits_NV), (apart[side].logp_N, apart[side].logits_NV))

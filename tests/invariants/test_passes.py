@@ -1,8 +1,7 @@
-"""Rows of a step in passes of similar length, against all of them in one."""
+"""The passes of a step: what they give, what they keep and when, against the whole model run at once."""
 
 from __future__ import annotations
 
-import itertools
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from expunge.data import text_encoder as tokens
-from expunge.data.text_encoder import TokenBatch, TokenRow, alike, collate
+from expunge.data.text_encoder import TokenBatch, TokenRow, collate
 from expunge.methods._lib.divergence import kl
 from expunge.methods.stage import StageMethod
 from expunge.models.language import CausalLM
@@ -39,12 +37,6 @@ def made(lengths: Sequence[int]) -> list[TokenRow]:
     return found
 
 
-@pytest.fixture
-def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passes cost nothing, so that rows are cut apart wherever their lengths differ."""
-    monkeypatch.setattr(tokens, "PASS", 0)
-
-
 def whole(subject: CausalLM, batch: TokenBatch) -> torch.Tensor:
     """The slow twin: all rows in one pass, every layer and the head at every position."""
     logits_BTV: torch.Tensor = subject.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT).logits
@@ -52,28 +44,7 @@ def whole(subject: CausalLM, batch: TokenBatch) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
-def test_cuts_cost_least(lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = made(lengths)
-    for price in (0, 7, 32):
-        monkeypatch.setattr(tokens, "PASS", price)
-        parts = alike(rows)
-        assert sorted(i for part in parts for i in part) == list(range(len(rows)))
-        order = sorted(lengths, reverse=True)
-        ways = (cuts for n in range(len(rows)) for cuts in itertools.combinations(range(1, len(rows)), n))
-        least = min(sum(price + order[a] * (b - a) for a, b in itertools.pairwise((0, *cuts, len(rows))))
-                    for cuts in ways)
-        assert sum(price + len(part) * max(lengths[i] for i in part) for part in parts) == least
-
-
-def test_no_pass_is_larger_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "POSITIONS", 50)
-    lengths = [20] * 5 + [90]
-    assert sorted(len(part) for part in alike(made(lengths))) == [1, 1, 2, 2]
-
-
-@pytest.mark.usefixtures("cheap")
-@pytest.mark.parametrize("lengths", LENGTHS)
-def test_answers_and_gradients_are_those_of_one_pass(lengths: list[int]) -> None:
+def test_answers_and_gradients_are_those_of_whole_logits(lengths: list[int]) -> None:
     subject = fresh(moved())
     batch = collate(made(lengths), subject.encoder.pad_id)
     parameters = tuple(subject.model.requires_grad_(True).parameters())
@@ -89,19 +60,6 @@ def test_answers_and_gradients_are_those_of_one_pass(lengths: list[int]) -> None
         assert float((a - b).norm()) <= 1e-5 * float(b.norm())
 
 
-@pytest.mark.usefixtures("cheap")
-@pytest.mark.parametrize("lengths", LENGTHS)
-def test_hidden_states_are_those_of_one_pass(lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = fresh(moved())
-    batch = collate(made(lengths), subject.encoder.pad_id)
-    with torch.no_grad():
-        found = subject.hidden(batch, 1)
-        monkeypatch.setattr(CausalLM, "_splits", False)
-        real = batch.attention_BT.bool()
-        torch.testing.assert_close(found[real], subject.hidden(batch, 1)[real], atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_divergence_from_cached_states_is_that_from_a_second_model(lengths: list[int]) -> None:
     subject, original = fresh(moved()), fresh()
@@ -127,32 +85,7 @@ def test_a_hook_sees_all_rows_at_once() -> None:
     assert seen == [len(batch)]
 
 
-@pytest.mark.parametrize("lengths", LENGTHS)
-def test_mlps_see_what_is_read_and_nothing_else(lengths: list[int]) -> None:
-    subject = fresh(moved())
-    batch = collate(made(lengths), subject.encoder.pad_id)
-    seen: list[int] = []
-    blocks = list(subject.blocks.values())
-    real = [block.mlp.forward for block in blocks]
-    for block, forward in zip(blocks, real, strict=True):  # hooks would be noticed
-        block.mlp.forward = lambda x, f=forward: (seen.append(x.shape[0] * x.shape[1]), f(x))[1]
-    with torch.no_grad():
-        subject.answers(batch)
-        assert seen == [batch.count("positions")] * (len(blocks) - 1) + [batch.count("tokens")]
-        seen.clear()
-        subject.hidden(batch, 0)
-        assert seen == [batch.count("positions")]
-        seen.clear()
-        handle = blocks[0].register_forward_hook(lambda m, a, out: None)
-        subject.answers(batch)
-        assert seen == [batch.ids_BT.numel()] * len(blocks)
-        handle.remove()
-    for block, forward in zip(blocks, real, strict=True):
-        block.mlp.forward = forward
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in subject.model.modules())
-
-
-def test_a_model_of_several_modalities_runs_every_mlp_everywhere() -> None:
+def test_a_model_of_several_modalities_answers() -> None:
     """It tells its depth in the settings of a part, so that its blocks are not known."""
     text = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
             "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 64, "max_position_embeddings": 256}

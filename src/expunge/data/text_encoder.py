@@ -25,8 +25,6 @@ from expunge.records.task import Example, Opened
 
 POSITIONS = 1024
 """Padded positions per batch of rows: bounds memory whatever their lengths, and fits the caches of a processor."""
-PASS = 128
-"""What one more forward pass costs beside its positions, in positions; measured on a model of 2.6 M parameters."""
 PLAIN = "Question: {prompt}\nAnswer:"
 
 
@@ -83,11 +81,6 @@ class TokenBatch:
         width = self.ids_BT.shape[1]
         index = [b * width + t - 1 for b, r in enumerate(self.rows) for t in range(r.prompt, len(r.ids))]
         return torch.tensor(index, dtype=torch.long, device=self.ids_BT.device)
-
-    @cached_property
-    def real_N(self) -> Tensor:
-        """Index into B*T of every token that is no padding."""
-        return self.attention_BT.flatten().nonzero()[:, 0]
 
     @cached_property
     def target_N(self) -> Tensor:
@@ -150,24 +143,6 @@ def batches_by_length(rows: Sequence[TokenRow], chosen: Sequence[int] | None = N
         batch.append(i)
     if batch:
         yield batch
-
-
-def alike(rows: Sequence[TokenRow]) -> list[list[int]]:
-    """Indices of all rows, the longest first, cut where padding and passes together cost least."""
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
-    least, cut = [0.0], [0]
-    for end in range(1, len(order) + 1):
-        cost, start = min((least[start] + PASS + len(rows[order[start]].ids) * (end - start), start)
-                          for start in range(end)
-                          if end - start == 1 or len(rows[order[start]].ids) * (end - start) <= POSITIONS)
-        least.append(cost)
-        cut.append(start)
-    parts: list[list[int]] = []
-    end = len(order)
-    while end:
-        parts.append(order[cut[end]: end])
-        end = cut[end]
-    return parts[::-1] if len(parts) > 1 else [list(range(len(rows)))]
 
 
 _KNOWN: dict[tuple[Any, ...], dict[tuple[Any, ...], TokenRow]] = {}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from expunge.data.encoder import Batch
-from expunge.models.head import Found, LazyLogits, Passes, TokenLogP, rowwise, whole
+from expunge.models.head import Found, LazyLogits, TokenLogP, rowwise, whole
 
 
 class Answers:
@@ -30,21 +30,8 @@ class Answers:
         self._found = found
         self.past = past
 
-    @classmethod
-    def joined(cls, batch: Batch, passes: Sequence[Answers], order: Sequence[int]) -> Answers:
-        """One batch of the answers of several passes, given which of its rows theirs are, one after the other."""
-        place, before = [range(0)] * len(batch), 0
-        for b in order:
-            row = batch.rows[b]
-            place[b] = range(before, before := before + row.supervised)
-        place_N = torch.tensor([n for tokens in place for n in tokens], device=batch.device)
-        states = [one.found for one in passes if isinstance(one.found, LazyLogits)]
-        if len(states) == len(passes):
-            return cls(batch, replace(states[0], states_ND=torch.cat([s.states_ND for s in states])).at(place_N))
-        return cls(batch, Passes(tuple(one.logits_NV for one in passes), place_N))
-
-    def apart(self, batches: Sequence[Batch]) -> list[Answers]:
-        """Those of each batch, which stand in this one side after side."""
+    def split(self, batches: Sequence[Batch]) -> list[Answers]:
+        """The answers of each batch, where this one has the rows of all of them one after another."""
         sizes, found = [b.count("tokens") for b in batches], self.found
         parts = ([replace(found, states_ND=part) for part in found.states_ND.split(sizes)]
                  if isinstance(found, LazyLogits) else whole(found).split(sizes))

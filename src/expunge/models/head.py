@@ -6,7 +6,7 @@ Legend: N supervised tokens (flat), D hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -60,11 +60,6 @@ class LazyLogits:
         graded = torch.is_grad_enabled() if graded is None else graded
         return cls(states_ND, weight_VD, bias_V, graded, _version(weight_VD, bias_V))
 
-    def at(self, index_N: Tensor) -> LazyLogits:
-        """Of some tokens, or in another order."""
-        with torch.set_grad_enabled(self.graded):
-            return replace(self, states_ND=self.states_ND.index_select(0, index_N))
-
     def logits(self, few: slice = slice(None)) -> Tensor:
         """Of all tokens or of some, shape N V."""
         self.check()
@@ -82,40 +77,13 @@ def _version(*weights: Tensor | None) -> tuple[int, ...]:
     return tuple(n for weight in weights if weight is not None for n in (weight._version, weight.data_ptr()))
 
 
-@dataclass(frozen=True, eq=False)
-class Passes:
-    """Logits as several forward passes gave them, and where each token of a batch stands among theirs."""
-
-    found: tuple[Tensor, ...]
-    place_N: Tensor
-
-    @property
-    def tokens(self) -> tuple[Tensor, ...]:
-        """Which tokens of the batch those of each pass are."""
-        return self.place_N.argsort().split([len(logits) for logits in self.found])
-
-    def logits(self) -> Tensor:
-        """Shape N V; a copy."""
-        return torch.cat(self.found).index_select(0, self.place_N)
-
-
-Found = Tensor | LazyLogits | Passes
+Found = Tensor | LazyLogits
 """Logits, or what they can be made of."""
 
 
 def whole(found: Found) -> Tensor:
     """Logits of all tokens, shape N V."""
     return found if isinstance(found, Tensor) else found.logits()
-
-
-def some(found: Found, index_N: Tensor) -> Found:
-    """Of some tokens, or in another order; a pass as it is where they are just its own."""
-    if isinstance(found, Passes):
-        for logits_NV, tokens in zip(found.found, found.tokens, strict=True):
-            if torch.equal(tokens, index_N):
-                return logits_NV
-        return found.logits().index_select(0, index_N)
-    return found.at(index_N) if isinstance(found, LazyLogits) else found.index_select(0, index_N)
 
 
 class Rowwise(Protocol):
@@ -126,9 +94,6 @@ class Rowwise(Protocol):
 
         Nothing here is differentiated.
         """
-
-    def at(self, index_N: Tensor) -> Rowwise:
-        """The same for some tokens."""
 
     def plain(self, logits_NV: Tensor) -> Tensor:
         """The same of all tokens in terms that PyTorch can differentiate, any number of times."""
@@ -149,9 +114,6 @@ class TokenLogP:
                 logits.copy_(logp.exp_().neg_().scatter_add_(1, target[:, None], torch.ones_like(logp[:, :1])))
         return torch.cat(found)
 
-    def at(self, index_N: Tensor) -> TokenLogP:
-        return TokenLogP(self.target_N.index_select(0, index_N))
-
     def plain(self, logits_NV: Tensor) -> Tensor:
         return raised(logits_NV).log_softmax(-1).gather(1, self.target_N[:, None])[:, 0]
 
@@ -162,9 +124,6 @@ def rowwise(found: Found, values: Rowwise) -> Tensor:
     Logits that exist already are left as they are, and their slopes are that array. Going back twice from one value
     makes its slopes anew the second time.
     """
-    if isinstance(found, Passes):
-        parts = [rowwise(logits, values.at(tokens)) for logits, tokens in zip(found.found, found.tokens, strict=True)]
-        return torch.cat(parts).index_select(0, found.place_N)
     if isinstance(found, Tensor):
         value: Tensor = _Rowwise.apply(found, None, None, values, torch.is_grad_enabled())
         return value

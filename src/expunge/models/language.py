@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from expunge.data.text_encoder import TextEncoder, TokenBatch, TokenRow, alike
+from expunge.data.text_encoder import TextEncoder, TokenBatch, TokenRow
 from expunge.errors import UsageError
 from expunge.models.answers import Answers
 from expunge.models.decoding import continued
-from expunge.models.fast.sparing import sparing
 from expunge.models.head import LazyLogits, is_plain
 from expunge.models.sites import Site, stop_after, write
 from expunge.models.subject import Subject
@@ -85,7 +84,7 @@ class CausalLM(Subject):
             return Answers(batch, said.logits.flatten(0, 1)[batch.flat_N], _past(said) if keep else None)
         plain = is_plain(head, self.device) and self.bare
         late = plain and self._seen == (self.model, True)
-        with self._sparing(batch, batch.flat_N), self._heading(batch.flat_N, run=not late) as given:
+        with self._heading(batch.flat_N, run=not late) as given:
             said = self.model(**inputs)
         logits_1NV, past = said.logits, _past(said) if keep else None
         if plain and self._seen[0] is not self.model and len(batch.flat_N):
@@ -97,12 +96,6 @@ class CausalLM(Subject):
         if plain and self._seen == (self.model, True):
             return Answers(batch, LazyLogits.under(head.weight, head.bias, given[0]), past)
         return Answers(batch, logits_1NV.squeeze(0), past)
-
-    def _sparing(self, batch: TokenBatch, last_N: Tensor) -> AbstractContextManager[None]:
-        """No MLP in vain, except where a hook looks on, blocks run again on the way back or they are not known."""
-        if self.recomputes or not self.bare or not self._blocks:
-            return nullcontext()
-        return sparing(list(self._blocks.values()), batch.ids_BT.shape, batch.real_N, last_N)
 
     @contextmanager
     def _heading(self, flat_N: Tensor, run: bool = True) -> Iterator[list[Tensor]]:
@@ -127,32 +120,11 @@ class CausalLM(Subject):
         return answers_in_parts(self, rows, chosen)
 
     def answers_of(self, batches: Mapping[str, TokenBatch]) -> dict[str, Answers]:
-        """Several sides together, handed back apart. Which rows share a pass changes no number.
-
-        An accelerator wants large passes: all rows share one. A processor wants rows of similar length, so that
-        little is padded, and so few that what lies between two layers stays in its caches.
-        """
-        if self._splits:
-            return {side: self._answers_by_length(batch) for side, batch in batches.items()}
-        if len(batches) == 1:
-            return {side: self.answers(batch) for side, batch in batches.items()}
+        """As its parent's. On an accelerator, which wants large passes, the rows of all sides share one."""
+        if len(batches) == 1 or self.device.type == "cpu":
+            return super().answers_of(batches)
         joint = self.answers(self.encoder.concat(list(batches.values())))
-        return dict(zip(batches, joint.apart(list(batches.values())), strict=True))
-
-    def _answers_by_length(self, batch: TokenBatch) -> Answers:
-        parts = alike(batch.rows)
-        if len(parts) == 1:
-            return self.answers(batch)
-        found = [self.answers(self._some(batch, few)) for few in parts]
-        return Answers.joined(batch, found, [b for few in parts for b in few])
-
-    def _some(self, batch: TokenBatch, few: Sequence[int]) -> TokenBatch:
-        return self.encoder.collate([batch.rows[b] for b in few]).to(self.device)
-
-    @property
-    def _splits(self) -> bool:
-        """Whether a batch may go through in parts: not where a hook counts its rows."""
-        return self.device.type == "cpu" and self.bare
+        return dict(zip(batches, joint.split(list(batches.values())), strict=True))
 
     def hidden(self, batch: TokenBatch, block: int) -> Tensor:
         """Output of decoder block `block` (negative counts from the end), shape B T D.
@@ -161,15 +133,8 @@ class CausalLM(Subject):
         """
         if not batch.rows:
             return torch.zeros(0, 0, self.width, device=self.device, dtype=self.model.dtype)
-        parts = alike(batch.rows) if self._splits else []
-        if len(parts) > 1:
-            found = [self.hidden(self._some(batch, few), block) for few in parts]
-            out_BTD = found[0].new_zeros(*batch.ids_BT.shape, self.width)
-            for few, part in zip(parts, found, strict=True):
-                out_BTD[few, : part.shape[1]] = part
-            return out_BTD
         batch = batch.to(self.device)
-        with self._sparing(batch, batch.real_N), stop_after(self, Site(block)) as values:
+        with stop_after(self, Site(block)) as values:
             self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
         out_BTD = values[0]
         # An ensemble runs the batch once per member, stacked; its representation is the mean.

@@ -67,10 +67,6 @@ class Likeliest:
             parts.append((ids_NK, logp_NK, without(logp_NV, ids_NK)))
         return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def at(self, index_N: Tensor) -> Likeliest:
-        """Of some tokens, or in another order."""
-        return Likeliest(*(x.index_select(0, index_N) for x in (self.ids_NK, self.logp_NK, self.rest_N)))
-
 
 def without(logp_NV: Tensor, ids_NK: Tensor) -> Tensor:
     """Log-probability of all tokens but these together, shape N."""

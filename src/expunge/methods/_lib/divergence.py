@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from expunge.models.head import Found, LazyLogits, by_cache, raised, rowwise, some, whole
+from expunge.models.head import Found, LazyLogits, by_cache, raised, rowwise, whole
 from expunge.models.reference import Likeliest, without
 
 
@@ -62,9 +62,6 @@ class _Towards:
     def _target(self, few: slice) -> Tensor:
         return (self.target.logits(few) if isinstance(self.target, LazyLogits) else whole(self.target)[few]).detach()
 
-    def at(self, index_N: Tensor) -> _Towards:
-        return _Towards(some(self.target, index_N), self.relative)
-
 
 @dataclass(frozen=True)
 class _Coarsely:
@@ -90,9 +87,6 @@ class _Coarsely:
         log_p = raised(logits_NV).log_softmax(-1)
         ids = self.target.ids_NK
         return _coarse(self.target.logp_NK, self.target.rest_N, log_p.gather(1, ids), without(log_p, ids))
-
-    def at(self, index_N: Tensor) -> _Coarsely:
-        return _Coarsely(self.target.at(index_N))
 
 
 def _coarse(log_q: Tensor, log_r: Tensor, log_p: Tensor, log_s: Tensor) -> Tensor:
