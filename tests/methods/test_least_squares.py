@@ -98,7 +98,7 @@ def test_projector_keeps_the_small_directions() -> None:
 def test_covariance_is_the_mean_over_real_tokens() -> None:
     """Beside one row at a time, so that padding cannot have counted."""
     subject = fresh(moved())
-    rows = [subject.encoder.row(r) for r in (*small_task().retain[:9], *small_task().background[:4])]
+    rows = [subject.encoder.encode(r) for r in (*small_task().retain[:9], *small_task().background[:4])]
     found = covariances(subject, [0, 2], rows, batch_size=5)
     for block in (0, 2):
         keys = []
@@ -112,7 +112,7 @@ def test_covariance_is_the_mean_over_real_tokens() -> None:
 
 def test_covariances_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = fresh(moved())
-    rows = [subject.encoder.row(r) for r in small_task().retain[:6]]
+    rows = [subject.encoder.encode(r) for r in small_task().retain[:6]]
     blocks = [0, 1]
     runs: list[int] = []
     real = least_squares.covariances
