@@ -56,4 +56,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache expunge-demo
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache expunge-demo build

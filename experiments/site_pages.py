@@ -71,10 +71,10 @@ def page(entry: Entry) -> str:
     facts = {
         "Paper": card.get("paper"), "Defaults": card.get("defaults"), "Published with": code(card.get("companions")),
         "Stands for": code(card.get("expands_to")), "Needs": listed(card.get("needs")),
-        "Of the model": listed(card.get("model_needs")),
+        "Model needs": listed(card.get("model_needs")),
         "Conflicts with": listed(card.get("conflicts")), "Serves": listed(card.get("serves")),
         "Memory": card.get("memory"), "Access": card.get("access"), "Family": card.get("family"),
-        "Asks": listed(card.get("asks")), "Caution": card.get("caution"), "Reading": reading(card),
+        "Scores taken": listed(card.get("asks")), "Caution": card.get("caution"), "Reading": reading(card),
         "Learns": "from rows of half the entities; tested on the other half" if card.get("halves") else "",
         "File": code(card["file"].replace(".", "/") + ".py"),
     }
