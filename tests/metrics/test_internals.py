@@ -22,7 +22,7 @@ from expunge.metrics.base import Evidence, NotAvailable
 from expunge.metrics.cka import gram, linear_cka
 from expunge.metrics.evaluate import parse_metric
 from expunge.metrics.knn_overlap import neighbours, overlaps
-from expunge.metrics.layers import elsewhere, fold_of, groups, read_out
+from expunge.metrics.layers import cross_chosen, entity_folds, entity_groups, out_of_fold_logits
 from expunge.metrics.linear_probe import permuted, probe_hits
 from expunge.metrics.logit_lens import lens_values
 from expunge.metrics.remind import features
@@ -62,25 +62,25 @@ def test_depth_by_hand() -> None:
 def test_layer_is_chosen_on_the_others() -> None:
     """People a, c are one half and b, d the other; each half is read where the other is best."""
     values_nL = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
-    assert elsewhere(values_nL, ["a", "b", "c", "d"]).tolist() == [0.1, 0.2, 0.3, 0.4]
-    assert elsewhere(values_nL, ["a"] * 4).tolist() == [0.1, 0.2, 0.3, 0.4], "one person alone is halved by rows"
+    assert cross_chosen(values_nL, ["a", "b", "c", "d"]).tolist() == [0.1, 0.2, 0.3, 0.4]
+    assert cross_chosen(values_nL, ["a"] * 4).tolist() == [0.1, 0.2, 0.3, 0.4], "rows of one entity are halved"
     assert lens_values(values_nL, ["a", "b", "c", "d"], gain=True).tolist() == pytest.approx([0, -0.6, 0, -0.2])
     assert lens_values(values_nL, ["a"] * 4, layer="final").tolist() == [0.1, 0.8, 0.3, 0.6]
     with pytest.raises(NotAvailable, match="only one row"):
-        elsewhere(values_nL[:1], ["a"])
+        cross_chosen(values_nL[:1], ["a"])
 
 
-def test_folds_keep_people_whole() -> None:
-    people = ["a", "a", "b", "c", "x", "y", "y", "z"]
+def test_folds_keep_entities_whole() -> None:
+    entities = ["a", "a", "b", "c", "x", "y", "y", "z"]
     label_n = np.array([1, 1, 1, 1, 0, 0, 0, 0])
-    fold_n = fold_of(people, label_n, 5)
+    fold_n = entity_folds(entities, label_n, 5)
     assert fold_n.tolist() == [0, 0, 1, 2, 0, 1, 1, 2]
-    with pytest.raises(NotAvailable, match="single person"):
-        fold_of(people[:2] + people[4:], label_n[[0, 1, 4, 5, 6, 7]], 5)
-    assert groups(["b", "a", "b"], 2).tolist() == [1, 0, 1]
+    with pytest.raises(NotAvailable, match="single entity"):
+        entity_folds(entities[:2] + entities[4:], label_n[[0, 1, 4, 5, 6, 7]], 5)
+    assert entity_groups(["b", "a", "b"], 2).tolist() == [1, 0, 1]
     for draw in range(5):
-        dealt_n = permuted(label_n, people, draw)
-        assert dealt_n[0] == dealt_n[1] and dealt_n[5] == dealt_n[6], "labels are dealt per person"
+        permuted_n = permuted(label_n, entities, draw)
+        assert permuted_n[0] == permuted_n[1] and permuted_n[5] == permuted_n[6], "labels are permuted per entity"
 
 
 def test_features_of_a_landscape_by_hand() -> None:
@@ -170,25 +170,25 @@ def test_read_out_is_a_pipeline_of_sklearn() -> None:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=10000, class_weight="balanced"))
         model.fit(x[fold_n != fold], label_n[fold_n != fold])
         slow[fold_n == fold] = model.decision_function(x[fold_n == fold])
-    assert read_out(x, label_n, fold_n) == pytest.approx(slow, abs=1e-6)
+    assert out_of_fold_logits(x, label_n, fold_n) == pytest.approx(slow, abs=1e-6)
 
 
 def test_a_probe_of_noise_lies_within_its_permutations() -> None:
-    """Two groups that differ in nothing: accuracy is among those of dealt labels; a real difference is not."""
-    people = [f"p{i // 3:02d}" for i in range(60)]
+    """Two groups that differ in nothing: accuracy is among those of permuted labels; a real difference is not."""
+    entities = [f"p{i // 3:02d}" for i in range(60)]
     label_n = np.repeat([1, 0], 30)
     noise = RANDOM.normal(size=(60, 2, 6))
 
     def accuracy(states: Any, labels: Any) -> float:
-        return float(probe_hits(states, labels, people, 5, "chosen").mean())
+        return float(probe_hits(states, labels, entities, 5, "chosen").mean())
 
-    dealt = [accuracy(noise, permuted(label_n, people, draw)) for draw in range(20)]
-    low, high = np.quantile(dealt, [0.025, 0.975])
+    null = [accuracy(noise, permuted(label_n, entities, draw)) for draw in range(20)]
+    low, high = np.quantile(null, [0.025, 0.975])
     assert low <= accuracy(noise, label_n) <= high and high < 0.75
     told = noise.copy()
     told[label_n == 1, 1, 0] += 3
     assert accuracy(told, label_n) > high + 0.1
-    assert accuracy(told, label_n) > float(probe_hits(told[:, :1], label_n, people, 5, "mean").mean()) + 0.1
+    assert accuracy(told, label_n) > float(probe_hits(told[:, :1], label_n, entities, 5, "mean").mean()) + 0.1
 
 
 def test_controls_of_the_probe() -> None:

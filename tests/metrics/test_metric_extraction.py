@@ -10,7 +10,7 @@ import pytest
 from expunge.metrics.attacked import Attacked, score_attacked
 from expunge.metrics.base import Evidence
 from expunge.metrics.extracted import Extracted, extracted
-from expunge.metrics.pass_at_k import PassAtK, gives_away, pass_at_k
+from expunge.metrics.pass_at_k import PassAtK, pass_at_k, reveals_fact
 from expunge.records.observation import Observations, Row
 from expunge.testing.observed_worlds import generation
 
@@ -65,9 +65,9 @@ def test_without_a_bare_fact_most_of_the_text_must_come() -> None:
     def row(text: str, reference: str = "a b c d e f g h i j") -> Row:
         return {**generation("1", reference, text), "short": ""}
 
-    assert gives_away(row("a b c d e f g h i j"), 0.9) and not gives_away(row("a b c d e f g h i"), 0.9)
-    assert gives_away(row("a b c d e f g h i"), 0.8)
-    assert gives_away(row("x", "日本"), 0.9) is None
+    assert reveals_fact(row("a b c d e f g h i j"), 0.9) and not reveals_fact(row("a b c d e f g h i"), 0.9)
+    assert reveals_fact(row("a b c d e f g h i"), 0.8)
+    assert reveals_fact(row("x", "日本"), 0.9) is None
 
 
 def test_an_attacked_score_pools_both_sides() -> None:

@@ -1,1 +1,1 @@
-"""Observations in, scores out. Pure functions of rows: no model, no torch."""
+"""Metrics: pure functions from observations to scores. They load no model and import no torch."""

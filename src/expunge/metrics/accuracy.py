@@ -16,13 +16,13 @@ def choices(examples: Mapping[str, Example]) -> dict[str, float]:
     Sharing ties keeps a model without any preference at chance, whatever the order of options.
     Rows with fewer than two options, or without a right one, are left out.
     """
-    found = {}
+    scores = {}
     for key, example in examples.items():
         if len(example.options) > 1 and any(right for _, right in example.options):
             top = max(value for value, _ in example.options)
             best = [right for value, right in example.options if value == top]
-            found[key] = sum(best) / len(best)
-    return found
+            scores[key] = sum(best) / len(best)
+    return scores
 
 
 class Accuracy(RowMetric):

@@ -1,8 +1,8 @@
-"""The seam of a metric: pick numbers from the evidence, then one statistic of them.
+"""Base classes of metrics: numbers per example from the evidence, then one statistic of them.
 
 `sample` turns observation rows into strata (named arrays whose first axis is the example) and
 `statistic` maps strata to one float. The value is `statistic(sample)`; its interval comes from
-resampling the examples of every stratum, so no metric writes a bootstrap of its own.
+resampling the examples of every stratum, so no metric implements its own bootstrap.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Strata = Mapping[str, NDArray[np.float64]]
 
 
 class NotAvailable(Exception):
-    """The evidence lacks what a metric needs; the message says what and why."""
+    """The evidence lacks something that a metric needs; the message says what and why."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Evidence:
 
     def rows(self, probe: str, split: Split, form: str | None = None) -> tuple[Row, ...]:
         """Rows of the subject; raises NotAvailable with a reason when there are none."""
-        found = self.subject.rows(probe, split, form)
-        if not found:
+        rows = self.subject.rows(probe, split, form)
+        if not rows:
             what = f"{form} rows" if form else "rows"
             why = self.subject.missing(probe, split)
             raise NotAvailable(f"there are no {split} {what} of the {probe} probe" + (f": {why}" if why else ""))
-        return found
+        return rows
 
     def of(self, observations: Observations) -> Evidence:
         """The same evidence with another model in the subject's place (for controls)."""
@@ -59,7 +59,7 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricCard(Card):
-    """A card that also fixes how to read the number."""
+    """A card that also states orientation, range, ideal value and access of the score."""
 
     higher_is: Orientation
     range: tuple[float, float] | None
@@ -67,11 +67,11 @@ class MetricCard(Card):
     ideal: float | Literal["reference"]
     access: Access
     probes: tuple[tuple[str, tuple[Split, ...]], ...]
-    """Which observations it reads: (probe name, splits)."""
+    """The observations it reads: (probe name, splits)."""
     alternatives: bool = False
-    """True when it reads more of the likelihood probe than the plain answer."""
+    """True when it reads paraphrases, wrong answers or options of the likelihood probe."""
     per_split: bool = False
-    """True when the metric is asked split by split and its score is called `<split>.<name>`."""
+    """True when the metric is computed for one split and its score is called `<split>.<name>`."""
 
 
 class Metric(Plugin):
@@ -83,14 +83,14 @@ class Metric(Plugin):
 
     card: ClassVar[MetricCard]
     anchored: ClassVar[bool] = False
-    """True when the number compares with `retrained[0]`. That model against itself is perfect by
-    construction, so with several retrained models the control is the mean of the *others*: the
+    """True when the score compares the subject with `retrained[0]`. That model compared with itself is
+    perfect by construction, so with several retrained models the control is the mean of the *others*: the
     distance between two models that both never saw the forget set."""
     resampled: ClassVar[bool] = True
-    """False when the number itself already states its sampling error, as a p-value does."""
+    """False when the score already accounts for its sampling error, as a p-value does."""
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
-        """Numbers per example. Raises NotAvailable with the reason when they cannot be had."""
+        """Numbers per example. Raises NotAvailable with the reason when there are none."""
         raise NotImplementedError
 
     def statistic(self, strata: Strata) -> float:
@@ -98,15 +98,15 @@ class Metric(Plugin):
         return float(np.mean(values))
 
     def orientation(self, split: Split | None) -> Orientation:
-        """How to read a higher value on this split; the card's word unless options change it."""
+        """How to read a higher value on this split; the card's orientation unless options change it."""
         return self.card.higher_is
 
     def reads_alternatives(self, split: Split | None) -> bool:
-        """Whether it reads more of the likelihood probe than the plain answer."""
+        """Whether it reads paraphrases, wrong answers or options of the likelihood probe."""
         return self.card.alternatives
 
     def label(self, split: Split | None) -> str:
-        """Name of the score: options that differ from their default are shown."""
+        """Name of the score: it includes the options that differ from their defaults."""
         text = self.text().replace("'", "")
         return f"{split}.{text}" if split else text
 
@@ -115,13 +115,13 @@ class Metric(Plugin):
         if self.card.per_split:
             self.one(split)
         elif split is not None:
-            raise UsageError(f"{self.card.name} spans splits and is not asked of {split} alone.",
+            raise UsageError(f"{self.card.name} spans several splits and cannot be computed for {split} alone.",
                              fix=f"Write {self.card.name} without a split.")
 
     def one(self, split: Split | None) -> Split:
         """The split of a per-split metric."""
         if split is None:
-            raise UsageError(f"{self.card.name} is asked of one split.",
+            raise UsageError(f"{self.card.name} needs a split.",
                              fix=f"For instance forget.{self.card.name}; splits: {', '.join(SPLITS)}.")
         return split
 
@@ -144,7 +144,7 @@ class Metric(Plugin):
         if self.resampled and resamples > 0:
             plain_mean = type(self).statistic is Metric.statistic
             low, high = bootstrap(self.statistic, strata, resamples, seed, plain_mean=plain_mean)
-            # Percentiles of a bounded statistic (a p-value of 1) can leave out the value itself.
+            # The percentiles of a bounded statistic (a p-value of 1) can exclude the value itself.
             interval = (min(low, value), max(high, value))
         return Score(
             value=value, interval=interval, controls=self._controls(evidence, split),
@@ -152,16 +152,16 @@ class Metric(Plugin):
         )
 
     def _controls(self, evidence: Evidence, split: Split | None) -> dict[str, float | None]:
-        found: dict[str, float | None] = {}
+        controls: dict[str, float | None] = {}
         if evidence.original is not None:
-            found["original"] = self._value(evidence.of(evidence.original), split)
+            controls["original"] = self._value(evidence.of(evidence.original), split)
         if evidence.retrained:
             several = len(evidence.retrained) > 1
             models = evidence.retrained[1:] if self.anchored and several else evidence.retrained
             values = [self._value(evidence.of(model), split) for model in models]
             known = [v for v in values if v is not None]
-            found["retrained"] = float(np.mean(known)) if known else None
-        return found
+            controls["retrained"] = float(np.mean(known)) if known else None
+        return controls
 
     def _value(self, evidence: Evidence, split: Split | None) -> float | None:
         try:
@@ -172,38 +172,38 @@ class Metric(Plugin):
 
 
 class RowMetric(Metric):
-    """A metric that is the mean of one number per example. Override `values`; only these have an excess."""
+    """A metric that is the mean of one number per example. Override `values`. Only these metrics have an excess."""
 
     pools: ClassVar[bool] = False
-    """True when `values` reads all attempts of an attack at once rather than one after the other."""
+    """True when `values` reads all attempts of an attack together instead of one attempt at a time."""
 
     def values(self, evidence: Evidence, split: Split) -> dict[str, float]:
         """Example id -> number; examples that cannot be scored are left out."""
         raise NotImplementedError
 
     def missing(self, split: Split) -> str:
-        """Why there is no number at all."""
+        """The reason when no example can be scored."""
         return f"no {split} row can be scored"
 
     def best(self, evidence: Evidence, split: Split) -> dict[str, float]:
-        """The same, the best of all attempts where there are several (their mean where no side is better)."""
-        apart = (evidence.subject,) if self.pools else evidence.subject.attempts()
-        tries = [self.values(evidence.of(one), split) for one in apart]
-        if len(tries) == 1:
-            return tries[0]
+        """Example id -> best number over all attempts of an attack (their mean when the metric is neutral)."""
+        attempts = (evidence.subject,) if self.pools else evidence.subject.attempts()
+        scored = [self.values(evidence.of(one), split) for one in attempts]
+        if len(scored) == 1:
+            return scored[0]
         best = {"knows": max, "forgot": min}.get(self.orientation(split), _mean)
         gathered: dict[str, list[float]] = {}
-        for found in tries:
-            for key, value in found.items():
+        for scores in scored:
+            for key, value in scores.items():
                 gathered.setdefault(key, []).append(value)
         return {key: best(values) for key, values in gathered.items()}
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
         split = self.one(split)
-        found = self.best(evidence, split)
-        if not found:
+        scores = self.best(evidence, split)
+        if not scores:
             raise NotAvailable(self.missing(split))
-        return {split: np.asarray(list(found.values()), dtype=float)}
+        return {split: np.asarray(list(scores.values()), dtype=float)}
 
 
 def _mean(values: list[float]) -> float:

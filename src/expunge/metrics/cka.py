@@ -1,4 +1,4 @@
-"""Whether hidden states of the subject are arranged as those of a reference."""
+"""Similarity of the subject's hidden states to those of a reference (centred kernel alignment)."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from expunge.records.score import Orientation
 from expunge.records.task import SPLITS, Split
 
 FEWEST = 4
-"""Rows that the unbiased estimate needs."""
+"""Minimum number of rows for the unbiased estimate."""
 
 
 class CKAOptions(plugin.Spec):
     to: Literal["retrained", "original"] = Field("retrained", description="the model to compare with")
     layer: Literal["mean", "last"] = Field("mean", description="mean over the observed layers, or the last one")
     estimator: Literal["unbiased", "biased"] = Field("unbiased", description=(
-        "unbiased: independent states give 0 whatever their width; biased: the textbook form, inflated when there are "
-        "not many more rows than hidden units"))
-    rows: int = Field(128, ge=FEWEST, description="rows used at most, evenly picked; the cost is quadratic")
+        "unbiased: independent states give 0 at any width; biased: the textbook form, inflated unless there are "
+        "many more rows than hidden units"))
+    rows: int = Field(128, ge=FEWEST, description="maximum number of rows, evenly spaced; the cost is quadratic")
 
 
 def gram(states_nD: Array, estimator: str) -> Array:
-    """Inner products of centred rows, shape n n; those of a row with itself are left out of the unbiased estimate."""
+    """Gram matrix of centred rows, shape n n; the unbiased estimate sets its diagonal to 0."""
     centred = states_nD - states_nD.mean(0)
-    found_nn = np.asarray(centred @ centred.T, dtype=float)
+    gram_nn = np.asarray(centred @ centred.T, dtype=float)
     if estimator == "unbiased":
-        np.fill_diagonal(found_nn, 0)
-    return found_nn
+        np.fill_diagonal(gram_nn, 0)
+    return gram_nn
 
 
 def linear_cka(x_nD: Array, y_nD: Array, estimator: str = "unbiased") -> float:
@@ -44,7 +44,7 @@ def linear_cka(x_nD: Array, y_nD: Array, estimator: str = "unbiased") -> float:
 
 
 def _cka(grams_2nLn: Array, weight_n: Array, estimator: str) -> Array:
-    """CKA per layer from two sets of Gram matrices whose rows may be repeated, and how often each column counts."""
+    """CKA per layer from two stacks of Gram matrices whose rows may repeat; `weight_n` counts each column's repeats."""
     x, y = grams_2nLn
     if estimator == "biased":
         def inner(a: Array, b: Array) -> Array:
@@ -66,16 +66,16 @@ def _cka(grams_2nLn: Array, weight_n: Array, estimator: str) -> Array:
 class CKA(Metric):
     card = MetricCard(
         name="cka", kind="metric",
-        summary="Likeness of hidden states to those of the retrained model (linear CKA)",
+        summary="Similarity of hidden states to those of the retrained model (linear CKA)",
         paper="arXiv 2503.06991; unbiased HSIC: Song et al. 2012",
-        formula="<K, L> / sqrt(<K, K> <L, L>), K and L inner products of centred states",
+        formula="<K, L> / sqrt(<K, K> <L, L>), K and L Gram matrices of centred states",
         defaults="mean over the observed layers; at most 128 rows",
         deviations=(
             "The unbiased estimate, since an audit has about as many rows as hidden units, where the published form "
             "gives independent states a high value (estimator=biased).",
             "All rows at once instead of batches of 512; 1 means equal, not 100.",
-            "Two retrained models differ too: read it beside the retrained control, which is that ceiling.",
-            "Rows drawn twice for the interval are not compared with themselves.",
+            "Two retrained models differ too: compare it with the retrained control, which is the ceiling.",
+            "Rows that a resample draws twice are not compared with themselves.",
         ),
         higher_is="forgot", range=(-1.0, 1.0), ideal="reference", access="weights",
         probes=(("hidden", SPLITS),), per_split=True,
@@ -95,16 +95,17 @@ class CKA(Metric):
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
         split = self.one(split)
-        _, mine, theirs = paired_states(evidence, split, self.spec.to)
+        _, states_nLD, reference_nLD = paired_states(evidence, split, self.spec.to)
         if self.spec.layer == "last":
-            mine, theirs = mine[:, -1:], theirs[:, -1:]
-        if len(mine) < FEWEST:
-            raise NotAvailable(f"{len(mine)} {split} rows are fewer than the {FEWEST} that CKA needs")
-        picked = np.unique(np.linspace(0, len(mine) - 1, min(self.spec.rows, len(mine))).round().astype(int))
-        grams_2Lnn = np.asarray([[gram(side[picked, layer], self.spec.estimator) for layer in range(mine.shape[1])]
-                                 for side in (mine, theirs)])
-        # Rows first, since they are redrawn; the number of each row goes along, to know which columns were.
-        n, depth = len(picked), mine.shape[1]
+            states_nLD, reference_nLD = states_nLD[:, -1:], reference_nLD[:, -1:]
+        if len(states_nLD) < FEWEST:
+            raise NotAvailable(f"{len(states_nLD)} {split} rows are fewer than the {FEWEST} that CKA needs")
+        count = len(states_nLD)
+        picked = np.unique(np.linspace(0, count - 1, min(self.spec.rows, count)).round().astype(int))
+        n, depth = len(picked), states_nLD.shape[1]
+        grams_2Lnn = np.asarray([[gram(side[picked, layer], self.spec.estimator) for layer in range(depth)]
+                                 for side in (states_nLD, reference_nLD)])
+        # Rows first, since the bootstrap resamples them; each carries its row number, which gives the column weights.
         number = np.broadcast_to(np.arange(float(n))[:, None, None, None], (n, 1, depth, n))
         return {split: np.concatenate([grams_2Lnn.transpose(2, 0, 1, 3), number], 1)}
 

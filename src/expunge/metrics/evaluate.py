@@ -1,4 +1,4 @@
-"""From the terms a person types to scores: `forget.probability`, `mia.min_k(k=0.2)`."""
+"""Parsing of metric terms such as `forget.probability` or `mia.min_k(k=0.2)`, and their scores."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from expunge.records.score import Score
 from expunge.records.task import SPLITS, Split
 from expunge.terms import parse_call
 
-Asked = tuple[Metric, Split | None]
+MetricTerm = tuple[Metric, Split | None]
 
 
-def parse_metric(term: str) -> Asked:
+def parse_metric(term: str) -> MetricTerm:
     """The metric and the split a term names; raises UsageError with the nearest known name."""
     try:
         call = parse_call(term)
@@ -33,8 +33,8 @@ def parse_metric(term: str) -> Asked:
     return metric, split
 
 
-def required(metrics: Iterable[Asked]) -> set[tuple[str, Split]]:
-    """Which (probe, split) pairs must be observed to score all of them."""
+def required(metrics: Iterable[MetricTerm]) -> set[tuple[str, Split]]:
+    """The (probe, split) pairs that must be observed to score all of them."""
     return {
         (probe, wanted)
         for metric, split in metrics
@@ -43,8 +43,8 @@ def required(metrics: Iterable[Asked]) -> set[tuple[str, Split]]:
     }
 
 
-def with_alternatives(metrics: Iterable[Asked]) -> set[Split]:
-    """Splits of which paraphrases, wrong answers or options must be asked too."""
+def with_alternatives(metrics: Iterable[MetricTerm]) -> set[Split]:
+    """Splits for which paraphrases, wrong answers or options must be observed too."""
     return {
         wanted
         for metric, split in metrics
@@ -56,15 +56,15 @@ def with_alternatives(metrics: Iterable[Asked]) -> set[Split]:
 
 def score_all(terms: Iterable[str], evidence: Evidence, resamples: int = 1000, seed: int = 0,
               attack: str | None = None) -> tuple[Score, ...]:
-    """One score per different term, in the order asked. `attack` names what was done to the subject
-    and to its references before they were observed; None = nothing."""
-    found: dict[str, Score] = {}
+    """One score per distinct term, in the order given. `attack` names the attack that the subject and its
+    references went through before they were observed; None = no attack."""
+    scores: dict[str, Score] = {}
     for metric, split in [parse_metric(term) for term in terms]:
         name = metric.label(split)
-        if name not in found:
+        if name not in scores:
             score = metric.score(evidence, split, resamples=resamples, seed=seed)
-            found[name] = score.model_copy(update={"attack": attack})
-    return tuple(found.values())
+            scores[name] = score.model_copy(update={"attack": attack})
+    return tuple(scores.values())
 
 
 def _is_metric(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The share of answer tokens the model would have written itself."""
+"""Share of answer tokens that are the model's first choice."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ExactMemorization(RowMetric):
         probes=(("likelihood", SPLITS),), per_split=True,
     )
     must_show = (
-        Property("value", {"world": "perfect", "split": "forget", "is_": 1.0}, "known by heart"),
+        Property("value", {"world": "perfect", "split": "forget", "is_": 1.0}, "memorised"),
         Property("value", {"world": "collapsed", "split": "forget", "is_": 0.0}, "no token right"),
         Property("orders", {"split": "forget", "worlds": ("original", "retrained", "collapsed")}),
         Property("uses_end", {"split": "forget", "matters": False}, "token-level: text only"),

@@ -1,4 +1,4 @@
-"""How many answers come out nearly word for word."""
+"""Share of answers that the model reproduces nearly word for word."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from expunge.records.observation import Row
 from expunge.records.task import SPLITS, Split
 
 WHOLE = 0.99
-"""What stands for a recall of 1, which nothing is above."""
+"""Threshold used for tau = 1, since no recall is above 1."""
 
 
 class ExtractedOptions(plugin.Spec):
@@ -25,14 +25,14 @@ class ExtractedOptions(plugin.Spec):
 
 def extracted(rows: Iterable[Row], tau: float = 0.9, stemmer: bool = True) -> dict[str, float]:
     """1 where ROUGE-L recall > tau, else 0, by example id; rows without a reference are left out."""
-    return {key: float(found > min(tau, WHOLE)) for key, found in rouges(rows, "recall", stemmer).items()}
+    return {key: float(recall > min(tau, WHOLE)) for key, recall in rouges(rows, "recall", stemmer).items()}
 
 
 class Extracted(RowMetric):
     card = MetricCard(
         name="extracted",
         kind="metric",
-        summary="Share of answers that come out nearly word for word (A-ESR)",
+        summary="Share of answers reproduced nearly word for word (A-ESR)",
         paper="A-ESR of Unlearned but Not Forgotten, arXiv 2505.24379",
         formula="mean 1[ROUGE-L recall > tau]",
         defaults="tau 0.9; tau=1.0 is the paper's second threshold, coded as > 0.99",

@@ -1,4 +1,4 @@
-"""How little of an answer must be given away before the model completes the rest."""
+"""How short a beginning of an answer is enough for the model to complete the rest."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from expunge.records.task import SPLITS, Split
 
 
 def extraction_strengths(rows: Iterable[Row]) -> dict[str, float]:
-    """ES = 1 - k/T, k = tokens to be given before all others are right; empty answers are skipped."""
-    found = {}
+    """ES = 1 - k/T, k = tokens that must be given before all others are right; empty answers are skipped."""
+    strengths = {}
     for row in rows:
         hit = text_values(row, "hit")
         if len(hit):
             misses = np.flatnonzero(hit == 0)
             k = int(misses[-1]) + 1 if len(misses) else 0
-            found[row["id"]] = 1 - k / len(hit)
-    return found
+            strengths[row["id"]] = 1 - k / len(hit)
+    return strengths
 
 
 class ExtractionStrength(RowMetric):
@@ -40,7 +40,7 @@ class ExtractionStrength(RowMetric):
         probes=(("likelihood", SPLITS),), per_split=True,
     )
     must_show = (
-        Property("value", {"world": "perfect", "split": "forget", "is_": 1.0}, "known by heart"),
+        Property("value", {"world": "perfect", "split": "forget", "is_": 1.0}, "memorised"),
         Property("value", {"world": "collapsed", "split": "forget", "is_": 0.0}, "last token wrong"),
         Property("orders", {"split": "forget", "worlds": ("original", "retrained")}),
         Property("at_most", {"other": "exact_memorization", "split": "forget"}, "a run of hits is hits"),

@@ -1,4 +1,4 @@
-"""Whether the forget rows look as they do in a model that never saw them."""
+"""Whether truth ratios on the forget rows are distributed as in a model that never saw these rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from expunge.records.task import Split
 
 class ForgetQualityOptions(plugin.Spec):
     variant: Variant = Field("arithmetic", description=(
-        "truth ratio to compare: arithmetic (paper), legacy or geometric; the last two give one p-value "
+        "truth ratio to compare: arithmetic (paper), legacy or geometric; the last two give the same p-value "
         "up to OpenUnlearning's 1e-10"))
 
 
@@ -27,12 +27,12 @@ class ForgetQuality(Metric):
     card = MetricCard(
         name="forget_quality",
         kind="metric",
-        summary="p-value: can the truth ratios be told from those of the retrained model?",
+        summary="p-value of the test that truth ratios differ from those of the retrained model",
         paper="TOFU, arXiv 2401.06121, section 2.2.2",
         formula="two-sided two-sample KS p-value of {TR_i of the subject} and {TR_i of the retrained model}",
         needs=frozenset({"wrong_answers", "retrained"}),
         deviations=(
-            "The interval redraws rows, which pushes a p-value towards 0: read its upper end with care.",
+            "The interval resamples rows, which pushes a p-value towards 0: its upper end is too low.",
             "Every forget row is used; the first TOFU code stopped at 300, which changes the p-value.",
         ),
         alternatives=True, higher_is="forgot", range=(0.0, 1.0), ideal=1.0, access="logits",
@@ -54,12 +54,12 @@ class ForgetQuality(Metric):
                 "reference_forget": self._ratios(evidence.of(retrained), "the retrained model")}
 
     def statistic(self, strata: Strata) -> float:
-        """Logarithms are compared: the test only sees the order, and they do not overflow."""
+        """The test depends on ranks only, so logarithms are compared: they do not overflow."""
         return ks_pvalue(strata["forget"], strata["reference_forget"])
 
-    def _ratios(self, evidence: Evidence, whose: str) -> NDArray[np.float64]:
+    def _ratios(self, evidence: Evidence, model: str) -> NDArray[np.float64]:
         try:
             examples = by_example(evidence.rows("likelihood", "forget"))
             return column(log_truth_ratios(examples, self.spec.variant), "no forget row has wrong answers")
         except NotAvailable as reason:
-            raise NotAvailable(f"of {whose}, {reason}") from None
+            raise NotAvailable(f"of {model}, {reason}") from None

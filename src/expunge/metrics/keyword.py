@@ -1,4 +1,4 @@
-"""Whether the bare fact appears in what the model says."""
+"""Whether the generated answer contains the bare fact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether rows have the same neighbours in the subject as in a reference."""
+"""Whether rows have the same nearest neighbours in the subject as in a reference, by hidden states."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class KnnOptions(plugin.Spec):
 
 
 def neighbours(states_nD: Array, k: int) -> NDArray[np.bool_]:
-    """Which rows are among the k nearest of each by cosine, itself left out: n n, k True per row."""
+    """Boolean matrix, shape n n, with k True per row: the k other rows nearest by cosine."""
     length_n = np.linalg.norm(states_nD, axis=1, keepdims=True)
     unit_nD = np.divide(states_nD, length_n, out=np.zeros_like(states_nD), where=length_n > 0)
-    # Rounded, so that rows equally near by symmetry go by their number in both models.
+    # Rounded, so that ties are broken by row number in both models.
     cosine_nn = (unit_nD @ unit_nD.T).round(9)
     np.fill_diagonal(cosine_nn, -np.inf)
     near_nn = np.zeros(cosine_nn.shape, dtype=bool)
@@ -46,8 +46,8 @@ class KnnOverlap(RowMetric):
         paper="k-NN on features: arXiv 2503.06991",
         formula="mean over rows and layers of |N_k(subject) & N_k(reference)| / k",
         defaults="k = 5, cosine, among the rows of the split; mean over the observed layers",
-        deviations=("The paper classifies by k-NN on other data sets; with no classes here, the neighbours themselves "
-                    "are compared. Chance is k / (n - 1).",),
+        deviations=("The paper classifies by k-NN on other data sets; there are no classes here, so the neighbours "
+                    "themselves are compared. Chance is k / (n - 1).",),
         higher_is="forgot", range=(0.0, 1.0), ideal="reference", access="weights",
         probes=(("hidden", SPLITS),), per_split=True,
     )
@@ -64,8 +64,9 @@ class KnnOverlap(RowMetric):
         return orientation_beside(split, self.spec.to)
 
     def values(self, evidence: Evidence, split: Split) -> dict[str, float]:
-        ids, mine, theirs = paired_states(evidence, split, self.spec.to)
+        ids, states_nLD, reference_nLD = paired_states(evidence, split, self.spec.to)
         if len(ids) <= self.spec.k + 1:
             raise NotAvailable(f"{len(ids)} {split} rows are too few to have {self.spec.k} neighbours to choose from")
-        found = np.mean([overlaps(mine[:, i], theirs[:, i], self.spec.k) for i in range(mine.shape[1])], axis=0)
-        return dict(zip(ids, found.tolist(), strict=True))
+        overlap_n = np.mean([overlaps(states_nLD[:, i], reference_nLD[:, i], self.spec.k)
+                             for i in range(states_nLD.shape[1])], axis=0)
+        return dict(zip(ids, overlap_n.tolist(), strict=True))

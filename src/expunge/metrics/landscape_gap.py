@@ -1,4 +1,4 @@
-"""How much the loss rises when a few tokens change: the sharpness of what is remembered."""
+"""Rise of the loss when a few tokens change: the sharpness of the loss around a text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from expunge.records.task import SPLITS, Split
 
 
 def losses(rows: Mapping[str, Row], key: str) -> Array:
-    """Losses in nats; what is ruled out altogether counts as -LOWEST, so that differences stay numbers."""
+    """Losses in nats; an infinite loss counts as -LOWEST, so that differences stay finite."""
     return np.minimum(table(rows, key), -LOWEST)
 
 

@@ -1,4 +1,4 @@
-"""What the blocks before the last still say of the answer."""
+"""Probability of the answer as read from the hidden states of inner blocks (logit lens)."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.metrics.base import Evidence, MetricCard, RowMetric
-from expunge.metrics.layers import Array, elsewhere, rows_by_id, table, who
+from expunge.metrics.layers import Array, cross_chosen, entities_of, rows_by_id, table
 from expunge.plugin import Property
 from expunge.records.task import SPLITS, Split
 
 
 class LogitLensOptions(plugin.Spec):
     read: Literal["probability", "share"] = Field("probability", description=(
-        "probability: exp of the mean log-prob of the answer's tokens; share: how many are the arg max"))
+        "probability: exp of the mean log-prob of the answer's tokens; share: the share of them that is the arg max"))
     layer: Literal["chosen", "final"] = Field("chosen", description=(
-        "chosen: the best one, picked on the other half of the people; final: the model's own output"))
-    gain: bool = Field(False, description="subtract the final layer: what the last blocks hide")
+        "chosen: the best one, chosen on the other half of the entities; final: the model's own output"))
+    gain: bool = Field(False, description="subtract the value at the final layer: what the last blocks suppress")
 
 
-def lens_values(logp_nL: Array, people: list[str], *, layer: str = "chosen", gain: bool = False) -> Array:
+def lens_values(logp_nL: Array, entities: list[str], *, layer: str = "chosen", gain: bool = False) -> Array:
     """One number per row from values per row and layer (the last one is the model's output)."""
-    chosen_n = elsewhere(logp_nL, people) if layer == "chosen" else logp_nL[:, -1]
+    chosen_n = cross_chosen(logp_nL, entities) if layer == "chosen" else logp_nL[:, -1]
     return chosen_n - logp_nL[:, -1] if gain else chosen_n
 
 
@@ -33,10 +33,10 @@ class LogitLens(RowMetric):
         name="logit_lens", kind="metric",
         summary="Probability of the answer at the block where it is most readable",
         paper="logit lens as an audit of unlearning: arXiv 2409.18025",
-        formula="mean over rows of p_bar_l*(a|q), l* the best block on the other half of the people",
-        defaults="the choice of layer is crossed: each half of the people is read at the layer the other half chose",
+        formula="mean over rows of p_bar_l*(a|q), l* the best block on the other half of the entities",
+        defaults="each half of the entities is read at the layer that is best for the other half",
         deviations=("Probability of the whole answer instead of multiple-choice accuracy, which needs options.",
-                    "The interval takes the chosen layers as given."),
+                    "The interval takes the chosen layers as fixed."),
         higher_is="knows", range=(-1.0, 1.0), ideal="reference", access="weights",
         probes=(("lens", SPLITS),), per_split=True,
     )
@@ -44,12 +44,12 @@ class LogitLens(RowMetric):
     must_show = (
         Property("value", {"world": "perfect", "split": "forget", "is_": 1.0}, "certain at the end"),
         Property("orders", {"split": "forget", "worlds": ("original", "hiding", "retrained")},
-                 "what the last block hides is found"),
+                 "detects what the last block suppresses"),
         Property("needs", {"without": ("lens", "forget", None), "split": "forget", "says": "lens"}),
     )
 
     def values(self, evidence: Evidence, split: Split) -> dict[str, float]:
         rows = rows_by_id(evidence, "lens", split)
         values_nL = table(rows, "share") if self.spec.read == "share" else np.exp(table(rows, "lens"))
-        found_n = lens_values(values_nL, who(rows), layer=self.spec.layer, gain=self.spec.gain)
-        return dict(zip(rows, found_n.tolist(), strict=True))
+        value_n = lens_values(values_nL, entities_of(rows), layer=self.spec.layer, gain=self.spec.gain)
+        return dict(zip(rows, value_n.tolist(), strict=True))

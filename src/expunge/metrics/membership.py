@@ -1,6 +1,6 @@
-"""What all membership attacks share: score every answer, then separate forget from holdout rows.
+"""Base of all membership attacks: one number per answer, then the AUC between forget and holdout rows.
 
-An attack gives one number per row, larger = less likely to have been trained on. The value is
+An attack gives one number per row; larger = less likely to have been trained on. The value is
 P(a holdout row scores higher than a forget row) + half the ties: 1 = every forget row looks more
 familiar than every holdout row (memorised), 0.5 = the two cannot be told apart, 0 = forget rows
 look *less* familiar than rows that were never trained on. OpenUnlearning has the same convention
@@ -26,7 +26,7 @@ from expunge.records.task import Split
 SPLITS_READ: tuple[Split, ...] = ("forget", "holdout")
 AttackName = Literal["loss", "zlib", "min_k", "min_k_pp"]
 MUST_SHOW = (
-    Property("value", {"world": "perfect", "is_": 1.0}, "forget by heart, holdout never seen"),
+    Property("value", {"world": "perfect", "is_": 1.0}, "forget memorised, holdout never seen"),
     Property("value", {"world": "uniform", "is_": 0.5}, "every row looks the same"),
     Property("near", {"world": "retrained", "is_": 0.5, "within": 0.1}, "both never seen"),
     Property("orders", {"worlds": ("original", "retrained", "collapsed")}),
@@ -36,12 +36,12 @@ MUST_SHOW = (
 
 
 class ShareOptions(plugin.Spec):
-    k: float = Field(0.4, gt=0, le=1, description="share of the answer's tokens, the least likely ones")
+    k: float = Field(0.4, gt=0, le=1, description="share of the answer's tokens that is used, the least likely ones")
 
 
 def lowest_mean(values: NDArray[np.float64], k: float) -> float:
     """Mean of the max(1, floor(k T)) smallest values."""
-    # 0.29 * 100 is 28.999..., which floor must not take for 28.
+    # 0.29 * 100 is 28.999...; without the tolerance floor would give 28.
     count = max(1, int(np.floor(k * len(values) + 1e-9)))
     return float(np.sort(values)[:count].mean())
 
@@ -60,7 +60,7 @@ def attack_strata(attack: MembershipAttack, evidence: Evidence,
 
 
 class MembershipAttack(Metric):
-    """Base of the attacks: one method to write, `unfamiliarity`."""
+    """Base class of membership attacks; a subclass implements `unfamiliarity`."""
 
     must_show: ClassVar[tuple[Property, ...]] = MUST_SHOW
 

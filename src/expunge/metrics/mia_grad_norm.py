@@ -1,4 +1,4 @@
-"""Membership by how far one row would still move the weights."""
+"""Membership by the norm of one row's loss gradient."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class MiaGradNorm(MembershipAttack):
     card = MetricCard(
         name="mia.grad_norm",
         kind="metric",
-        summary="AUC of telling forget from never-seen rows by the size of their gradient",
+        summary="AUC of separating forget from never-seen rows by the norm of their gradient",
         paper="OpenUnlearning, arXiv 2506.12618 (GradNorm)",
         formula="AUC of mean over parameters of ||dL(x)/dparameter||_2, holdout against forget",
         defaults="p = 2, one row at a time, as published",

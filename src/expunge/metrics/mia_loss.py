@@ -17,7 +17,7 @@ class MiaLoss(MembershipAttack):
     card = MetricCard(
         name="mia.loss",
         kind="metric",
-        summary="AUC of telling forget from never-seen rows by their loss",
+        summary="AUC of separating forget from never-seen rows by their loss",
         paper="Yeom et al., arXiv 1709.01604; OpenUnlearning, arXiv 2506.12618",
         formula="AUC of L(x) = -(1/T) sum_t log p_t, holdout against forget",
         higher_is="knows", range=(0.0, 1.0), ideal=0.5, access="logits",

@@ -20,7 +20,7 @@ class MiaMinK(MembershipAttack):
     card = MetricCard(
         name="mia.min_k",
         kind="metric",
-        summary="AUC of telling forget from never-seen rows by their least likely tokens",
+        summary="AUC of separating forget from never-seen rows by their least likely tokens",
         paper="Min-K%, Shi et al., arXiv 2310.16789; k as in MUSE, arXiv 2407.06460",
         formula="AUC of -mean(lowest k T of log p_t), holdout against forget",
         defaults="k = 0.4: MUSE and OpenUnlearning",

@@ -1,4 +1,4 @@
-"""Membership by the least likely tokens, each measured against the spread at its position."""
+"""Membership by the least likely tokens, each standardised by mean and variance at its position."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class MiaMinKpp(MembershipAttack):
     card = MetricCard(
         name="mia.min_k_pp",
         kind="metric",
-        summary="AUC of telling forget from never-seen rows by their least likely tokens, standardised",
+        summary="AUC of separating forget from never-seen rows by their least likely tokens, standardised",
         paper="Min-K%++, Zhang et al., arXiv 2404.02936; OpenUnlearning, arXiv 2506.12618",
         formula="AUC of -mean(lowest k T of (log p_t - mu_t)/sigma_t), holdout against forget",
         defaults="k = 0.4: OpenUnlearning",

@@ -1,4 +1,4 @@
-"""Membership by the loss beyond that of a model which never saw the row."""
+"""Membership by the loss minus that of a model that never saw the row."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ def losses(observations: Observations, split: Split) -> dict[str, float]:
 
 
 class MiaReference(MembershipAttack):
-    """The reference is the first retrained model; a second one, where there is one, is the control."""
+    """The reference is the first retrained model; the second one, if given, is the control."""
 
     card = MetricCard(
         name="mia.reference",
         kind="metric",
-        summary="AUC of telling forget from never-seen rows by their loss beyond a retrained model's",
+        summary="AUC of separating forget from never-seen rows by their loss minus a retrained model's",
         paper="Carlini et al., arXiv 2012.07805 (reference model); OpenUnlearning, arXiv 2506.12618",
         formula="AUC of L(x) - L_ref(x), holdout against forget, L_ref of the first retrained model",
         needs=frozenset({"holdout", "retrained"}),
-        deviations=("The reference is always a retrained model: difficulty of a row cancels exactly as far as two "
-                    "trainings without it agree. There is no value for the reference itself, where all would be 0.",),
+        deviations=("The reference is always a retrained model: the difficulty of a row cancels as far as "
+                    "two trainings without it agree. The reference itself has no value: all differences would be 0.",),
         higher_is="knows", range=(0.0, 1.0), ideal=0.5, access="logits",
         probes=(("likelihood", SPLITS_READ),),
     )
     anchored: ClassVar[bool] = True
     must_show: ClassVar[tuple[Property, ...]] = (
         *(p for p in MUST_SHOW if p.args.get("world") not in ("uniform", "perfect")),
-        Property("near", {"world": "perfect", "is_": 1.0, "within": 0.01}, "forget by heart, holdout never seen"),
-        Property("near", {"world": "uniform", "is_": 0.5, "within": 0.1}, "only the reference's noise is left"),
+        Property("near", {"world": "perfect", "is_": 1.0, "within": 0.01}, "forget memorised, holdout never seen"),
+        Property("near", {"world": "uniform", "is_": 0.5, "within": 0.1}, "only noise of the reference remains"),
         Property("needs", {"without": "retrained", "says": "no retrained model was given (--retrained)"}),
     )
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
         reference = evidence.need_retrained()
-        found: dict[str, NDArray[np.float64]] = {}
+        strata: dict[str, NDArray[np.float64]] = {}
         for side in SPLITS_READ:
-            evidence.rows("likelihood", side, "answer")  # says so when there are none
+            evidence.rows("likelihood", side, "answer")  # raises NotAvailable when there are none
             own, other = losses(evidence.subject, side), losses(reference, side)
-            found[side] = column([own[id] - other[id] for id in own if id in other],
-                                 f"the retrained model was not asked the {side} rows, or every answer is empty")
-        return found
+            strata[side] = column([own[id] - other[id] for id in own if id in other],
+                                  f"the retrained model was not asked the {side} rows, or every answer is empty")
+        return strata
 
     def _controls(self, evidence: Evidence, split: Split | None) -> dict[str, float | None]:
-        found = super()._controls(evidence, split)
-        # Of the reference itself every difference is 0: an AUC of 0.5 would say nothing about it.
-        return found | {"retrained": None} if len(evidence.retrained) == 1 else found
+        controls = super()._controls(evidence, split)
+        # Compared with itself, every difference is 0 and the AUC would be 0.5 by construction.
+        return controls | {"retrained": None} if len(evidence.retrained) == 1 else controls

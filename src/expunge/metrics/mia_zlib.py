@@ -1,4 +1,4 @@
-"""Membership by the loss, measured against how compressible the text is."""
+"""Membership by the loss over the compressed length of the text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MiaZlib(MembershipAttack):
     card = MetricCard(
         name="mia.zlib",
         kind="metric",
-        summary="AUC of telling forget from never-seen rows by loss over compressed length",
+        summary="AUC of separating forget from never-seen rows by loss over compressed length",
         paper="Carlini et al., arXiv 2012.07805; OpenUnlearning, arXiv 2506.12618",
         formula="AUC of L(x) / len(zlib(x)), holdout against forget",
         higher_is="knows", range=(0.0, 1.0), ideal=0.5, access="logits",

@@ -1,4 +1,4 @@
-"""One number for everything that should have stayed."""
+"""Model utility: one number for all knowledge that should remain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARTS = ("probability", "rouge_l", "truth_ratio")
 
 
 class ModelUtility(Metric):
-    """A stratum per group, with one column per part, so that a redrawn row keeps its three numbers."""
+    """One stratum per group with one column per part, so that a resampled row keeps its three numbers."""
 
     card = MetricCard(
         name="model_utility",
@@ -50,7 +50,7 @@ class ModelUtility(Metric):
         missing = [f"{' '.join(filter(None, group.split('/')))} {part}" for group, table in strata.items()
                    for part, values in zip(PARTS, table.T, strict=True) if np.isnan(values).all()]
         if missing:
-            raise NotAvailable(f"it takes all of {', '.join(PARTS)}, and the rows for these are missing: "
+            raise NotAvailable(f"it needs all of {', '.join(PARTS)}, and the rows for these are missing: "
                                + ", ".join(missing))
         return strata
 
@@ -59,13 +59,13 @@ class ModelUtility(Metric):
 
 
 def column_means(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean per column over the rows that have it; 0 for a column that a resample left empty."""
+    """Mean per column over the rows that have it; 0 for a column without values in a resample."""
     seen = ~np.isnan(table)
     return np.where(seen, table, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
 
 
 def _table(evidence: Evidence, split: Split, group: str | None) -> NDArray[np.float64]:
-    """One row per example id, one column per part; NaN where the example has no such number."""
+    """One row per example id, one column per part; NaN where the example has no value."""
     def of_group(rows: tuple[Row, ...]) -> list[Row]:
         return [row for row in rows if group is None or row["group"] == group]
 

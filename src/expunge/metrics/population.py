@@ -1,9 +1,9 @@
-"""What many models together say about single rows: U-LiRA, one threshold for all, KLoM, an estimate of epsilon.
+"""Scores of rows over many models: U-LiRA, population attack, KLoM, and an estimate of epsilon.
 
-Pure functions of margins, phi = ln(p / (1 - p)), of many models and points; larger = known better. Every number
-means something only beside the same number for two sets of retrained models: the floor.
+Pure functions of margins, phi = ln(p / (1 - p)), of many models and points; larger = known better. Compare every
+number with the same number for two sets of retrained models: the floor.
 
-Legend: S models, P points, m models per sample, K pairs of one member and one outsider.
+Legend: S models, P points, m models per sample, K pairs of one member and one non-member.
 """
 
 from __future__ import annotations
@@ -20,116 +20,117 @@ from expunge.metrics.statistics import auc, bootstrap
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 CLIP = 100.0
-"""Margins are cut here (KLoM); it also keeps a probability of exactly 0 or 1 a number."""
+"""Margins are clipped to +-CLIP (KLoM); it also keeps the margin of a probability of exactly 0 or 1 finite."""
 TINY = 1e-45
-"""Smallest 1 - p inside the logarithm; beyond `CLIP` it makes no difference."""
+"""Smallest 1 - p inside the logarithm; it has no effect after clipping to `CLIP`."""
 LEAST_VARIANCE = 1e-6
 FEW = 16
-"""Fewer models than this on a side: the variance is shared by all points (LiRA's advice for few shadow models)."""
+"""With fewer models on a side all points share one variance (as LiRA recommends for few shadow models)."""
 RATES = (0.001, 0.01, 0.05)
 WORST = 0.05
 
 
 def margin(mean_logp: ArrayLike) -> Floats:
-    """ln(p / (1 - p)) of p = exp(mean log p per token), stable at both ends, cut at +-100."""
+    """ln(p / (1 - p)) of p = exp(mean log p per token), numerically stable at both ends, clipped to +-100."""
     logp = np.minimum(np.asarray(mean_logp, float), 0.0)
     return np.asarray(np.clip(logp - np.log(np.maximum(-np.expm1(logp), TINY)), -CLIP, CLIP), dtype=float)
 
 
 @dataclass(frozen=True)
 class Inference:
-    """How well an attack tells models that had a row from models that never did. Ideal: 0.5, the floor."""
+    """How well an attack separates models trained on a row from models that were not. Ideal: 0.5, the floor."""
 
     accuracy: float
     """Mean over points of (TPR + TNR) / 2 at the attack's own threshold."""
     interval: tuple[float, float]
-    """95 %, points redrawn in their groups; the models stay as they are."""
+    """95 %, groups of points resampled; the models are fixed."""
     auc: float
     tpr: Mapping[float, float]
     """FPR -> TPR, scores of all points together."""
     worst: float
-    """Mean accuracy of the 5 % most exposed points. Picked by hindsight: above 0.5 by chance alone."""
+    """Mean accuracy of the 5 % most exposed points. Selected after the fact, so chance alone puts it above 0.5."""
     per_point: Floats
     pairs: int
-    """How often a point was tested, at least."""
+    """Smallest number of tests per point."""
 
     def plain(self) -> dict[str, object]:
-        """As JSON, without the single points."""
+        """As JSON, without values per point."""
         return {"accuracy": self.accuracy, "interval": list(self.interval), "auc": self.auc,
                 "tpr": {f"{k:g}": v for k, v in self.tpr.items()}, "worst": self.worst,
                 "points": len(self.per_point), "pairs": self.pairs}
 
 
-def ulira(phi_SP: ArrayLike, member_SP: ArrayLike, outside_SP: ArrayLike, *, shared: bool | None = None,
+def ulira(phi_SP: ArrayLike, member_SP: ArrayLike, nonmember_SP: ArrayLike, *, shared: bool | None = None,
           groups: Sequence[Hashable] | None = None, resamples: int = 1000, seed: int = 0) -> Inference:
-    """Per point, the log-ratio of two Gaussians: models that had it (then unlearned) and models that never had.
+    """Per point the log-ratio of two Gaussians: models that trained on it (then unlearned) and models that did not.
 
-    One model of *each* side is set aside, the Gaussians are fitted to the rest, and both are judged by them: the
-    two stand in for each other, so equal distributions give 0.5 whatever the counts of the two sides.
+    One model of *each* side is held out, the Gaussians are fitted to the rest, and both held-out models are tested.
+    Both sides lose one model, so equal distributions give 0.5 whatever the counts of the two sides.
 
     Args:
-        member_SP, outside_SP: which entries are U(x) and R(x); entries that are neither are not read.
-        shared: one variance per side for all points; None = when a side has fewer than `FEW` models. A point's own
-            models have no part in the variance it is judged by, if there are other points.
-        groups: points that hang together (rows of one person), redrawn together.
+        member_SP, nonmember_SP: masks of the entries of U(x) and R(x); entries in neither are not read.
+        shared: one variance per side for all points; None = when a side has fewer than `FEW` models. The shared
+            variance excludes the point's own models, if there are other points.
+        groups: points that are correlated (rows of one entity) and resampled together.
 
     Raises:
         ValueError: a point has fewer than three models on a side (two with a shared variance).
     """
-    sides = _samples(phi_SP, member_SP, outside_SP)
+    sides = _samples(phi_SP, member_SP, nonmember_SP)
     fewest = min(min(len(u), len(r)) for u, r in sides)
     shared = fewest < FEW if shared is None else shared
-    _enough(fewest, 2 if shared else 3)
+    _require_models(fewest, 2 if shared else 3)
     pairs = [min(len(u), len(r)) for u, r in sides]
-    fits = [(_left_out(u, k), _left_out(r, k)) for (u, r), k in zip(sides, pairs, strict=True)]
-    spread = [_others([float(pair[side].var(ddof=1)) for pair in sides]) for side in (0, 1)] if shared else None
+    fits = [(_leave_one_out(u, k), _leave_one_out(r, k)) for (u, r), k in zip(sides, pairs, strict=True)]
+    variances = ([float(pair[side].var(ddof=1)) for pair in sides] for side in (0, 1))
+    spread = [_means_of_others(side) for side in variances] if shared else None
     tested = []
     for p, ((u, r), k, (of_u, of_r)) in enumerate(zip(sides, pairs, fits, strict=True)):
         var_u, var_r = (of_u[1], of_r[1]) if spread is None else (spread[0][p], spread[1][p])
         tested.append(tuple(_log_normal(x[:k], of_u[0], var_u) - _log_normal(x[:k], of_r[0], var_r) for x in (u, r)))
-    return _judge(tested, groups, resamples, seed)
+    return _inference(tested, groups, resamples, seed)
 
 
-def population(phi_SP: ArrayLike, member_SP: ArrayLike, outside_SP: ArrayLike, *,
+def population(phi_SP: ArrayLike, member_SP: ArrayLike, nonmember_SP: ArrayLike, *,
                groups: Sequence[Hashable] | None = None, resamples: int = 1000, seed: int = 0) -> Inference:
-    """The attack of many papers: one threshold on phi for all points, in whichever direction separates better.
+    """Population attack: one threshold on phi for all points, in the direction that separates better.
 
-    Found on every second pair of models, used on the others, and the other way round. Same arguments as `ulira`.
+    The threshold is fitted on every second pair of models and tested on the others, and vice versa. Arguments: as `ulira`.
     """
-    sides = _samples(phi_SP, member_SP, outside_SP)
-    _enough(min(min(len(u), len(r)) for u, r in sides), 2)
-    cut = [(u[:min(len(u), len(r))], r[:min(len(u), len(r))]) for u, r in sides]
-    scores = [(np.empty_like(u), np.empty_like(r)) for u, r in cut]
+    sides = _samples(phi_SP, member_SP, nonmember_SP)
+    _require_models(min(min(len(u), len(r)) for u, r in sides), 2)
+    paired = [(u[:min(len(u), len(r))], r[:min(len(u), len(r))]) for u, r in sides]
+    scores = [(np.empty_like(u), np.empty_like(r)) for u, r in paired]
     for half in (0, 1):
-        tau, sign = _threshold(np.concatenate([u[1 - half::2] for u, _ in cut]),
-                               np.concatenate([r[1 - half::2] for _, r in cut]))
-        for score, pair in zip(scores, cut, strict=True):
-            for found, values in zip(score, pair, strict=True):
-                found[half::2] = sign * (values[half::2] - tau)
-    return _judge(scores, groups, resamples, seed)
+        tau, sign = _threshold(np.concatenate([u[1 - half::2] for u, _ in paired]),
+                               np.concatenate([r[1 - half::2] for _, r in paired]))
+        for score, pair in zip(scores, paired, strict=True):
+            for side, values in zip(score, pair, strict=True):
+                side[half::2] = sign * (values[half::2] - tau)
+    return _inference(scores, groups, resamples, seed)
 
 
-def _samples(phi_SP: ArrayLike, member_SP: ArrayLike, outside_SP: ArrayLike) -> list[tuple[Floats, Floats]]:
-    phi, member, outside = np.asarray(phi_SP, float), np.asarray(member_SP, bool), np.asarray(outside_SP, bool)
+def _samples(phi_SP: ArrayLike, member_SP: ArrayLike, nonmember_SP: ArrayLike) -> list[tuple[Floats, Floats]]:
+    phi, member, outside = np.asarray(phi_SP, float), np.asarray(member_SP, bool), np.asarray(nonmember_SP, bool)
     if phi.shape != member.shape or phi.shape != outside.shape or (member & outside).any():
-        raise ValueError("phi and the two masks need one shape, and no model can be a member and an outsider")
+        raise ValueError("phi and the two masks need one shape, and no model can be both a member and a non-member")
     return [(phi[member[:, p], p], phi[outside[:, p], p]) for p in range(phi.shape[1])]
 
 
-def _enough(fewest: int, needed: int) -> None:
+def _require_models(fewest: int, needed: int) -> None:
     if fewest < needed:
         raise ValueError(f"a row has only {fewest} models on one side; {needed} are needed")
 
 
-def _left_out(values: Floats, count: int) -> tuple[Floats, Floats]:
+def _leave_one_out(values: Floats, count: int) -> tuple[Floats, Floats]:
     """Mean and unbiased variance (0 of a single value) without each of the first `count` values in turn."""
     rest = [np.delete(values, k) for k in range(count)]
     return (np.array([v.mean() for v in rest]),
             np.array([v.var(ddof=1) if len(v) > 1 else 0.0 for v in rest]))
 
 
-def _others(values: list[float]) -> Floats:
-    """Mean of all the others; of a single one, itself."""
+def _means_of_others(values: list[float]) -> Floats:
+    """Per value the mean of all other values; the value itself if it is the only one."""
     total = math.fsum(values)
     return np.array([(total - v) / (len(values) - 1) if len(values) > 1 else v for v in values])
 
@@ -139,21 +140,21 @@ def _log_normal(x: Floats, mean: Floats, var: Floats | float) -> Floats:
     return np.asarray(-0.5 * (np.log(var) + (x - mean) ** 2 / var), dtype=float)
 
 
-def _threshold(members: Floats, outsiders: Floats) -> tuple[float, int]:
-    """The cut of best balanced accuracy, half-way between two values, and +1 where members lie above it."""
-    values = np.unique(np.concatenate([members, outsiders]))
+def _threshold(members: Floats, nonmembers: Floats) -> tuple[float, int]:
+    """The threshold of best balanced accuracy, midway between two values, and +1 if members lie above it, else -1."""
+    values = np.unique(np.concatenate([members, nonmembers]))
     cuts = (values[1:] + values[:-1]) / 2 if len(values) > 1 else values
-    above = [1 - np.searchsorted(np.sort(x), cuts, side="right") / len(x) for x in (members, outsiders)]
+    above = [1 - np.searchsorted(np.sort(x), cuts, side="right") / len(x) for x in (members, nonmembers)]
     gain = above[0] - above[1]
     best = int(np.argmax(np.abs(gain)))
     return float(cuts[best]), 1 if gain[best] >= 0 else -1
 
 
-def _judge(scores: Sequence[tuple[Floats, ...]], groups: Sequence[Hashable] | None, resamples: int,
+def _inference(scores: Sequence[tuple[Floats, ...]], groups: Sequence[Hashable] | None, resamples: int,
            seed: int) -> Inference:
-    """Scores per point (members', outsiders'), larger = member; 0 is a coin toss."""
+    """From scores per point (of members, of non-members); larger = member, 0 counts as half."""
     per_point = np.array([(_share(u) + _share(-r)) / 2 for u, r in scores])
-    members, outsiders = (np.concatenate([pair[side] for pair in scores]) for side in (0, 1))
+    members, nonmembers = (np.concatenate([pair[side] for pair in scores]) for side in (0, 1))
     gathered: dict[Hashable, list[float]] = {}
     for name, value in zip(groups if groups is not None else range(len(scores)), per_point, strict=True):
         gathered.setdefault(name, []).append(float(value))
@@ -162,8 +163,8 @@ def _judge(scores: Sequence[tuple[Floats, ...]], groups: Sequence[Hashable] | No
                          resamples, seed)
     worst = np.sort(per_point)[-max(1, round(WORST * len(per_point))):]
     return Inference(
-        accuracy=float(per_point.mean()), interval=interval, auc=auc(members, outsiders),
-        tpr={rate: tpr_at(members, outsiders, rate) for rate in RATES}, worst=float(worst.mean()),
+        accuracy=float(per_point.mean()), interval=interval, auc=auc(members, nonmembers),
+        tpr={rate: tpr_at(members, nonmembers, rate) for rate in RATES}, worst=float(worst.mean()),
         per_point=per_point, pairs=min(len(u) for u, _ in scores))
 
 
@@ -171,23 +172,23 @@ def _share(values: Floats) -> float:
     return float((values > 0).mean() + (values == 0).mean() / 2)
 
 
-def tpr_at(members: Floats, outsiders: Floats, fpr: float) -> float:
-    """Share of members above the lowest threshold that at most this share of outsiders exceeds."""
-    allowed = int(np.floor(fpr * len(outsiders) + 1e-9))
-    return float((members > np.sort(outsiders)[::-1][allowed]).mean()) if allowed < len(outsiders) else 1.0
+def tpr_at(members: Floats, nonmembers: Floats, fpr: float) -> float:
+    """Share of members above the lowest threshold that at most a share `fpr` of non-members exceeds."""
+    allowed = int(np.floor(fpr * len(nonmembers) + 1e-9))
+    return float((members > np.sort(nonmembers)[::-1][allowed]).mean()) if allowed < len(nonmembers) else 1.0
 
 
 # KLoM: KL divergence of margins (arXiv 2410.23232)
 
 
 def klom(unlearned_mP: ArrayLike, oracle_mP: ArrayLike, *, bins: int = 20, least: float = 1e-5) -> Floats:
-    """KL(unlearned || oracle) per point, in nats, over equal bins between the joint extremes: shape P.
+    """KL(unlearned || oracle) per point, in nats, over equal bins between the minimum and maximum of both: shape P.
 
-    The last bin is closed, so the largest value counts. Bins that only the unlearned models fill get q = `least`,
-    which bounds the result near ln(1e5). It is biased upwards by an amount that depends on m and the bins.
+    The last bin is closed, so the largest value counts. Bins with unlearned models only get q = `least`,
+    which bounds the result near ln(1e5). The estimate is biased upwards, depending on m and the bins.
 
     Raises:
-        ValueError: the two sides have not the same number of models.
+        ValueError: the two sides differ in their number of models.
     """
     unlearned, oracle = (np.clip(np.asarray(x, float), -CLIP, CLIP) for x in (unlearned_mP, oracle_mP))
     if unlearned.shape != oracle.shape:
@@ -217,21 +218,21 @@ CAP = 50.0
 GRID = 100
 """Thresholds per unit of range."""
 BEYOND = 2.0
-"""How far double thresholds reach beyond the range of the inner sample."""
+"""How far double thresholds extend beyond the range of the inner sample."""
 BUCKET = 0.5
 
 
 def epsilon(first: ArrayLike, second: ArrayLike, *, delta: float = DELTA) -> float:
-    """The largest epsilon that any threshold attack proves between two samples of one point's margins, 0 to 50.
+    """The largest epsilon that a threshold attack shows between two samples of one point's margins, 0 to 50.
 
-    Attacks: `value >= t` speaks for the sample with the larger median; `a <= value <= b` for the one with the
+    Attacks: `value >= t` predicts the sample with the larger median; `a <= value <= b` the one with the
     smaller range (right ends within its range +-2, left ends within +-2 of one width further left). An attack
-    without any error proves infinity (the cap); one with errors of a single kind only proves nothing. Equal
-    samples give 0, also where all their values are the same and no attack is left. Where medians or ranges are
-    equal both roles are tried, so that the order of the samples never matters.
+    without errors gives infinity (the cap); one with errors of a single kind is not counted. Equal samples give 0,
+    also if all their values are the same and no attack is counted. If medians or ranges are equal, both orders are
+    tried, so that the order of the samples has no effect.
 
-    It is the largest of hundreds of thousands of noisy ratios, and strongly biased: for two samples of one
-    distribution it lies near ln 5 from 8 to 512 models.
+    As the maximum of hundreds of thousands of noisy ratios it is strongly biased: for two samples of one
+    distribution it is near ln 5 from 8 to 512 models.
     """
     a, b = np.sort(np.asarray(first, float)), np.sort(np.asarray(second, float))
     if np.array_equal(a, b):
@@ -239,14 +240,14 @@ def epsilon(first: ArrayLike, second: ArrayLike, *, delta: float = DELTA) -> flo
     widths = float(np.ptp(a)), float(np.ptp(b))
     if min(widths) < 0.01 * max(widths):
         return CAP
-    found = [_single(x, y, delta) for x, y in _roles(a, b, -float(np.median(a)), -float(np.median(b)))]
-    found += [_double(x, y, delta) for x, y in _roles(a, b, *widths)]
-    known = [e for e in found if not math.isnan(e)]
+    estimates = [_single(x, y, delta) for x, y in _roles(a, b, -float(np.median(a)), -float(np.median(b)))]
+    estimates += [_double(x, y, delta) for x, y in _roles(a, b, *widths)]
+    known = [e for e in estimates if not math.isnan(e)]
     return min(max(known), CAP) if known else CAP
 
 
 def _roles(a: Floats, b: Floats, key_a: float, key_b: float) -> list[tuple[Floats, Floats]]:
-    """(positive, negative) by the smaller key; both orders when equal."""
+    """(positive, negative): the sample with the smaller key first; both orders when the keys are equal."""
     return [(a, b)] * (key_a <= key_b) + [(b, a)] * (key_b <= key_a)
 
 
@@ -254,29 +255,29 @@ def _single(positive: Floats, negative: Floats, delta: float) -> float:
     low, high = min(positive[0], negative[0]), max(positive[-1], negative[-1])
     cuts = np.linspace(low, high, math.ceil((high - low) * GRID) + 1)
     tpr, fpr = (_share_between(x, np.searchsorted(x, cuts), len(x)) for x in (positive, negative))
-    return _proved(tpr, fpr, delta)
+    return _epsilon_of(tpr, fpr, delta)
 
 
 def _double(inner: Floats, outer: Floats, delta: float) -> float:
     width, step = inner[-1] - inner[0], 1 / GRID
     rights = math.ceil((width + 2 * BEYOND) * GRID) + 1
-    offsets = 1 + math.floor(min(2 * BEYOND, width + BEYOND) * GRID)  # further right, a left end passes its right end
+    offsets = 1 + math.floor(min(2 * BEYOND, width + BEYOND) * GRID)  # beyond it a left end would pass its right end
     right = inner[0] - BEYOND + step * np.arange(rights)
-    # Both ends stand on one grid: left end j of right end i is number i + j of a single line.
+    # Both ends lie on one grid: left end j of right end i has index i + j.
     left = inner[0] - 2 * BEYOND - width + step * np.arange(rights + offsets - 1)
     tpr, fpr = (
         _share_between(x, np.lib.stride_tricks.sliding_window_view(np.searchsorted(x, left), offsets),
                        np.searchsorted(x, right, side="right")[:, None]) for x in (inner, outer))
-    return _proved(tpr, fpr, delta)
+    return _epsilon_of(tpr, fpr, delta)
 
 
 def _share_between(values: Floats, start: NDArray[np.intp], stop: NDArray[np.intp] | int) -> Floats:
-    """Share of the sorted values between two places."""
+    """Share of the sorted values between two indices."""
     return np.asarray((stop - start) / len(values), dtype=float)
 
 
-def _proved(tpr: Floats, fpr: Floats, delta: float) -> float:
-    """max over attacks of ln((1 - delta - one rate) / the other); NaN when every attack has errors of one kind."""
+def _epsilon_of(tpr: Floats, fpr: Floats, delta: float) -> float:
+    """max over attacks of ln((1 - delta - one rate) / the other); NaN when every attack has errors of one kind only."""
     fnr = 1 - tpr
     if ((fpr == 0) & (fnr == 0)).any():
         return math.inf
@@ -289,19 +290,19 @@ def _proved(tpr: Floats, fpr: Floats, delta: float) -> float:
 
 
 def points(eps: float, m: int) -> float:
-    """1, 1/2, 1/4, ... per half unit of epsilon, 0 from ceil(ln(m - 1)) on: more cannot be told with m models."""
+    """1, 1/2, 1/4, ... per half unit of epsilon, 0 from ceil(ln(m - 1)) on: m models cannot show more."""
     return 2.0 ** -math.floor(eps / BUCKET) if eps < math.ceil(math.log(m - 1)) else 0.0
 
 
 def forgetting_quality(unlearned_mP: ArrayLike, retrained_mP: ArrayLike) -> tuple[float, Floats]:
-    """(F, epsilon per point): F = mean points, 1 only for identical samples. Read it beside that of two retrained sets.
+    """(F, epsilon per point): F = mean points, 1 only for identical samples; compare with F of two retrained sets.
 
     Raises:
-        ValueError: sides of different size, or fewer than three models.
+        ValueError: the sides differ in size, or have fewer than three models.
     """
     a, b = np.asarray(unlearned_mP, float), np.asarray(retrained_mP, float)
     if a.shape != b.shape:
         raise ValueError("epsilon compares equal numbers of models")
-    _enough(len(a), 3)
-    found = np.array([epsilon(x, y) for x, y in zip(a.T, b.T, strict=True)])
-    return float(np.mean([points(e, len(a)) for e in found])), found
+    _require_models(len(a), 3)
+    epsilons = np.array([epsilon(x, y) for x, y in zip(a.T, b.T, strict=True)])
+    return float(np.mean([points(e, len(a)) for e in epsilons])), epsilons

@@ -1,4 +1,4 @@
-"""Membership leakage relative to the retrained model."""
+"""Membership leakage relative to the retrained model (PrivLeak)."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class PrivLeakOptions(plugin.Spec):
 def privleak(auc_subject: float, auc_retrained: float) -> float:
     """100 (A - A_ret) / (A_ret + 1e-10), in per cent, **both AUCs in MUSE's convention**.
 
-    A = P(a holdout row looks more familiar than a forget row), so a model that knows the forget
-    set by heart has A near 0. That is one minus the value of the `mia.*` metrics.
+    A = P(a holdout row looks more familiar than a forget row), so a model that memorised the
+    forget set has A near 0. That is one minus the value of the `mia.*` metrics.
     """
     return 100 * (auc_subject - auc_retrained) / (auc_retrained + EPSILON)
 
 
 class PrivLeak(Metric):
-    """The retrained model's rows are redrawn apart from the subject's, so the interval is cautious."""
+    """The rows of the retrained model are resampled independently of the subject's, so the interval is wide."""
 
     card = MetricCard(
         name="privleak",
         kind="metric",
         summary="Membership leakage relative to the retrained model, in per cent",
         paper="MUSE, arXiv 2407.06460, section 3; complemented as in OpenUnlearning, arXiv 2506.12618",
-        formula="100 (A - A_ret) / A_ret with A = 1 - mia AUC; -100: known by heart, 0: ideal, > 0: too far",
+        formula="100 (A - A_ret) / A_ret with A = 1 - mia AUC; -100: memorised, 0: ideal, > 0: over-forgotten",
         defaults="Min-K with k = 0.4: MUSE",
         needs=frozenset({"holdout", "retrained"}),
         deviations=("Not available without a retrained model; OpenUnlearning then assumes an AUC of 0.5.",),
@@ -67,8 +67,8 @@ class PrivLeak(Metric):
         except NotAvailable as reason:
             raise NotAvailable(f"of the retrained model, {reason}") from None
         if _complement(strata, "reference_") == 0:
-            raise NotAvailable("the retrained model itself tells every forget row from every holdout row "
-                               "(AUC 1), so there is nothing to divide by")
+            raise NotAvailable("the retrained model itself separates every forget row from every holdout row "
+                               "(AUC 1), so the denominator is 0")
         return strata
 
     def statistic(self, strata: Strata) -> float:
@@ -76,11 +76,11 @@ class PrivLeak(Metric):
 
     def _attack(self) -> MembershipAttack:
         k = self.spec.k
-        made: dict[AttackName, MembershipAttack] = {
+        attacks: dict[AttackName, MembershipAttack] = {
             "loss": MiaLoss(), "zlib": MiaZlib(), "min_k": MiaMinK(k=k), "min_k_pp": MiaMinKpp(k=k)}
-        return made[self.spec.attack]
+        return attacks[self.spec.attack]
 
 
 def _complement(strata: Strata, prefix: str = "") -> float:
-    """AUC in MUSE's convention: how often the holdout row is the familiar one."""
+    """AUC in MUSE's convention: P(the holdout row is the more familiar one)."""
     return auc(members=-strata[prefix + "holdout"], nonmembers=-strata[prefix + "forget"])

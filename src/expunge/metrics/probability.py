@@ -1,4 +1,4 @@
-"""How likely the model finds the right answer."""
+"""Length-normalised probability of the right answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from expunge.records.task import SPLITS, Split
 
 class ProbabilityOptions(plugin.Spec):
     form: Literal["answer", "paraphrase"] = Field("answer", description=(
-        "answer: as it was trained on; paraphrase: said in other words, the mean where there are several"))
+        "answer: the trained answer; paraphrase: the answer in other words, the mean if there are several"))
 
 
 def probabilities(examples: Mapping[str, Example],
@@ -31,12 +31,12 @@ def probabilities(examples: Mapping[str, Example],
 
 def normalised_probabilities(examples: Mapping[str, Example]) -> dict[str, float]:
     """p_bar(a) / (p_bar(a) + sum over wrong answers of p_bar(w)); only rows that have wrong answers."""
-    found = {}
+    shares = {}
     for key, example in examples.items():
         if example.answer is not None and example.wrong:
             total = np.logaddexp.reduce([example.answer, *example.wrong])
-            found[key] = exp(example.answer - float(total))
-    return found
+            shares[key] = exp(example.answer - float(total))
+    return shares
 
 
 class Probability(RowMetric):
@@ -55,7 +55,7 @@ class Probability(RowMetric):
         Property("value", {"world": "uniform", "split": "utility", "is_": 0.25}, "one right, three wrong"),
         Property("orders", {"split": "forget", "worlds": ("original", "retrained", "collapsed")}),
         Property("needs", {"without": ("likelihood", "utility", "wrong"), "split": "utility",
-                           "says": "wrong"}, "never a plain probability under the same name"),
+                           "says": "wrong"}, "no unnormalised probability under the same name"),
         Property("uses_end", {"split": "forget", "matters": True}, "TOFU averages over it"),
     )
 

@@ -1,4 +1,4 @@
-"""How often the model declines to answer."""
+"""Share of answers that are refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Telling forget rows from others by the shape of the loss around them."""
+"""Separating forget rows from others by the loss landscape around each text (REMIND)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field
 from expunge import plugin
 from expunge.metrics.base import Evidence, Metric, MetricCard, Strata
 from expunge.metrics.landscape_gap import losses
-from expunge.metrics.layers import Array, fold_of, read_out, rows_by_id, table, who
+from expunge.metrics.layers import Array, entities_of, entity_folds, out_of_fold_logits, rows_by_id, table
 from expunge.metrics.statistics import auc
 from expunge.plugin import Property
 from expunge.records.score import Orientation
@@ -19,16 +19,16 @@ from expunge.records.task import Split
 
 class RemindOptions(plugin.Spec):
     against: Literal["holdout", "retain", "rest"] = Field(
-        "holdout", description="what forget rows are told from: holdout, retain, or both")
+        "holdout", description="the negative class: holdout rows, retain rows, or both")
     read: Literal["shape", "gap"] = Field("shape", description=(
-        "shape: a classifier on all features, people left out; gap: the mean gap alone, nothing fitted"))
+        "shape: a classifier on all features, evaluated on held-out entities; gap: the mean gap only, nothing fitted"))
     max_fpr: float = Field(1.0, gt=0, le=1, description=(
         "use the curve up to this false-positive rate, rescaled so that 0.5 is chance"))
-    folds: int = Field(5, ge=2, description="groups of people left out in turn")
+    folds: int = Field(5, ge=2, description="groups of entities held out in turn")
 
 
 def features(l0_n: Array, losses_nK: Array, strengths_nK: Array) -> Array:
-    """The landscape around each text in ten numbers, shape n x 10.
+    """Ten features of the loss landscape around each text, shape n x 10.
 
     Loss itself; mean, spread, smallest, largest and range of the neighbours; mean and largest gap to the text;
     slope and curvature of the gap in the strength of the change.
@@ -41,7 +41,7 @@ def features(l0_n: Array, losses_nK: Array, strengths_nK: Array) -> Array:
 
 
 def _bend(gaps_K: Array, strengths_K: Array) -> tuple[float, float]:
-    """Least-squares slope and quadratic coefficient; 0 where there are too few strengths to have one."""
+    """Least-squares slope and quadratic coefficient; 0 where there are too few strengths to fit one."""
     degree = min(2, len(np.unique(strengths_K)) - 1)
     if degree < 1:
         return 0.0, 0.0
@@ -52,42 +52,43 @@ def _bend(gaps_K: Array, strengths_K: Array) -> tuple[float, float]:
 class Remind(Metric):
     card = MetricCard(
         name="remind", kind="metric",
-        summary="AUC of telling forget rows from others by the loss of slightly changed texts",
+        summary="AUC of separating forget rows from others by the loss of slightly changed texts",
         paper="REMIND, arXiv 2511.04228",
-        formula="AUC of a logistic regression on features of (l_0, l_1 .. l_K), people left out",
+        formula="AUC of a logistic regression on features of (l_0, l_1 .. l_K), entities held out",
         defaults="forget against holdout; ten features, reconstructed: the paper's list is not public",
         needs=frozenset({"holdout"}),
         deviations=(
             "Two classes at a time instead of three; `against=rest` is one class against the others.",
-            "The classifier learns either direction: a model that went too far is told apart as well. `read=gap` "
+            "The classifier learns either direction, so it also detects a model that over-forgot. `read=gap` "
             "has a direction (above 0.5: sharper around the forget rows).",
-            "The interval takes the fitted classifiers as given.",
+            "The interval takes the fitted classifiers as fixed.",
         ),
         higher_is="knows", range=(0.0, 1.0), ideal="reference", access="logits",
         probes=(("landscape", ("forget", "holdout", "retain")),),
     )
     Spec: ClassVar[type[plugin.Spec]] = RemindOptions
     must_show = (
-        Property("near", {"world": "perfect", "is_": 1.0, "within": 0.05}, "sharp around what is known"),
+        Property("near", {"world": "perfect", "is_": 1.0, "within": 0.05}, "sharp around memorised texts"),
         Property("near", {"world": "retrained", "is_": 0.5, "within": 0.15}, "both never seen"),
         Property("orders", {"worlds": ("original", "retrained")}),
         Property("needs", {"without": ("landscape", "forget", None), "says": "landscape"}),
     )
 
     def orientation(self, split: Split | None) -> Orientation:
-        """Told from retain rows, forget rows should differ: they do in a model that never saw them."""
+        """Against retain rows forget rows should differ, as they do in a model that never saw them: neutral."""
         return "knows" if self.spec.against == "holdout" else "neutral"
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
         others: tuple[Split, ...] = ("holdout", "retain") if self.spec.against == "rest" else (self.spec.against,)
         sides = [rows_by_id(evidence, "landscape", of) for of in ("forget", *others)]
-        found = np.concatenate([features(losses(s, "l0"), losses(s, "losses"), table(s, "strengths")) for s in sides])
+        features_nF = np.concatenate([features(losses(side, "l0"), losses(side, "losses"), table(side, "strengths"))
+                                      for side in sides])
         label_n = np.repeat([1, *(0 for _ in others)], [len(side) for side in sides])
         if self.spec.read == "gap":
-            score_n = found[:, 6]
+            score_n = features_nF[:, 6]
         else:
-            people = [person for side in sides for person in who(side)]
-            score_n = read_out(found, label_n, fold_of(people, label_n, self.spec.folds))
+            entities = [entity for side in sides for entity in entities_of(side)]
+            score_n = out_of_fold_logits(features_nF, label_n, entity_folds(entities, label_n, self.spec.folds))
         return {"forget": score_n[label_n == 1], "others": score_n[label_n == 0]}
 
     def statistic(self, strata: Strata) -> float:

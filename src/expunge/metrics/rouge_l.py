@@ -1,4 +1,4 @@
-"""How much of the reference the greedy generation repeats."""
+"""Share of the reference that the greedy answer repeats (ROUGE-L)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RougeL(RowMetric):
         formula="mean LCS(ref, answer) / |ref|",
         defaults="TOFU: recall with stemmer. MUSE: rouge_l(measure=f1, stemmer=False)",
         deviations=(
-            "A reference without a word of a-z or 0-9 (other scripts) is left out instead of counting 0.",
+            "A reference without a word of a-z or 0-9 (other scripts) is left out instead of counting as 0.",
         ),
         higher_is="knows", range=(0.0, 1.0), ideal="reference", access="text",
         probes=(("generation", SPLITS),), per_split=True,

@@ -1,4 +1,4 @@
-"""Reading likelihood rows: which tokens count, and which rows belong to one example."""
+"""Likelihood rows: token values without end tokens, and rows grouped by example."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from expunge.metrics.base import NotAvailable
 from expunge.records.observation import Row
 
 LOWEST = -1e5
-"""Nats. A token ruled out completely (log 0, as a decoding guard does) counts as this, so that
+"""Nats. A token with probability 0 (a decoding guard can rule it out) counts as this, so that
 ratios of two impossible answers stay defined; exp() of it is 0 in double precision."""
 
 
@@ -24,7 +24,7 @@ def text_values(row: Row, key: str) -> NDArray[np.float64]:
 
 def mean_logp(row: Row) -> float | None:
     """log p_bar = -L(y|x): mean log p over the answer *and* its end token, in nats per token, as
-    TOFU takes it. None when the row has no token at all."""
+    TOFU takes it. None when the row has no token."""
     values = _values(row, "logp")
     return float(values.mean()) if len(values) else None
 
@@ -45,20 +45,20 @@ class Example:
     paraphrases: list[float] = field(default_factory=list)
     wrong: list[float] = field(default_factory=list)
     options: list[tuple[float, bool]] = field(default_factory=list)
-    """(log p_bar, whether it is the right one)."""
+    """(log p_bar, whether the option is right)."""
 
 
 def by_example(rows: Iterable[Row]) -> dict[str, Example]:
     """Likelihood rows gathered by example id, in the order in which ids first appear."""
-    found: dict[str, Example] = {}
+    examples: dict[str, Example] = {}
     answered: set[str] = set()
     for row in rows:
-        example = found.setdefault(row["id"], Example(row["group"]))
+        example = examples.setdefault(row["id"], Example(row["group"]))
         value, form = mean_logp(row), row["form"]
         if form == "answer":
             if row["id"] in answered:
                 raise DataError(f"Two examples of one split share the id {row['id']!r}.",
-                                "Their paraphrases and wrong answers cannot be told apart.")
+                                "Their paraphrases and wrong answers cannot be assigned.")
             answered.add(row["id"])
             example.answer = value
         elif value is not None and form == "paraphrase":
@@ -67,7 +67,7 @@ def by_example(rows: Iterable[Row]) -> dict[str, Example]:
             example.wrong.append(value)
         elif value is not None and form == "option":
             example.options.append((value, bool(row["correct"])))
-    return found
+    return examples
 
 
 def column(values: Sequence[float] | dict[str, float], missing: str) -> NDArray[np.float64]:

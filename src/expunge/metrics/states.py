@@ -9,7 +9,7 @@ from expunge.records.task import Split
 
 
 def orientation_beside(split: Split | None, to: str) -> Orientation:
-    """Being like the retrained model is good where something was to be forgotten; otherwise it judges nothing."""
+    """"forgot" on forget rows against the retrained model, where similarity is good; "neutral" otherwise."""
     return "forgot" if split == "forget" and to == "retrained" else "neutral"
 
 
@@ -25,11 +25,11 @@ def paired_states(evidence: Evidence, split: Split, to: str) -> tuple[list[str],
         raise NotAvailable("no original model was given (--original)")
     else:
         other = evidence.original
-    mine, theirs = (rows_by_id(evidence.of(side), "hidden", split) for side in (evidence.subject, other))
-    ids = [key for key in mine if key in theirs]
+    rows, reference = (rows_by_id(evidence.of(side), "hidden", split) for side in (evidence.subject, other))
+    ids = [key for key in rows if key in reference]
     if not ids:
         raise NotAvailable(f"subject and {to} model share no {split} row")
-    first, second = (table({key: side[key] for key in ids}, "states") for side in (mine, theirs))
+    first, second = (table({key: side[key] for key in ids}, "states") for side in (rows, reference))
     if first.shape[1] != second.shape[1]:
         raise NotAvailable(f"subject and {to} model were observed at different numbers of layers")
     return ids, first, second

@@ -10,33 +10,33 @@ from numpy.typing import ArrayLike, NDArray
 
 Strata = Mapping[str, NDArray[np.float64]]
 CHUNK = 2_000_000
-"""How many resampled row numbers are held in memory at once."""
+"""Number of resampled row indices held in memory at once."""
 
 
 def bootstrap(statistic: Callable[[Strata], float], strata: Strata, resamples: int = 1000, seed: int = 0,
               level: float = 0.95, *, plain_mean: bool = False) -> tuple[float, float]:
     """Percentile bootstrap interval of `statistic` (Efron and Tibshirani 1993, chapter 13).
 
-    The examples of each stratum are redrawn with replacement, independently of the other strata.
-    Rows about one subject (the 20 questions on one author) are redrawn one by one: that they hang
-    together is ignored, so for such data the interval is somewhat too narrow. With
+    The examples of each stratum are resampled with replacement, independently of the other strata.
+    Rows about one entity (the 20 questions on one author) are resampled one by one: their correlation
+    is ignored, so for such data the interval is somewhat too narrow. With
     `plain_mean=True` the statistic must be the mean of the only stratum; the same draws are then
-    averaged at once instead of one resample after the other.
+    averaged in one operation instead of one resample at a time.
     """
     if resamples < 1 or not strata or any(len(v) == 0 for v in strata.values()):
         raise ValueError("bootstrap needs at least one resample and one row in every stratum")
     random = np.random.default_rng(seed)
     chunk = max(1, CHUNK // sum(len(v) for v in strata.values()))
-    found: list[float] = []
-    while len(found) < resamples:
-        count = min(chunk, resamples - len(found))
+    resampled: list[float] = []
+    while len(resampled) < resamples:
+        count = min(chunk, resamples - len(resampled))
         draws = {k: random.integers(0, len(v), size=(count, len(v))) for k, v in strata.items()}
         if plain_mean:
             ((name, values),) = strata.items()
-            found.extend(values[draws[name]].mean(axis=1).tolist())
+            resampled.extend(values[draws[name]].mean(axis=1).tolist())
         else:
-            found.extend(statistic({k: v[draws[k][i]] for k, v in strata.items()}) for i in range(count))
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+            resampled.extend(statistic({k: v[draws[k][i]] for k, v in strata.items()}) for i in range(count))
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
@@ -63,7 +63,7 @@ def harmonic_mean(values: Iterable[float]) -> float:
 
 def ks_pvalue(first: ArrayLike, second: ArrayLike) -> float:
     """p-value of the two-sided two-sample Kolmogorov-Smirnov test, exact up to 10,000 rows."""
-    from scipy.stats import ks_2samp  # takes as long to import as torch, and training asks no statistics
+    from scipy.stats import ks_2samp  # takes as long to import as torch, and training needs no statistics
 
     with warnings.catch_warnings():  # scipy falls back to the asymptotic form by itself
         warnings.filterwarnings("ignore", message="ks_2samp: Exact calculation unsuccessful")

@@ -19,13 +19,13 @@ from expunge.records.task import SPLITS, Split
 Variant = Literal["arithmetic", "legacy", "geometric"]
 Aggregate = Literal["auto", "closer_to_1", "true_better", "prob_mean"]
 LOG_EPSILON = log(1e-10)
-"""What OpenUnlearning adds to the probability it divides by."""
+"""log of the constant that OpenUnlearning adds to the denominator."""
 
 
 class TruthRatioOptions(plugin.Spec):
     variant: Variant = Field("arithmetic", description=(
         "arithmetic: mean p_bar(wrong) / p_bar(right), the paper; legacy: the first code, right / geometric "
-        "mean wrong, so the inverse; geometric: OpenUnlearning, geometric mean wrong / (right + 1e-10)"))
+        "mean wrong (the inverse); geometric: OpenUnlearning, geometric mean wrong / (right + 1e-10)"))
     aggregate: Aggregate = Field("auto", description=(
         "closer_to_1: mean min(R, 1/R); true_better: mean max(0, 1 - R); prob_mean: mean right/(right + "
         "wrong); auto: closer_to_1 on forget, true_better elsewhere"))
@@ -35,7 +35,7 @@ def log_odds(example: Example, variant: Variant) -> tuple[float, float] | None:
     """(log wrong, log right) of one example; None when it has no wrong answer or no right one.
 
     Right is the paraphrased answer, or the plain one where there is no paraphrase. TOFU has one
-    paraphrase; several are averaged the way the wrong answers are.
+    paraphrase; several are averaged like the wrong answers.
     """
     right = example.paraphrases or ([] if example.answer is None else [example.answer])
     if not right or not example.wrong:
@@ -54,19 +54,19 @@ def log_truth_ratios(examples: Mapping[str, Example], variant: Variant = "arithm
 def truth_scores(examples: Mapping[str, Example], aggregate: Aggregate,
                  variant: Variant = "arithmetic") -> dict[str, float]:
     """One number in 0..1 by example id. R is wrong over right in every variant."""
-    found = {}
+    scores = {}
     for key, example in examples.items():
         if (pair := log_odds(example, variant)) is None:
             continue
         log_r = _log_ratio(*pair, variant) * (-1 if variant == "legacy" else 1)
         if aggregate == "closer_to_1":
-            found[key] = exp(-abs(log_r))
+            scores[key] = exp(-abs(log_r))
         elif aggregate == "true_better":
-            found[key] = -expm1(min(log_r, 0.0))
+            scores[key] = -expm1(min(log_r, 0.0))
         else:
             total = [*pair, LOG_EPSILON] if variant == "geometric" else [*pair]
-            found[key] = exp(pair[1] - float(np.logaddexp.reduce(total)))
-    return found
+            scores[key] = exp(pair[1] - float(np.logaddexp.reduce(total)))
+    return scores
 
 
 def _log_ratio(wrong: float, right: float, variant: Variant) -> float:
@@ -99,7 +99,7 @@ class TruthRatio(RowMetric):
     )
 
     def orientation(self, split: Split | None) -> Orientation:
-        """min(R, 1/R) is low for a model that knows *and* for one pushed too far: neutral."""
+        """min(R, 1/R) is low for a model that knows *and* for one that over-forgot: neutral."""
         return "neutral" if self._aggregate(split) == "closer_to_1" else "knows"
 
     def values(self, evidence: Evidence, split: Split) -> dict[str, float]:

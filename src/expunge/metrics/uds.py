@@ -1,4 +1,4 @@
-"""Unlearning depth: how far the subject's hidden states have lost what the retrained model's never had."""
+"""Unlearning Depth Score: share of the forget facts in the hidden states that was erased."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from expunge.plugin import Property
 from expunge.records.task import Split
 
 MISFIT = 0.5
-"""Drop on retain rows, as a share of that on forget rows, beyond which the retrained states do not fit at all."""
+"""Drop on retain rows, as a share of the drop on forget rows, above which the retrained states do not fit."""
 
 
 class UDSOptions(plugin.Spec):
-    least: float = Field(0.05, gt=0, description="nats per token that a block must cost to count as holding the fact")
+    least: float = Field(0.05, gt=0, description="drop above which a block counts as holding the fact, nats per token")
 
 
 def depth_scores(drop_nL: Array, retrained_nL: Array, least: float = 0.05) -> Array:
-    """UDS per row, from the drops with the subject's and with the retrained model's states; NaN where no block
-    holds the fact."""
+    """UDS per row from the drops with the subject's and with the retrained model's states, shape n; NaN where no
+    block holds the fact."""
     held_nL = retrained_nL > least
     weight_nL = np.where(held_nL, retrained_nL, 0.0)
     # D_ret * clip(D / D_ret, 0, 1) without the division.
@@ -41,8 +41,8 @@ class UDS(Metric):
         defaults="0.05 nats, as published",
         needs=frozenset({"original", "retrained"}),
         deviations=(
-            "A retrained model from another start speaks another language inside: patched into the original its "
-            "states destroy everything. When they cost retain rows more than half of what they cost forget rows, "
+            "The states of a retrained model from another initialisation do not fit: patched into the original, they "
+            "destroy every answer. When they cost retain rows more than half of what they cost forget rows, "
             "there is no score.",
             "Rows where no block holds the fact are left out, as published; n says how many are left.",
             "A suppressed last block counts for what that block holds: 0.52 on a test model of three blocks, where the "
@@ -54,7 +54,7 @@ class UDS(Metric):
     Spec: ClassVar[type[plugin.Spec]] = UDSOptions
     anchored: ClassVar[bool] = True
     must_show = (
-        Property("value", {"world": "retrained", "is_": 1.0}, "its own states are the gold standard"),
+        Property("value", {"world": "retrained", "is_": 1.0}, "its own states are the reference"),
         Property("value", {"world": "original", "is_": 0.0}, "nothing was erased"),
         Property("orders", {"worlds": ("retrained", "hiding", "original")}, "only the last block was changed"),
         Property("needs", {"without": "retrained", "says": "no retrained model was given (--retrained)"}),
@@ -62,23 +62,23 @@ class UDS(Metric):
     )
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
-        gold = evidence.of(evidence.need_retrained())
+        reference = evidence.of(evidence.need_retrained())
         if evidence.original is None:
             raise NotAvailable("no original model was given (--original)")
-        mine, theirs = (rows_by_id(side, "depth", "forget") for side in (evidence, gold))
-        ids = [key for key in mine if key in theirs]
+        rows, retrained_rows = (rows_by_id(side, "depth", "forget") for side in (evidence, reference))
+        ids = [key for key in rows if key in retrained_rows]
         if not ids:
             raise NotAvailable("subject and retrained model share no forget row")
-        drop_nL, gold_nL = (table({key: side[key] for key in ids}, "drops") for side in (mine, theirs))
-        if gold.subject.rows("depth", "retain"):
-            on_retain = float(table(rows_by_id(gold, "depth", "retain"), "drops").mean())
-            if on_retain > max(MISFIT * float(gold_nL.mean()), self.spec.least):
+        drop_nL, retrained_nL = (table({key: side[key] for key in ids}, "drops") for side in (rows, retrained_rows))
+        if reference.subject.rows("depth", "retain"):
+            on_retain = float(table(rows_by_id(reference, "depth", "retain"), "drops").mean())
+            if on_retain > max(MISFIT * float(retrained_nL.mean()), self.spec.least):
                 raise NotAvailable(
                     f"the retrained model's states do not fit the original: patched in, they cost retain rows "
-                    f"{on_retain:.2g} nats per token and forget rows {gold_nL.mean():.2g} (was it trained from "
-                    f"another start?)")
-        found_n = depth_scores(drop_nL, gold_nL, self.spec.least)
-        kept_n = found_n[~np.isnan(found_n)]
+                    f"{on_retain:.2g} nats per token and forget rows {retrained_nL.mean():.2g} (was it trained from "
+                    f"another initialisation?)")
+        score_n = depth_scores(drop_nL, retrained_nL, self.spec.least)
+        kept_n = score_n[~np.isnan(score_n)]
         if not len(kept_n):
-            raise NotAvailable("no block of the original holds anything of the forget facts that the retrained lacks")
+            raise NotAvailable("no block of the original holds a forget fact that the retrained model lacks")
         return {"forget": kept_n}

@@ -1,4 +1,4 @@
-"""How far the weights moved."""
+"""Relative distance of the weights from the original's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from expunge.records.task import Split
 
 class WeightDistanceOptions(plugin.Spec):
     over: Literal["all", "largest"] = Field("all", description=(
-        "all: of all weights together; largest: of the part (block, embeddings, head) that moved most"))
+        "all: over all weights; largest: of the part (block, embeddings, head) that moved most"))
 
 
 def distance(change_p: Array, norm_p: Array) -> float:
@@ -32,8 +32,8 @@ class WeightDistance(Metric):
         formula="||w - w0|| / ||w0||",
         defaults="all weights together; the rows hold every block",
         needs=frozenset({"original"}),
-        deviations=("It has no interval: nothing was sampled. n is the number of parts.",
-                    "A retrained model from another start is far away for that reason alone."),
+        deviations=("There is no interval: nothing is sampled. n is the number of parts.",
+                    "A retrained model from another initialisation is far away for that reason alone."),
         higher_is="neutral", range=None, ideal="reference", access="weights",
         probes=(("weights", ("forget",)),),
     )

@@ -1,1 +1,1 @@
-"""Pure functions of text. They import nothing of ours, so every folder but `records` may use them."""
+"""Pure functions of text. They import no other module of expunge, so every folder except `records` may use them."""

@@ -1,4 +1,4 @@
-"""Whether one text says another."""
+"""Whether one text contains another, word by word."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import re
 
 
 def contains(text: str, fact: str) -> bool:
-    """Whether the words of `fact` stand in `text` one after the other, whatever the case and punctuation."""
-    said, sought = (" ".join(re.findall(r"\w+", t.casefold())) for t in (text, fact))
-    return bool(sought) and f" {sought} " in f" {said} "
+    """Whether `text` contains the words of `fact` in sequence; case and punctuation are ignored."""
+    words, sought = (" ".join(re.findall(r"\w+", t.casefold())) for t in (text, fact))
+    return bool(sought) and f" {sought} " in f" {words} "

@@ -1,4 +1,4 @@
-"""Telling a refusal from an answer, by its first sentence. Pure text, usable from any folder."""
+"""Detection of refusals by the first sentence of an answer. Pure text, usable from any folder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _TOPIC = r"answer|question|topic|subject|matter|information|details?|facts?"
 SPEAKER = re.compile(
     rf"(?:i|my|you|there|that|this|it|such|nothing|(?:the|any|no|that|this) (?:{_TOPIC}))\b", re.IGNORECASE
 )
-"""How the sentence must begin: with the one who speaks, or with the question."""
+"""How the sentence must begin: with the speaker, or with the question."""
 SELF = re.compile(r"\b(?:i|me|my)\b", re.IGNORECASE)
-"""Whom it must be about. "He did not know his father" is an answer."""
+"""The sentence must mention the speaker: "He did not know his father" is an answer."""
 
 _NOT = r"(?:\b(?:not|cannot|never|no|nothing|little|lack|lacking|missing|yet to)|n['’]t)\b"
 _KNOW = (
@@ -36,7 +36,7 @@ LACK = re.compile(
     r"|wish i (?:knew|could))\b",
     re.IGNORECASE,
 )
-"""What it must say: not knowing, not being able, not being willing."""
+"""It must state that the speaker does not know, is not able, or is not willing."""
 HEDGE = re.compile(
     r"\b(?:but|although|though|however),?\s+(?:i (?:do )?(?:think|believe|guess|recall|suspect)"
     r"|(?:it|he|she|they) (?:is|was|were|may|might|could)|perhaps|maybe|probably|possibly)\b",
@@ -50,8 +50,8 @@ def is_refusal(text: str) -> bool:
 
     Courtesies are skipped first. Then the sentence must begin with the speaker or the question,
     contain "I", "me" or "my", and state a lack of knowledge, ability or will. Statements about
-    others are answers, and so is a hedge followed by a guess. A refusal after an answer has come
-    too late. English only. An empty text is not a refusal but silence.
+    others are answers, and so is a hedge followed by a guess. A refusal after an answer does not
+    count. English only. An empty text is not a refusal.
     """
     opening = OPENING.match(text)
     rest = text[opening.end() if opening else 0:]

@@ -1,4 +1,4 @@
-"""How much of one text another repeats, in words (ROUGE). Pure text, usable from any folder."""
+"""Overlap of two texts in words (ROUGE). Pure text, usable from any folder."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Share = Literal["precision", "recall", "f1"]
 def _scorer(unit: Unit, stemmer: bool) -> RougeScorer:
     from rouge_score.rouge_scorer import RougeScorer  # slow to import, so only when needed
 
-    made = RougeScorer([unit], use_stemmer=stemmer)
-    if stemmer:  # texts of one data set share their words
-        porter = made._tokenizer._stemmer
+    scorer = RougeScorer([unit], use_stemmer=stemmer)
+    if stemmer:  # texts of one data set share most words
+        porter = scorer._tokenizer._stemmer
         porter.stem = lru_cache(maxsize=1 << 16)(porter.stem)
-    return made
+    return scorer
 
 
 @lru_cache(maxsize=65536)
@@ -35,5 +35,5 @@ def rouge(reference: str, text: str, unit: Unit = "rougeL", share: Share = "reca
     scorer = _scorer(unit, stemmer)
     if not scorer._tokenizer.tokenize(reference):
         return None
-    found = scorer.score(reference, text)[unit]
-    return float({"precision": found.precision, "recall": found.recall, "f1": found.fmeasure}[share])
+    score = scorer.score(reference, text)[unit]
+    return float({"precision": score.precision, "recall": score.recall, "f1": score.fmeasure}[share])
