@@ -97,7 +97,7 @@ def tricks(subject: CausalLM, retrained: CausalLM, given: argparse.Namespace,
             return score()
 
     def say() -> object:
-        return Generation().observe(asked_of["speaker"], asked, task, read=asked_of["read"])
+        return Generation().observe(asked_of["speaker"], asked, task, reused=asked_of["read"])
 
     def step() -> object:
         """Forget and retain rows through the model and back, eight times."""

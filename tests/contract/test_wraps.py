@@ -189,7 +189,7 @@ def test_every_probe_runs(entry: Entry) -> None:
     for probe in registry.of_kind("probe"):
         made = probe.load()()
         assert isinstance(made, Probe)
-        beside = {"partner": fresh()} if made.partnered else {}
+        beside = {"partner": fresh()} if made.uses_original else {}
         try:
             found = made.observe(subject, small_task().forget[:2], small_task(), **beside)
         except UsageError as refused:

@@ -96,13 +96,13 @@ def test_the_probe_says_the_same_with_likelihoods_at_hand(make: Any, monkeypatch
         return real(self, prompts, *a, **k)
 
     monkeypatch.setattr(CausalLM, "generate", listen)
-    assert Generation().observe(subject, examples, task, read=read) == alone
+    assert Generation().observe(subject, examples, task, reused=read) == alone
     rows = [subject.encoder.encode(e) for e in examples]
     assert all((*prompt, *begun) == row.ids[: len(prompt) + len(begun)]
                for (prompt, begun), row in zip(given, rows, strict=True))
     whole = [len(prompt) + len(begun) == len(row.ids) for (prompt, begun), row in zip(given, rows, strict=True)]
     assert any(whole) and not all(whole)
-    assert Generation().observe(subject, examples, task, read=read[1:]) == alone
+    assert Generation().observe(subject, examples, task, reused=read[1:]) == alone
     assert given[len(rows)][1] == () and given[len(rows) + 1:] == given[1: len(rows)]
 
 
@@ -113,7 +113,7 @@ def test_a_guard_that_rules_words_out_begins_anew() -> None:
     examples = [*task.forget, *task.retain, *task.holdout]
     alone, read = Generation().observe(subject, examples, task), Likelihood().observe(subject, examples, task)
     assert not decoding._is_plain(subject)
-    assert Generation().observe(subject, examples, task, read=read) == alone
+    assert Generation().observe(subject, examples, task, reused=read) == alone
 
 
 def test_an_audit_reads_before_it_listens() -> None:

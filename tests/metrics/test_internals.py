@@ -240,7 +240,7 @@ def seen(subject: CausalLM, *probes: str, splits: tuple[Split, ...] = ("forget",
     for name in probes:
         probe = cast(Probe, load(name, "probe")())
         for split in splits:
-            partner = knowing() if probe.partnered else None
+            partner = knowing() if probe.uses_original else None
             rows[name, split] = probe.observe(subject, turned_task().split(split), turned_task(), partner=partner)
     return Observations(rows)
 

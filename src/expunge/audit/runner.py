@@ -187,20 +187,20 @@ def observe(subject: Subject, task: Task, wanted: Sequence[tuple[str, Split]], f
     beside: Subject | None = None
     for name, split in wanted:
         probe = probe_for(name, split in rich)
-        if probe.partnered and partner is None and not probe.alone:
+        if probe.uses_original and partner is None and not probe.original_optional:
             missing[name, split] = "it looks at a model beside the original (--original)"
             continue
-        if probe.partnered and beside is None and partner is not None:
+        if probe.uses_original and beside is None and partner is not None:
             beside = partner()
         examples = task.probe_rows(split)
         key = cache.key(subject, probe, examples, task)
-        if probe.partnered and beside is not None:
+        if probe.uses_original and beside is not None:
             key = fingerprint([key, beside.fingerprint])
         rows = store.get(name, split, key)
         if rows is None:
             tick = announce(f"{label} {name} {split}", probe.count(examples))
-            more: dict[str, Any] = {"partner": beside} if probe.partnered else {}
-            more |= {"read": found.get((probe.spared_by, split), ())} if probe.spared_by else {}
+            more: dict[str, Any] = {"partner": beside} if probe.uses_original else {}
+            more |= {"reused": found.get((probe.reuses, split), ())} if probe.reuses else {}
             try:
                 rows = store.put(name, split, key, probe.observe(subject, examples, task, tick, **more))
             except UsageError as problem:  # one probe that does not fit is no reason to lose the others
@@ -214,4 +214,4 @@ def observe(subject: Subject, task: Task, wanted: Sequence[tuple[str, Split]], f
 def ordered(wanted: Iterable[tuple[str, Split]], task: Task) -> list[tuple[str, Split]]:
     """Only what the task has rows for, in a fixed order; what others save work comes after them."""
     return sorted({(p, s) for p, s in wanted if task.probe_rows(s)}, key=lambda asked: (bool(
-        probe_for(asked[0]).spared_by), asked))
+        probe_for(asked[0]).reuses), asked))

@@ -95,7 +95,8 @@ def population(phi_SP: ArrayLike, member_SP: ArrayLike, nonmember_SP: ArrayLike,
                groups: Sequence[Hashable] | None = None, resamples: int = 1000, seed: int = 0) -> Inference:
     """Population attack: one threshold on phi for all points, in the direction that separates better.
 
-    The threshold is fitted on every second pair of models and tested on the others, and vice versa. Arguments: as `ulira`.
+    The threshold is fitted on every second pair of models and tested on the others, and vice versa. Arguments are
+    those of `ulira`.
     """
     sides = _samples(phi_SP, member_SP, nonmember_SP)
     _require_models(min(min(len(u), len(r)) for u, r in sides), 2)

@@ -1,1 +1,1 @@
-"""Subject + examples -> observations. A probe asks once; metrics read many times."""
+"""Probes: subject + examples -> observations. A probe runs the model once; many metrics read its rows."""

@@ -1,4 +1,4 @@
-"""The seam of a probe: one pass over the rows of a split, one row of evidence each."""
+"""Base class of probes: one pass over the examples of a split, at least one row of observations each."""
 
 from __future__ import annotations
 
@@ -15,29 +15,28 @@ Progress = Callable[[int], None]
 
 
 class Probe(Plugin):
-    """Asks a subject about examples. Never changes the subject, never sees how it was made."""
+    """Observes a subject on examples. It never changes the subject and does not know the method that made it."""
 
-    partnered: ClassVar[bool] = False
-    """True when it looks at the subject beside the original, which `observe` then gets as `partner`."""
-    alone: ClassVar[bool] = False
-    """True when a partnered probe can also do without the original, with what that costs written into its rows."""
-
-    spared_by: ClassVar[str] = ""
-    """A probe whose rows of the same split save this one work, and change nothing; `observe` then gets them as `read`.
-    """
+    uses_original: ClassVar[bool] = False
+    """True when it compares the subject with the original; `observe` then receives the original as `partner`."""
+    original_optional: ClassVar[bool] = False
+    """True when a probe that uses the original also works without it; its rows then say so."""
+    reuses: ClassVar[str] = ""
+    """Name of a probe whose rows of the same split save this one work; `observe` receives them as `reused`. The
+    result is the same without them."""
 
     def count(self, examples: Sequence[Example]) -> int:
-        """Units of work on these examples, for progress bars."""
+        """Units of work for these examples, for progress bars."""
         return len(examples)
 
     def observe(self, subject: AnySubject, examples: Sequence[Example], task: Task,
                 progress: Progress | None = None, *, partner: AnySubject | None = None) -> list[Row]:
-        """One or more rows per example, in the order given; a `partnered` one raises UsageError without its partner."""
+        """One or more rows per example, in the order given. Raises UsageError without an original that it needs."""
         raise NotImplementedError
 
-    def need(self, partner: AnySubject | None) -> AnySubject:
-        """The original; raises UsageError where there is none."""
+    def require_original(self, partner: AnySubject | None) -> AnySubject:
+        """The original; raises UsageError if there is none."""
         if partner is None:
-            raise UsageError(f"{self.card.name} looks at the subject beside the original, and none was given.",
+            raise UsageError(f"{self.card.name} compares the subject with the original, and none was given.",
                              fix="Pass it with --original.")
         return partner

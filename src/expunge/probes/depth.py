@@ -1,4 +1,4 @@
-"""Unlearning depth: what the original loses when it is given the subject's hidden states."""
+"""Unlearning depth: drop of the original's log-prob when the subject's hidden states are patched into it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from expunge.records.observation import Row
 from expunge.records.task import Example, Task
 
 
-def entity(tokens: TextEncoder, row: TokenRow, short: str) -> range:
-    """Answer tokens that spell `short`, counted from the answer's first; all of them where it is not found."""
+def fact_tokens(tokens: TextEncoder, row: TokenRow, short: str) -> range:
+    """Positions, within the answer, of the tokens that spell `short`; all positions if it does not occur."""
     ids = row.ids[row.prompt: row.prompt + row.answer]
     ends = [len(tokens.processor.decode(ids[:t])) for t in range(len(ids) + 1)]
     start = tokens.processor.decode(ids).find(short) if short else -1
@@ -29,45 +29,45 @@ def entity(tokens: TextEncoder, row: TokenRow, short: str) -> range:
 
 
 def drops(source: CausalLM, target: CausalLM, batch: TokenBatch, spans: Sequence[range]) -> tuple[Tensor, Tensor]:
-    """Per row: the target's own mean log-prob of the entity, shape B, and by how much it drops per block, B L.
+    """Per row the target's mean log-prob of the fact tokens, shape B, and its drop per patched block, shape B L.
 
-    The target runs with the source's output of block l at the positions that predict the entity, and its own at
-    all others.
+    The target runs with the source's output of block l at the positions that predict the fact tokens, and with its
+    own output at all other positions.
     """
     batch = batch.to(target.device)
     patched_BT = torch.zeros_like(batch.attention_BT, dtype=torch.bool)
     for b, (row, span) in enumerate(zip(batch.rows, spans, strict=True)):
         patched_BT[b, row.prompt + span.start - 1: row.prompt + span.stop - 1] = True
-    entity_N = patched_BT.flatten()[batch.flat_N].float()
-    total_B = per_row(entity_N, batch)
-    _, theirs = watch(source, batch.to(source.device), states)
+    fact_N = patched_BT.flatten()[batch.flat_N].float()
+    total_B = per_row(fact_N, batch)
+    _, source_states = watch(source, batch.to(source.device), states)
     plain, own = watch(target, batch, lambda output: output)
-    if not len(theirs[0]) == len(states(own[0])) == len(batch):
-        raise UsageError("depth needs a subject and an original that are one model each.",
+    if not len(source_states[0]) == len(states(own[0])) == len(batch):
+        raise UsageError("depth needs a subject and an original that are single models.",
                          "An ensemble has as many hidden states as members.")
-    before_B = plain.per_row(plain.logp_N * entity_N) / total_B
-    found = []
-    for layer, (given_BTD, output) in enumerate(zip(theirs, own, strict=True)):
-        mixed_BTD = given_BTD.to(states(output)).where(patched_BT[..., None], states(output))
+    before_B = plain.per_row(plain.logp_N * fact_N) / total_B
+    drops_LB = []
+    for layer, (source_BTD, output) in enumerate(zip(source_states, own, strict=True)):
+        mixed_BTD = source_BTD.to(states(output)).where(patched_BT[..., None], states(output))
         with substitute(target, [*own[:layer], with_states(output, mixed_BTD)]):
             answers = target.answers(batch)
-        found.append(before_B - answers.per_row(answers.logp_N * entity_N) / total_B)
-    return before_B, torch.stack(found, 1)
+        drops_LB.append(before_B - answers.per_row(answers.logp_N * fact_N) / total_B)
+    return before_B, torch.stack(drops_LB, 1)
 
 
 class Depth(Probe):
     """The subject's block outputs patched into the original, block by block."""
 
-    partnered = True
+    uses_original = True
     card = Card(
         name="depth", kind="probe",
-        summary="what the original loses per block when given the subject's states",
+        summary="drop of the original's log-prob per block when the subject's states are patched in",
         paper="Unlearning Depth Score, arXiv 2605.24614",
-        formula="D_l = mean over t in entity of log p_orig(y_t) - log p_orig(y_t | h_l <- subject's)",
+        formula="D_l = mean over t in fact of log p_orig(y_t) - log p_orig(y_t | h_l <- subject's)",
         needs=frozenset({"original"}),
         model_needs=frozenset({"hidden", "logp"}),
-        defaults="the tokens of `short_answer`, or the whole answer where there is none; 7 significant digits",
-        deviations=("The first occurrence of the short answer is taken; the paper ships hand-marked spans.",),
+        defaults="the tokens of `short_answer`, or the whole answer if there is none; 7 significant digits",
+        deviations=("The first occurrence of the short answer is used; the paper provides spans annotated by hand.",),
     )
     must_show = (
         Property("its_own_states_change_nothing", {}, "source = original gives 0 at every block, bit for bit"),
@@ -78,22 +78,22 @@ class Depth(Probe):
 
     def observe(self, subject: CausalLM, examples: Sequence[Example], task: Task,
                 progress: Progress | None = None, *, partner: CausalLM | None = None) -> list[Row]:
-        """Raises UsageError without an original, or where it is built differently."""
-        partner = self.need(partner)
+        """Raises UsageError without an original, or if its architecture differs."""
+        partner = self.require_original(partner)
         if (len(subject.blocks), subject.width) != (len(partner.blocks), partner.width):
             raise UsageError("depth needs a subject and an original of one architecture.",
-                             "One cannot run on the hidden states of the other.")
+                             "The one cannot run on the hidden states of the other.")
         tokens = [subject.encoder.encode(e) for e in examples]
         usable = answerable(tokens)
-        found: dict[int, Row] = {}
+        rows: dict[int, Row] = {}
         with subject.evaluating(), partner.evaluating():
             for chosen in subject.encoder.batches(tokens, usable):
                 batch = subject.collate([tokens[i] for i in chosen])
-                spans = [entity(subject.encoder, tokens[i], examples[i].short_answer) for i in chosen]
+                spans = [fact_tokens(subject.encoder, tokens[i], examples[i].short_answer) for i in chosen]
                 before_B, drops_BL = drops(subject, partner, batch, spans)
                 for i, before, drop_L, span in zip(chosen, before_B.tolist(), drops_BL, spans, strict=True):
-                    found[i] = {**heading(examples[i]), "before": float(f"{before:.7g}"), "tokens": len(span),
+                    rows[i] = {**heading(examples[i]), "before": float(f"{before:.7g}"), "tokens": len(span),
                                 "drops": rounded(drop_L, 7)}
                 if progress:
                     progress(len(chosen))
-        return [found[i] for i in usable]
+        return [rows[i] for i in usable]

@@ -15,11 +15,11 @@ from expunge.records.observation import GenerationRow, Row
 from expunge.records.task import Example, Task
 
 TEXT_PREFIX = 0.5
-"""Share of a running text that is shown; the rest is what the model must continue."""
+"""Share of a running text that is the prompt; the rest is the reference."""
 
 
 class Generation(Probe):
-    """What the model says when asked, without sampling."""
+    """The model's greedy answer to each prompt."""
 
     class Spec(plugin.Spec):
         batch_size: int = Field(96, ge=1, description="Prompts decoded together.")
@@ -28,39 +28,39 @@ class Generation(Probe):
         name="generation", kind="probe",
         summary="greedy answers to the prompts",
         paper="TOFU, Maini et al. 2024 (arXiv 2401.06121)",
-        defaults="greedy; the task says how many new tokens (200 for TOFU)",
+        defaults="greedy; the task gives the number of new tokens (200 for TOFU)",
         model_needs=frozenset({"generate", "prompt"}),
         deviations=("running text is prompted with its first half, and the second half is the reference",),
     )
-    spared_by = "likelihood"
+    reuses = "likelihood"
     must_show = (Property("ignores_padding_and_order", {}, "batch composition changes nothing"),)
 
     def observe(self, subject: CausalLM, examples: Sequence[Example], task: Task,
                 progress: Progress | None = None, *, partner: CausalLM | None = None,
-                read: Sequence[Row] = ()) -> list[Row]:
-        prompts, references, begun = [], [], []
-        hits = {row["id"]: row["hit"] for row in read if row["form"] == "answer" and "hit" in row}
+                reused: Sequence[Row] = ()) -> list[Row]:
+        prompts, references, starts = [], [], []
+        hits = {row["id"]: row["hit"] for row in reused if row["form"] == "answer" and "hit" in row}
         for example in examples:
             if example.kind == "text":
-                shown, rest = _halves(example.answer)
-                row = subject.encoder.encode(example, answer=shown)
+                start, rest = _split_text(example.answer)
+                row = subject.encoder.encode(example, answer=start)
                 prompts.append(row.ids[: row.prompt + row.answer])
                 references.append(rest)
             else:
                 prompts.append(subject.encoder.prompt(example))
                 references.append(example.answer)
-            begun.append(_hit(subject.encoder.encode(example), prompts[-1], hits.get(example.id, ())))
-        said = subject.generate(prompts, task.generation_tokens, self.spec.batch_size, progress,
-                                begun=begun if any(begun) else ())
+            starts.append(_greedy_start(subject.encoder.encode(example), prompts[-1], hits.get(example.id, ())))
+        answers = subject.generate(prompts, task.generation_tokens, self.spec.batch_size, progress,
+                                begun=starts if any(starts) else ())
         return [
             GenerationRow(id=e.id, entity=e.entity, group=e.group, form="prompt", index=0,
                           prompt=e.prompt, reference=reference, short=e.short_answer, text=text, stopped=stopped)
-            for e, reference, (text, stopped) in zip(examples, references, said, strict=True)
+            for e, reference, (text, stopped) in zip(examples, references, answers, strict=True)
         ]
 
 
-def _hit(row: TokenRow, prompt: Sequence[int], hits: Sequence[bool]) -> tuple[int, ...]:
-    """The tokens after a prompt that a model says too, given where in the row its likeliest token was the row's."""
+def _greedy_start(row: TokenRow, prompt: Sequence[int], hits: Sequence[bool]) -> tuple[int, ...]:
+    """The row's tokens after `prompt` that greedy decoding repeats; `hits` flags where the row's token is likeliest."""
     start = len(prompt)
     if len(hits) != row.answer + row.end or row.ids[:start] != tuple(prompt):
         return ()
@@ -68,7 +68,7 @@ def _hit(row: TokenRow, prompt: Sequence[int], hits: Sequence[bool]) -> tuple[in
     return row.ids[start: start + next((t for t, hit in enumerate(own) if not hit), len(own))]
 
 
-def _halves(text: str) -> tuple[str, str]:
+def _split_text(text: str) -> tuple[str, str]:
     """Split running text at the word nearest its middle."""
     words = text.split(" ")
     cut = max(int(len(words) * TEXT_PREFIX), 1)

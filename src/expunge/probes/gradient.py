@@ -1,4 +1,4 @@
-"""How strongly each row alone would still pull at the weights."""
+"""Norm of the loss gradient of each row."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class GradientRow(TypedDict):
 
 
 def mean_norm(gradients: Sequence[Tensor | None], p: float = 2.0) -> float:
-    """Mean over tensors of ||g||_p, in float32; tensors that the loss does not reach are left out."""
+    """Mean over tensors of ||g||_p, in float32; tensors without a gradient are left out."""
     norms = [float(g.float().norm(p)) for g in gradients if g is not None]
     return math.fsum(norms) / len(norms)
 
 
 @contextmanager
-def asking(model: nn.Module) -> Iterator[list[nn.Parameter]]:
-    """Every floating-point parameter with its gradient switched on, frozen ones too; afterwards as it was."""
+def with_gradients(model: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """Yields every floating-point parameter with requires_grad on, frozen ones too; restores the flags on exit."""
     before = [(q, q.requires_grad) for q in model.parameters() if q.is_floating_point()]
     try:
         for q, _ in before:
@@ -52,10 +52,10 @@ def asking(model: nn.Module) -> Iterator[list[nn.Parameter]]:
 
 
 class Gradient(Probe):
-    """Size of the loss gradient, one row at a time. Nothing is accumulated: `.grad` is never touched."""
+    """Norm of the loss gradient, one row at a time. `.grad` is neither read nor written."""
 
     class Spec(plugin.Spec):
-        p: float = Field(2.0, gt=0, description="Which norm of each parameter's gradient.")
+        p: float = Field(2.0, gt=0, description="Order of the norm of each parameter's gradient.")
 
     card = Card(
         name="gradient", kind="probe",
@@ -64,20 +64,20 @@ class Gradient(Probe):
         formula="mean_W ||d L(x) / d W||_p, L = mean -log p over the answer and its end token",
         defaults="p = 2, batches of one, as published; dropout off",
         model_needs=frozenset({"logp", "weights"}),
-        deviations=("Frozen parameters count too, so that an adapter or a frozen copy of a model changes nothing "
-                    "about what is averaged; quantised ones, which have no gradient, do not.",),
+        deviations=("Frozen parameters count too, so that the average is over the same parameters with an adapter or "
+                    "in a frozen copy; quantised ones, which have no gradient, do not.",),
     )
     must_show = (
         Property("equals_a_hand_made_loop", {}, "backward(), norms and zeroing written out"),
         Property("asks_gradients_without_a_trace", {}, "weights, .grad, flags and mode are as before"),
-        Property("ignores_padding_and_order", {}, "one row at a time, whatever the company"),
+        Property("ignores_padding_and_order", {}, "one row at a time, independent of other rows"),
     )
 
     def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
                 progress: Progress | None = None, *, partner: Subject | None = None) -> list[Row]:
-        """Raises UsageError for a subject through which no gradient flows, such as a guard."""
-        found: list[Row] = []
-        with subject.evaluating(), torch.enable_grad(), asking(subject.model) as parameters:
+        """Raises UsageError for a subject without gradients, such as some guards."""
+        rows: list[Row] = []
+        with subject.evaluating(), torch.enable_grad(), with_gradients(subject.model) as parameters:
             for example in examples:
                 tokens = subject.encoder.encode(example)
                 if progress:
@@ -86,10 +86,10 @@ class Gradient(Probe):
                     continue
                 loss = -subject.answers(subject.collate([tokens])).logp_N.mean()
                 if not loss.requires_grad:
-                    raise UsageError("This model has no gradients to look at.", "Its answers do not come from "
-                                     "weights that can be differentiated.", "Leave out mia.grad_norm.")
+                    raise UsageError("This model has no gradients.", "Its answers are not differentiable "
+                                     "in its weights.", "Leave out mia.grad_norm.")
                 norm = mean_norm(torch.autograd.grad(loss, parameters, allow_unused=True), self.spec.p)
-                found.append(GradientRow(
+                rows.append(GradientRow(
                     id=example.id, entity=example.entity, group=example.group, form="answer",
                     norm=float(f"{norm:.7g}")))
-        return found
+        return rows

@@ -1,4 +1,4 @@
-"""Pooled hidden states of some blocks, for whoever compares representations."""
+"""Pooled hidden states of some blocks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def evenly(count: int, depth: int) -> list[int]:
 
 
 def pooling(batch: TokenBatch, pool: Pool) -> Callable[[Any], Tensor]:
-    """From what a block returned to one vector per row, float32, shape B D."""
+    """Function from a block's output to one vector per row, float32, shape B D."""
     weight_BT = torch.zeros(batch.ids_BT.shape)
     for b, row in enumerate(batch.rows):
         first, after = row.prompt - 1, row.prompt + row.answer - 1
@@ -48,21 +48,21 @@ class Hidden(Probe):
     """One vector per row and block: the mean over the positions that predict the answer, or one position."""
 
     class Spec(plugin.Spec):
-        layers: int = Field(8, ge=1, description="How many blocks at most, evenly spaced up to the last.")
+        layers: int = Field(8, ge=1, description="Maximum number of blocks, evenly spaced up to the last.")
         pool: Pool = Field("answer", description=(
             "answer: mean over the positions that predict the answer's tokens; prompt: the last token of the "
-            "prompt, before any of the answer is seen; last: the last token of the answer."))
+            "prompt, before the answer; last: the last token of the answer."))
 
     blocks_in = ()
 
     card = Card(
         name="hidden", kind="probe",
         summary="pooled hidden states after up to eight blocks",
-        paper="arXiv 2503.06991 (features compared); arXiv 2605.01699 (states that are probed)",
+        paper="arXiv 2503.06991 (features compared); arXiv 2605.01699 (states of linear probes)",
         formula="mean over t in answer of h_l[t - 1]",
         defaults="8 evenly spaced blocks, mean over the answer; 5 significant digits",
         model_needs=frozenset({"hidden"}),
-        deviations=("The vision study pools over the image before the head, the probe study takes the last token of "
+        deviations=("The vision study pools over the image before the head, the probe study uses the last token of "
                     "the text (pool=last).",),
         memory="rows of 8 x hidden size numbers: about 40 kB per example at width 512",
     )
@@ -75,14 +75,14 @@ class Hidden(Probe):
                 progress: Progress | None = None, *, partner: CausalLM | None = None) -> list[Row]:
         tokens = [subject.encoder.encode(e) for e in examples]
         usable, layers = answerable(tokens), evenly(self.spec.layers, len(subject.blocks))
-        found: dict[int, Row] = {}
+        rows: dict[int, Row] = {}
         with subject.evaluating():
             for chosen in subject.encoder.batches(tokens, usable):
                 batch = subject.collate([tokens[i] for i in chosen])
                 _, pooled = watch(subject, batch, pooling(batch, self.spec.pool), layers)
                 for i, states_LD in zip(chosen, torch.stack(pooled, 1).cpu(), strict=True):
-                    found[i] = {**heading(examples[i]), "pool": self.spec.pool, "layers": layers,
+                    rows[i] = {**heading(examples[i]), "pool": self.spec.pool, "layers": layers,
                                 "states": [rounded(state_D, 5) for state_D in states_LD]}
                 if progress:
                     progress(len(chosen))
-        return [found[i] for i in usable]
+        return [rows[i] for i in usable]

@@ -1,4 +1,4 @@
-"""Logit lens: what the model would answer if it stopped after each block."""
+"""Logit lens: log-prob of the answer when the output head reads the states after each block."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def lens(subject: CausalLM, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     batch = batch.to(subject.device)
     own, outputs = watch(subject, batch, lambda output: output)
     counted_N = text_mask(batch).float()
-    found = [_means(own, counted_N)]
-    for output in outputs[-2::-1]:  # the last block is what the model says itself
+    means = [_means(own, counted_N)]
+    for output in outputs[-2::-1]:  # after the last block it is the model's own output
         with substitute(subject, [*outputs[:-1], with_states(outputs[-1], states(output))]):
-            found.append(_means(subject.answers(batch), counted_N))
-    logp, share = zip(*found[::-1], strict=True)
+            means.append(_means(subject.answers(batch), counted_N))
+    logp, share = zip(*means[::-1], strict=True)
     return torch.stack(logp, 1), torch.stack(share, 1)
 
 
 def _means(answers: Answers, counted_N: Tensor) -> tuple[Tensor, Tensor]:
-    # A token ruled out has log-prob -inf, and -inf * 0 would be NaN at the end token.
+    # A token with probability 0 has log-prob -inf, and -inf * 0 would be NaN at the end token.
     logp_N = answers.logp_N.where(counted_N > 0, 0.0)
     hit_N = (answers.logits_NV.argmax(-1) == answers.batch.target_N) * counted_N
     total_B = per_row(counted_N, answers.batch)
@@ -49,9 +49,9 @@ class Lens(Probe):
         formula="logits_l = W_U norm_final(h_l), h_l = output of block l",
         defaults="every block; block outputs only; end token left out; 7 significant digits",
         model_needs=frozenset({"distribution", "hidden", "logp"}),
-        deviations=("Norm and head are not called by name: the model runs with its blocks' outputs given, so that "
-                    "adapters, guards and what a family does to its logits count at every layer.",
-                    "Attention and MLP outputs, which the attack also reads, are not asked."),
+        deviations=("Norm and head are not called by name: the model runs with replaced block outputs, so that "
+                    "adapters, guards and scaling of logits apply at every layer.",
+                    "Attention and MLP outputs, which the attack also reads, are not observed."),
     )
     must_show = (
         Property("ends_in_the_models_own_output", {}, "the last layer is the model itself"),
@@ -63,12 +63,12 @@ class Lens(Probe):
                 progress: Progress | None = None, *, partner: CausalLM | None = None) -> list[Row]:
         tokens = [subject.encoder.encode(e) for e in examples]
         usable = answerable(tokens)
-        found: dict[int, Row] = {}
+        rows: dict[int, Row] = {}
         with subject.evaluating():
             for chosen in subject.encoder.batches(tokens, usable):
                 logp_BL, share_BL = lens(subject, subject.collate([tokens[i] for i in chosen]))
                 for i, logp, share in zip(chosen, logp_BL, share_BL, strict=True):
-                    found[i] = {**heading(examples[i]), "lens": rounded(logp, 7), "share": rounded(share, 7)}
+                    rows[i] = {**heading(examples[i]), "lens": rounded(logp, 7), "share": rounded(share, 7)}
                 if progress:
                     progress(len(chosen))
-        return [found[i] for i in usable]
+        return [rows[i] for i in usable]

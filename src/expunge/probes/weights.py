@@ -1,4 +1,4 @@
-"""How far the weights have moved from the original's, part by part."""
+"""Distance of the weights from the original's, part by part."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from expunge.records.observation import Row
 from expunge.records.task import Example, Task
 
 
-def whole(subject: Subject) -> Subject:
-    """The subject with its adapter merged into a copy; itself where it has none."""
+def merged(subject: Subject) -> Subject:
+    """The subject with its adapter merged into a copy; the subject itself if it has none."""
     from peft import PeftModel
 
     if not isinstance(subject.model, PeftModel):
@@ -30,27 +30,27 @@ def distances(subject: Subject, original: Subject) -> dict[str, dict[str, float]
     """Per block, then embeddings, head and the rest: ||w - w0||, ||w0||, their ratio, number of weights.
 
     Raises:
-        UsageError: the two have other parameters.
+        UsageError: the parameters differ in name or shape.
     """
-    moved, base = whole(subject), whole(original)
-    weights, fixed = dict(moved.model.named_parameters()), dict(base.model.named_parameters())
+    changed, base = merged(subject), merged(original)
+    weights, fixed = dict(changed.model.named_parameters()), dict(base.model.named_parameters())
     shapes, others = ({n: p.shape for n, p in side.items()} for side in (weights, fixed))
     if shapes != others:
         odd = sorted(n for n in {**shapes, **others} if shapes.get(n) != others.get(n))
-        raise UsageError("The weights of the subject are not those of the original in other places.",
+        raise UsageError("The subject and the original do not have the same parameters.",
                          f"{len(odd)} parameters differ in name or shape; the first is {odd[0]}.")
     parts: dict[str, list[tuple[float, float, int]]] = {}
     for name, weight in weights.items():
         change = float((weight.double() - fixed[name].to(weight.device).double()).norm())
-        parts.setdefault(_part(moved, name, weight), []).append(
+        parts.setdefault(_part(changed, name, weight), []).append(
             (change, float(fixed[name].double().norm()), weight.numel()))
-    order = [*moved.blocks, "embeddings", "head", "other"]
-    found = {}
+    order = [*changed.blocks, "embeddings", "head", "other"]
+    by_part = {}
     for part in sorted(parts, key=order.index):
         change, norm = (sum(row[i] ** 2 for row in parts[part]) ** 0.5 for i in (0, 1))
-        found[part] = {"change": change, "norm": norm, "distance": change / norm if norm else float(change > 0),
+        by_part[part] = {"change": change, "norm": norm, "distance": change / norm if norm else float(change > 0),
                        "weights": sum(row[2] for row in parts[part])}
-    return found
+    return by_part
 
 
 def _part(subject: Subject, name: str, weight: Tensor) -> str:
@@ -64,9 +64,9 @@ def _part(subject: Subject, name: str, weight: Tensor) -> str:
 
 
 class Weights(Probe):
-    """One row per decoder block, embedding table and head; the examples are not looked at."""
+    """One row per decoder block, embedding table and head; the examples are not used."""
 
-    partnered = True
+    uses_original = True
     card = Card(
         name="weights", kind="probe",
         summary="relative distance of every block's weights from the original's",
@@ -75,7 +75,7 @@ class Weights(Probe):
         needs=frozenset({"original"}),
         model_needs=frozenset({"hidden", "weights"}),
         defaults="Frobenius norm in float64; adapters merged; a head tied to the embeddings counts there",
-        deviations=("Rows are about parts of the model, so they are asked of the forget split only and their ids "
+        deviations=("Rows are about parts of the model, so they are observed for the forget split only; their ids "
                     "are module names.",),
     )
     must_show = (
@@ -88,11 +88,11 @@ class Weights(Probe):
 
     def observe(self, subject: Subject, examples: Sequence[Example], task: Task,
                 progress: Progress | None = None, *, partner: Subject | None = None) -> list[Row]:
-        """Raises UsageError without an original, or with one built differently."""
+        """Raises UsageError without an original, or if its parameters differ."""
         with torch.no_grad():
-            found = distances(subject, self.need(partner))
+            by_part = distances(subject, self.require_original(partner))
         if progress:
             progress(1)
         return [{"id": part, "entity": "", "group": "", "form": "answer", "index": i, "weights": row["weights"],
                  **{key: float(f"{row[key]:.7g}") for key in ("change", "norm", "distance")}}
-                for i, (part, row) in enumerate(found.items())]
+                for i, (part, row) in enumerate(by_part.items())]

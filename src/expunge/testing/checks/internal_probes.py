@@ -27,7 +27,7 @@ from .probes import LONG
 
 def _ask(plugin: type[Probe], subject: CausalLM, examples: list[Example], partner: CausalLM | None = None,
          **options: Any) -> list[Row]:
-    beside = (partner or memoriser()) if plugin.partnered else None
+    beside = (partner or memoriser()) if plugin.uses_original else None
     return plugin(**options).observe(subject, examples, small_task(), partner=beside)
 
 
@@ -63,7 +63,7 @@ def internals_ignore_padding_and_order(plugin: type[Probe]) -> None:
         for one, single, turned in zip(together, alone, backwards, strict=True):
             _alike(one, single)
             _alike(one, turned)
-    if plugin.partnered and not plugin.alone:
+    if plugin.uses_original and not plugin.original_optional:
         with pytest.raises(UsageError, match="none was given"):
             plugin().observe(subject, examples, task)
 
@@ -204,12 +204,12 @@ def its_own_states_change_nothing(plugin: type[Probe]) -> None:
 @check
 def depth_matches_slow_twin(plugin: type[Probe]) -> None:
     """One row, one block, one plain hook that writes the source's states at the entity's positions."""
-    from expunge.probes.depth import entity
+    from expunge.probes.depth import fact_tokens
 
     source, target = moved(8), memoriser()
     example = next(r for r in small_task().forget if r.short_answer)
     tokens = source.encoder.encode(example)
-    span = entity(source.encoder, tokens, example.short_answer)
+    span = fact_tokens(source.encoder, tokens, example.short_answer)
     at = [tokens.prompt + t - 1 for t in span]
     ids = torch.tensor([tokens.ids])
     (row,) = _ask(plugin, source, [example], target)
@@ -240,7 +240,7 @@ def depth_matches_slow_twin(plugin: type[Probe]) -> None:
 @check
 def marks_the_entity(plugin: type[Probe]) -> None:
     """The tokens marked spell the short answer and little more; without one, the whole answer is meant."""
-    from expunge.probes.depth import entity
+    from expunge.probes.depth import fact_tokens
 
     tokens = memoriser().encoder
     facts = [r for r in small_task().forget if r.short_answer]
@@ -248,13 +248,13 @@ def marks_the_entity(plugin: type[Probe]) -> None:
     for example in facts:
         row = tokens.encode(example)
         ids = row.ids[row.prompt: row.prompt + row.answer]
-        span = entity(tokens, row, example.short_answer)
+        span = fact_tokens(tokens, row, example.short_answer)
         said = tokens.processor.decode([ids[t] for t in span])
         assert example.short_answer in said
         assert example.short_answer not in tokens.processor.decode([ids[t] for t in span][1:])
         assert example.short_answer not in tokens.processor.decode([ids[t] for t in span][:-1])
-        assert entity(tokens, row, "") == entity(tokens, row, "not there") == range(row.answer)
-    assert entity(tokens, replace(row, answer=0), "x") == range(0)
+        assert fact_tokens(tokens, row, "") == fact_tokens(tokens, row, "not there") == range(row.answer)
+    assert fact_tokens(tokens, replace(row, answer=0), "x") == range(0)
 
 
 @check
