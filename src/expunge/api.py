@@ -21,7 +21,7 @@ from expunge.console import Reporter
 from expunge.data.tasks import load_task
 from expunge.data.text_encoder import TextEncoder
 from expunge.errors import ExpungeError, MissingError, PreflightError, UsageError
-from expunge.exact.deletion import taught
+from expunge.exact.deletion import trained_on_task
 from expunge.methods.base import Exact
 from expunge.methods.plan import Plan, preflight
 from expunge.methods.recipe import Stage, exact_stage, parse, training_stage
@@ -103,7 +103,7 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, method: str |
     rows = [subject.encoder.encode(r) for r in chosen]
     problems: list[ExpungeError] = [*subject.encoder.check(rows, subject.model.config, "training")]
     if isinstance(stage.wrap, Exact):
-        problems += [*stage.wrap.unfit(subject, chosen), *taught(model, task)]
+        problems += [*stage.wrap.unfit(subject, chosen), *trained_on_task(model, task)]
     if problems:
         raise PreflightError(problems)
     if cut := sum(r.truncated for r in rows):

@@ -1,1 +1,1 @@
-"""Exact unlearning: training such that a deletion can be proved. One file each; found by the registry."""
+"""Exact unlearning: training after which a deletion can be proved. One file per method, found by the registry."""

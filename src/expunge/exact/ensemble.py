@@ -1,7 +1,7 @@
-"""One frozen base under the adapters of all shards, as a causal LM that transformers can save and load.
+"""A causal LM of one frozen base and the adapters of all shards, which transformers can save and load.
 
-The shards run together: a batch is repeated once per shard, shard after shard, so that one forward pass
-and one key-value cache serve all of them.
+The shards run together: a batch is repeated once per shard along the batch axis, so that one forward pass
+and one key-value cache serve all shards.
 
 Legend: S shards, B rows, T length, V vocabulary, D hidden size, R rank, I and O a layer's inputs and outputs.
 """
@@ -24,9 +24,9 @@ DOWN, UP = "down_SRI", "up_SOR"
 
 
 def average(logits_SBTV: Tensor, how: Average) -> Tensor:
-    """One prediction of all shards, shape B T V, float32: logits, up to a constant per position.
+    """Combined logits of all shards, shape B T V, float32, up to a constant per position.
 
-    "logprob" is the mean of log-probs, which the mean of logits is up to a constant; "posterior" is the
+    "logprob" is the mean of log-probs (the mean of logits up to a constant); "posterior" is the
     log of the mean probability.
     """
     logits_SBTV = logits_SBTV.float()
@@ -36,14 +36,14 @@ def average(logits_SBTV: Tensor, how: Average) -> Tensor:
 
 
 class SisaConfig(PreTrainedConfig):
-    """The base's config, and what sits on it."""
+    """The base's config and the options of the adapters."""
 
     model_type = "expunge_sisa"
 
     def __init__(self, text_config: dict[str, Any] | PreTrainedConfig | None = None, shards: int = 1, rank: int = 8,
                  scale: float = 2.0, targets: list[str] | None = None, average: Average = "logprob",
                  **options: Any) -> None:
-        """As saved; `scale` is alpha / rank, `targets` are the modules of the base that carry adapters."""
+        """`scale` is alpha / rank; `targets` are the modules of the base with adapters."""
         self.text_config: Any = AutoConfig.for_model(**text_config) if isinstance(text_config, dict) else text_config
         self.shards, self.rank, self.scale, self.average = shards, rank, scale, average
         self.targets = targets or []
@@ -63,7 +63,7 @@ class SisaConfig(PreTrainedConfig):
 
 
 class ShardLinear(nn.Module):
-    """A frozen layer plus every shard's low-rank update, each on its own part of the stacked batch."""
+    """A frozen layer plus every shard's low-rank update, each on its own part of the repeated batch."""
 
     def __init__(self, linear: Any, shards: int, rank: int, scale: float) -> None:
         super().__init__()
@@ -75,16 +75,16 @@ class ShardLinear(nn.Module):
         self.up_SOR = nn.Parameter(torch.zeros(shards, outputs, rank, **like), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.linear(x)
+        output: Tensor = self.linear(x)
         parts = x.reshape(self.shards, -1, x.shape[-1])
         change = parts @ self.down_SRI.mT @ self.up_SOR.mT * self.scale
-        return found + change.reshape(found.shape)
+        return output + change.reshape(output.shape)
 
 
 class ShardHead(nn.Linear):
-    """The base's output layer, which lets the hidden states of all shards be picked together.
+    """The base's output layer, with one module through which the hidden states of all shards pass together.
 
-    `picked` sees them side by side, shape B T S*D, before any is turned into logits.
+    `picked` receives them concatenated, shape B T S*D, before the output layer is applied.
     """
 
     shards: int
@@ -97,14 +97,14 @@ class ShardHead(nn.Linear):
 
 
 class SisaForCausalLM(PreTrainedModel, GenerationMixin):
-    """Predicts what its shards predict on average."""
+    """Predicts the average of its shards' predictions."""
 
     config_class = SisaConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
     archive: Callable[[Any, Path], None] | None = None
-    """Writes the ledger and the checkpoints into a folder the model was saved to."""
+    """Writes the ledger and the checkpoints into the folder that the model is saved to."""
 
     def __init__(self, config: SisaConfig, base: Any = None) -> None:
         super().__init__(config)
@@ -119,14 +119,14 @@ class SisaForCausalLM(PreTrainedModel, GenerationMixin):
             self.base.set_output_embeddings(stacked)
         if base is not None:
             self.generation_config = base.generation_config
-            for module in self.modules():  # else the initialisation below would draw weights anew
+            for module in self.modules():  # else `post_init` would initialise the weights again
                 module._is_hf_initialized = True
         self.post_init()
 
     def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
                 position_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, labels: Tensor | None = None,
                 logits_to_keep: int | Tensor = 0, **options: Any) -> CausalLMOutputWithPast:
-        """As any causal LM; logits are float32."""
+        """The forward pass of a causal LM; logits are float32."""
         shards = self.config.shards
         rows = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids,
                 "inputs_embeds": inputs_embeds}
@@ -142,11 +142,11 @@ class SisaForCausalLM(PreTrainedModel, GenerationMixin):
         return self.base.get_input_embeddings()
 
     def get_output_embeddings(self) -> nn.Module | None:
-        """Where hidden states can be picked before they become logits; None where the base has no plain head."""
+        """The module that the final hidden states pass through; None if the base has no plain output layer."""
         return getattr(self.base.get_output_embeddings(), "picked", None)
 
     def _reorder_cache(self, past_key_values: Any, beam_idx: Tensor) -> Any:
-        """Beams change places within every shard."""
+        """Reorders the beams within every shard."""
         past_key_values.reorder_cache(torch.cat([beam_idx + k * len(beam_idx) for k in range(self.config.shards)]))
         return past_key_values
 
@@ -156,7 +156,7 @@ class SisaForCausalLM(PreTrainedModel, GenerationMixin):
             self.archive(self, Path(save_directory))
 
     def unwrap(self) -> Any:
-        """The base alone, as it was; this model is of no use afterwards."""
+        """The base without adapters; this model must not be used afterwards."""
         for name in self.config.targets:
             self.base.set_submodule(name, self.base.get_submodule(name).linear)
         head = self.base.get_output_embeddings()
@@ -165,20 +165,20 @@ class SisaForCausalLM(PreTrainedModel, GenerationMixin):
         return self.base
 
     def shard(self, number: int) -> dict[str, Tensor]:
-        """The adapter of one shard, as `assemble` takes it."""
-        return {f"{name}.{half}": getattr(self.base.get_submodule(name), half)[number]
-                for name in self.config.targets for half in (DOWN, UP)}
+        """The adapter of one shard, in the form that `assemble` takes."""
+        return {f"{name}.{factor}": getattr(self.base.get_submodule(name), factor)[number]
+                for name in self.config.targets for factor in (DOWN, UP)}
 
 
 def _with_weights_of(linear: nn.Linear, kind: type[Any]) -> Any:
-    """The same output layer as another class."""
-    made = kind(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-    made.weight, made.bias = linear.weight, linear.bias
-    return made
+    """An output layer of another class with the same weights."""
+    layer = kind(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+    layer.weight, layer.bias = linear.weight, linear.bias
+    return layer
 
 
 def assemble(base: Any, adapters: Sequence[Mapping[str, Tensor]], *, scale: float, average: Average) -> SisaForCausalLM:
-    """An ensemble around `base`, which it takes over.
+    """An ensemble around `base`, whose modules it modifies.
 
     Args:
         adapters: per shard, "module.down_SRI" of shape R I and "module.up_SOR" of shape O R for every target.

@@ -1,4 +1,4 @@
-"""SISA: sharded, sliced training, so that deleting a row retrains only what the row touched, exactly."""
+"""SISA: sharded, sliced training, so that deleting a row exactly retrains only the stages that saw it."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ class Sisa(Exact):
     """Per-shard adapters on one frozen base, and a checkpoint after every slice."""
 
     class Spec(plugin.Spec):
-        shards: int = Field(3, ge=1, description="Parts of the data that never meet; each trains an adapter.")
-        slices: int = Field(2, ge=1, description="Parts of a shard, learned one after the other.")
+        shards: int = Field(3, ge=1, description="Disjoint parts of the data; each trains its own adapter.")
+        slices: int = Field(2, ge=1, description="Parts of a shard, added to training one after the other.")
         rank: int = Field(8, ge=1, description="Rank of each adapter.")
         alpha: float | None = Field(None, gt=0, description="Scaling numerator; twice the rank when left out.")
         targets: str | list[str] = Field("all-linear", description='Modules with an adapter, or "all-linear".')
-        dropout: float = Field(0.0, ge=0, lt=1, description="On the adapter's input.")
+        dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
         lr: float = Field(2e-4, gt=0, le=1e30, description="Peak learning rate of every stage.")
-        average: Average = Field("logprob", description="What shards agree on: the mean of their log-probs, or "
-                                                        "of their probabilities (posterior).")
-        batches: int | None = Field(None, ge=1, description="Per slice and epoch; from the number of rows when left "
-                                                            "out. A model trained again from nothing needs the same.")
+        average: Average = Field("logprob", description="How shards are combined: mean of log-probs, or mean of "
+                                                        "probabilities (posterior).")
+        batches: int | None = Field(None, ge=1, description="Batches per slice and epoch; from the number of rows if "
+                                                            "left out. Retraining from scratch needs the same value.")
 
     card = Card(
         name="sisa", kind="exact",
-        summary="train in shards and slices, so that a deletion retrains only what the row touched",
+        summary="train in shards and slices, so that a deletion retrains only the stages that saw the row",
         paper="Bourtoule et al. 2021, Machine Unlearning (arXiv 1912.03817); adapters as in S3T (arXiv 2406.16257)",
         formula="p = mean over shards k of p_k; delete x in (k, r): go back to checkpoint (k, r-1), train on",
         defaults="3 shards (FairSISA takes 1, 3 or 5) and 2 slices; learning rate of S3T's vision runs; AdamW "
-                 "without decay, with a warm-up and a curve in every stage; a deletion takes all settings from "
-                 "the ledger, whatever `expunge forget` is told about length, rate, batches and seed",
+                 "without decay, with a warm-up and a schedule in every stage; a deletion takes all settings from "
+                 "the ledger and ignores length, rate, batches and seed of `expunge forget`",
         model_needs=frozenset({"distribution", "logp", "weights"}),
-        deviations=("each shard trains a low-rank adapter on a frozen base that all share; neither the base nor its "
+        deviations=("each shard trains a low-rank adapter on one shared frozen base; neither the base nor its "
                     "tokenizer may have seen the rows, which is declared and not proven",
                     "log-probs are averaged; the paper votes, or averages posteriors (average='posterior')",
-                    "a row's shard, slice and batches are hashes of its id, so sizes vary about their mean",
-                    "exact bit for bit on one machine with one set of versions",
-                    "the number of batches an epoch has was taken from the number of rows, deleted ones among them"),
-        memory="one adapter per shard; every batch is run once per shard, side by side",
+                    "a row's shard, slice and batches are hashes of its id, so their sizes vary around the mean",
+                    "bit-exact on one machine with fixed library versions",
+                    "the number of batches per epoch depends on the number of rows, deleted ones included"),
+        memory="one adapter per shard; every batch runs once per shard, in parallel",
     )
     space = {"shards": ("choice", 1, 3, 5), "slices": ("choice", 1, 2, 4), "rank": ("choice", 4, 8, 16),
              "lr": ("log", 5e-5, 2e-3)}
@@ -70,40 +70,40 @@ class Sisa(Exact):
     )
 
     def unfit(self, subject: CausalLM, rows: Sequence[Example]) -> list[ExpungeError]:
-        found: list[ExpungeError] = []
+        problems: list[ExpungeError] = []
         if str(getattr(subject.model.config, "model_type", "")).startswith(OWN):
-            found.append(UsageError("sisa trains on a plain model, and this one is wrapped already.",
-                                    fix="Name the base it was made from."))
+            problems.append(UsageError("sisa trains on a plain model, and this one is wrapped by a method.",
+                                       fix="Name the base it was made from."))
         if (Path(resolve(subject.path)) / "adapter_config.json").exists():
-            found.append(UsageError("sisa needs a whole model as its base, and this is an adapter.",
-                                    "Whatever the adapter learned could not be taken back.",
-                                    "Name its base, or merge the two and save the result."))
+            problems.append(UsageError("sisa needs a whole model as its base, and this is an adapter.",
+                                       "What the adapter learned could not be deleted.",
+                                       "Name its base, or merge the two and save the result."))
         inside = {n.rpartition(".")[2] for n, _ in subject.model.named_modules() if "experts" in n}
         if inside and (self.spec.targets == "all-linear" or inside & set(self.spec.targets)):
-            found.append(UsageError("sisa cannot put adapters on experts.",
-                                    "They see tokens of all shards in an order of their own.",
-                                    "Name other modules, such as sisa(targets=['q_proj', 'v_proj'])."))
+            problems.append(UsageError("sisa cannot put adapters on experts.",
+                                       "They process tokens of all shards in an order set by the router.",
+                                       "Name other modules, such as sisa(targets=['q_proj', 'v_proj'])."))
         if len({row.id for row in rows}) < len(rows):
-            found.append(DataError("Two rows have one id, so the ledger could not tell them apart."))
-        return found
+            problems.append(DataError("Two rows have the same id, so the ledger cannot distinguish them."))
+        return problems
 
     def train(self, subject: CausalLM, rows: Sequence[Example], work: Work) -> tuple[CausalLM, dict[str, Any]]:
         for problem in self.unfit(subject, rows):
             raise problem
         spec, tokens = self.spec, subject.encoder
-        each = spec.shards * spec.slices * work.batch_size * work.accumulate
+        rows_per_step = spec.shards * spec.slices * work.batch_size * work.accumulate
         plan = Plan(
             **spec.model_dump(include={"shards", "slices", "rank", "dropout", "targets", "lr", "average"}),
             alpha=spec.alpha or 2.0 * spec.rank, epochs=work.epochs or 1.0, steps=work.steps,
-            batches=spec.batches or math.ceil(len(rows) / each), batch_size=work.batch_size, seed=work.seed,
+            batches=spec.batches or math.ceil(len(rows) / rows_per_step), batch_size=work.batch_size, seed=work.seed,
             template=None if tokens.chat else tokens.template, max_length=tokens.max_length)
         places = {}
         for row in rows:
             shard, slice_ = place(row.id, plan.shards, plan.slices, plan.seed)
             places[row.id] = Place(shard=shard, slice=slice_, content=content(row))
         start = Ledger(plan=plan, base=checksum(subject.model.state_dict()), rows=places, checkpoints={}, served="")
-        every = {k: 0 for k in range(plan.shards)}
-        model, ledger = carry_out(subject, start, {row.id: row for row in rows}, every, work)
+        first_slices = {k: 0 for k in range(plan.shards)}
+        model, ledger = carry_out(subject, start, {row.id: row for row in rows}, first_slices, work)
         return model, {"plan": plan.to_json(), "base": ledger.base,
                        "base_and_tokenizer": "declared free of the rows, not proven",
                        "rows": {n: len(c.saw) for n, c in ledger.checkpoints.items()},
@@ -117,20 +117,20 @@ class Sisa(Exact):
         return []
 
     def build(self, subject: CausalLM, task: Task, work: Work) -> tuple[CausalLM, dict[str, Any]]:
-        asked, folder = self._deletion(subject.path, task), Path(resolve(subject.path))
-        if checksum(subject.model.state_dict()) != asked.before.served:
+        deletion, folder = self._deletion(subject.path, task), Path(resolve(subject.path))
+        if checksum(subject.model.state_dict()) != deletion.before.served:
             raise UsageError("The weights are not those that the model's ledger describes.",
-                             "Another stage or program changed them, so no deletion could be shown.",
+                             "Another stage or program changed them, so a deletion could not be proved.",
                              "Start from the model as it was trained.")
-        if not asked.deleted:
-            subject.model.archive = partial(archive, asked.before, folder / STORE)
-            return subject, asked.figures(asked.before)
+        if not deletion.deleted:
+            subject.model.archive = partial(archive, deletion.before, folder / STORE)
+            return subject, deletion.figures(deletion.before)
         base = subject.around(subject.model.unwrap())
-        if checksum(base.model.state_dict()) != asked.before.base:
+        if checksum(base.model.state_dict()) != deletion.before.base:
             raise DataError("The base is not the one the shards were trained on.")
-        found, after = carry_out(base, asked.after, asked.texts, asked.first, work, folder / STORE)
-        return found, asked.figures(after)
+        model, after = carry_out(base, deletion.after, deletion.texts, deletion.first, work, folder / STORE)
+        return model, deletion.figures(after)
 
     def _deletion(self, path: str, task: Task) -> Deletion:
-        asked = {name: getattr(self.spec, name) for name in self.spec.model_fields_set}
-        return deletion_of(Path(resolve(path)), task, {n: v for n, v in asked.items() if v is not None})
+        options = {name: getattr(self.spec, name) for name in self.spec.model_fields_set}
+        return deletion_of(Path(resolve(path)), task, {n: v for n, v in options.items() if v is not None})

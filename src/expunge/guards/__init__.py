@@ -1,1 +1,1 @@
-"""Guards: subjects that forget at inference, their weights untouched. One file each; found by the registry."""
+"""Guards: methods that change outputs at inference and leave the weights. One file each, found by the registry."""

@@ -1,4 +1,4 @@
-"""A low-rank adapter beside a frozen layer, in two modules: the part that is owned, and where it is put."""
+"""A low-rank adapter (LoRA) and the module that adds it to a frozen layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Adapter(nn.Module):
     """x -> (alpha / rank) * B A dropout(x), in the precision of its own weights; no change at the start (B = 0).
 
     Args:
-        inputs, outputs: sizes of the layer it stands beside.
+        inputs, outputs: sizes of the layer it is added to.
     """
 
     def __init__(self, inputs: int, outputs: int, rank: int, alpha: float, dropout: float) -> None:
@@ -24,19 +24,19 @@ class Adapter(nn.Module):
 
     @torch.no_grad()
     def start(self, generator: torch.Generator) -> None:
-        """The usual beginning: A uniform within 1 / sqrt(inputs), B zero."""
+        """Initialise as usual: A uniform within 1 / sqrt(inputs), B zero."""
         bound = 1 / math.sqrt(self.down.in_features)
-        fresh = torch.rand(self.down.weight.shape, generator=generator) * 2 * bound - bound
-        self.down.weight.copy_(fresh)
+        initial = torch.rand(self.down.weight.shape, generator=generator) * 2 * bound - bound
+        self.down.weight.copy_(initial)
         self.up.weight.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.up(self.down(self.dropout(x.to(self.down.weight.dtype)))) * self.scale
-        return found
+        change: Tensor = self.up(self.down(self.dropout(x.to(self.down.weight.dtype)))) * self.scale
+        return change
 
 
 class Adapted(nn.Module):
-    """A layer and the adapter beside it, in the layer's place."""
+    """A frozen layer plus its adapter; replaces the layer in its model."""
 
     def __init__(self, base: nn.Module, adapter: Adapter) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """The guarded model of `uld`: a target, and an assistant that is a view of the target with adapters.
 
-The assistant is the target's first blocks, its final norm and its head, so it owns nothing but its adapters:
-the frozen weights are the target's own, in memory and on disk. Importing this module makes the class known
-to transformers (`AutoModelForCausalLM`).
+The assistant is the target's first blocks, its final norm and its head, so only its adapters are new:
+the frozen weights are shared with the target, in memory and on disk. Importing this module registers the class
+with transformers (`AutoModelForCausalLM`).
 
 Legend: B rows, T padded length, V vocabulary.
 """
@@ -34,14 +34,14 @@ from expunge.models.language import CausalLM
 from expunge.models.load import OWN
 
 RULED_OUT = -1e3
-"""Logit of a filtered token in decoding."""
+"""Logit of a filtered token during decoding."""
 
 
 def candidates(target_V: Tensor, share: float) -> Tensor:
-    """Which tokens the target itself takes seriously, as a bool tensor of the same shape.
+    """Mask of the tokens that the target finds plausible, same shape as its logits.
 
-    Those at least as likely as min(the floor(share * V)-th likeliest, share * the likeliest), so that a
-    subtraction cannot lift a token that nobody would have said (arXiv 2406.08607, after contrastive decoding).
+    Those at least as likely as min(the floor(share * V)-th likeliest, share * the likeliest), so that the
+    subtraction cannot raise an implausible token (arXiv 2406.08607, after contrastive decoding).
     """
     logp_V = torch.log_softmax(target_V.float(), dim=-1)
     count = max(int(share * logp_V.shape[-1]), 1)
@@ -52,25 +52,25 @@ def candidates(target_V: Tensor, share: float) -> Tensor:
 def subtract(target_V: Tensor, assistant_V: Tensor, weight: float, share: float, *, generating: bool = False) -> Tensor:
     """target - weight * assistant on the candidates, in the target's precision.
 
-    The assistant's logits are centred first: softmax does not see it, but a flat assistant then says 0, which is
-    what filtered tokens are given too. Where `generating`, filtered tokens are ruled out instead.
+    The assistant's logits are centred first: softmax is invariant to it, and a uniform assistant then subtracts 0,
+    as on filtered tokens. With `generating`, filtered tokens get the logit RULED_OUT instead.
     """
     centred_V = assistant_V.float() - assistant_V.float().mean(-1, keepdim=True)
     kept_V = candidates(target_V, share)
-    found_V = target_V - weight * centred_V.where(kept_V, 0.0)
+    logits_V = target_V - weight * centred_V.where(kept_V, 0.0)
     if generating:
-        found_V = found_V.masked_fill(~kept_V, RULED_OUT)
-    return found_V.to(target_V.dtype)
+        logits_V = logits_V.masked_fill(~kept_V, RULED_OUT)
+    return logits_V.to(target_V.dtype)
 
 
 class ULDConfig(PretrainedConfig):
     """The target's config and the options of the guard.
 
     Args:
-        text_config: the target's; transformers looks under this name for what decoding needs.
-        weight, filter: of `subtract`, its weight and share.
-        blocks: how many of the target's blocks the assistant has.
-        rank, alpha, dropout: of its adapters.
+        text_config: config of the target; transformers reads decoding settings under this name.
+        weight, filter: weight and share of `subtract`.
+        blocks: number of the target's blocks that the assistant uses.
+        rank, alpha, dropout: options of its adapters.
     """
 
     model_type = OWN + "uld"
@@ -110,7 +110,7 @@ def _on_both(name: str) -> Callable[..., None]:
 
 
 class PairedCache(DynamicCache):
-    """Keys and values of the target, and beside them those of the assistant."""
+    """Key-value caches of the target and of the assistant."""
 
     def __init__(self, target: Any, assistant: Any) -> None:
         super().__init__(config=target)
@@ -121,29 +121,29 @@ class PairedCache(DynamicCache):
 
 
 class ULDForCausalLM(PreTrainedModel, GenerationMixin):
-    """Target logits minus a share of the assistant's, for scoring and for decoding."""
+    """Target logits minus weighted assistant logits, for scoring and for decoding."""
 
     config_class = ULDConfig
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
     main_input_name = "input_ids"
 
     decodes_as_it_scores = False
-    """Filtered tokens keep a logit when they are scored, and have none when words are chosen."""
+    """Filtered tokens keep the target's logit in scoring and are excluded in decoding."""
 
     def __init__(self, config: ULDConfig) -> None:
         super().__init__(config)
         self.target = AutoModelForCausalLM.from_config(config.text_config)
         self.adapters = nn.ModuleDict(adapters_for(self.target, config))
-        self._view: list[nn.Module] = []  # in a list, or its modules would count as ours
+        self._view: list[nn.Module] = []  # in a list, so that its modules are not registered as submodules
         self.post_init()
 
     @classmethod
     def around(cls, target: Any, config: ULDConfig, generator: torch.Generator) -> ULDForCausalLM:
-        """Guard a model that is there already: nothing of it is copied.
+        """Guard an existing model without copying its weights.
 
-        Adapters are in float32 whatever the target is in, since they are there to be trained.
+        Adapters are in float32 for any dtype of the target, because they are trained.
         """
-        with torch.device("meta"):  # else weights would be made and thrown away
+        with torch.device("meta"):  # else weights would be allocated and discarded
             model = cls(config)
         model.target = target
         model.adapters.to_empty(device=target.device).float()
@@ -154,13 +154,13 @@ class ULDForCausalLM(PreTrainedModel, GenerationMixin):
 
     @property
     def assistant(self) -> Any:
-        """The target's first blocks with adapters, as a causal language model of its own."""
+        """The target's first blocks with adapters, as a causal language model."""
         if not self._view:
             self._view.append(view_of(self.target, self.config.blocks, self.adapters).train(self.training))
         return self._view[0]
 
     def _apply(self, *args: Any, **options: Any) -> Any:
-        self._view.clear()  # its buffers are copies, which would stay where they are
+        self._view.clear()  # its buffers are copies, which `_apply` would not reach
         return super()._apply(*args, **options)
 
     def train(self, mode: bool = True) -> Any:
@@ -169,50 +169,50 @@ class ULDForCausalLM(PreTrainedModel, GenerationMixin):
         return super().train(mode)
 
     def get_input_embeddings(self) -> Any:
-        """The target's, which is the very module the assistant uses: a hook on it sees both look up."""
+        """The target's embeddings, a module that the assistant shares: a hook on it applies to both."""
         return self.target.get_input_embeddings()
 
     def get_output_embeddings(self) -> Any:
-        """The target's head, which is the very module the assistant uses: a hook on it sees both."""
+        """The target's head, a module that the assistant shares: a hook on it applies to both."""
         return self.target.get_output_embeddings()
 
     def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
                 position_ids: Tensor | None = None, past_key_values: Any = None, use_cache: bool | None = None,
                 labels: Tensor | None = None, generating: bool = False, return_dict: bool | None = None,
                 **kwargs: Any) -> Any:
-        """What any causal language model of transformers takes and returns.
+        """The forward pass of a causal language model of transformers.
 
-        `generating` rules out filtered tokens, where scoring leaves them the target's logit.
+        With `generating`, filtered tokens are excluded; in scoring they keep the target's logit.
         """
         use_cache = not self.training if use_cache is None else use_cache
         cache = self.cache() if use_cache and past_key_values is None else past_key_values
         if cache is not None and not isinstance(cache, PairedCache):
             raise UsageError(f"A guarded model cannot decode with a {type(cache).__name__}.",
-                             "Target and assistant each need keys and values of their own.",
-                             "Leave past_key_values out, or pass what model.cache() gives.")
+                             "Target and assistant each need their own keys and values.",
+                             "Leave past_key_values out, or pass model.cache().")
         inputs = kwargs | {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": use_cache}
         if position_ids is not None and "position_ids" in inspect.signature(self.target.forward).parameters:
             inputs["position_ids"] = position_ids
-        found = self.target(**inputs, past_key_values=cache, return_dict=True)
-        logits = found.logits
+        output = self.target(**inputs, past_key_values=cache, return_dict=True)
+        logits = output.logits
         if self.config.weight:
             other = self.assistant(**inputs, past_key_values=None if cache is None else cache.assistant,
                                    return_dict=True).logits
             logits = subtract(logits, other, self.config.weight, self.config.filter, generating=generating)
         loss = None if labels is None else self.loss_function(logits, labels, vocab_size=logits.shape[-1])
         out = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache,
-                                     hidden_states=found.get("hidden_states"), attentions=found.get("attentions"))
+                                     hidden_states=output.get("hidden_states"), attentions=output.get("attentions"))
         return out.to_tuple() if return_dict is False else out
 
     def cache(self) -> PairedCache:
         """An empty cache for decoding."""
         return PairedCache(self.target.config, self.assistant.config)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:  # looked up by name
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:  # by transformers
         return dict(self.target.prepare_inputs_for_generation(input_ids, **kwargs)) | {"generating": True}
 
     def generate(self, *args: Any, **options: Any) -> Any:
-        """As transformers decodes; the cache is ours unless caching is off."""
+        """Decoding of transformers with a PairedCache, unless caching is off."""
         settings = options.get("generation_config") or self.generation_config
         cached = options.get("use_cache", settings.use_cache) is not False
         if cached and options.get("past_key_values") is None:
@@ -224,16 +224,16 @@ def linear_layers(target: Any, blocks: int) -> dict[str, tuple[int, int]]:
     """Every linear layer of the first blocks by name, with its input and output size."""
     names = list(CausalLM(target, cast(Any, None)).blocks)
     inside = tuple(f"{name}." for name in names[:blocks])
-    found = {}
+    sizes_of = {}
     for name, module in target.named_modules():
         if name.startswith(inside) and isinstance(module, nn.Linear | Conv1D):
             sizes = tuple(module.weight.shape)  # Linear stores (out, in), Conv1D (in, out)
-            found[name] = sizes if isinstance(module, Conv1D) else sizes[::-1]
-    return found
+            sizes_of[name] = sizes if isinstance(module, Conv1D) else sizes[::-1]
+    return sizes_of
 
 
 def adapters_for(target: Any, config: ULDConfig) -> dict[str, Adapter]:
-    """One adapter per linear layer; a module's name may hold no dots, so they become dashes."""
+    """One adapter per linear layer; dots become dashes, since a module name must not contain dots."""
     return {name.replace(".", "-"): Adapter(*sizes, config.rank, config.alpha, config.dropout)
             for name, sizes in linear_layers(target, config.blocks).items()}
 
@@ -241,19 +241,19 @@ def adapters_for(target: Any, config: ULDConfig) -> dict[str, Adapter]:
 def view_of(target: Any, blocks: int, adapters: nn.ModuleDict) -> Any:
     """The first blocks of `target`, its final norm, embeddings and head.
 
-    Every weight is the target's own, and so are the modules of embeddings and head: whoever changes what a token
-    looks like, or what is read off at the end, means the whole guarded model. Blocks are copied.
+    All weights are shared with the target, and so are the modules of embeddings and head, so that a hook on one of
+    these applies to the whole guarded model. The other modules are copied.
     """
     ends = [end for end in (target.get_input_embeddings(), target.get_output_embeddings()) if end is not None]
     shared = [*target.parameters(), *ends]
-    view = copy.deepcopy(target, {id(thing): thing for thing in shared})
+    view = copy.deepcopy(target, {id(item): item for item in shared})
     names = list(CausalLM(view, cast(Any, None)).blocks)
     del view.get_submodule(names[0].rpartition(".")[0])[blocks:]
     view.config.num_hidden_layers = blocks
     if getattr(view.config, "layer_types", None):
         view.config.layer_types = view.config.layer_types[:blocks]
     for module in view.modules():
-        if module not in ends:  # hooks on the target's blocks at this moment are not meant for a copy
+        if module not in ends:  # hooks on the target's blocks must not run on the copies
             module._forward_hooks.clear()
             module._forward_pre_hooks.clear()
     for key, adapter in adapters.items():

@@ -1,4 +1,4 @@
-"""ULD: an assistant that knows only what is to be forgotten, subtracted from the model at inference."""
+"""ULD: subtract the logits of an assistant that knows only the forget rows at inference."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from expunge.seeding import derive
 
 
 class ULD(Guard):
-    """Train a small assistant to recite the forget rows and nothing else; subtract its logits at inference."""
+    """Train a small assistant on the forget rows and to be uniform elsewhere; subtract its logits at inference."""
 
     class Spec(plugin.Spec):
-        weight: float = Field(0.8, ge=0, description="How much of the assistant is subtracted; 0 is the target itself.")
-        filter: float = Field(0.01, gt=0, le=1, description="TextEncoder less likely than this share of the likeliest, "
-                                                            "and not among this share of V, are left alone.")
+        weight: float = Field(0.8, ge=0, description="Factor of the assistant's logits; 0 gives the target itself.")
+        filter: float = Field(0.01, gt=0, le=1, description="Tokens less likely than this share of the likeliest and "
+                                                            "outside the top share of V are left unchanged.")
         layers: int | None = Field(None, ge=1, description="Blocks of the assistant; a quarter of the target's "
-                                                           "when left out.")
+                                                           "if left out.")
         rank: int = Field(32, ge=1, description="Rank of its adapters.")
         alpha: float = Field(32.0, gt=0, description="Scaling numerator of its adapters.")
-        dropout: float = Field(0.05, ge=0, lt=1, description="On the input of its adapters.")
+        dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the input of its adapters.")
         lr: float = Field(1e-3, gt=0, le=1e30, description="Peak learning rate of the assistant.")
-        uniform: float = Field(5.0, ge=0, description="Weight of the term that keeps it flat on everything else.")
+        uniform: float = Field(5.0, ge=0, description="Weight of the term that keeps it uniform on retain rows.")
         batch: int = Field(32, ge=1, description="Rows of each side per step, in micro-batches of --batch-size.")
-        paraphrases: int = Field(2, ge=0, description="Paraphrases of each forget row to recite, where rows have them.")
-        wrong_answers: int = Field(2, ge=0, description="Wrong answers of each forget row to be flat on, likewise.")
-        retain_rows: int = Field(400, ge=1, description="Retain rows used, drawn at random.")
+        paraphrases: int = Field(2, ge=0, description="Paraphrases per forget row to train on, if rows have them.")
+        wrong_answers: int = Field(2, ge=0, description="Wrong answers per forget row to be uniform on, likewise.")
+        retain_rows: int = Field(400, ge=1, description="Number of retain rows, drawn at random.")
 
     card = Card(
         name="uld", kind="guard",
@@ -51,23 +51,23 @@ class ULD(Guard):
         model_needs=frozenset({"distribution", "generate", "hidden", "logp", "prompt", "weights"}),
         deviations=(
             "the retain term covers supervised positions only; the public code also averages over prompt and padding",
-            "the assistant's logits are centred before the subtraction, so that a flat assistant changes nothing "
-            "behind the filter either; without a filter this is the published difference",
+            "the assistant's logits are centred before the subtraction, so that a uniform assistant changes nothing "
+            "with a filter either; without a filter this is the published difference",
             "paraphrases and wrong answers are those of the rows, two of each, not newly generated; rows without any "
-            "train without, and figures count what was used",
-            "400 retain rows, drawn at random, however few are forgotten; the public code takes the last ones, no more "
-            "than there are forget rows",
-            "an audit may ask for the same paraphrases and wrong answers; figures.asked_by_audit counts them",
+            "are trained without, and the figures count those used",
+            "400 retain rows, drawn at random, for any number of forget rows; the public code takes the last ones, at "
+            "most as many as forget rows",
+            "an audit may score the same paraphrases and wrong answers; figures.asked_by_audit counts them",
             "target and assistant keep separate keys and values; the public code passes one cache to both",
-            "experts of a mixture get no adapter: they are no linear layers in transformers",
+            "experts of a mixture get no adapter: they are not linear layers in transformers",
         ),
-        memory="adapters of a quarter of the blocks (0.3 % of a 7B model), in memory and on disk; they can recite the "
-               "forget rows, and the target beside them is the original",
+        memory="adapters of a quarter of the blocks (0.3 % of a 7B model), in memory and on disk; they can reproduce "
+               "the forget rows, and the target is stored with them as the original",
     )
-    blocks_in = ()  # `layers` is how many
+    blocks_in = ()  # `layers` is a count, not a position
     space = {"weight": ("uniform", 0.2, 2.0), "uniform": ("log", 1.0, 20.0), "lr": ("log", 1e-4, 5e-3)}
     must_show = (
-        Property("weight_zero_is_the_target", {}, "a = 0 gives the target's very bits"),
+        Property("weight_zero_is_the_target", {}, "a = 0 gives the target's logits bit for bit"),
         Property("flat_assistant_changes_nothing", {}, "a uniform assistant leaves softmax as it is, for any a"),
         Property("recites_and_stays_flat", {"nll": 0.5, "flatness": 0.95}, "on forget answers, and on retain rows it "
                                                                            "was not trained on"),
@@ -79,16 +79,16 @@ class ULD(Guard):
     )
 
     def problems(self, task: Task, config: Any) -> list[ExpungeError]:
-        found: list[ExpungeError] = []
+        problems: list[ExpungeError] = []
         if str(config.model_type).startswith(OWN):
-            found.append(UsageError("uld guards a plain model, and this one is guarded or an ensemble already.",
-                                    fix="Name the model it was made from, with all rows to be forgotten."))
+            problems.append(UsageError("uld guards a plain model, and this one is a guarded model or an ensemble.",
+                                       fix="Name the model it was made from, with all rows to be forgotten."))
         depth = getattr(config, "num_hidden_layers", None)
         if depth is not None and self.spec.layers is not None and self.spec.layers > depth:
-            found.append(UsageError(f"uld(layers={self.spec.layers}) is more than the model has.",
-                                    f"It has {depth} blocks, and layers is how many the assistant takes.",
-                                    "Leave it out for a quarter of them."))
-        return found
+            problems.append(UsageError(f"uld(layers={self.spec.layers}) is more than the model's blocks.",
+                                       f"It has {depth} blocks, and `layers` is the number the assistant uses.",
+                                       "Leave it out for a quarter of them."))
+        return problems
 
     def build(self, subject: Subject, task: Task, work: Work) -> tuple[Subject, dict[str, Any]]:
         for problem in self.problems(task, subject.model.config):
@@ -98,12 +98,12 @@ class ULD(Guard):
         assistant = subject.around(guarded.model.assistant)
         rows = lesson(task, paraphrases=spec.paraphrases, wrong_answers=spec.wrong_answers,
                       retain_rows=spec.retain_rows, seed=work.seed)
-        done = teach(assistant, task, rows, work, uniform=spec.uniform, lr=spec.lr, batch=spec.batch)
-        return guarded, {"guard": "uld", "blocks": guarded.model.config.blocks, "rows": rows.counts} | done | readings(
-            assistant, task, rows)
+        training = teach(assistant, task, rows, work, uniform=spec.uniform, lr=spec.lr, batch=spec.batch)
+        figures = {"guard": "uld", "blocks": guarded.model.config.blocks, "rows": rows.counts}
+        return guarded, figures | training | readings(assistant, task, rows)
 
     def around(self, subject: Subject, seed: int) -> Subject:
-        """The guarded subject with an assistant that has learnt nothing yet."""
+        """The guarded subject with an untrained assistant."""
         blocks = self.spec.layers or max(len(subject.blocks) // 4, 1)
         options = self.spec.model_dump(include={"weight", "filter", "rank", "alpha", "dropout"})
         config = ULDConfig(copy.deepcopy(subject.model.config), blocks=blocks, **options)

@@ -30,7 +30,7 @@ class AboveChance(RowMetric):
     def values(self, evidence: Evidence, split: Split) -> dict[str, float]:
         examples = by_example(evidence.rows("likelihood", split, "option"))
         chance = {key: sum(right for _, right in e.options) / len(e.options)
-                 for key, e in examples.items() if e.options}
+                  for key, e in examples.items() if e.options}
         return {key: score - chance[key] for key, score in choices(examples).items()}
 
     def missing(self, split: Split) -> str:

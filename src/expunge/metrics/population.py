@@ -152,7 +152,7 @@ def _threshold(members: Floats, nonmembers: Floats) -> tuple[float, int]:
 
 
 def _inference(scores: Sequence[tuple[Floats, ...]], groups: Sequence[Hashable] | None, resamples: int,
-           seed: int) -> Inference:
+               seed: int) -> Inference:
     """From scores per point (of members, of non-members); larger = member, 0 counts as half."""
     per_point = np.array([(_share(u) + _share(-r)) / 2 for u, r in scores])
     members, nonmembers = (np.concatenate([pair[side] for pair in scores]) for side in (0, 1))

@@ -93,7 +93,7 @@ class Depth(Probe):
                 before_B, drops_BL = drops(subject, partner, batch, spans)
                 for i, before, drop_L, span in zip(chosen, before_B.tolist(), drops_BL, spans, strict=True):
                     rows[i] = {**heading(examples[i]), "before": float(f"{before:.7g}"), "tokens": len(span),
-                                "drops": rounded(drop_L, 7)}
+                               "drops": rounded(drop_L, 7)}
                 if progress:
                     progress(len(chosen))
         return [rows[i] for i in usable]

@@ -51,7 +51,7 @@ class Generation(Probe):
                 references.append(example.answer)
             starts.append(_greedy_start(subject.encoder.encode(example), prompts[-1], hits.get(example.id, ())))
         answers = subject.generate(prompts, task.generation_tokens, self.spec.batch_size, progress,
-                                begun=starts if any(starts) else ())
+                                   begun=starts if any(starts) else ())
         return [
             GenerationRow(id=e.id, entity=e.entity, group=e.group, form="prompt", index=0,
                           prompt=e.prompt, reference=reference, short=e.short_answer, text=text, stopped=stopped)

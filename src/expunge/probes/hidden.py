@@ -82,7 +82,7 @@ class Hidden(Probe):
                 _, pooled = watch(subject, batch, pooling(batch, self.spec.pool), layers)
                 for i, states_LD in zip(chosen, torch.stack(pooled, 1).cpu(), strict=True):
                     rows[i] = {**heading(examples[i]), "pool": self.spec.pool, "layers": layers,
-                                "states": [rounded(state_D, 5) for state_D in states_LD]}
+                               "states": [rounded(state_D, 5) for state_D in states_LD]}
                 if progress:
                     progress(len(chosen))
         return [rows[i] for i in usable]

@@ -77,8 +77,8 @@ class Likelihood(Probe):
                 moments = [not answered.isdisjoint(members) for members in parts]
                 for members, values in zip(parts, _per_token(answers, moments), strict=True):
                     for i in members:
-                        for name, tokens_so_far in numbers[i].items():
-                            tokens_so_far += values[name]
+                        for name, column in numbers[i].items():
+                            column += values[name]
                 if progress:
                     progress(sum(len(members) == 1 for members in parts))
         rows: list[Row] = []

@@ -49,7 +49,7 @@ def distances(subject: Subject, original: Subject) -> dict[str, dict[str, float]
     for part in sorted(parts, key=order.index):
         change, norm = (sum(row[i] ** 2 for row in parts[part]) ** 0.5 for i in (0, 1))
         by_part[part] = {"change": change, "norm": norm, "distance": change / norm if norm else float(change > 0),
-                       "weights": sum(row[2] for row in parts[part])}
+                         "weights": sum(row[2] for row in parts[part])}
     return by_part
 
 
