@@ -1,4 +1,4 @@
-"""The seams of the recipe algebra: one small class per kind, one verb each.
+"""Base classes of the parts of a recipe: one small class per kind.
 
 Legend: B rows, N supervised tokens (flat), T padded length, D hidden size, V vocabulary.
 """
@@ -30,28 +30,28 @@ Rows = Mapping[str, Sequence[Row]]
 
 
 class WeightedSpec(Spec):
-    """Options of everything that adds terms to the loss."""
+    """Options of every plug-in that adds terms to the loss."""
 
-    weight: float = Field(1.0, ge=0, description="Coefficient of this term in the loss; 0 leaves it out.")
+    weight: float = Field(1.0, ge=0, description="Coefficient of this term in the loss; 0 removes it.")
 
 
 class TermPlugin(Plugin):
-    """An objective or a retain term: reads sides of a step, returns named terms."""
+    """An objective or a retain term: from the sides of a step to named loss terms."""
 
     Spec: ClassVar[type[Spec]] = WeightedSpec
     reads: ClassVar[tuple[str, ...]] = ()
-    """All sides whose answers it asks for: what can share a forward pass, and which roles can take turns."""
+    """All sides whose answers it uses. Decides which sides share a forward pass, and which roles run separately."""
 
     value_is_loss: ClassVar[bool] = True
-    """False when its gradient is not that of its value (a weight or a teacher is held still), so that only
-    backpropagation finds it."""
+    """False when its gradient is not the derivative of its value (a weight or a teacher is detached), so that only
+    backpropagation gives it."""
 
     def terms(self, step: Step) -> dict[str, Term]:
-        """Per-sample sums with what they are divided by."""
+        """Named terms: per-sample sums with their denominators."""
         raise NotImplementedError
 
     def companions(self, depth: int) -> str:
-        """Recipe text of what it is published with, for a model of `depth` blocks."""
+        """Recipe text of the plug-ins it is published with, for a model of `depth` blocks."""
         return self.card.companions
 
 
@@ -59,104 +59,104 @@ class Objective(TermPlugin):
     """The source of forgetting."""
 
     builds: ClassVar[bool] = False
-    """True when `prepare` has work to do before the first step."""
+    """True when `prepare` computes data before the first step."""
     made: dict[str, Any]
-    """What `prepare` returned; set before the first step, from disk when a run is resumed."""
+    """The result of `prepare`; set before the first step, read from disk when a run is resumed."""
 
     @property
     def unbounded(self) -> bool:
-        """Whether, with these options, only a threshold stops it."""
+        """Whether, with these options, the loss is unbounded, so that only a threshold stops it."""
         return self.card.unbounded
 
     def problems(self, task: Task) -> list[ExpungeError]:
-        """What of the task it cannot work with; asked before weights are loaded."""
+        """Problems with the task; called before weights are loaded."""
         return []
 
     def prepare(self, subject: AnySubject, task: Task, work: Work) -> dict[str, Any]:
-        """Builders look at the original here and return plain data (JSON); `subject` must end as it came."""
+        """Builders read the original here and return plain data (JSON); `subject` must end unchanged."""
         return {}
 
     def sides(self, example: Example, task: Task, rng: random.Random) -> dict[str, Example]:
-        """The rows drawn for one forget row; builders make rows from rows here, with the help of `made`."""
+        """The rows of one step for one forget row, by side; builders make new rows here from `made`."""
         return {"forget": example}
 
 
 class Retain(TermPlugin):
-    """The same verb on the retain side."""
+    """A loss term on the retain side."""
 
 
 class Combine(Plugin):
-    """How forget and retain gradients become one update."""
+    """Combines forget and retain gradients into one update."""
 
     separate: ClassVar[bool] = False
-    """True asks the loop for the two gradients apart (one backward pass each)."""
+    """True when it needs the two gradients separately (one backward pass each)."""
 
     def __call__(self, forget: Gradient, retain: Gradient) -> Gradient:
         """Lists in the order of the scope's parameters; must not write to its inputs."""
         raise NotImplementedError
 
     def observe(self, losses: Mapping[str, float], epoch: int) -> None:
-        """Weighted losses of this step by role ("forget", "retain"), before its gradients are combined."""
+        """Receives the weighted losses of this step by role ("forget", "retain") before the gradients are combined."""
 
     def around_step(self, scope: Scope, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
-        """Entered before the optimizer steps and left after it, for corrections of the update itself."""
+        """Context manager around the optimizer step, for corrections of the update itself."""
         return nullcontext()
 
     def figures(self) -> dict[str, float]:
-        """What the log should say about this step beside the gradients, such as a multiplier."""
+        """Figures of this step for the log, such as a multiplier."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run has to know: tensors and numbers. A run gets an instance of its own."""
+        """State for a resumed run: tensors and numbers. Every run has its own instance."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Restore what `state` returned."""
 
 
 class Perturb(Plugin):
-    """A change of weights or activations while forget gradients are taken, undone bit for bit.
+    """A change of weights or activations while forget gradients are computed, undone bit for bit.
 
-    The retain gradient is always that of the model as it is.
+    The retain gradient is always that of the unperturbed model.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
-    """Sides it needs in every step besides those that terms read."""
+    """Sides it needs in every step in addition to those of the terms."""
 
     inside: ClassVar[bool] = False
     """True when it perturbs activations within the forward pass (`Step.inside`)."""
 
     backpropagates: ClassVar[bool] = False
-    """True when it takes gradients of its own, whatever the optimizer does."""
+    """True when it computes gradients itself, also with an optimizer that needs none."""
 
     @property
     def idle(self) -> bool:
-        """Whether its strength is 0: then the run is that without it, bit for bit."""
+        """Whether its strength is 0: then the run equals the run without it, bit for bit."""
         return False
 
     def gradient(self, subject: AnySubject, scope: Scope, plain: Oracle, *, step: int, total: int,
                  seed: int) -> Gradient:
-        """The forget gradient in place of `plain()`, which it may call any number of times.
+        """The forget gradient that replaces `plain()`, which it may call any number of times.
 
         `plain(tamper)` calls `tamper(step)` on every micro-batch before its terms are computed; there
         `step.inside(side, context)` puts the side's forward pass inside a context manager. Everything is
-        restored on the way out, also through an exception.
+        restored on exit, also after an exception.
         """
         raise NotImplementedError
 
 
 class RateSpec(Spec):
-    """Options of every optimizer: its learning rate and the curve of it."""
+    """Options of every optimizer: learning rate and schedule."""
 
     lr: float = Field(1e-5, ge=0, le=1e30, description="Peak learning rate.")
-    weight_decay: float = Field(0.01, ge=0, le=1e3, description="Decoupled decay.")
-    warmup: float = Field(1.0, ge=0, description="Linear warm-up in epochs, at most half of all steps.")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="After the warm-up.")
-    clip: float | None = Field(1.0, gt=0, description="Largest gradient norm; None never clips.")
+    weight_decay: float = Field(0.01, ge=0, le=1e3, description="Decoupled weight decay.")
+    warmup: float = Field(1.0, ge=0, description="Linear warm-up in epochs; at most half of all steps.")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Schedule after the warm-up.")
+    clip: float | None = Field(1.0, gt=0, description="Maximum gradient norm; None disables clipping.")
 
 
 class Optimizer(Plugin):
-    """Builds a `torch.optim`-shaped optimizer and its learning-rate curve."""
+    """Builds an optimizer with the interface of `torch.optim`, and its learning-rate schedule."""
 
     Spec: ClassVar[type[Spec]] = RateSpec
 
@@ -164,11 +164,11 @@ class Optimizer(Plugin):
         raise NotImplementedError
 
     def probing(self, step: int, total: int) -> Probing | None:
-        """How gradients of this step are estimated without backpropagation; None takes backpropagation."""
+        """How gradients of this step are estimated without backpropagation; None uses backpropagation."""
         return None
 
     def learning_rate(self, step: int, total: int, steps_per_epoch: int) -> float:
-        """Rate of step `step` (from 0) of `total`: warm-up, then the curve."""
+        """Rate of step `step` (from 0) of `total`: warm-up, then the schedule."""
         warmup = min(round(self.spec.warmup * steps_per_epoch), total // 2)
         if step < warmup:
             return float(self.spec.lr * (step + 1) / warmup)
@@ -178,20 +178,20 @@ class Optimizer(Plugin):
 
 
 class ScopePlugin(Plugin):
-    """Chooses which parameters may move."""
+    """Chooses the parameters that may change."""
 
     adapter: ClassVar[bool] = False
     """True when it adds an adapter that can be switched off."""
     reads: ClassVar[tuple[str, ...]] = ()
-    """Sides ("forget", "retain") whose rows it looks at to choose; such a scope needs real weights."""
+    """Sides ("forget", "retain") whose rows it reads to choose; such a scope needs loaded weights."""
 
     def apply(self, subject: AnySubject, rows: Rows | None = None) -> Scope:
-        """May wrap `subject.model` (adapters); freezes everything else."""
+        """May wrap `subject.model` (adapters); freezes all other parameters."""
         raise NotImplementedError
 
 
 class Sampler(Plugin):
-    """Decides which rows meet in which step."""
+    """Decides which rows are in which step."""
 
     def order(self, rows: Mapping[str, Sequence[Example]], epoch: int, seed: int) -> list[dict[str, Example]]:
         """The draws of one epoch, a pure function of its arguments."""
@@ -199,14 +199,14 @@ class Sampler(Plugin):
 
 
 class Edit(Plugin):
-    """Changes weights without a loop."""
+    """Changes weights without a training loop."""
 
     def problems(self, task: Task) -> list[ExpungeError]:
-        """What of the task it cannot work with; asked before weights are loaded."""
+        """Problems with the task; called before weights are loaded."""
         return []
 
     def apply(self, subject: AnySubject, task: Task, seed: int) -> dict[str, Any]:
-        """Edit `subject` in place and return figures for the record."""
+        """Edits `subject` in place and returns figures for the record."""
         raise NotImplementedError
 
 
@@ -214,7 +214,7 @@ class Wrap(Plugin):
     """A source of forgetting that returns another subject: a guard at inference, or an exact ensemble."""
 
     def problems(self, task: Task, config: Any) -> list[ExpungeError]:
-        """What of the task, or of the model's config, it cannot work with; asked before weights are loaded."""
+        """Problems with the task or the model's config; called before weights are loaded."""
         return []
 
     def build(self, subject: AnySubject, task: Task, work: Work) -> tuple[AnySubject, dict[str, Any]]:
@@ -223,14 +223,14 @@ class Wrap(Plugin):
 
 
 class Guard(Wrap):
-    """Forgets at inference; the weights it guards stay as they are."""
+    """Forgets at inference; the guarded weights stay unchanged."""
 
 
 class Exact(Wrap):
-    """Retrains what a row touched, on a model that was trained for it."""
+    """Retrains the stages that saw a row, on a model trained for exact deletion."""
 
     def unfit(self, subject: AnySubject, rows: Sequence[Example]) -> list[ExpungeError]:
-        """Why `train` cannot start from this model with these rows; asked before anything is written."""
+        """Reasons why `train` cannot start from this model with these rows; called before anything is written."""
         return []
 
     def train(self, subject: AnySubject, rows: Sequence[Example], work: Work) -> tuple[AnySubject, dict[str, Any]]:
@@ -239,6 +239,6 @@ class Exact(Wrap):
 
 
 class Preset(Plugin):
-    """A published combination under its own name."""
+    """A named recipe, as published."""
 
     expands_to: ClassVar[str] = ""

@@ -1,1 +1,1 @@
-"""Formulas that several methods share. No plug-in lives here."""
+"""Formulas that several methods share. This folder holds no plug-ins."""

@@ -15,7 +15,7 @@ from expunge.training.step import Term
 
 
 def published_block(depth: int) -> int:
-    """Layer 7 of 32, the place RMU was published with, scaled to a model of `depth` blocks; at least 1."""
+    """RMU's published layer (7 of 32) scaled to a model of `depth` blocks; at least 1."""
     return min(max(round(7 * depth / 32), 1), depth - 1)
 
 
@@ -23,7 +23,7 @@ def masked_mse(hidden_BTD: Tensor, target: Tensor, batch: TokenBatch, mask: Lite
                side: str) -> Term:
     """Mean over counted positions of the mean over D of the squared difference.
 
-    `target` broadcasts against B T D. Padding never counts; `mask="answer"` also leaves the prompt out.
+    `target` broadcasts against B T D. Padding never counts; `mask="answer"` also excludes the prompt.
     """
     error_BT = (hidden_BTD - target).pow(2).mean(-1)
     if mask == "all":

@@ -1,4 +1,4 @@
-"""How far to go along a line of weights: until the rows' loss is what unseen rows have."""
+"""Step length along a direction of weights: until the rows' loss reaches that of unseen rows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from expunge.models.subject import Subject
 
 
 def calibrate(loss: Callable[[float], float], target: float, start: float, close: float = 0.02) -> float:
-    """The length of a move at which `loss` comes within `close` below `target`: doubling, then halving.
+    """The step length at which `loss` is at most a share `close` below `target`: doubling, then bisection.
 
     Args:
-        loss: after a move of this length; need not be monotone, and NaN counts as too far.
-        start: where doubling begins. Where 40 doublings do not reach the target, the length with the
+        loss: loss after a step of this length; need not be monotone, and NaN counts as above the target.
+        start: first length of the doubling. If 40 doublings do not reach the target, the length with the
             highest loss is returned.
     """
     low, high, reached = 0.0, start, loss(start)
@@ -52,10 +52,10 @@ def mean_loss(subject: Subject, rows: Sequence[Row], batch_size: int = 16) -> fl
 
 def ascend(subject: Subject, gradient: Mapping[str, Tensor], rows: Sequence[Row], *, step: float | None = None,
            target: float = 0.0) -> None:
-    """Move the named weights up `gradient`: by `step` times it, or as far as brings the rows' loss to `target`.
+    """Move the named weights along `gradient`: by `step` times it, or until the rows' loss reaches `target`.
 
     Args:
-        gradient: parameter name -> tensor of its shape, of the loss to climb.
+        gradient: parameter name -> tensor of its shape, the gradient of the loss to raise.
         target: nats per token, approached from below.
     """
     named = dict(subject.model.named_parameters())

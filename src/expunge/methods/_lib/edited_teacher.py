@@ -1,6 +1,6 @@
 """The edited-teacher family: mean_t CE( softmax(edit(teacher logits_t, y_t)), softmax(z_t) ).
 
-UNDIAL, CE-U, WHP and their kin differ in the teacher and in the edit only.
+UNDIAL, CE-U and WHP differ in the teacher and in the edit only.
 
 Legend: N supervised tokens (flat), V vocabulary.
 """
@@ -19,19 +19,19 @@ from expunge.training.step import Step, Term
 
 
 def subtract(logits_NV: Tensor, token_N: Tensor, constant: float) -> Tensor:
-    """Logits with `constant` (nats) taken from one token of each row."""
+    """Logits with `constant` (nats) subtracted from one token of each row."""
     logits_NV = raised(logits_NV)
     true_N1 = token_N[:, None]
     return logits_NV.scatter(1, true_N1, logits_NV.gather(1, true_N1) - constant)
 
 
 def forbid(logits_NV: Tensor, token_N: Tensor) -> Tensor:
-    """Logits with one token of each row made impossible; all others keep their odds."""
+    """Logits with one token of each row set to -inf; all others keep their odds."""
     return raised(logits_NV).scatter(1, token_N[:, None], -torch.inf)
 
 
 def replace(logits_NV: Tensor, token_N: Tensor) -> Tensor:
-    """Logits that leave one token of each row possible, whatever they were: a hard target."""
+    """Logits of a hard target: 0 for one token of each row, -inf for all others."""
     return torch.full_like(raised(logits_NV), -torch.inf).scatter(1, token_N[:, None], 0.0)
 
 
@@ -42,15 +42,15 @@ def distribution(logits_NV: Tensor) -> Tensor:
 
 def tokens_after(skip: int, batch: Batch) -> Tensor:
     """True for every supervised token but the first `skip` of each row; shape N."""
-    kept = [place >= skip for row in batch.rows for place in range(row.supervised)]
+    kept = [position >= skip for row in batch.rows for position in range(row.supervised)]
     return torch.tensor(kept, dtype=torch.bool, device=batch.device)
 
 
 class EditedTeacher(Objective):
-    """Base of the family: a member gives `edit`, and `counted` where not every answer token counts.
+    """Base of the family: a subclass implements `edit`, and `counted` if not every answer token counts.
 
-    The teacher is the original when the card needs reference.logits, else the model itself as it is now.
-    No gradient goes through the target.
+    The teacher is the original when the card needs reference.logits, else the current model.
+    The target is detached.
     """
 
     reads = ("forget",)
@@ -60,11 +60,11 @@ class EditedTeacher(Objective):
         raise NotImplementedError
 
     def counted(self, batch: Batch) -> Tensor:
-        """Which supervised tokens the loss is the mean of, bool of shape N."""
+        """Mask of the supervised tokens in the mean of the loss, bool of shape N."""
         return torch.ones_like(batch.target_N, dtype=torch.bool)
 
     def count(self, batch: Batch) -> int:
-        """How many they are."""
+        """The number of counted tokens."""
         return int(self.counted(batch).sum())
 
     def terms(self, step: Step) -> dict[str, Term]:

@@ -1,4 +1,4 @@
-"""What a model would say that had not read the text: WHP's generic predictions, token by token.
+"""Generic predictions of WHP: token by token, what a model that had not read the text would predict.
 
 Source: Eldan and Russinovich 2023, Who's Harry Potter? (arXiv 2310.02238), section 2.
 
@@ -26,7 +26,7 @@ UNCOUNTED = -1
 def generic_logits(base: Tensor, reinforced: Tensor, alpha: float) -> Tensor:
     """z_base - alpha * ReLU(z_reinforced - z_base), elementwise, of any shape.
 
-    z_base to the bit wherever reinforcement did not raise a logit, and everywhere with alpha 0.
+    Equal to z_base bit for bit where reinforcement did not raise a logit, and everywhere for alpha 0.
     """
     return torch.where(reinforced > base, base - alpha * (reinforced - base), base)
 
@@ -35,21 +35,22 @@ def read_terms(path: Path) -> dict[str, str]:
     """Term -> generic term, from a JSON object.
 
     Raises:
-        DataError: the file is something else, or a term is empty.
-        MissingError: there is no such file.
+        DataError: the file is not such an object, or a term is empty.
+        MissingError: the file does not exist.
     """
     if not path.is_file():
         raise MissingError(f"The file of anchor terms {path} does not exist.",
-                           "It would be a JSON object of terms and their generic names.",
-                           "Check the path; a relative one starts where the command is run.")
-    given = read_json(path)
-    if not isinstance(given, dict) or not all(isinstance(v, str) and k.strip() and v.strip() for k, v in given.items()):
-        raise DataError(f"{path} is no list of anchor terms.", 'It should be {"term": "generic term", ...}.')
-    return {term.strip(): generic.strip() for term, generic in given.items()}
+                           "It should be a JSON object of terms and their generic names.",
+                           "Check the path; a relative path starts at the working directory.")
+    content = read_json(path)
+    if not isinstance(content, dict) or not all(
+            isinstance(v, str) and k.strip() and v.strip() for k, v in content.items()):
+        raise DataError(f"{path} is not a list of anchor terms.", 'It should be {"term": "generic term", ...}.')
+    return {term.strip(): generic.strip() for term, generic in content.items()}
 
 
 def spell(named: Mapping[str, str], tokens: TextEncoder) -> Terms:
-    """Terms as tokens, with and without a space before."""
+    """Terms as tokens, with and without a leading space."""
 
     def ids(text: str) -> tuple[int, ...]:
         return tuple(tokens.processor(text, add_special_tokens=False)["input_ids"])
@@ -58,12 +59,12 @@ def spell(named: Mapping[str, str], tokens: TextEncoder) -> Terms:
 
 
 def translate(ids: Sequence[int], terms: Terms) -> tuple[list[int], list[int]]:
-    """`ids` in generic terms, and for every token of `ids` its place there.
+    """`ids` with generic terms in place of `terms`, and the position of every token of `ids` in the result.
 
-    Terms are found token by token, the longest first. `UNCOUNTED` stands for tokens without a counterpart:
-    those of a term after its first, and all of a term that was mentioned before.
+    Terms are matched on tokens, the longest first. Tokens without a counterpart have position `UNCOUNTED`:
+    those of a term after its first token, and all of a term that occurred before.
     """
-    found: list[int] = []
+    translated: list[int] = []
     places: list[int] = []
     mentioned: set[str] = set()
     longest_first = sorted(terms, key=len, reverse=True)
@@ -71,32 +72,33 @@ def translate(ids: Sequence[int], terms: Terms) -> tuple[list[int], list[int]]:
         at = len(places)
         term = next((t for t in longest_first if tuple(ids[at: at + len(t)]) == t), None)
         if term is None:
-            places.append(len(found))
-            found.append(ids[at])
+            places.append(len(translated))
+            translated.append(ids[at])
             continue
         name, generic = terms[term]
-        places += [UNCOUNTED if name in mentioned else len(found)] + [UNCOUNTED] * (len(term) - 1)
-        found += generic
+        places += [UNCOUNTED if name in mentioned else len(translated)] + [UNCOUNTED] * (len(term) - 1)
+        translated += generic
         mentioned.add(name)
-    return found, places
+    return translated, places
 
 
 def generic_targets(base: Subject, reinforced: Subject, rows: Sequence[TokenRow], alpha: float,
                     terms: Terms) -> dict[str, list[int]]:
-    """Key of each row -> the likeliest generic token in the place of each supervised one, or `UNCOUNTED`.
+    """Key of each row -> the likeliest generic token for each supervised token, or `UNCOUNTED`.
 
-    The base reads the row in generic terms, the reinforced model reads it as it is.
+    The base reads the row in generic terms, the reinforced model reads the original row.
     """
-    read = [translate(row.ids, terms) for row in rows]
-    whole = [TokenRow(row.id, tuple(ids), 1, len(ids) - 1, 0) for row, (ids, _) in zip(rows, read, strict=True)]
+    translations = [translate(row.ids, terms) for row in rows]
+    generic_rows = [TokenRow(row.id, tuple(ids), 1, len(ids) - 1, 0)
+                    for row, (ids, _) in zip(rows, translations, strict=True)]
     with base.evaluating(), reinforced.evaluating():
-        base_NV = base.answers(base.collate(whole)).logits_NV.float()
+        base_NV = base.answers(base.collate(generic_rows)).logits_NV.float()
         reinforced_NV = reinforced.answers(reinforced.collate(rows)).logits_NV.float()
-    found = {}
-    for row, (_, places), before, after in zip(rows, read, base_NV.split([r.answer for r in whole]),
+    targets = {}
+    for row, (_, places), before, after in zip(rows, translations, base_NV.split([r.answer for r in generic_rows]),
                                                reinforced_NV.split([r.answer + r.end for r in rows]), strict=True):
         place_N = torch.tensor(places[row.prompt:], device=before.device)
-        # The token at place p is predicted at p - 1, and the first that is predicted is that at 1.
+        # The token at position p is predicted at p - 1, and the first predicted token is at 1.
         best_N = generic_logits(before[(place_N - 1).clamp_min(0)], after, alpha).argmax(-1)
-        found[row.key] = best_N.where(place_N != UNCOUNTED, UNCOUNTED).tolist()
-    return found
+        targets[row.key] = best_N.where(place_N != UNCOUNTED, UNCOUNTED).tolist()
+    return targets

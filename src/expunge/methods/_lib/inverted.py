@@ -1,4 +1,4 @@
-"""Other answers to forget questions: from the rows themselves, or from a user's file."""
+"""Alternative answers to forget questions: from the rows or from a user's file."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from expunge.metrics.text.rouge import rouge
 from expunge.records.task import Example, Task
 
 NEXT = re.compile(r"Question:|Q:")
-"""Where a model that goes on by itself has started another question."""
+"""Where a model that continues after its answer starts another question."""
 
 
 def distinct(answers: Iterable[str], truth: str) -> list[str]:
-    """Stripped answers in their order, without empty ones, repetitions and the truth itself."""
+    """Stripped answers in order, without empty ones, duplicates and the true answer."""
     stripped = dict.fromkeys(text.strip() for text in answers)
     return [text for text in stripped if text and text != truth.strip()]
 
 
 def usable(texts: Iterable[str], truth: str, limit: float = 0.9) -> list[str]:
-    """What a model wrote, up to a next question, distinct, repeating at most `limit` of the truth (ROUGE-L recall)."""
+    """Distinct answers, cut before a next question, with ROUGE-L recall of the truth of at most `limit`."""
     cut = [NEXT.split(text)[0] for text in texts]
     return [text for text in distinct(cut, truth) if (rouge(truth, text) or 0.0) <= limit]
 
 
 def read_answers(path: Path, rows: Sequence[Example]) -> dict[str, list[str]]:
-    """Answers by row id from a file of {id, answers}; ids of other rows are passed over.
+    """Answers by row id from a file of {id, answers}; ids of other rows are ignored.
 
-    Raises MissingError when the file is not there, and DataError for a line that cannot be used or a file
-    that names none of the rows.
+    Raises MissingError if the file does not exist, and DataError for a malformed line or a file that names
+    none of the rows.
     """
     if not path.is_file():
-        raise MissingError(f"The file of answers {path} does not exist.", "It would hold one {id, answers} per line.",
-                           "Check the path; a relative one starts where the command is run.")
+        raise MissingError(f"The file of answers {path} does not exist.", "It should hold one {id, answers} per line.",
+                           "Check the path; a relative path starts at the working directory.")
     truths = {row.id: row.answer for row in rows}
-    found: dict[str, list[str]] = {}
+    answers_of: dict[str, list[str]] = {}
     for where, line in read_rows(path):
         id, answers = line.get("id"), line.get("answers")
         if not isinstance(id, str | int) or not isinstance(answers, list) \
@@ -45,21 +45,21 @@ def read_answers(path: Path, rows: Sequence[Example]) -> dict[str, list[str]]:
             raise DataError(f"{where}: a line must be {{id, answers}} with a list of sentences.",
                             f"It is {dict(line)}.")
         if str(id) in truths:
-            found[str(id)] = distinct(answers, truths[str(id)])
-    if not found:
+            answers_of[str(id)] = distinct(answers, truths[str(id)])
+    if not answers_of:
         raise DataError(f"{path} names none of the forget rows.", f"The first forget row is {rows[0].id!r}.",
                         "Use the ids of the forget rows.")
-    return found
+    return answers_of
 
 
 def wrong_answers(task: Task) -> dict[str, list[str]]:
-    """The wrong answers of every forget row by id, those of the audit's form of the row included."""
+    """Wrong answers of every forget row by id, including those of the row's audit form."""
     probes = {row.id: row.wrong_answers for row in task.probes.get("forget", ())}
     return {r.id: distinct((*r.wrong_answers, *probes.get(r.id, ())), r.answer) for r in task.forget}
 
 
-def lenders(rows: Sequence[Example], answers: dict[str, list[str]]) -> dict[str, list[str]]:
-    """For every row the ids of rows whose answers serve it: itself, else those on the same subject; [] for none."""
+def answer_sources(rows: Sequence[Example], answers: dict[str, list[str]]) -> dict[str, list[str]]:
+    """For every row the ids of the rows whose answers it uses: itself, else those about the same entity; [] if none."""
     by_entity: dict[str, list[str]] = {}
     for row in rows:
         if row.entity and answers.get(row.id):

@@ -21,30 +21,30 @@ from expunge.models.subject import checksum
 from expunge.records.base import cache_root, fingerprint
 
 VERSION = 1
-"""Raise when a covariance's meaning changes, so that old files are not mistaken for new ones."""
+"""Increase when the meaning of a covariance changes, so that old files are not reused."""
 
 
 def solve_edit(keys_KM: Tensor, residual_DM: Tensor, *, penalty: float = 1.0, projection_KK: Tensor | None = None,
                previous_KK: Tensor | None = None, covariance_KK: Tensor | None = None) -> Tensor:
-    """The update dW, shape D K in float64, that writes `residual` at `keys` and little elsewhere.
+    """The update dW, shape D K in float64, that adds `residual` at `keys` and little elsewhere.
 
     Solves (P (K K^T + Kp Kp^T) + lambda R) X = P K residual^T and returns X^T. The left side is not
-    symmetric unless P is the identity, so it is neither factored nor averaged as if it were.
+    symmetric unless P is the identity, so no symmetric factorisation is used.
 
     Args:
         penalty: lambda, in the units of a squared key.
-        projection_KK: P; the update then lives in its range (AlphaEdit, arXiv 2410.02355). None is the identity.
-        previous_KK: Kp Kp^T, summed over the keys of earlier edits that must hold.
+        projection_KK: P; the update then lies in its range (AlphaEdit, arXiv 2410.02355). None is the identity.
+        previous_KK: Kp Kp^T, summed over the keys of earlier edits to preserve.
         covariance_KK: R; None is the identity. With it and without P this is MEMIT (arXiv 2210.07229).
     """
     keys, residual = keys_KM.double(), residual_DM.double()
-    held = keys @ keys.T + (0 if previous_KK is None else previous_KK.double())
+    left = keys @ keys.T + (0 if previous_KK is None else previous_KK.double())
     right = keys @ residual.T
     if projection_KK is not None:
-        held, right = projection_KK.double() @ held, projection_KK.double() @ right
-    regular = torch.eye(len(keys), dtype=torch.float64, device=keys.device) if covariance_KK is None \
+        left, right = projection_KK.double() @ left, projection_KK.double() @ right
+    regulariser = torch.eye(len(keys), dtype=torch.float64, device=keys.device) if covariance_KK is None \
         else covariance_KK.double()
-    return torch.linalg.solve(held + penalty * regular, right).T
+    return torch.linalg.solve(left + penalty * regulariser, right).T
 
 
 def null_projector(covariance_KK: Tensor, threshold: float, *, relative: bool = False) -> Tensor:
@@ -88,35 +88,35 @@ def covariances(subject: CausalLM, blocks: Sequence[int], rows: Sequence[TokenRo
 
 def cached_covariances(subject: CausalLM, blocks: Sequence[int], rows: Sequence[TokenRow],
                        root: Path | None = None) -> dict[int, Tensor]:
-    """The same, kept on disk under the content of weights and rows; float32, from the disk or not."""
-    # Taken anew: a fingerprint remembered from before an earlier stage would name other weights.
+    """`covariances`, cached on disk by the content of weights and rows; always rounded to float32."""
+    # Computed again: a cached fingerprint from before an earlier stage would name other weights.
     made_from = [VERSION, checksum(subject.model.state_dict()), sorted({row.key for row in rows})]
     root = (root or cache_root()) / "covariances"
-    places = {block: root / f"{fingerprint([*made_from, mlp_out(subject, block)[0]])}.pt" for block in blocks}
-    found = {block: kept for block, place in places.items() if (kept := _read(place)) is not None}
-    missing = [block for block in blocks if block not in found]
+    paths = {block: root / f"{fingerprint([*made_from, mlp_out(subject, block)[0]])}.pt" for block in blocks}
+    result = {block: stored for block, path in paths.items() if (stored := _read(path)) is not None}
+    missing = [block for block in blocks if block not in result]
     for block, value in covariances(subject, missing, rows).items() if missing else ():
-        found[block] = value.float().cpu()
-        _write(places[block], found[block])
-    return {block: found[block].double().to(subject.device) for block in blocks}
+        result[block] = value.float().cpu()
+        _write(paths[block], result[block])
+    return {block: result[block].double().to(subject.device) for block in blocks}
 
 
-def _read(place: Path) -> Tensor | None:
-    """None where there is no whole file: then it is made again."""
+def _read(path: Path) -> Tensor | None:
+    """None if there is no complete file."""
     try:
-        kept: Tensor = torch.load(place, weights_only=True)
-    except Exception:  # pickle, zip and the file system each have their own
+        stored: Tensor = torch.load(path, weights_only=True)
+    except Exception:  # pickle, zip and the file system raise different types
         return None
-    return kept
+    return stored
 
 
-def _write(place: Path, value: Tensor) -> None:
-    """Beside and renamed. A cache that cannot be written is only slower, never wrong."""
+def _write(path: Path, value: Tensor) -> None:
+    """Write to a temporary file and rename it. Errors are ignored: without the cache the run is slower only."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=place.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent)
         os.close(handle)
         torch.save(value, temporary)
-        os.replace(temporary, place)
+        os.replace(temporary, path)
     except OSError:
         return

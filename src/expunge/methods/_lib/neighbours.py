@@ -1,4 +1,4 @@
-"""Which retain rows belong to which forgotten entity, for samplers that pair within entities."""
+"""Assigns retain rows to forgotten entities, for samplers that pair rows within an entity."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from expunge.records.task import Example
 
 
 @dataclass(frozen=True)
-class Module:
+class EntityRows:
     """An entity: its forget rows, and the retain rows near it."""
 
     entity: str
@@ -25,40 +25,41 @@ class Module:
 
 
 def entity_of(row: Example) -> str:
-    """The entity of a forget row: its subject, or the row itself where nobody is named."""
+    """The entity of a forget row, or the row's id if it has none."""
     return row.entity or row.id
 
 
-def modules(forget: Sequence[Example], retain: Sequence[Example]) -> tuple[list[Module], list[Example]]:
-    """Entities in the order of their first forget row, and the general rows, which are near none.
+def modules(forget: Sequence[Example], retain: Sequence[Example]) -> tuple[list[EntityRows], list[Example]]:
+    """Entities in the order of their first forget row, and the general rows, which are neighbours of none.
 
-    A retain row is a direct neighbour of an entity when it has its `subject`, or when its `links` name one
-    of its forget rows. It is an indirect one when its `group` names the entity, when it has the `subject`
-    of a row that is linked, or when its `links` name a direct neighbour. A row near several entities
-    belongs to the first, so that it is there once.
+    A retain row is a direct neighbour of an entity when it has its `entity`, or when its `links` name one
+    of its forget rows. It is an indirect one when its `group` names the entity, when it has the `entity`
+    of a linked row, or when its `links` name a direct neighbour. A neighbour of several entities is
+    assigned to the first, so that every row occurs once.
     """
-    found: dict[str, Module] = {}
+    by_entity: dict[str, EntityRows] = {}
     home: dict[str, str] = {}
     for row in forget:
         entity = entity_of(row)
-        found.setdefault(entity, Module(entity)).forget.append(row)
+        by_entity.setdefault(entity, EntityRows(entity)).forget.append(row)
         home[row.id] = entity
     others: list[Example] = []
     near: dict[str, str] = {}
-    """Subject or id of a direct neighbour -> its entity."""
+    """Entity or id of a direct neighbour -> the forgotten entity."""
     for row in retain:
-        named = (row.entity if row.entity in found else "", *(home.get(link, "") for link in row.links))
+        named = (row.entity if row.entity in by_entity else "", *(home.get(link, "") for link in row.links))
         direct = next(filter(None, named), None)
         if direct is None:
             others.append(row)
             continue
-        found[direct].direct.append(row)
+        by_entity[direct].direct.append(row)
         near.setdefault(row.id, direct)
         if row.entity:
             near.setdefault(row.entity, direct)
     general: list[Example] = []
     for row in others:
-        wanted = chain((row.group,) if row.group in found else (), (near.get(k, "") for k in (row.entity, *row.links)))
-        indirect = next(filter(None, wanted), None)
-        (general if indirect is None else found[indirect].indirect).append(row)
-    return list(found.values()), general
+        named = (row.group,) if row.group in by_entity else ()
+        candidates = chain(named, (near.get(k, "") for k in (row.entity, *row.links)))
+        indirect = next(filter(None, candidates), None)
+        (general if indirect is None else by_entity[indirect].indirect).append(row)
+    return list(by_entity.values()), general

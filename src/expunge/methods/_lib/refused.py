@@ -1,4 +1,4 @@
-"""The builder that turns a forget row into the same question with a refusal for an answer."""
+"""Replaces the answer of a forget row by a refusal."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from expunge.records.task import Example
 
 
 class RefusalSpec(WeightedSpec):
-    """Options of every objective that teaches refusals."""
+    """Options of every objective that trains on refusals."""
 
-    refusals: str | None = Field(None, description="File of refusal sentences, one per line; ours when left out.")
+    refusals: str | None = Field(None, description="File of refusal sentences, one per line; built-in if left out.")
 
 
 @cache
@@ -25,6 +25,6 @@ def _sentences(path: str | None) -> tuple[str, ...]:
 
 
 def refuse(example: Example, path: str | None, rng: random.Random) -> Example:
-    """The same question, answered by a refusal drawn from the list."""
+    """The same question with a refusal drawn from the list as its answer."""
     chosen = rng.choice(_sentences(path))
     return example.model_copy(update={"answer": chosen})

@@ -1,8 +1,8 @@
 """The token-weighted family: reduce( stopgrad(w) * log p ), minimised, so a positive w pushes p down.
 
-GA, WGA, TNPO, SatImp, CATNIP and their kin differ in w and in the reduction only. NPO and SimNPO have the
+GA, WGA, TNPO, SatImp and CATNIP differ in w and in the reduction only. NPO and SimNPO have the
 gradient of a member (w = 2 P^b / (P^b + P0^b), and (2/n) sigmoid(b (S/n - delta)), summed over the tokens
-of a sequence), but they are losses of their own, whose published values are worth logging.
+of a sequence), but they are separate losses, so that the log shows the published values.
 
 Legend: B rows, N supervised tokens (flat).
 """
@@ -20,16 +20,16 @@ from expunge.models.answers import Answers
 from expunge.training.step import Step, Term
 
 EDGE = 1e-6
-"""Where a weight has a pole at p = 1, p is held below 1 - EDGE: float32 knows 1 - p no closer."""
+"""For weights with a pole at p = 1, p is clamped to 1 - EDGE, the resolution of 1 - p in float32."""
 
 
 def token_mean(values_N: Tensor, answers: Answers, side: str) -> Term:
-    """Mean over all supervised tokens of the step: long answers weigh more."""
+    """Mean over all supervised tokens of the step; long answers weigh more."""
     return Term(answers.per_row(values_N), "tokens", side)
 
 
 def sequence_mean(values_B: Tensor, side: str) -> Term:
-    """Mean over the rows of the step, whatever their length."""
+    """Mean over the rows of the step, independent of their length."""
     return Term(values_B, "sequences", side)
 
 
@@ -39,7 +39,7 @@ def sequence_logp(answers: Answers) -> Tensor:
 
 
 def log_ratio(step: Step, side: str) -> Tensor:
-    """log(P / P0) of each answer of a side: how much likelier it is than under the original, shape B."""
+    """log(P / P0) of each answer of a side, P0 the original's probability; shape B."""
     answers = step.answers(side)
     return answers.per_row(answers.logp_N - step.reference.logp(answers.batch))
 
@@ -51,26 +51,25 @@ def log1mexp(logp_N: Tensor) -> Tensor:
 
 
 def below_one(logp_N: Tensor) -> Tensor:
-    """log p with p held at or below 1 - EDGE."""
+    """log p with p clamped to at most 1 - EDGE."""
     return logp_N.clamp_max(math.log1p(-EDGE))
 
 
 def weighted_logp(logp_N: Tensor, weight_N: Tensor) -> Tensor:
     """stopgrad(w) * log p per token, in nats; 0 where the weight is 0, even at p = 0.
 
-    Its derivative by log p is the weight. A value that is not a number stays one, so that it is noticed.
+    Its derivative with respect to log p is the weight. NaN stays NaN.
     """
     weight_N = weight_N.detach()
     return torch.where(weight_N == 0, 0.0, weight_N * logp_N)
 
 
 class WeightedLikelihood(Objective):
-    """Base of the family: a member gives `weight`, and `reduction` where it is not the token mean.
+    """Base of the family: a subclass implements `weight`, and sets `reduction` if it is not the token mean.
 
-    The gradient is the contract: that of log p, token by token times w. The logged value is the reduced
-    w * log p in nats. It is never positive and says how much is left to push, not how much was forgotten:
-    near 0 while tokens are certain (log p = 0) and again once their weight is gone. Read `forget_nll`
-    beside it for the loss itself.
+    The gradient is that of log p, times w per token. The logged value is the reduced w * log p in nats. It
+    is never positive and does not measure forgetting: it is near 0 while tokens are certain (log p = 0) and
+    again when their weight has vanished. `forget_nll` in the log is the loss itself.
     """
 
     reads = ("forget",)

@@ -1,4 +1,4 @@
-"""BLUR: of the retain gradient only what does not work against forgetting, or the other way round."""
+"""BLUR: the retain gradient with its component along the forget gradient replaced, or the reverse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from expunge.training.gradients import Gradient, inner
 def without_component(moving: Gradient, fixed: Gradient, gamma: float) -> Gradient:
     """moving + (gamma - c) fixed with c = <moving, fixed> / ||fixed||^2, one scalar over all parameters.
 
-    Its inner product with `fixed` is gamma ||fixed||^2, whatever `moving` is; with `fixed` zero it is `moving`.
+    Its inner product with `fixed` is gamma ||fixed||^2, for any `moving`; with `fixed` zero the result is `moving`.
     """
     square = inner(fixed, fixed)
     share = gamma - inner(moving, fixed) / square if square > 0 else 0.0
@@ -23,12 +23,12 @@ def without_component(moving: Gradient, fixed: Gradient, gamma: float) -> Gradie
 
 
 class BLUR(Combine):
-    """Two levels: forgetting below, retaining above with its component along forgetting replaced."""
+    """Bi-level: forgetting is the lower level; retaining is the upper one, without its component along forgetting."""
 
     class Spec(plugin.Spec):
         gamma: float = Field(1.0, ge=0, description="Weight of the gradient of the lower level.")
         form: Literal["retain_above", "forget_above", "sum"] = Field(
-            "retain_above", description="Which gradient is on the upper level, as published retain; "
+            "retain_above", description="Which gradient is on the upper level (published: retain); "
                                         '"sum" is the penalty ablation g_forget + gamma g_retain.')
 
     card = Card(
@@ -39,15 +39,15 @@ class BLUR(Combine):
         defaults="gamma 1 (TOFU and MUSE, with NPO and the retain likelihood). The WMDP form, "
                  "g_f + alpha (g_r - c g_f), is gamma 1 with alpha as the weight of the retain term",
         companions="retain_nll",
-        memory="2: the two gradients apart, until they are combined",
-        deviations=("clipping comes after the combination; in the authors' loop it has no effect",
+        memory="2: both gradients, until they are combined",
+        deviations=("gradients are clipped after the combination; in the authors' loop clipping has no effect",
                     "one process only, so inner products need no reduction over ranks"),
     )
     separate = True
     space = {"gamma": ("log", 0.1, 10.0)}
     must_show = (
-        Property("product_is_gamma", {}, "<d, g_f> = gamma ||g_f||^2, whatever the retain gradient"),
-        Property("sum_when_orthogonal", {}, "equal to the weighted sum where the two do not meet"),
+        Property("product_is_gamma", {}, "<d, g_f> = gamma ||g_f||^2 for any retain gradient"),
+        Property("sum_when_orthogonal", {}, "equal to the weighted sum for orthogonal gradients"),
         Property("one_scalar", {}, "the coefficient is one number over all parameters, not one per tensor"),
         Property("forgets_monotonically", {}, "on two conflicting quadratics the forget loss falls at every step"),
         Property("forgets_with_retain", {}, "in a run the forget loss grows and retain answers stay"),

@@ -19,18 +19,18 @@ from expunge.plugin import Card, Property
 from expunge.training.gradients import Gradient, inner
 
 TOLERANCE = 1e-8
-"""Violations below this share of the update's length are float32 noise."""
+"""Violations below this share of the update's norm are float32 noise."""
 
 
 class GU(Combine):
-    """Keep the forget update orthogonal to retain gradients, or at least never along them."""
+    """Project the forget update so that it is orthogonal to, or does not ascend along, retain gradients."""
 
     class Spec(plugin.Spec):
         form: Literal["update", "gradient", "basis"] = Field(
-            "update", description="update: project the optimizer's step, in its own metric; gradient: the forget "
-                                  "gradient, off the retain gradient; basis: off several, tensor by tensor.")
-        history: int = Field(8, ge=0, le=32, description="Earlier retain gradients that stay as constraints, besides "
-                                                         'that of the step ("update" and "basis").')
+            "update", description="update: project the optimizer's step in its own metric; gradient: project the "
+                                  "forget gradient off the retain gradient; basis: off several, per tensor.")
+        history: int = Field(8, ge=0, le=32, description="Earlier retain gradients kept as constraints, in addition "
+                                                         'to that of the step ("update" and "basis").')
 
     card = Card(
         name="gu", kind="combine",
@@ -40,12 +40,12 @@ class GU(Combine):
         defaults="history 8, all parameters of the scope (the authors take the last 5 blocks, final norm and head)",
         companions="retain_nll",
         memory='4 + history for "update" and "basis", 2 for "gradient"',
-        deviations=("the projection is solved as a non-negative least-squares problem, whose solution is the one the "
-                    "authors find by trying all active sets",
-                    "D = 1 where the optimizer has no second moment; no filter by the retain loss after the step",
-                    '"gradient" takes the plain inner product, not that of Adam\'s metric',
-                    '"basis" drops the oldest direction rather than going stale; it holds the gradient of the step, '
-                    "whose tangential part is then all of it",
+        deviations=("the projection is solved as a non-negative least-squares problem, whose solution equals that of "
+                    "the authors' search over active sets",
+                    "D = 1 if the optimizer has no second moment; there is no filter by the retain loss after the step",
+                    '"gradient" uses the plain inner product, not that of Adam\'s metric',
+                    '"basis" drops the oldest direction; it contains the gradient of the step, so '
+                    "the tangential part is the whole gradient",
                     "constraints are the gradients of the recipe's own retain terms"),
     )
     separate = True
@@ -55,7 +55,7 @@ class GU(Combine):
         Property("never_raises_retain", {}, "<g_i, update> <= 0 for every constraint, with slackness"),
         Property("nearest_in_metric", {}, "the correction is the smallest in Adam's metric"),
         Property("plain_without_conflict", {}, "bit-identical to the plain step without a conflict or retain gradient"),
-        Property("kinder_step", {}, "at equal distance from the start, ascent raises the retain loss less"),
+        Property("kinder_step", {}, "at equal distance from the start the retain loss rises less than by plain ascent"),
         Property("metric_of_optimizer", {}, "works with optimizers that keep no second moment"),
     )
 
@@ -87,7 +87,7 @@ class GU(Combine):
         yield
 
         def rows() -> Iterator[tuple[Tensor, Tensor, Tensor | float, list[Tensor]]]:
-            """Parameter by parameter: it, where it was, the metric there, and the constraints' parts."""
+            """Per parameter: its current value, its value before the step, the metric, and the constraints' parts."""
             for (name, parameter), *parts in zip(scope.parameters.items(), *self._constraints, strict=True):
                 yield parameter, before[name], _metric(optimizer, parameter), parts
 
@@ -114,9 +114,9 @@ class GU(Combine):
 
 
 def _metric(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Tensor | float:
-    """sqrt(v) + eps of the second moment the step was taken with, else 1."""
+    """sqrt(v) + eps of the second moment that the step used, else 1."""
     state, group = optimizer.state.get(parameter, {}), optimizer.param_groups[0]
-    # A step from an estimate has a moment of its own, which is the corrected one (zeroth_order, hybrid).
+    # A step from an estimate has its own second moment, with bias correction (zeroth_order, hybrid).
     if "mean_sq" in state and group.get("estimated", True):
         return (state["mean_sq"] / (1 - group["betas"][1] ** state["estimates"])).sqrt() + group["eps"]
     return state["exp_avg_sq"].sqrt() + group["eps"] if "exp_avg_sq" in state else 1.0

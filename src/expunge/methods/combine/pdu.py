@@ -14,20 +14,20 @@ from expunge.training.gradients import Gradient
 
 
 def ascended(multiplier: float, loss: float, epsilon: float, step: float) -> float:
-    """max(0, multiplier + step (loss - epsilon)): up while the constraint is violated, down on slack."""
-    found = multiplier + step * (loss - epsilon)
-    return 0.0 if found < 0 else found  # not max(): it would turn NaN into 0
+    """max(0, multiplier + step (loss - epsilon)): rises while the constraint is violated, falls otherwise."""
+    updated = multiplier + step * (loss - epsilon)
+    return 0.0 if updated < 0 else updated  # not max(): it would turn NaN into 0
 
 
 class PDU(Combine):
     """Minimise the forget loss subject to retain loss <= epsilon, by dual ascent once per optimizer step."""
 
     class Spec(plugin.Spec):
-        rho: float = Field(100.0, ge=0, description="The multiplier at the start.")
-        step: float = Field(5.0, ge=0, description="Of dual ascent; 0 keeps the multiplier as a fixed weight.")
+        rho: float = Field(100.0, ge=0, description="Initial multiplier.")
+        step: float = Field(5.0, ge=0, description="Step size of dual ascent; 0 keeps the multiplier fixed.")
         epsilon: float = Field(0.3, ge=0, description="Bound on the retain side's weighted loss, in nats per token "
-                                                      "for retain_nll; take a little more than it has at the start.")
-        warmup: int = Field(5, ge=0, description="Epochs before the multiplier moves.")
+                                                      "for retain_nll; choose slightly more than its initial value.")
+        warmup: int = Field(5, ge=0, description="Epochs before the multiplier changes.")
 
     card = Card(
         name="pdu", kind="combine",
@@ -37,7 +37,7 @@ class PDU(Combine):
         defaults="TOFU: rho 100, step 5, epsilon 0.3, 5 of 10 epochs of warm-up; MUSE: rho 50, step 1, 3 epochs, "
                  "epsilon 1.5 (News) or 0.1 (Books). rho is this large for the quadratic forget loss of `margin`",
         companions="retain_nll",
-        memory="2: the two gradients apart, until they are combined",
+        memory="2: both gradients, until they are combined",
         deviations=("the multiplier moves once per optimizer step, on the loss of its whole batch; the authors' code "
                     "moves it with every micro-batch",
                     "the update once per epoch on the full retain set is left out"),

@@ -1,4 +1,4 @@
-"""The weighted sum: what a single loss does."""
+"""The weighted sum of gradients, as of a single loss."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from expunge.errors import ExpungeError, UsageError
-from expunge.methods._lib.inverted import lenders, read_answers, wrong_answers
+from expunge.methods._lib.inverted import answer_sources, read_answers, wrong_answers
 from expunge.methods._lib.memo import memo
 from expunge.methods._lib.weighted_likelihood import token_mean
 from expunge.methods.base import Objective, WeightedSpec
@@ -87,7 +87,7 @@ class MEOW(Objective):
 
     def problems(self, task: Task) -> list[ExpungeError]:
         try:
-            missing = [id for id, served in lenders(task.forget, self._answers(task)).items() if not served]
+            missing = [id for id, served in answer_sources(task.forget, self._answers(task)).items() if not served]
         except ExpungeError as error:
             return [error]
         return [UsageError(f"meow has no inverted answers for {len(missing)} of {len(task.forget)} forget rows, "
@@ -108,7 +108,7 @@ class MEOW(Objective):
             memos[row.id] = [next(scores) for _ in texts]
             picked = choose(memos[row.id], spec.top_k, spec.select, stream(work.seed, "meow", row.id))
             chosen[row.id] = [texts[i] for i in picked]
-        return {"chosen": chosen, "memo": memos, "lenders": lenders(task.forget, answers)}
+        return {"chosen": chosen, "memo": memos, "lenders": answer_sources(task.forget, answers)}
 
     def sides(self, example: Example, task: Task, rng: random.Random) -> dict[str, Example]:
         lender = rng.choice(self.made["lenders"][example.id])

@@ -13,10 +13,10 @@ from expunge.training.step import Step, Term
 
 
 class ActivationMatch(Retain):
-    """Hold the hidden state of retain text where the original had it, at one layer."""
+    """Match the hidden states of retain text to the original's at one layer."""
 
     class Spec(WeightedSpec):
-        layer: int | None = Field(None, ge=0, description="Block whose output is held; by default 7/32 of the depth.")
+        layer: int | None = Field(None, ge=0, description="Block with matched output; by default 7/32 of the depth.")
         mask: Literal["answer", "all"] = Field("all", description="Positions that count: every real token or "
                                                                   "the answer only.")
 

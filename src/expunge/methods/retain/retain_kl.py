@@ -12,7 +12,7 @@ from expunge.training.step import Step, Term
 
 
 class RetainKL(Retain):
-    """Stay close to the original model on rows that must stay."""
+    """KL divergence from the original on the retain rows."""
 
     card = Card(
         name="retain_kl", kind="retain",
@@ -29,7 +29,7 @@ class RetainKL(Retain):
     space = {"weight": ("log", 0.2, 5.0)}
     must_show: ClassVar[tuple[Property, ...]] = (
         Property("zero_at_start", {}, "value and gradient are zero while the model is its reference"),
-        Property("leaves_first_update", {}, "with it, the first update is that of the objective alone"),
+        Property("leaves_first_update", {}, "its first gradient is 0: the first update is the objective's"),
         Property("never_negative", {}, "a divergence"),
         Property("protects_retain", {}, "the loss of retain answers stays lower than without it"),
     )

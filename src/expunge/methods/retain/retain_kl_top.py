@@ -1,4 +1,4 @@
-"""Keep what the original finds likeliest on the retain rows."""
+"""Keep the original's likeliest tokens on the retain rows."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from expunge.training.step import Step, Term
 
 
 class RetainKLTop(RetainKL):
-    """retain_kl at the price of 2 k + 2 numbers a token: where no other term asks for more, the original runs once."""
+    """retain_kl with 2 k + 2 cached numbers per token; the original runs once, unless another term needs more of it."""
 
     class Spec(WeightedSpec):
-        k: int = Field(64, ge=1, description="How many of the original's likeliest tokens are told apart.")
+        k: int = Field(64, ge=1, description="Number of the original's likeliest tokens that are kept separately.")
 
     card = Card(
         name="retain_kl_top", kind="retain",
-        summary="KL from the original's k likeliest tokens, all others counted as one",
+        summary="KL over the original's k likeliest tokens and all other tokens as one event",
         paper="TOFU, Maini et al. 2024 (arXiv 2401.06121), KL minimisation; here over a coarser vocabulary",
         formula="R = mean_t [sum_{v in K} q0_v log (q0_v / q_v) + r0 log (r0 / r)], K the k likeliest of q0, "
                 "r = 1 - sum_{v in K} q_v, r0 likewise",
-        defaults="weight 1, as retain_kl; k = 64 is ours",
+        defaults="weight 1, as retain_kl; k = 64 is our choice",
         needs=frozenset({"retain", "reference.likeliest"}),
         model_needs=frozenset({"distribution", "weights"}),
         deviations=(*RetainKL.card.deviations,
-                    "at most retain_kl, and short of it by r0 times the divergence between the original's rest and the "
-                    "model's: what is gained there goes unseen",),
+                    "smaller than retain_kl by r0 times the divergence between the original's other tokens and the "
+                    "model's: changes among these are not penalised",),
     )
     must_show = (
         *RetainKL.must_show,

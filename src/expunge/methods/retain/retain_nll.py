@@ -9,7 +9,7 @@ from expunge.training.step import Step, Term
 
 
 class RetainNLL(Retain):
-    """Keep training on rows that must stay (gradient descent on retain, GDR)."""
+    """Continue training on the retain rows (gradient descent on retain, GDR)."""
 
     card = Card(
         name="retain_nll", kind="retain",
