@@ -35,14 +35,14 @@ class DPO(Objective):
         defaults="beta 0.1; optimisation as for npo (open-unlearning, IdkDPO)",
         needs=frozenset({"questions", "reference.logp"}),
         model_needs=frozenset({"logp", "weights"}),
-        deviations=("refusals come from our own list unless refusals= names a file",
-                    "running-text rows have no question, so their refusal answers an empty prompt",),
+        deviations=("refusals come from a built-in list unless refusals= names a file",
+                    "running text has no question, so its refusal follows an empty prompt",),
     )
     reads = ("forget", "refusal")
     space = {"beta": ("log", 0.02, 1.0), "weight": ("log", 0.05, 2.0)}
     must_show = (
         Property("loss_at_start", {"per_beta": 2.0}, "(2/beta) log 2 when the model is its reference"),
-        Property("without_chosen_is_npo", {}, "dropping the refusal branch leaves NPO"),
+        Property("without_chosen_is_npo", {}, "without the refusal term it is NPO"),
         Property("forgets", {}, "the loss of forget answers grows"),
         Property("refuses", {"options": {"beta": 0.3}, "lr": 5e-4, "familiar": True},
                  "refusals on forget questions after training"),

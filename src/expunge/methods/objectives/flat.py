@@ -37,7 +37,7 @@ CURVES: dict[Divergence, tuple[Curve, Curve]] = {
     "js": (lambda v: LOG2 - F.softplus(-v), lambda v: v + F.softplus(-v) - LOG2),
     "tv": (lambda v: torch.tanh(v) / 2, lambda v: torch.tanh(v) / 2),
 }
-"""Divergence -> (g, f* o g): output activation and the conjugate of f at it. Both rise everywhere on [0, 1]."""
+"""Divergence -> (g, f* o g): output activation and the conjugate of f at it. Both increase on [0, 1]."""
 
 
 def flat(template_B: Tensor, forget_B: Tensor, divergence: Divergence) -> Tensor:
@@ -52,7 +52,7 @@ def mean_probability(answers: Answers) -> Tensor:
 
 
 class FLAT(Objective):
-    """Tell template from forget answers by their probability, and move both apart: forget rows are all it needs."""
+    """Raise the probability of a template answer and lower that of the forget answer; needs forget rows only."""
 
     class Spec(RefusalSpec):
         divergence: Divergence = Field("tv", description="The f-divergence that is maximised; the authors' "
@@ -64,18 +64,18 @@ class FLAT(Objective):
         paper="Wang et al. 2024, Loss Adjustment with Only Forget Data (arXiv 2410.11143, ICLR 2025)",
         formula="L = mean_seq -g(v_e) + f*(g(v_f)), v = mean_t p(y_t | x, y_<t) of template e and forget answer f",
         defaults="total variation; lr 2e-7 (Llama-2-7B, Harry Potter) to 1e-5, batch 4 to 16 times 4, 5 epochs, "
-                 "weight decay 0.01 (the authors' repository); a template drawn afresh from about 100 refusals",
+                 "weight decay 0.01 (the authors' repository); a template drawn from about 100 refusals at every step",
         needs=frozenset({"questions"}),
         model_needs=frozenset({"logp", "weights"}),
         deviations=("g and f* are applied to each row and then averaged; the authors average probabilities over the "
-                    "batch first, which makes the loss depend on how a step is cut into micro-batches",
-                    "the authors' code turns the sign of both parts of reverse KL and squared Hellinger, and of the "
-                    "template's part of Neyman, and reads Neyman's conjugate at v; here they follow the definition",
+                    "batch first, which makes the loss depend on the split into micro-batches",
+                    "the authors' code inverts the sign of both parts of reverse KL and squared Hellinger, and of the "
+                    "template's part of Neyman, and evaluates Neyman's conjugate at v; here all follow the definition",
                     "the mean probability is over answer tokens; the authors' code counts all other positions as zeros",
-                    "templates are our own refusals unless refusals= names a file, such as one of unrelated answers",
-                    "running-text rows have no question, so their template answers an empty prompt",
-                    "that long training leaves retain answers alone is shown beside retain_nll only: alone, a tiny "
-                    "model comes to decline retain questions too"),
+                    "templates are built-in refusals unless refusals= names a file, such as one of unrelated answers",
+                    "running text has no question, so its template follows an empty prompt",
+                    "retain answers survive long training with retain_nll only: without it, a tiny model declines "
+                    "retain questions too"),
     )
     reads = ("forget", "refusal")
     space = {"divergence": ("choice", *CURVES), "weight": ("log", 0.1, 4.0)}
@@ -86,8 +86,8 @@ class FLAT(Objective):
         Property("mean_of_probabilities", {}, "v is the masked mean token probability, row by row"),
         Property("no_reference", {}, "no copy of the model is loaded"),
         Property("forgets", {}, "the loss of forget answers grows"),
-        Property("outlasts_ascent", {}, "bounded: ten times the steps ga needs to collapse leave retain answers be, "
-                                        "next to a retain term"),
+        Property("outlasts_ascent", {}, "bounded: ten times the steps that ga needs to collapse leave retain "
+                                        "answers intact, with a retain term"),
     )
 
     def sides(self, example: Example, task: Task, rng: random.Random) -> dict[str, Example]:

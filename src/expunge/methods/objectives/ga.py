@@ -10,7 +10,7 @@ from expunge.plugin import Card, Property
 
 
 class GradientAscent(WeightedLikelihood):
-    """Raise the loss of the forget answers: the finetuning gradient with its sign turned."""
+    """Raise the loss of the forget answers: the finetuning gradient with inverted sign."""
 
     card = Card(
         name="ga", kind="objective",
@@ -25,10 +25,10 @@ class GradientAscent(WeightedLikelihood):
     )
     space = {"weight": ("log", 0.05, 2.0)}
     must_show = (
-        Property("gradient_is_minus", {"other": "retain_nll"}, "ascent is finetuning with its sign turned"),
+        Property("gradient_is_minus", {"other": "retain_nll"}, "ascent is finetuning with inverted sign"),
         Property("forgets", {}, "the loss of forget answers grows"),
-        Property("grows_without_bound", {}, "nothing in the loss slows it down"),
-        Property("collapses_retain", {"survivor": "grad_diff"}, "alone it ruins what must stay"),
+        Property("grows_without_bound", {}, "the loss is unbounded"),
+        Property("collapses_retain", {"survivor": "grad_diff"}, "without a retain term it destroys retained knowledge"),
     )
 
     value_is_loss = True

@@ -13,7 +13,7 @@ from expunge.training.step import Step, Term
 
 
 class RefusalFinetuning(Objective):
-    """Teach the model to answer forget questions with a refusal."""
+    """Train the model to answer forget questions with a refusal."""
 
     Spec = RefusalSpec
     card = Card(
@@ -21,14 +21,14 @@ class RefusalFinetuning(Objective):
         summary="refusal finetuning: answer forget questions with \"I don't know\"",
         paper="TOFU, Maini et al. 2024 (arXiv 2401.06121), the IDK baseline",
         formula="L = mean_t -log p(refusal_t | forget question)  (+ retain_nll)",
-        defaults="a refusal drawn afresh from about 100 each time a row is drawn; AdamW as for ga",
+        defaults="a new refusal from about 100 each time a row is drawn; AdamW as for ga",
         needs=frozenset({"questions"}),
         model_needs=frozenset({"logp", "weights"}),
         companions="retain_nll",
-        deviations=("the refusal and the retain loss are two token means added up, where TOFU takes one mean over "
-                    "the concatenated batch; the ratio of the two then does not depend on answer lengths",
-                    "refusals come from our own list unless refusals= names a file",
-                    "running-text rows have no question, so their refusal answers an empty prompt"),
+        deviations=("the refusal and the retain loss are two token means that are added; TOFU takes one mean over the "
+                    "concatenated batch. Here the ratio of the two does not depend on answer lengths",
+                    "refusals come from a built-in list unless refusals= names a file",
+                    "running text has no question, so its refusal follows an empty prompt"),
     )
     reads = ("refusal",)
     space = {"weight": ("log", 0.1, 4.0)}

@@ -18,16 +18,16 @@ from expunge.training.step import Step, Term
 
 
 def mean_logp(answers: Answers) -> Tensor:
-    """Mean log-prob per token of each answer: every row weighs the same; shape B."""
+    """Mean log-prob per token of each answer, shape B; every row has the same weight."""
     return answers.row_means(answers.logp_N)
 
 
 class LLMU(Objective):
-    """Raise the loss of forget answers, and teach answers to other questions in their place."""
+    """Raise the loss of forget answers and train on answers to other questions in their place."""
 
     class Spec(WeightedSpec):
         ascent: float = Field(0.5, ge=0, description="Coefficient of gradient ascent on the answers.")
-        mismatch: float = Field(1.0, ge=0, description="Coefficient of unrelated answers; 0 leaves them out.")
+        mismatch: float = Field(1.0, ge=0, description="Coefficient of unrelated answers; 0 removes them.")
         answers: int = Field(5, ge=1, description="Unrelated answers per forget row and step.")
 
     card = Card(
@@ -44,30 +44,30 @@ class LLMU(Objective):
         companions="retain_kl",
         memory="activations of one more row per unrelated answer",
         unbounded=True,
-        deviations=("unrelated answers are those of retain rows, drawn afresh each time a row is drawn; the study "
-                    "keeps a list of benign answers",
+        deviations=("unrelated answers are those of retain rows, drawn again each time a row is drawn; the study "
+                    "uses a list of benign answers",
                     "the third term is the divergence at supervised retain tokens; the study takes the cross-entropy "
                     "(the same gradient) at every position",
                     "all terms use the run's template; the study rewrites the question for the second",
                     "the ascent stops at a forget loss of log(vocabulary); the study's threshold compares a loss that "
-                    "only falls and so never stops it",
+                    "only falls, so it never stops",
                     "running text has no question, so its unrelated answers have none either"),
     )
     reads: ClassVar[tuple[str, ...]] = ("forget",)
     space = {"ascent": ("log", 0.05, 2.0), "mismatch": ("log", 0.1, 4.0), "answers": ("choice", 1, 2, 5)}
     must_show = (
         Property("is_answer_ascent", {}, "without its other terms it is gradient ascent on the answers"),
-        Property("answers_are_benign", {}, "unrelated answers are distinct answers of retain rows, afresh per draw"),
+        Property("answers_are_benign", {}, "unrelated answers are distinct answers of retain rows, new at every draw"),
         Property("weighs_two_terms", {}, "the gradient is that of both terms computed row by row"),
         Property("forgets", {"options": {"answers": 1}}, "the loss of forget answers grows"),
-        Property("grows_without_bound", {"options": {"answers": 1}, "lr": 1e-3}, "nothing in the loss slows it down"),
+        Property("grows_without_bound", {"options": {"answers": 1}, "lr": 1e-3}, "the loss is unbounded"),
     )
 
     def __init__(self, spec: BaseModel | None = None, **options: Any) -> None:
         super().__init__(spec, **options)
         count = self.spec.answers if self.spec.mismatch else 0
         self._unrelated = tuple(f"unrelated_{k}" for k in range(1, count + 1))
-        self.reads = ("forget", *self._unrelated)  # type: ignore[misc]  # as many sides as the options ask for
+        self.reads = ("forget", *self._unrelated)  # type: ignore[misc]  # the number of sides depends on the options
 
     @property
     def unbounded(self) -> bool:
@@ -82,8 +82,8 @@ class LLMU(Objective):
         return {"forget": example, **changed}
 
     def terms(self, step: Step) -> dict[str, Term]:
-        found = {"llmu_ascent": sequence_mean(self.spec.ascent * mean_logp(step.answers("forget")), "forget")}
+        terms = {"llmu_ascent": sequence_mean(self.spec.ascent * mean_logp(step.answers("forget")), "forget")}
         if self._unrelated:
             loss_B = -torch.stack([mean_logp(step.answers(side)) for side in self._unrelated]).mean(0)
-            found["llmu_mismatch"] = sequence_mean(self.spec.mismatch * loss_B, "forget")
-        return found
+            terms["llmu_mismatch"] = sequence_mean(self.spec.mismatch * loss_B, "forget")
+        return terms

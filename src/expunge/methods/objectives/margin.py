@@ -1,4 +1,4 @@
-"""Logit-margin flattening: the highest logit is brought down to the mean."""
+"""Logit-margin flattening: lowers the highest logit to the mean."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from expunge.training.step import Step, Term
 def margin(logits_NV: Tensor) -> Tensor:
     """(max_v z - mean_v z)^2 of every row of logits, in squared nats, shape N; 0 only where all are equal.
 
-    Without a softmax the push does not fade while a margin is left: dL/dz is 2 m (1 - 1/V) on the
+    Without a softmax the gradient does not vanish while there is a margin: dL/dz is 2 m (1 - 1/V) on the
     highest logit and -2 m / V on every other, m the margin.
     """
     return (logits_NV.amax(-1) - logits_NV.mean(-1)).square()
@@ -24,15 +24,15 @@ class Margin(Objective):
 
     card = Card(
         name="margin", kind="objective",
-        summary="flatten the logits of forget answers: a uniform guess, whatever the token",
+        summary="flatten the logits of forget answers: a uniform guess at every token",
         paper="Entesari et al. 2025, Constrained Entropic Unlearning (arXiv 2506.05314, NeurIPS 2025)",
         formula="L = mean_t (max_v z_t[v] - mean_v z_t[v])^2 + R",
         defaults="lr 1e-5, batch 32, 10 epochs (TOFU); it is quadratic in logits, so the authors' multiplier of the "
-                 "retain side starts at 50 to 100: retain_nll(weight=100) without a combiner that finds it",
+                 "retain side starts at 50 to 100: retain_nll(weight=100) without a combiner that adapts it",
         model_needs=frozenset({"distribution", "weights"}),
         companions="retain_nll",
-        deviations=("positions are those that predict a supervised token; the authors' code takes those that hold one, "
-                    "which leaves the first answer token out and adds the position behind the last",
+        deviations=("positions are those that predict a supervised token; the authors' code takes the positions of the "
+                    "tokens, which excludes the first answer token and adds the position after the last",
                     "the retain side has the fixed weight of its term; the authors' constraint on it is a combiner",
                     "the mean is over the tokens of the whole optimizer step, not of each micro-batch"),
     )

@@ -1,4 +1,4 @@
-"""MEOW: finetuning on inverted facts, chosen by how well the model already knows them."""
+"""MEOW: finetuning on inverted facts, chosen by how strongly the model has memorised them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Select = Literal["largest", "smallest", "random"]
 
 
 def choose(scores: list[float], count: int, select: Select, rng: random.Random) -> list[int]:
-    """Indices of `count` candidates (all, if there are fewer) by score; equal scores in their order."""
+    """Indices of `count` candidates (all if there are fewer) by score; ties keep their order."""
     order = list(range(len(scores)))
     if select == "random":
         rng.shuffle(order)
@@ -34,35 +34,35 @@ def choose(scores: list[float], count: int, select: Select, rng: random.Random) 
 
 
 class MEOW(Objective):
-    """Teach answers that contradict the truth, taking those whose text the model knows best (or least)."""
+    """Train on answers that contradict the truth, chosen by the largest (or smallest) MEMO score."""
 
     class Spec(WeightedSpec):
-        copies: int = Field(8, ge=1, description="Training copies per question, its chosen answers in turn.")
+        copies: int = Field(8, ge=1, description="Training copies per question; its chosen answers are used in turn.")
         top_k: int = Field(3, ge=1, description="Inverted answers chosen per question.")
         select: Select = Field("largest", description="Which MEMO scores are chosen.")
         inverted: str | None = Field(None, description="JSONL file of {id, answers} with inverted answers; the rows' "
-                                                       "wrong_answers when left out.")
+                                                       "wrong_answers if left out.")
         mode: Literal["suffix", "prefix"] = Field("suffix", description="MEMO cuts answers, or questions.")
         share: Literal["precision", "recall", "f1"] = Field("precision", description="Share of ROUGE-1 in MEMO.")
         window: int = Field(5, ge=1, description="Characters between the cuts of MEMO.")
-        cuts: int | None = Field(8, ge=1, description="Most cuts per text in MEMO, evenly spread; None takes all.")
-        max_new_tokens: int = Field(200, ge=1, description="Longest continuation in MEMO.")
+        cuts: int | None = Field(8, ge=1, description="Maximum cuts per text in MEMO, evenly spaced; None takes all.")
+        max_new_tokens: int = Field(200, ge=1, description="Maximum length of a continuation in MEMO.")
 
     card = Card(
         name="meow", kind="objective",
-        summary="finetuning on inverted facts that the model's own memory chooses",
+        summary="finetuning on inverted facts chosen by the model's memorisation",
         paper="Gu et al. 2024, MEOW: MEMOry Supervised LLM Unlearning Via Inverted Facts (arXiv 2409.11844)",
         formula="L = mean_t -log p(y'_t | q), y' among the top_k of q's inverted answers by MEMO",
         defaults="8 copies, top_k 3, largest, ROUGE-1 precision, window 5 (the authors' script); lr 1e-5, at most 10 "
                  "epochs, weight decay 0.01, no retain term",
         model_needs=frozenset({"generate", "logp", "prompt", "weights"}),
-        deviations=("inverted answers come from the rows or from a file; no second model writes them during a run",
+        deviations=("inverted answers come from the rows or from a file; no second model generates them during a run",
                     "an epoch draws one of a question's copies, in the published proportions, so that 8 epochs "
                     "are one published epoch",
-                    "MEMO takes 8 cuts per text unless cuts=None, since every cut costs a generation",
-                    "MEMO puts the question into the run's template, decodes greedily and passes over cuts behind "
-                    "which no word is left; the authors use the bare text and the model's own sampling settings",
-                    "a row without inverted answers (running text) lends those of another row on its subject"),
+                    "MEMO uses 8 cuts per text unless cuts=None, since every cut costs a generation",
+                    "MEMO puts the question into the run's template, decodes greedily and skips cuts without "
+                    "a word after them; the authors use the bare text and the model's own sampling settings",
+                    "a row without inverted answers (running text) uses those of another row about its entity"),
     )
     reads = ("inverted",)
     builds = True
@@ -74,7 +74,7 @@ class MEOW(Objective):
         Property("memo_by_hand", {}, "cuts, shares and thinning are what the paper says"),
         Property("believes_inversion", {}, "greedy answers match an inverted fact more than the truth, as fluently"),
         Property("selects_by_memory", {}, "largest, smallest and random choose deterministically, ties included"),
-        Property("lends_answers", {}, "a row without inverted answers takes those of its subject, or says it has none"),
+        Property("lends_answers", {}, "a row without inverted answers uses those of its entity, or is reported"),
         Property("reads_answers", {"option": "inverted"}, "a file replaces the rows' own wrong answers"),
         Property("leaves_no_mark", {}, "building changes neither weights nor the global random state"),
         Property("forgets", {}, "the loss of forget answers grows"),
@@ -82,16 +82,16 @@ class MEOW(Objective):
     )
 
     def _answers(self, task: Task) -> dict[str, list[str]]:
-        given = self.spec.inverted
-        return read_answers(Path(given), task.forget) if given else wrong_answers(task)
+        path = self.spec.inverted
+        return read_answers(Path(path), task.forget) if path else wrong_answers(task)
 
     def problems(self, task: Task) -> list[ExpungeError]:
         try:
-            missing = [id for id, served in answer_sources(task.forget, self._answers(task)).items() if not served]
+            missing = [id for id, sources in answer_sources(task.forget, self._answers(task)).items() if not sources]
         except ExpungeError as error:
             return [error]
         return [UsageError(f"meow has no inverted answers for {len(missing)} of {len(task.forget)} forget rows, "
-                           f"such as {missing[0]}.", "Neither the row nor another on its subject has wrong_answers.",
+                           f"such as {missing[0]}.", "Neither the row nor another about its entity has wrong_answers.",
                            "Add a `wrong_answers` field, or give inverted=FILE of {id, answers}.")] if missing else []
 
     def prepare(self, subject: CausalLM, task: Task, work: Work) -> dict[str, Any]:
@@ -111,9 +111,9 @@ class MEOW(Objective):
         return {"chosen": chosen, "memo": memos, "lenders": answer_sources(task.forget, answers)}
 
     def sides(self, example: Example, task: Task, rng: random.Random) -> dict[str, Example]:
-        lender = rng.choice(self.made["lenders"][example.id])
-        row = example if lender == example.id else next(r for r in task.forget if r.id == lender)
-        texts = self.made["chosen"][lender]
+        source = rng.choice(self.made["lenders"][example.id])
+        row = example if source == example.id else next(r for r in task.forget if r.id == source)
+        texts = self.made["chosen"][source]
         return {"inverted": row.model_copy(update={"answer": texts[rng.randrange(self.spec.copies) % len(texts)]})}
 
     def terms(self, step: Step) -> dict[str, Term]:

@@ -18,14 +18,14 @@ def npo(log_ratio_B: Tensor, beta: float) -> Tensor:
 
 
 class NPO(Objective):
-    """Push forget answers below the original model, ever more gently the further below they are."""
+    """Lower the likelihood of forget answers below the original's, with a weight that fades as it falls."""
 
     class Spec(WeightedSpec):
-        beta: float = Field(0.1, gt=0, description="Inverse temperature: how soon a forgotten answer is let go.")
+        beta: float = Field(0.1, gt=0, description="Inverse temperature: how soon the weight of an answer fades.")
 
     card = Card(
         name="npo", kind="objective",
-        summary="negative preference optimisation: push answers below the original, with a bound",
+        summary="negative preference optimisation: lower answers below the original, bounded",
         paper="Zhang et al. 2024, Negative Preference Optimization (arXiv 2404.05868)",
         formula="L = -(2/beta) * mean_seq log sigmoid(-beta * log(P / P0))",
         defaults="beta 0.1, lr 1e-5, 10 epochs, weight decay 0.01 (the authors' repository)",
@@ -43,7 +43,7 @@ class NPO(Objective):
         Property("weight_is", {}, "the gradient is that of the token-weighted family, one weight per answer"),
         Property("never_negative", {}, "bounded below by zero"),
         Property("forgets", {}, "the loss of forget answers grows"),
-        Property("slower_than", {"other": "ga_sequence"}, "the push fades as forgetting proceeds"),
+        Property("slower_than", {"other": "ga_sequence"}, "the gradient fades as forgetting proceeds"),
     )
 
     def terms(self, step: Step) -> dict[str, Term]:

@@ -23,17 +23,17 @@ def control_vector(size: int, length: float, seed: int) -> Tensor:
 
 
 class RMU(Objective):
-    """Push the hidden state of forget text to a fixed random vector at one layer."""
+    """Move the hidden states of forget text towards a fixed random vector at one layer."""
 
     class Spec(WeightedSpec):
         layer: int | None = Field(None, ge=0, description="Block whose output is steered; by default 7/32 of the "
                                                           "depth, at least 1 (layer 7 of Zephyr-7B).")
-        coefficient: float = Field(6.5, ge=0, description="Length of the control vector; take 2 to 5 times "
+        coefficient: float = Field(6.5, ge=0, description="Norm of the control vector; use 2 to 5 times "
                                                           "the mean activation norm.")
-        alpha: float = Field(1200.0, ge=0, description="Weight of the activation match it brings along.")
+        alpha: float = Field(1200.0, ge=0, description="Weight of its companion activation_match.")
         mask: Literal["answer", "all"] = Field("all", description="Positions that count: every real token, "
                                                                   "as published, or the answer only.")
-        seed: int = Field(0, description="Of the control vector.")
+        seed: int = Field(0, description="Seed of the control vector.")
 
     card = Card(
         name="rmu", kind="objective",
@@ -46,21 +46,21 @@ class RMU(Objective):
         deviations=("padding is never counted; the authors' code averages over it too",
                     "gradients are clipped at norm 1 by the default optimizer; the authors do not clip",
                     "one forget topic with one control vector; alternating topics are separate runs",
-                    "the down projections are found by name rather than by position in the parameter list"),
+                    "the down projections are selected by name, not by position in the parameter list"),
     )
     space = {"coefficient": ("log", 1.0, 100.0), "alpha": ("log", 0.1, 2000.0)}
     must_show = (
-        Property("points_positive", {}, "the control vector is drawn from U[0, 1), fixed and of the asked length"),
-        Property("steers", {}, "forget activations turn to the control vector and take its length"),
+        Property("points_positive", {}, "the control vector is drawn from U[0, 1), fixed, and of the given norm"),
+        Property("steers", {}, "forget activations reach the control vector's direction and norm"),
         Property("moves_only", {"modules": "mlp_out"}, "everything outside the three layers keeps its bits"),
-        Property("retain_term_starts_at_zero", {}, "the match is exact before the first step"),
+        Property("retain_term_starts_at_zero", {}, "its value is 0 before the first step"),
         Property("holds_retain", {"options": {"coefficient": 12.0}, "drift": 0.05},
                  "with the published alpha, retain activations stay where they were"),
-        Property("suppresses", {"options": {"coefficient": 0.0, "alpha": 0.0}}, "no target length, no activation"),
+        Property("suppresses", {"options": {"coefficient": 0.0, "alpha": 0.0}}, "with norm 0 activations vanish"),
         Property("forgets", {"options": {"coefficient": 12.0, "alpha": 30.0}, "lr": 5e-3, "steps": 60,
                              "retain_rise": 0.1},
                  "the loss of forget answers grows and that of retain answers does not"),
-        Property("stops_at_its_layer", {}, "leaving the forward early gives the same gradients"),
+        Property("stops_at_its_layer", {}, "stopping the forward pass early gives the same gradients"),
     )
 
     def block(self, depth: int) -> int:

@@ -1,4 +1,4 @@
-"""SatImp: push neither what is certain nor what is gone."""
+"""SatImp: gradient ascent on tokens that are neither certain nor forgotten."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class SatImp(WeightedLikelihood):
     """Ascent on tokens that are neither saturated (already forgotten) nor unimportant (certain anyway)."""
 
     class Spec(WeightedSpec):
-        beta1: float = Field(5.0, ge=0, description="Exponent of p: how far forgotten tokens are spared. "
+        beta1: float = Field(5.0, ge=0, description="Exponent of p: how little weight forgotten tokens have. "
                                                     "0 is unbounded.")
-        beta2: float = Field(1.0, ge=0, description="Exponent of 1 - p: how far certain tokens are spared; "
+        beta2: float = Field(1.0, ge=0, description="Exponent of 1 - p: how little weight certain tokens have; "
                                                     "0 is wga(alpha=beta1).")
 
     card = Card(
@@ -31,10 +31,10 @@ class SatImp(WeightedLikelihood):
         paper="Yang et al. 2025, Exploring Criteria of Loss Reweighting (arXiv 2505.11953, ICML 2025)",
         formula="L = (1/n_tokens) * sum_t stopgrad(p_t^beta1 (1 - p_t)^beta2) log p_t + 0.1 * R",
         defaults="beta1 5, beta2 1, forget to retain 10:1, lr 1e-5, batch 16, 5 epochs; "
-                 "an answer known by heart has p near 1, hence little weight, so the start is slow",
+                 "a memorised answer has p near 1, hence little weight, so the start is slow",
         model_needs=frozenset({"logp", "weights"}),
         companions="retain_nll(weight=0.1)",
-        deviations=("public code disagrees with itself on which side has the weight 1 and which 0.1; "
+        deviations=("the public code is inconsistent on which side has the weight 1 and which 0.1; "
                     "here the forget side has 1, the default of its class",
                     "the mean is over the tokens of the whole optimizer step, not of each micro-batch"),
     )

@@ -18,12 +18,12 @@ def simnpo(mean_nll_B: Tensor, beta: float, delta: float) -> Tensor:
 
 
 class SimNPO(Objective):
-    """NPO on the mean token loss, so long and short answers are pushed alike and no reference is needed."""
+    """NPO on the mean token loss: independent of answer length, and without a reference."""
 
     class Spec(WeightedSpec):
         beta: float = Field(4.5, gt=0, description="Inverse temperature on the mean token loss.")
         delta: float = Field(0.0, description="Margin in nats per token (the paper's gamma is beta * delta).")
-        weight: float = Field(0.125, ge=0, description="Coefficient of this term in the loss; 0 leaves it out.")
+        weight: float = Field(0.125, ge=0, description="Coefficient of this term in the loss; 0 removes it.")
 
     card = Card(
         name="simnpo", kind="objective",
@@ -40,7 +40,7 @@ class SimNPO(Objective):
         Property("no_reference", {}, "no copy of the model is loaded"),
         Property("weight_is", {"options": {"delta": 0.5}},
                  "the gradient is that of the token-weighted family: (2/n) sigmoid(-beta (S/n - delta))"),
-        Property("length_blind", {}, "equal mean loss, equal weight, whatever the length"),
+        Property("length_blind", {}, "equal mean loss gives equal weight at any length"),
         Property("short_not_slower", {}, "short memorised answers are forgotten no slower than long ones"),
         Property("forgets", {}, "the loss of forget answers grows"),
     )

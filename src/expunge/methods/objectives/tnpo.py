@@ -1,4 +1,4 @@
-"""NPO's weight, one token at a time."""
+"""NPO's weight, per token."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from expunge.plugin import Card, Property
 
 def tnpo_weight(logp_N: Tensor, reference_N: Tensor, beta: float) -> Tensor:
     """2 p^beta / (p^beta + p0^beta) of every token, as a sigmoid so that no power can underflow."""
-    log_ratio_N = (logp_N - reference_N).nan_to_num(nan=0.0)  # 0/0: impossible before and after is no change
+    log_ratio_N = (logp_N - reference_N).nan_to_num(nan=0.0)  # probability 0 in both models counts as no change
     return 2 * torch.sigmoid(beta * log_ratio_N)
 
 
 class TNPO(WeightedLikelihood):
-    """Push every token below its own probability under the original, ever more gently."""
+    """Lower every token's probability below the original's, with a weight that fades as it falls."""
 
     class Spec(WeightedSpec):
-        beta: float = Field(4.0, gt=0, description="Inverse temperature: how soon a forgotten token is let go.")
+        beta: float = Field(4.0, gt=0, description="Inverse temperature: how soon the weight of a token fades.")
 
     card = Card(
         name="tnpo", kind="objective",
-        summary="token-wise npo: each token is let go once it is below the original",
+        summary="token-wise npo: the weight of a token fades once it is below the original",
         paper="Wang et al. 2025, Rethinking LLM Unlearning Objectives (arXiv 2502.19301, ICLR 2025)",
         formula="L = (1/n_tokens) * sum_t stopgrad(2 p_t^beta / (p_t^beta + p0_t^beta)) log p_t",
         defaults="beta 4, AdamW, lr 1e-5 (Phi 2e-5), batch 16, 5 epochs, no weight decay (the authors); "
                  "usually with a retain term, as in tnpo + retain_kl",
         needs=frozenset({"reference.logp"}),
         model_needs=frozenset({"logp", "weights"}),
-        deviations=("the authors' code adds 1e-5 to the denominator, which lets go of unlikely tokens sooner; "
-                    "a sigmoid of the log ratio needs no such guard",
+        deviations=("the authors' code adds 1e-5 to the denominator, which fades unlikely tokens sooner; "
+                    "a sigmoid of the log ratio does not need it",
                     "the mean is over the tokens of the whole optimizer step, not of each micro-batch"),
     )
     space = {"beta": ("log", 0.5, 8.0), "weight": ("log", 0.05, 2.0)}
@@ -44,7 +44,7 @@ class TNPO(WeightedLikelihood):
         Property("weight_is", {}, "2 p^beta / (p^beta + p0^beta) per token"),
         Property("finite_at_the_edges", {}, "p = 0 and p = 1 are ordinary values"),
         Property("forgets", {}, "the loss of forget answers grows"),
-        Property("settles_at_zero", {}, "the push ends where the tokens are below the original"),
+        Property("settles_at_zero", {}, "the gradient vanishes when the tokens are below the original"),
     )
 
     def weight(self, logp_N: Tensor, reference_N: Tensor | None) -> Tensor:

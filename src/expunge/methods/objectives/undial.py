@@ -20,7 +20,7 @@ class UNDIAL(EditedTeacher):
     """Distil the original into itself with the memorised token's logit lowered: bounded, stable."""
 
     class Spec(WeightedSpec):
-        strength: float = Field(10.0, ge=0, description="How far the true token's logit is lowered (kappa).")
+        strength: float = Field(10.0, ge=0, description="Amount subtracted from the true token's logit (kappa).")
 
     card = Card(
         name="undial", kind="objective",
@@ -35,11 +35,11 @@ class UNDIAL(EditedTeacher):
     )
     space = {"strength": ("log", 1.0, 30.0), "weight": ("log", 0.1, 2.0)}
     must_show = (
-        Property("zero_gradient_at_start", {"options": {"strength": 0.0}}, "nothing lowered, nothing to learn"),
+        Property("zero_gradient_at_start", {"options": {"strength": 0.0}}, "with strength 0 the gradient is 0"),
         Property("forgets", {}, "the loss of forget answers grows"),
         Property("plateaus", {"options": {"strength": 3.0}, "unlike": "ga"},
                  "the optimum is a finite distribution, so longer training does not diverge"),
-        Property("keeps_other_odds", {}, "the target leaves the odds among all other tokens as they were"),
+        Property("keeps_other_odds", {}, "the target keeps the odds among all other tokens"),
     )
 
     def edit(self, teacher_NV: Tensor, batch: Batch) -> Tensor:

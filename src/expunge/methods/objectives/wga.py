@@ -11,15 +11,15 @@ from expunge.plugin import Card, Property
 
 
 def wga_weight(logp_N: Tensor, alpha: float) -> Tensor:
-    """p^alpha of every token from its log-prob: tokens already forgotten are left alone."""
+    """p^alpha per token from its log-prob; forgotten tokens have little weight."""
     return logp_N.exp().pow(alpha)
 
 
 class WGA(WeightedLikelihood):
-    """Gradient ascent that pushes each token in proportion to a power of its probability."""
+    """Gradient ascent with each token weighted by a power of its probability."""
 
     class Spec(WeightedSpec):
-        alpha: float = Field(1.0, ge=0, description="Exponent of the probability; 0 is ga, and as unbounded.")
+        alpha: float = Field(1.0, ge=0, description="Exponent of the probability; 0 is ga, which is unbounded.")
 
     card = Card(
         name="wga", kind="objective",
@@ -35,8 +35,8 @@ class WGA(WeightedLikelihood):
     must_show = (
         Property("reduces_to", {"other": "ga", "options": {"alpha": 0.0}, "at": "moved"},
                  "exponent 0 weighs all tokens alike"),
-        Property("weight_is", {"options": {"alpha": 1.5}}, "p^alpha, held while the gradient is taken: were it not, "
-                                                           "its own derivative would turn the sign at small p"),
+        Property("weight_is", {"options": {"alpha": 1.5}}, "p^alpha, detached: its own derivative would "
+                                                           "invert the sign at small p"),
         Property("spares_unlikely", {"options": {"alpha": 5.0}, "share": 0.01},
                  "at exponent 5 a token below 0.05 gets less than a hundredth of one at 0.9"),
         Property("finite_at_the_edges", {}, "p = 0 and p = 1 are ordinary values"),

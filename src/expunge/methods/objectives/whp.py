@@ -1,4 +1,4 @@
-"""Who's Harry Potter: learn what somebody would say who had not read the text."""
+"""Who's Harry Potter: train on the predictions of a model that has not read the text."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from expunge.seeding import derive
 
 
 class WHP(EditedTeacher):
-    """Finetune on generic tokens: the original's likeliest once all that reinforcement raised is lowered."""
+    """Finetune on generic tokens: the original's likeliest after logits raised by reinforcement are lowered."""
 
     builds = True
 
     class Spec(WeightedSpec):
-        alpha: float = Field(5.0, ge=0, description="How far a logit is lowered per nat that reinforcement raised it.")
+        alpha: float = Field(5.0, ge=0, description="Nats a logit is lowered per nat of its rise.")
         reinforce_lr: float = Field(3e-6, gt=0, le=1e30, description="Learning rate of the reinforced copy.")
         reinforce_epochs: float = Field(3.0, gt=0, description="Epochs of the reinforced copy on the forget rows.")
         anchors: str | None = Field(None, description="JSON file {term: generic term}; the original reads the forget "
@@ -43,21 +43,21 @@ class WHP(EditedTeacher):
         defaults="alpha 5; reinforced copy 3 epochs at lr 3e-6, batch 8 times 16; then 2 epochs at lr 1e-6, no retain "
                  "term (the paper, partly from memory)",
         model_needs=frozenset({"distribution", "prompt", "weights"}),
-        memory="before the first step one more copy in training; after it token ids only",
-        deviations=("terms are found token by token, wherever their tokens stand; anchors= names them, none are made",
+        memory="before the first step one more copy in training; afterwards token ids only",
+        deviations=("terms are matched on tokens anywhere in the text; anchors= lists them, none are generated",
                     "of a term only the first token of its first mention counts; the paper also lowers the logits of "
-                    "generic terms that were mentioned before, by how much we do not know",
+                    "generic terms that were mentioned before, the amount is unknown to us",
                     "the reinforced copy learns answers only where rows have prompts, with AdamW without weight decay, "
                     "a warm-up of one epoch and a linear decay",
                     "rows are not cut into blocks of 512 tokens; --max-length cuts them"),
     )
     space = {"alpha": ("log", 0.5, 10.0), "reinforce_lr": ("log", 1e-6, 1e-4), "weight": ("log", 0.1, 2.0)}
     must_show = (
-        Property("lowers_what_rose", {}, "logits that reinforcement raised fall in rank, all others keep their bits; "
+        Property("lowers_what_rose", {}, "logits raised by reinforcement fall in rank, all others keep their bits; "
                                          "alpha 0 changes nothing"),
-        Property("translates_anchors", {}, "the original reads generic terms, and every token finds its place again"),
+        Property("translates_anchors", {}, "the original reads generic terms, and every token keeps its counterpart"),
         Property("builds_generic_targets", {"lr": 1e-2, "epochs": 10.0},
-                 "made once, plain data, and the original ends as it came"),
+                 "computed once as plain data; the original stays unchanged"),
         Property("learns_its_targets", {}, "the loss is that of finetuning on the generic tokens that count"),
         Property("never_negative", {}, "a cross-entropy"),
         Property("forgets", {"options": {"reinforce_lr": 1e-2, "reinforce_epochs": 10.0}},
@@ -97,13 +97,13 @@ class WHP(EditedTeacher):
         return read_terms(Path(self.spec.anchors)) if self.spec.anchors else {}
 
     def _targets(self, batch: Batch) -> Tensor:
-        """Generic token in the place of each supervised one, shape N."""
-        made = getattr(self, "made", {})
-        missing = [row.id for row in batch.rows if row.key not in made]
+        """Generic token for each supervised token, shape N."""
+        targets = getattr(self, "made", {})
+        missing = [row.id for row in batch.rows if row.key not in targets]
         if missing:
             raise ExpungeError(f"whp has no generic targets for row {missing[0]}.",
-                               "They are made of the task's forget rows before the first step.")
-        ids = [token for row in batch.rows for token in made[row.key]]
+                               "Targets are computed from the task's forget rows before the first step.")
+        ids = [token for row in batch.rows for token in targets[row.key]]
         return torch.tensor(ids, device=batch.device)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Token-wise NPO, weighted once more by probability."""
+"""Token-wise NPO, additionally weighted by probability."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from expunge.plugin import Card, Property
 
 
 class WTNPO(WeightedLikelihood):
-    """Token-wise NPO that also spares tokens the model finds unlikely, whatever the original thought."""
+    """Token-wise NPO that also gives little weight to tokens the model finds unlikely."""
 
     class Spec(TNPO.Spec):
         alpha: float = Field(1.5, ge=0, description="Exponent of the probability; 0 is tnpo.")
 
     card = Card(
         name="wtnpo", kind="objective",
-        summary="token-wise npo, weighted once more by a power of the probability",
+        summary="token-wise npo, additionally weighted by a power of the probability",
         paper="Wang et al. 2025, Rethinking LLM Unlearning Objectives (arXiv 2502.19301, ICLR 2025)",
         formula="L = (1/n_tokens) * sum_t stopgrad(2 p_t^(beta+alpha) / (p_t^beta + p0_t^beta)) log p_t",
         defaults="beta 4, alpha 1.5, AdamW, lr 1e-5 (Phi 2e-5), batch 16, 5 epochs, no weight decay (the authors); "
                  "usually with a retain term, as in wtnpo + retain_kl",
         needs=frozenset({"reference.logp"}),
         model_needs=frozenset({"logp", "weights"}),
-        deviations=("the authors' code adds 1e-5 to the denominator; a sigmoid of the log ratio needs no such guard",
-                    "one version of the authors' code fixes beta at 0.1 and lets only alpha be chosen; here both are",
+        deviations=("the authors' code adds 1e-5 to the denominator; a sigmoid of the log ratio does not need it",
+                    "one version of the authors' code fixes beta at 0.1; here beta and alpha are options",
                     "the mean is over the tokens of the whole optimizer step, not of each micro-batch"),
     )
     space = {"beta": ("log", 0.5, 8.0), "alpha": ("uniform", 0.1, 5.0), "weight": ("log", 0.05, 2.0)}
