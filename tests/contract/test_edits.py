@@ -105,7 +105,7 @@ def bare(task: Task) -> Task:
 
 @pytest.mark.parametrize(("recipe", "says"), [
     ("ssd", "has no others"),
-    ("rocr", "name no subject"),
+    ("rocr", "name no entity"),
     ("first_epoch", "has none"),
     ("rocr(entities=['Rosalba Oxenham'])", "generic text"),
 ])

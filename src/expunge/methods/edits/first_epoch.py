@@ -1,4 +1,4 @@
-"""First-epoch ascent: undo what the forget rows did to the weights when they were first seen."""
+"""First-epoch ascent: undo the effect of the forget rows on the weights in the first epoch of training."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from expunge.records.task import Task
 
 
 class FirstEpoch(Edit):
-    """Gradient ascent in one move or several, on all weights or one part, up to the loss of unseen rows."""
+    """Gradient ascent in one or several moves, on all weights or one part, up to the loss of unseen rows."""
 
     class Spec(plugin.Spec):
         layers: Literal["embedding", "output", "all"] | int = Field(
-            "all", description='What may move: "all", "embedding", "output", or one block by number.')
+            "all", description='Parameters that may change: "all", "embedding", "output", or one block by number.')
         initial: str | list[str] = Field(
-            [], description="The model before fine-tuning, where the first-epoch gradient is taken. A list of "
+            [], description="The model before fine-tuning, where the first-epoch gradient is computed. A list of "
                             "checkpoints, one per epoch, sums their gradients: the all-epoch form.")
         moves: int = Field(1, ge=1, description="1 is one shot; more take a fresh gradient before each, at the "
                                                 "current weights, and share the way evenly.")
         target: float | None = Field(None, gt=0, description="Mean loss of forget answers to reach, in nats per "
-                                                             "token; that of the holdout rows when left out.")
-        step: float | None = Field(None, gt=0, description="c * eta: a fixed length per unit of gradient for every "
-                                                           "move, instead of a target.")
+                                                             "token; that of the holdout rows if left out.")
+        step: float | None = Field(None, gt=0, description="c * eta: a fixed factor of the gradient for every move, "
+                                                           "instead of a target.")
 
         @field_validator("step")
         @classmethod
@@ -47,26 +47,26 @@ class FirstEpoch(Edit):
 
     card = Card(
         name="first_epoch", kind="edit",
-        summary="ascend the forget rows' first-epoch gradient to the loss of rows never seen",
+        summary="gradient ascent on the forget rows' first-epoch gradient up to the loss of rows never seen",
         paper="A More Practical Approach to Machine Unlearning, 2024 (arXiv 2406.09391)",
         formula="w <- w + c * eta * sum_i grad l(x_i; w_first), c such that mean_i l(x_i) = mean holdout loss",
         defaults="calibrated; step = the fine-tuning rate (c = 1) undoes plain descent exactly",
         model_needs=frozenset({"hidden", "logp", "weights"}),
-        deviations=("only the abstract was at hand: lengths, calibration and losses are our reading of it",
-                    "the first-epoch gradient is recomputed at the initial weights rather than logged in training",
-                    "without initial= it is taken at the current weights, which is plain ascent along one line",
-                    "a shorter move than the sum over epochs needs is seen where a trained model was finetuned on "
-                    "the rows; for one trained from random weights on everything it came out longer",
+        deviations=("only the abstract was available: step lengths, calibration and losses are our reading of it",
+                    "the first-epoch gradient is recomputed at the initial weights instead of logged in training",
+                    "without initial= it is computed at the current weights: plain ascent along one direction",
+                    "the move is shorter than with the sum over epochs if a trained model was finetuned on the rows; "
+                    "for a model trained on everything from random weights it was longer",
                     "influence scores and the matching of requests to near-duplicates are not part of this edit"),
     )
     space = {"layers": ("choice", "all", "embedding", "output"), "moves": ("choice", 1, 5, 50)}
     must_show = (
         Property("undoes_a_step", {}, "a step of plain descent on one row is undone"),
         Property("edits_only", {"options": {"layers": "embedding"}, "part": "embed_tokens"},
-                 "the embedding alone moves, every other tensor keeps its bits"),
+                 "only the embedding changes, every other tensor keeps its bits"),
         Property("edits_only", {"options": {"layers": 1}, "part": "layers.1."}, "so does a block by its number"),
         Property("reaches_holdout", {}, "the loss of forget answers ends within 5% of the holdout mean"),
-        Property("shorter_than_all_epochs", {}, "for one loss the first-epoch gradient moves the weights less far "
+        Property("shorter_than_all_epochs", {}, "for equal loss the first-epoch gradient moves the weights less "
                                                 "than the sum over epochs"),
     )
 
@@ -75,19 +75,19 @@ class FirstEpoch(Edit):
         return [self.spec.initial] if isinstance(self.spec.initial, str) else list(self.spec.initial)
 
     def problems(self, task: Task) -> list[ExpungeError]:
-        found: list[ExpungeError] = []
+        problems: list[ExpungeError] = []
         if not (self.spec.step or self.spec.target or task.holdout):
-            found.append(UsageError("first_epoch stops at the loss of holdout rows, and the task has none.",
-                                    fix="Give --holdout FILE, or first_epoch(target=...) or first_epoch(step=...)."))
+            problems.append(UsageError("first_epoch stops at the loss of holdout rows, and the task has none.",
+                                       fix="Give --holdout FILE, or first_epoch(target=...) or first_epoch(step=...)."))
         for path in self._initial:
             try:
                 read_config(path)
             except ExpungeError as error:
-                found.append(error)
-        return found
+                problems.append(error)
+        return problems
 
     def names(self, subject: Subject) -> tuple[str, ...]:
-        """Parameters that may move. Raises UsageError for a block or head that the model does not have."""
+        """Parameters that may change. Raises UsageError for a block or head that the model does not have."""
         layers, model = self.spec.layers, subject.model
         if isinstance(layers, int):
             blocks = list(subject.blocks.values())
@@ -121,17 +121,18 @@ class FirstEpoch(Edit):
                 "loss": mean_loss(subject, rows), "change": float(change)}
 
     def _first(self, subject: Subject, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """Summed over the checkpoints named in `initial`, for the parameters that may move."""
-        found: dict[str, Tensor] = {}
+        """Gradient summed over the checkpoints in `initial`, for the parameters that may change."""
+        total: dict[str, Tensor] = {}
         for path in self._initial:
             earlier = subject.around(load_subject(path, dtype=torch.float32, device=subject.device).model)
             try:
                 gradient = summed_gradient(earlier, rows, names=self.names(subject))
             except (KeyError, IndexError, RuntimeError) as error:
-                raise UsageError(f"The model at {path} is not one that became the model to edit.", str(error)[:200],
+                raise UsageError(f"The model at {path} is not an earlier checkpoint of the model to "
+                                 f"edit.", str(error)[:200],
                                  "Give checkpoints of the same training.") from None
-            found = {name: value + found.get(name, 0) for name, value in gradient.items()}
+            total = {name: value + total.get(name, 0) for name, value in gradient.items()}
         shapes = {name: p.shape for name, p in subject.model.named_parameters()}
-        if any(value.shape != shapes[name] for name, value in found.items()):
+        if any(value.shape != shapes[name] for name, value in total.items()):
             raise UsageError("initial= names a model of another size.", fix="Give checkpoints of the same training.")
-        return found
+        return total

@@ -1,4 +1,4 @@
-"""ROCR: make the model read a name as another concept, by a rank-one change per name."""
+"""ROCR: redirect names to another concept by a rank-one weight change per name."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from expunge.records.task import Task
 
 
 def published_layers(depth: int) -> list[int]:
-    """Layers 4, 5 and 6 of 32, scaled to a model of `depth` blocks; fewer where they fall together."""
+    """Layers 4, 5 and 6 of 32, scaled to a model of `depth` blocks; fewer if some coincide."""
     return sorted({min(round(layer * depth / 32), depth - 1) for layer in (4, 5, 6)})
 
 
 class ROCR(Edit):
-    """Rank-one concept redirection: at the last token of a name the residual stream becomes another concept's."""
+    """Rank-one concept redirection: at the last token of a name the residual stream becomes that of another concept."""
 
     class Spec(plugin.Spec):
-        replacement: str = Field("an imaginary character", pattern=r"\S", description="What the names are read as. "
-                                 "Another real person would have their facts told of the target, which may be false "
-                                 "and harmful.")
+        replacement: str = Field("an imaginary character", pattern=r"\S", description="Concept replacing the names. "
+                                 "With a real person, their facts would be stated about the target, which may be "
+                                 "false and harmful.")
         entities: list[str] = Field([], description="Names to redirect; by default the entities of the forget rows.")
-        layers: list[int] = Field([], description="Blocks whose MLP is edited, the last is where the concept is read; "
+        layers: list[int] = Field([], description="Blocks whose MLP is edited; the concept is read at the last one; "
                                                   "by default 4, 5, 6 of 32, scaled to the model's depth.")
-        penalty: float = Field(1.0, gt=0, description="Lambda, against large changes; in squared activations.")
+        penalty: float = Field(1.0, gt=0, description="Lambda: penalty on large changes, in squared activations.")
         threshold: float = Field(2e-2, gt=0, description="Only directions of the keys with a smaller singular value in "
                                                          "generic text may change.")
-        relative: bool = Field(False, description="Take the threshold as a multiple of the mean singular value, "
+        relative: bool = Field(False, description="Read the threshold as a multiple of the mean singular value, "
                                                   "independent of the scale of activations.")
 
     card = Card(
         name="rocr", kind="edit",
-        summary="rank-one concept redirection: the model reads the forgotten names as another concept",
+        summary="rank-one concept redirection: the forgotten names are redirected to another concept",
         paper="LLM Unlearning Should Be Form-Independent, 2025 (arXiv 2506.07795)",
         formula="[P K K^T + lambda I] X = P K R^T, W <- W + X^T, per layer; R = (z_replacement - z_name) / layers left",
         defaults="layers 4, 5, 6 of 32, lambda 1, threshold 0.02 (the authors' repository)",
@@ -51,31 +51,31 @@ class ROCR(Edit):
         deviations=("the replacement is a neutral invented concept; the authors redirect to a real, famous person",
                     "generic text is the task's retain, background and utility rows instead of Wikipedia",
                     "the name's present value is read in the same template as the replacement's, where the "
-                    "authors read it bare; their other targets (refusal, noise) are not offered",
-                    "all names of a request are one edit; keys of earlier runs are not carried over",
-                    "the templates are our own wording, through the model's own prompt template",
+                    "authors read it without a template; their other targets (refusal, noise) are not available",
+                    "all names of a request are one edit; keys of earlier runs are not kept",
+                    "the templates have our own wording and use the model's prompt template",
                     "pronouns, aliases and facts asked for without the name are not covered"),
     )
     space = {"penalty": ("log", 1e-2, 1e2), "threshold": ("log", 1e-4, 1.0)}
     must_show = (
         Property("rank_is_requests", {}, "each name adds one to the rank of a layer's change"),
-        Property("stays_in_null_space", {}, "the change lies in the null space: generic keys hardly feel it"),
-        Property("reads_as_replacement", {}, "at the name the residual stream turns to the replacement's"),
+        Property("stays_in_null_space", {}, "the change lies in the null space and hardly affects generic keys"),
+        Property("reads_as_replacement", {}, "at the name the residual stream approaches the replacement's"),
         Property("answers_as_replacement", {}, "the name gets the replacement's facts, others keep theirs"),
         Property("forgets_in_every_form", {"other": "ga + retain_nll"},
                  "the drop spreads less over forms of question than with ascent on one form"),
     )
 
     def problems(self, task: Task) -> list[ExpungeError]:
-        found: list[ExpungeError] = []
+        problems: list[ExpungeError] = []
         if not self._entities(task):
-            found.append(UsageError("rocr redirects names, and the forget rows name no subject.",
-                                    "Their `subject` field is empty.",
-                                    'Fill it in, or write rocr(entities=["..."]).'))
+            problems.append(UsageError("rocr redirects names, and the forget rows name no entity.",
+                                       "Their `entity` field is empty.",
+                                       'Fill it in, or write rocr(entities=["..."]).'))
         if not (task.retain or task.background or task.utility):
-            found.append(UsageError("rocr reads generic text to leave it alone, and the task has none.",
-                                    "It takes retain, background and utility rows.", "Give --retain FILE."))
-        return found
+            problems.append(UsageError("rocr needs generic text that it must not change, and the task has none.",
+                                       "It reads retain, background and utility rows.", "Give --retain FILE."))
+        return problems
 
     def _entities(self, task: Task) -> list[str]:
         return self.spec.entities or list(dict.fromkeys(row.entity for row in task.forget if row.entity))

@@ -1,4 +1,4 @@
-"""Selective synaptic dampening: shrink what matters far more to the forget rows than to all rows."""
+"""Selective synaptic dampening: shrink weights far more important to the forget rows than to all rows."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from expunge.records.task import Task
 
 
 def dampen(weight: Tensor, forget: Tensor, everything: Tensor, alpha: float, lambda_: float) -> Tensor:
-    """Weight times min(lambda I_D / I_f, 1) where I_f > alpha I_D, and as it was elsewhere.
+    """Weight times min(lambda I_D / I_f, 1) where I_f > alpha I_D, and unchanged elsewhere.
 
     Args:
         weight, forget, everything: a parameter and its importances I_f and I_D, of one shape; the
-            importances are not negative and come from batches of one size.
+            importances are non-negative and use batches of one size.
     """
     factor = (lambda_ * everything / forget).clamp(max=1)
     return torch.where(forget > alpha * everything, weight * factor, weight)
@@ -33,23 +33,23 @@ class SSD(Edit):
     """Two passes for importances, then every weight specific to the forget rows is scaled down."""
 
     class Spec(plugin.Spec):
-        alpha: float = Field(10.0, gt=0, description="A weight is dampened when the forget rows weigh it more than "
-                                                     "this many times as much as all rows do.")
-        lambda_: float = Field(1.0, ge=0, description="Numerator of the dampening; 0 prunes what is selected.")
+        alpha: float = Field(10.0, gt=0, description="A weight is dampened if its importance to the forget rows is "
+                                                     "more than alpha times that to all rows.")
+        lambda_: float = Field(1.0, ge=0, description="Numerator of the dampening; 0 prunes the selected weights.")
         batch_size: int = Field(8, ge=1, description="Rows per squared gradient, the same for both passes; 1 is the "
                                                      "per-sample Fisher diagonal.")
-        loss_free: bool = Field(False, description="Importance from the squared length of the logits (LFSSD), "
-                                                   "which looks at no label.")
+        loss_free: bool = Field(False, description="Importance from the squared norm of the logits (LFSSD), "
+                                                   "without labels.")
 
     card = Card(
         name="ssd", kind="edit",
-        summary="selective synaptic dampening: shrink weights that matter mostly to the forget rows",
+        summary="selective synaptic dampening: shrink weights important mostly to the forget rows",
         paper="Foster et al. 2024, Selective Synaptic Dampening (arXiv 2308.07707); LFSSD (arXiv 2402.19308)",
         formula="w <- w * min(lambda * I_D / I_f, 1) where I_f > alpha * I_D; I = mean_batches (grad CE_batch)^2",
-        defaults="alpha 10, lambda 1 (ResNet-18 in the paper; alpha 5 to 50 elsewhere); batches of 8 are ours, "
-                 "the authors take 64 or 128 images",
+        defaults="alpha 10, lambda 1 (ResNet-18 in the paper; alpha 5 to 50 elsewhere); batches of 8 are our choice, "
+                 "the authors use 64 or 128 images",
         model_needs=frozenset({"logp", "weights"}),
-        deviations=("a batch counts by its rows, so that a last smaller one is not over-weighted",
+        deviations=("batches are weighted by their number of rows, for a smaller last one",
                     "I_D is taken over all training rows the task holds: forget, retain and background",
                     "a row's loss is the mean over its answer tokens; the classifier form comes with classifiers, and "
                     "with it the published bounds (forget accuracy at chance, retain within 3 points)"),
@@ -59,12 +59,12 @@ class SSD(Edit):
         Property("dampens_elementwise", {}, "no weight grows, and none moves where I_f <= alpha I_D; "
                                             "the selection depends on importances alone; lambda 0 prunes"),
         Property("keeps_everything", {"options": {"alpha": 1e30}}, "alpha to infinity is the identity"),
-        Property("keeps_when_forgetting_all", {"options": {"alpha": 1.0}}, "nothing is specific when D_f is D"),
+        Property("keeps_when_forgetting_all", {"options": {"alpha": 1.0}}, "no weight is specific if D_f is D"),
         Property("counts_rows_not_batches", {}, "importances are those of the definition, row by row"),
         Property("edit_forgets", {"rise": 0.8, "retain_rise": 0.1},
                  "forget loss rises, retain loss by little, without a step of training"),
         Property("edit_forgets", {"options": {"alpha": 2.0, "loss_free": True}, "rise": 0.8, "retain_rise": 0.2},
-                 "so it does without labels"),
+                 "the same without labels"),
     )
 
     def problems(self, task: Task) -> list[ExpungeError]:

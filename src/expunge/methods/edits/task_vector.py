@@ -1,4 +1,4 @@
-"""Task-vector negation: learn the forget rows still better, then go the other way."""
+"""Task-vector negation: finetune a copy on the forget rows and subtract its change."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from expunge.records.task import Task
 def negate(weights: Mapping[str, Tensor], finetuned: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     """weights - scale * (finetuned - weights) for every floating-point tensor, computed in float32.
 
-    Pass names once: a tensor that stands under two names, as tied embeddings do, must not be negated twice.
-    Integer tensors come back as they are.
+    Each tensor must occur under one name: tied embeddings must not be negated twice. Integer tensors are
+    returned unchanged.
     """
     return {
         name: (w.float() - scale * (finetuned[name].float() - w.float())).to(w.dtype) if w.is_floating_point() else w
@@ -31,12 +31,12 @@ def negate(weights: Mapping[str, Tensor], finetuned: Mapping[str, Tensor], scale
 
 
 class TaskVector(Edit):
-    """Fine-tune a copy on the forget rows and subtract what that changed."""
+    """Fine-tune a copy on the forget rows and subtract its change."""
 
     class Spec(plugin.Spec):
-        scale: float = Field(1.0, description="How far to go against the task vector; 0 changes nothing and -1 "
-                                              "is the fine-tuned copy itself.")
-        epochs: float = Field(5.0, gt=0, description="Over the forget rows, for the copy.")
+        scale: float = Field(1.0, description="Multiple of the task vector to subtract; 0 changes nothing and "
+                                              "-1 is the fine-tuned copy itself.")
+        epochs: float = Field(5.0, gt=0, description="Epochs of the copy over the forget rows.")
         lr: float = Field(1e-5, gt=0, le=1e30, description="Peak learning rate of the copy's training.")
         batch_size: int = Field(8, ge=1, description="Rows per step of the copy's training.")
 
@@ -45,9 +45,9 @@ class TaskVector(Edit):
         summary="fine-tune a copy on the forget rows and subtract the change (negated task vector)",
         paper="Ilharco et al. 2023, Editing Models with Task Arithmetic (arXiv 2212.04089); MUSE (arXiv 2407.06460)",
         formula="w <- w - scale * (w_ft - w)",
-        defaults="scale 1, lr 1e-5, 5 epochs (MUSE trains 5 to 10); batches of 8 are ours",
+        defaults="scale 1, lr 1e-5, 5 epochs (MUSE trains 5 to 10); batches of 8 are our choice",
         model_needs=frozenset({"logp", "weights"}),
-        deviations=("the copy is trained by the package's own loop with its AdamW",),
+        deviations=("the copy is trained by the package's loop with its AdamW",),
     )
     space = {"scale": ("uniform", 0.1, 3.0), "lr": ("log", 1e-6, 1e-3), "epochs": ("uniform", 1.0, 10.0)}
     must_show = (
@@ -64,7 +64,7 @@ class TaskVector(Edit):
         spec = self.spec
         learned = subject.clone()
         finetune(learned, task.forget, epochs=spec.epochs, lr=spec.lr, batch_size=spec.batch_size, seed=seed)
-        before = dict(subject.model.named_parameters())  # a tied weight stands here once
+        before = dict(subject.model.named_parameters())  # a tied weight occurs once
         changed = negate(before, dict(learned.model.named_parameters()), spec.scale)
         moved = size = 0.0
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""AdamW with warm-up and a linear, cosine or constant curve."""
+"""AdamW with warm-up and a linear, cosine or constant schedule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from expunge.plugin import Card, Property
 
 
 class AdamW(Optimizer):
-    """The optimizer of nearly every unlearning paper."""
+    """AdamW, the optimizer of most unlearning papers."""
 
     class Spec(RateSpec):
         beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment.")

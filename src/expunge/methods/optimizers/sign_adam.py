@@ -53,24 +53,24 @@ class CompressedAdam(torch.optim.Optimizer):
 
 
 class SignAdam(Optimizer):
-    """Adam whose update is quantised: coarser steps end in flatter places."""
+    """Adam with a quantised update; by the paper, coarser steps end in flatter minima."""
 
     class Spec(RateSpec):
         beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment.")
-        beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the second moment; of no account with one bit.")
-        eps: float = Field(1e-8, gt=0, description="Added to the denominator; of no account with one bit.")
-        bits: int = Field(1, ge=1, le=16, description="Of the quantised update; 1 is its sign.")
+        beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the second moment; unused with one bit.")
+        eps: float = Field(1e-8, gt=0, description="Added to the denominator; unused with one bit.")
+        bits: int = Field(1, ge=1, le=16, description="Bits of the quantised update; 1 is its sign.")
 
     card = Card(
         name="sign_adam", kind="optimizer",
         summary="Adam with only the sign, or a few bits, of its update",
         paper="Downgrade to Upgrade: Optimizer Simplification, ICLR 2026 (arXiv 2510.00761)",
         formula="w <- w - lr * (Q_N(m / (sqrt(v) + eps)) + weight_decay * w), Q_1 = sign",
-        defaults="one bit; moments of adamw; the paper's learning rates are not known to us",
+        defaults="one bit; moments of adamw; the paper's learning rates are unknown to us",
         memory="1 with one bit, else 2",
-        deviations=("levels are symmetric without one at 0, so that one bit is the sign; their scale is the largest "
-                    "entry of a tensor, except with one bit",
-                    "weights whose direction is exactly 0 stay"),
+        deviations=("levels are symmetric without a level at 0, so that one bit is the sign; their scale is the "
+                    "largest entry of a tensor, except with one bit",
+                    "weights with an update of exactly 0 stay"),
     )
     space = {"lr": ("log", 1e-6, 1e-3), "bits": ("choice", 1, 2, 4)}
     must_show = (

@@ -1,4 +1,4 @@
-"""Sign descent: every weight moves by the learning rate, whatever the size of its gradient."""
+"""Sign descent: every weight moves by the learning rate, for any size of its gradient."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SignDescent(torch.optim.Optimizer):
 
 
 class SignSGD(Optimizer):
-    """The simplest first-order optimizer: one bit per weight and step."""
+    """Sign descent: one bit of the gradient per weight and step."""
 
     card = Card(
         name="sign_sgd", kind="optimizer",
@@ -35,9 +35,9 @@ class SignSGD(Optimizer):
         paper="Downgrade to Upgrade: Optimizer Simplification, ICLR 2026 (arXiv 2510.00761); "
               "Bernstein et al. 2018, signSGD (arXiv 1802.04434)",
         formula="w <- w - lr * (sign(g) + weight_decay * w)",
-        defaults="rate and decay of adamw; the paper's learning rates are not known to us",
+        defaults="rate and decay of adamw; the paper's learning rates are unknown to us",
         memory="0",
-        deviations=("weights whose gradient is exactly 0 stay",),
+        deviations=("weights with a gradient of exactly 0 stay",),
     )
     space = {"lr": ("log", 1e-6, 1e-3)}
     must_show = (

@@ -1,4 +1,4 @@
-"""Latent adversarial training: forget while an adversary pushes activations towards the forgotten answer."""
+"""Latent adversarial training: forget gradients under an adversary in the activations."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from expunge.training.step import Step
 
 
 class LAT(Perturb):
-    """Take every forget gradient under the worst the activations can do."""
+    """Compute every forget gradient under a worst-case perturbation of the activations."""
 
     class Spec(plugin.Spec):
-        eps: float = Field(1.5, ge=0, description="Largest L2 norm of the perturbation, per token or row.")
-        steps: int = Field(16, ge=0, description="Of the adversary, on every micro-batch.")
-        lr: float = Field(5e-2, gt=0, le=1e30, description="Of the adversary's AdamW.")
-        layers: list[int] | None = Field(None, min_length=1, description="Blocks it attacks; by default the one at "
+        eps: float = Field(1.5, ge=0, description="Maximum L2 norm of the perturbation, per token or row.")
+        steps: int = Field(16, ge=0, description="Steps of the adversary on every micro-batch.")
+        lr: float = Field(5e-2, gt=0, le=1e30, description="Learning rate of the adversary's AdamW.")
+        layers: list[int] | None = Field(None, min_length=1, description="Perturbed blocks; by default the one at "
                                                                          "12/32 of the depth.")
         site: Literal["mlp", "block", "embedding"] = Field("mlp", description="Output of the blocks' MLP, of the "
                                                                               "blocks, or of the embedding.")
-        mask: Literal["prompt", "all"] = Field("prompt", description="Positions it may push: the prompt, or all real "
+        mask: Literal["prompt", "all"] = Field("prompt", description="Perturbed positions: the prompt, or all real "
                                                                      "ones. In running text always all.")
-        ball: Literal["token", "row"] = Field("token", description="What eps bounds: each token, or a whole row.")
+        ball: Literal["token", "row"] = Field("token", description="What eps bounds: each token, or each whole row.")
         toward: float = Field(1.0, ge=0, description="Weight of the forget answer's loss for the adversary.")
-        away: float = Field(1.0, ge=0, description="Weight of pushing away refusals, where the objective has them.")
+        away: float = Field(1.0, ge=0, description="Weight of lowering refusals, if the objective has them.")
 
     card = Card(
         name="lat", kind="perturb",
-        summary="forget under an adversary in the activations: latent adversarial training",
+        summary="latent adversarial training: forget gradients under perturbed activations",
         paper="Sheshadri et al. 2024, Latent Adversarial Training (arXiv 2407.15549)",
         formula="g_f at h + d, d = argmin over |d_t| <= eps of toward * NLL(y_f) - away * mean_t log(1 - p(y_refusal))",
         defaults="eps 1.5, 16 steps at 5e-2, MLP of block 12 of 32, both weights 1 (Who's Harry Potter; weights of "
@@ -49,7 +49,7 @@ class LAT(Perturb):
         model_needs=frozenset({"hidden", "logp", "weights"}),
         memory="the adversary's activations, and twice the perturbed ones",
         deviations=("one optimizer step per perturbation; the authors take up to 4",
-                    "the adversary's gradient is not clipped: AdamW does not depend on its length",
+                    "the adversary's gradient is not clipped: AdamW does not depend on its scale",
                     "its losses are means per row, so that no perturbation depends on other rows, and it runs without "
                     "dropout",
                     "no away term against retain answers, which the authors have in their RMU variant",
@@ -61,12 +61,13 @@ class LAT(Perturb):
     space = {"eps": ("log", 0.1, 8.0), "steps": ("choice", 4, 8, 16)}
     must_show = (
         Property("does_nothing", {"options": {"eps": 0.0}}, "eps 0 is the base method, bit for bit"),
-        Property("restores_weights", {"options": {"steps": 2}}, "no bit and no hook stays, through exceptions too"),
+        Property("restores_weights", {"options": {"steps": 2}}, "weights and hooks are restored bit for bit, also "
+                                                                "after exceptions"),
         Property("adversary_wins", {}, "tokens within eps, the others at 0, and its loss lower than before"),
-        Property("alone_or_in_company", {}, "a row's perturbation depends neither on neighbours nor on padding"),
-        Property("reaches_forget_sides", {}, "refusals get it on the prompt they share, retain rows do not"),
+        Property("alone_or_in_company", {}, "a row's perturbation depends neither on other rows nor on padding"),
+        Property("reaches_forget_sides", {}, "refusals get it on the shared prompt, retain rows do not"),
         Property("harder_to_elicit", {"options": {"steps": 4, "eps": 3.0, "site": "block"}},
-                 "under a fresh attack forget answers stay less likely than without"),
+                 "under a new attack forget answers stay less likely than without"),
     )
 
     @property
@@ -82,7 +83,7 @@ class LAT(Perturb):
         return sites_at(subject, self.spec.site, self.spec.layers or [min(round(12 * depth / 32), depth - 1)])
 
     def attack(self, step: Step) -> None:
-        """Find the perturbation of a micro-batch and put every side but retain under it."""
+        """Compute the perturbation of a micro-batch and apply it to every side except retain."""
         sites = self.sites(step.subject)
         sides = {side: batch for side, batch in step.batches.items() if side != "retain"}
         deltas = self.worst(step.subject, sites, sides["forget"], sides.get("refusal"))
@@ -92,7 +93,7 @@ class LAT(Perturb):
 
     def loss(self, subject: CausalLM, sites: Sequence[Site], deltas: Sequence[Tensor], forget: TokenBatch,
              refusal: TokenBatch | None) -> Tensor:
-        """What the adversary descends: the forget answer likely, the refusal not."""
+        """The adversary's loss: low if the forget answer is likely and the refusal is not."""
         with pushed(subject, sites, deltas):
             answers = subject.answers(forget)
         loss = self.spec.toward * answers.row_means(-answers.logp_N).sum()
@@ -105,7 +106,7 @@ class LAT(Perturb):
     def worst(self, subject: CausalLM, sites: Sequence[Site], forget: TokenBatch,
               refusal: TokenBatch | None = None) -> list[Tensor]:
         """The adversary's perturbation of the forget rows: one B T D tensor per site, no gradient."""
-        free_BT1 = positions(forget, self.spec.mask)[..., None]
+        mask_BT1 = positions(forget, self.spec.mask)[..., None]
         shape = (*forget.ids_BT.shape, subject.model.config.hidden_size)
         deltas = [torch.zeros(shape, device=subject.device, requires_grad=True) for _ in sites]
         optimizer = torch.optim.AdamW(deltas, lr=self.spec.lr)
@@ -114,10 +115,10 @@ class LAT(Perturb):
         try:
             for _ in range(self.spec.steps):
                 with torch.enable_grad():
-                    loss = self.loss(subject, sites, [d * free_BT1 for d in deltas], forget, refusal)
-                    found = torch.autograd.grad(loss, deltas)
-                for delta_BTD, part in zip(deltas, found, strict=True):
-                    delta_BTD.grad = part
+                    loss = self.loss(subject, sites, [d * mask_BT1 for d in deltas], forget, refusal)
+                    gradients = torch.autograd.grad(loss, deltas)
+                for delta_BTD, gradient in zip(deltas, gradients, strict=True):
+                    delta_BTD.grad = gradient
                 optimizer.step()
                 with torch.no_grad():
                     for delta_BTD in deltas:

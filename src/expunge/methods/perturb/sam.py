@@ -13,10 +13,10 @@ from expunge.training.gradients import Gradient, Oracle, inner
 
 
 class SAM(Perturb):
-    """Take the forget gradient where it is worst nearby, so that relearning finds no steep way back."""
+    """Compute the forget gradient at the worst point nearby, so that relearning is slower."""
 
     class Spec(plugin.Spec):
-        rho: float = Field(0.01, ge=0, description="How far up the forget loss, over all parameters together.")
+        rho: float = Field(0.01, ge=0, description="Distance along the forget gradient, L2 norm over all parameters.")
 
     card = Card(
         name="sam", kind="perturb",
@@ -27,12 +27,12 @@ class SAM(Perturb):
         defaults="rho 0.01; with NPO beta 0.1, lr 1e-5, retain weight 1 (MUSE News) or 2.5 (Books); WMDP: NPO beta "
                  "0.015, lr 5e-6, retain weight 2.25, 125 steps",
         model_needs=frozenset({"weights"}),
-        memory="2: the first gradient and a copy of what may move",
+        memory="2: the first gradient and a copy of the trainable weights",
     )
     space = {"rho": ("log", 1e-3, 0.1)}
     must_show = (
         Property("does_nothing", {"options": {"rho": 0.0}}, "rho 0 is the base method, bit for bit"),
-        Property("restores_weights", {}, "the very bits come back, also through an exception"),
+        Property("restores_weights", {}, "weights are restored bit for bit, also after an exception"),
         Property("moves_up_the_gradient", {}, "by rho along the unclipped gradient, within the scope only"),
         Property("flatter_than_plain", {"rho": 0.05}, "at the end the forget loss rises less within the same distance"),
     )
@@ -42,9 +42,9 @@ class SAM(Perturb):
         return bool(self.spec.rho == 0)
 
     def gradient(self, subject: Subject, scope: Scope, plain: Oracle, *, step: int, total: int, seed: int) -> Gradient:
-        found = plain()
-        length = inner(found, found) ** 0.5
-        if self.spec.rho == 0 or length == 0:
-            return found
-        with scope.shifted(found, self.spec.rho / length):
+        gradient = plain()
+        norm = inner(gradient, gradient) ** 0.5
+        if self.spec.rho == 0 or norm == 0:
+            return gradient
+        with scope.shifted(gradient, self.spec.rho / norm):
             return plain()

@@ -1,1 +1,1 @@
-"""Plug-ins, one file each; found by the registry."""
+"""Plug-ins, one file each, found by the registry."""

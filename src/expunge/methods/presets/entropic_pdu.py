@@ -1,4 +1,4 @@
-"""Constrained entropic unlearning, as published: flat logits, and a multiplier for the retain side."""
+"""Constrained entropic unlearning, as published: margin loss, retain loss and dual ascent."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ class EntropicPDU(Preset):
     )
     expands_to = "margin + retain_nll + pdu"
     must_show = (
-        Property("expands_to_a_recipe", {}, "the name stands for a sum anyone can type"),
+        Property("expands_to_a_recipe", {}, "the name equals the written-out sum"),
         Property("reduces_to", {"other": "margin", "at": "moved"}, "its forget gradient is that of margin"),
     )

@@ -18,7 +18,7 @@ class GradDiff(Preset):
     )
     expands_to = "ga + retain_nll"
     must_show = (
-        Property("expands_to_a_recipe", {}, "the name stands for a sum anyone can type"),
+        Property("expands_to_a_recipe", {}, "the name equals the written-out sum"),
         Property("reduces_to", {"other": "ga", "recipe": "grad_diff + retain_nll(weight=0)", "exact": True},
                  "without its retain term it is gradient ascent"),
         Property("kinder_than", {"other": "ga"}, "utility at equal forget loss is higher"),

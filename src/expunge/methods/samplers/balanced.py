@@ -1,4 +1,4 @@
-"""As many indirect as direct neighbours of every entity."""
+"""Sampler with as many indirect as direct neighbours per entity."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from expunge.seeding import stream
 
 
 class Balanced(Sampler):
-    """Cycle both sides, with the indirect neighbours of each entity thinned out to the number of direct ones."""
+    """Cycle both sides; the indirect neighbours of each entity are subsampled to the number of direct ones."""
 
     card = Card(
         name="balanced", kind="sampler",
-        summary="both sides in step, indirect neighbours of an entity thinned to the number of direct ones",
+        summary="both sides cycled, an entity's indirect neighbours subsampled to the number of direct ones",
         paper="Standard vs. Modular Sampling: Best Practices for Reliable LLM Unlearning (MELU), 2025",
         formula="R' = direct + sample_e(indirect_e, |direct_e|) + general; pair_i = (F_(i mod |F|), R'_(i mod |R'|))",
         defaults="the rows left out are the same in every epoch, as in the study",
         deviations=("the sample depends on the run's seed; the study fixed one for all runs",
-                    "an entity without direct neighbours keeps all its indirect ones; thinned to none, "
-                    "it would lose its whole neighbourhood",
+                    "an entity without direct neighbours keeps all its indirect ones; otherwise it "
+                    "would have none",
                     "an epoch shuffles the order of the pairs, as the study's loader does"),
     )
     must_show = (
@@ -31,9 +31,9 @@ class Balanced(Sampler):
                  "direct, as many indirect, and the general rows"),
         Property("equal_neighbours", {}, "no entity has more indirect than direct neighbours in an epoch"),
         Property("covers_both_sides", {"thinned": True}, "every forget row, direct neighbour and general row"),
-        Property("walks_one_side_alone", {}, "with one side it is plain shuffling"),
-        Property("pure_order", {}, "a function of rows, epoch and seed, whoever asks and how often"),
-        Property("ignores_global_random_state", {}, "same seed, same rows, whatever ran before"),
+        Property("walks_one_side_alone", {}, "with one side only it is plain shuffling"),
+        Property("pure_order", {}, "a pure function of rows, epoch and seed"),
+        Property("ignores_global_random_state", {}, "same seed, same rows, independent of earlier draws"),
     )
 
     def order(self, rows: Mapping[str, Sequence[Example]], epoch: int, seed: int) -> list[dict[str, Example]]:

@@ -1,4 +1,4 @@
-"""Both sides walked in step, the shorter one over and over."""
+"""Sampler that cycles through both sides; the shorter one repeats."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from expunge.seeding import stream
 
 
 def walk(sides: Mapping[str, Sequence[Example]], length: int) -> list[dict[str, Example]]:
-    """`length` draws; the i-th takes row i of every side that has rows, counted round and round."""
+    """`length` draws; draw i takes row i of every non-empty side, modulo its length."""
     return [{side: rows[i % len(rows)] for side, rows in sides.items() if rows} for i in range(length)]
 
 
 class Cyclic(Sampler):
-    """Row i with row i, modulo the length of each side, so that every row of both is seen in an epoch."""
+    """Pairs row i with row i, modulo the length of each side: an epoch covers all rows of both sides."""
 
     class Spec(plugin.Spec):
         keep: Literal["all", "direct", "indirect"] = Field(
             "all", description="Retain rows to draw from: all, or without the indirect or the direct neighbours of "
                                "forgotten entities (general rows always stay).")
         length: Literal["longest", "forget"] = Field(
-            "longest", description="Of an epoch: that of the longer side, or of the forget rows, which leaves "
-                                   "later retain rows unseen.")
+            "longest", description="Length of an epoch: that of the longer side, or the number of forget rows, "
+                                   "which leaves later retain rows unused.")
 
     card = Card(
         name="cyclic", kind="sampler",
-        summary="forget and retain rows in step, the shorter side repeated until the longer is through",
+        summary="forget and retain rows cycled together; the shorter side repeats",
         paper="Standard vs. Modular Sampling: Best Practices for Reliable LLM Unlearning (MELU), 2025",
         formula="pair_i = (forget_(i mod |F|), retain_(i mod |R|)), i < max(|F|, |R|)",
         defaults="all retain rows; length=forget gives the study's sequential one-to-one pairing, "
@@ -50,17 +50,17 @@ class Cyclic(Sampler):
                            "options": {"keep": "direct"}}, "direct neighbours and general rows"),
         Property("pairs", {"forget": 98, "direct": 364, "indirect": 1144, "general": 293, "count": 1437,
                            "options": {"keep": "indirect"}}, "indirect neighbours and general rows"),
-        Property("covers_both_sides", {}, "every row of both sides, none more than once above any other of its side"),
-        Property("walks_one_side_alone", {}, "with one side it is plain shuffling"),
-        Property("pure_order", {}, "a function of rows, epoch and seed, whoever asks and how often"),
-        Property("ignores_global_random_state", {}, "same seed, same rows, whatever ran before"),
+        Property("covers_both_sides", {}, "every row of both sides; counts within a side differ by at most one"),
+        Property("walks_one_side_alone", {}, "with one side only it is plain shuffling"),
+        Property("pure_order", {}, "a pure function of rows, epoch and seed"),
+        Property("ignores_global_random_state", {}, "same seed, same rows, independent of earlier draws"),
     )
 
     def order(self, rows: Mapping[str, Sequence[Example]], epoch: int, seed: int) -> list[dict[str, Example]]:
         forget, retain = rows.get("forget", ()), rows.get("retain", ())
         if forget and retain and self.spec.keep != "all":
-            found, general = modules(forget, retain)
-            kept = {r.id for m in found for r in (m.direct if self.spec.keep == "direct" else m.indirect)}
+            entities, general = modules(forget, retain)
+            kept = {r.id for m in entities for r in (m.direct if self.spec.keep == "direct" else m.indirect)}
             kept |= {r.id for r in general}
             retain = [r for r in retain if r.id in kept]
             if not retain:

@@ -1,4 +1,4 @@
-"""Modular entity-level pairing."""
+"""Entity-level pairing (MELU)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from expunge.seeding import stream
 
 
 class MELU(Sampler):
-    """Each entity's forget rows meet its own neighbours; general rows meet a random forget row."""
+    """Pairs each entity's forget rows with its own neighbours, and general rows with random forget rows."""
 
     class Spec(plugin.Spec):
-        ordered: bool = Field(False, description="Walk entity after entity with the general rows last, rather than "
-                                                 "all pairs in random order.")
+        ordered: bool = Field(False, description="Entity after entity and the general rows last, instead of all "
+                                                 "pairs in random order.")
 
     card = Card(
         name="melu", kind="sampler",
@@ -30,10 +30,10 @@ class MELU(Sampler):
                 "row with a random forget row",
         defaults="4 epochs, lr 2e-5, LoRA rank 8; pairs are shuffled, as by the study's loader; forget rows are "
                  "seen far more often per epoch than with paired, so compare at equal forget tokens",
-        deviations=("an entity without neighbours stays: its forget rows meet random general rows, or any retain rows; "
-                    "the study drops it",
+        deviations=("an entity without neighbours is kept: its forget rows are paired with random general rows, or any "
+                    "retain rows; the study drops it",
                     "partners of general rows depend on the run's seed; the study fixed one for all runs",
-                    "entities come in the order of their first forget row; the study's order changes between runs"),
+                    "entities are in the order of their first forget row; the study's order changes between runs"),
     )
     must_show = (
         Property("pairs", {"forget": 98, "direct": 364, "indirect": 1144, "general": 293, "count": 1801},
@@ -41,14 +41,14 @@ class MELU(Sampler):
         Property("stays_within_entities", {}, "every non-general pair shares its entity, every retain row appears, "
                                               "and forget rows floor or ceil(|R_e| / |F_e|) times"),
         Property("keeps_lonely_entities", {}, "an entity without neighbours is still forgotten"),
-        Property("keeps_module_order", {}, "entity after entity when asked, and mixed when not"),
-        Property("walks_one_side_alone", {}, "with one side it is plain shuffling"),
-        Property("pure_order", {}, "a function of rows, epoch and seed, whoever asks and how often"),
-        Property("ignores_global_random_state", {}, "same seed, same rows, whatever ran before"),
+        Property("keeps_module_order", {}, "entity after entity if ordered, else mixed"),
+        Property("walks_one_side_alone", {}, "with one side only it is plain shuffling"),
+        Property("pure_order", {}, "a pure function of rows, epoch and seed"),
+        Property("ignores_global_random_state", {}, "same seed, same rows, independent of earlier draws"),
     )
 
     def order(self, rows: Mapping[str, Sequence[Example]], epoch: int, seed: int) -> list[dict[str, Example]]:
-        sides = {side: list(found) for side, found in rows.items() if found}
+        sides = {side: list(examples) for side, examples in rows.items() if examples}
         if {"forget", "retain"} <= sides.keys():
             pairs = self._pairs(sides["forget"], sides["retain"], seed)
         else:
@@ -61,9 +61,9 @@ class MELU(Sampler):
     def _pairs(forget: Sequence[Example], retain: Sequence[Example], seed: int) -> list[dict[str, Example]]:
         """The pairs of every epoch, entity by entity, general rows last."""
         rng = stream(seed, "melu", "pairs")
-        found, general = modules(forget, retain)
+        entities, general = modules(forget, retain)
         pairs: list[dict[str, Example]] = []
-        for module in found:
+        for module in entities:
             if module.retain:
                 pairs += walk({"forget": module.forget, "retain": module.retain},
                               max(len(module.forget), len(module.retain)))

@@ -1,4 +1,4 @@
-"""One retain row for every forget row, as TOFU draws them."""
+"""Sampler that draws one retain row for every forget row, as in TOFU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from expunge.seeding import stream
 
 
 class Paired(Sampler):
-    """Each epoch walks the forget rows once in a new order; each meets a retain row drawn uniformly."""
+    """Each epoch visits the forget rows once in a new order, each with a retain row drawn uniformly."""
 
     card = Card(
         name="paired", kind="sampler",
@@ -19,18 +19,18 @@ class Paired(Sampler):
         paper="TOFU, Maini et al. 2024 (arXiv 2401.06121)",
         formula="epoch = shuffled forget rows; retain row ~ uniform, with replacement",
         defaults="an epoch is as long as the forget set",
-        deviations=("draws come from a stream of their own, so that nothing else shifts them and a resumed run "
-                    "repeats them; TOFU's loader draws from the global random state",),
+        deviations=("draws come from a separate random stream, so that they do not depend on other draws and a resumed "
+                    "run repeats them; TOFU's loader draws from the global random state",),
     )
     must_show = (
         Property("visits_every_forget_row", {}, "an epoch is a permutation of the forget rows"),
-        Property("ignores_global_random_state", {}, "same seed, same rows, whatever ran before"),
+        Property("ignores_global_random_state", {}, "same seed, same rows, independent of earlier draws"),
     )
 
     def order(self, rows: Mapping[str, Sequence[Example]], epoch: int, seed: int) -> list[dict[str, Example]]:
-        """Walk the first side; draw from every other. With one side alone this is plain shuffling."""
+        """Visits the first side in random order and draws from every other; with one side it only shuffles."""
         rng = stream(seed, "paired", epoch)
-        lead, *others = [side for side, found in rows.items() if found]
-        walked = list(rows[lead])
-        rng.shuffle(walked)
-        return [{lead: row, **{side: rng.choice(rows[side]) for side in others}} for row in walked]
+        first, *others = [side for side, examples in rows.items() if examples]
+        shuffled = list(rows[first])
+        rng.shuffle(shuffled)
+        return [{first: row, **{side: rng.choice(rows[side]) for side in others}} for row in shuffled]

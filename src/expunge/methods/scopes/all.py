@@ -1,4 +1,4 @@
-"""Every parameter may move."""
+"""Every parameter may change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class All(ScopePlugin):
 
     card = Card(
         name="all", kind="scope",
-        summary="every parameter may move (the default)",
+        summary="every parameter may change (the default)",
         paper="TOFU, Maini et al. 2024 (arXiv 2401.06121)",
         defaults="full finetuning, as most unlearning papers",
     )

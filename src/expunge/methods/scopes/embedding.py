@@ -1,4 +1,4 @@
-"""Only the token embeddings may move."""
+"""Only the token embeddings may change."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from expunge.plugin import Card, Property
 
 
 def names_within(subject: Subject, module: nn.Module) -> tuple[str, ...]:
-    """Full names of a module's parameters; a tied one goes by its first name."""
+    """Full names of a module's parameters; a tied one has its first name."""
     wanted = {id(p) for p in module.parameters()}
     return tuple(name for name, p in subject.model.named_parameters() if id(p) in wanted)
 
 
 class Embedding(ScopePlugin):
-    """Train the table that turns tokens into vectors and nothing else."""
+    """Train the token embedding table only."""
 
     card = Card(
         name="embedding", kind="scope",
-        summary="only the input embeddings may move (a tied output head moves with them)",
+        summary="only the input embeddings may change (and an output head tied to them)",
         paper="A More Practical Approach to Machine Unlearning, 2024 (arXiv 2406.09391)",
-        defaults="none to choose",
+        defaults="no options",
         model_needs=frozenset({"prompt", "weights"}),
-        deviations=("where input and output embeddings are tied, as in GPT-2, the output head is the same "
-                    "tensor and moves too", "position embeddings stay"),
+        deviations=("with tied input and output embeddings, as in GPT-2, the output head is the same tensor "
+                    "and changes too", "position embeddings stay"),
     )
     must_show = (
         Property("scope_keeps_bits", {}, "every other tensor keeps its bits"),

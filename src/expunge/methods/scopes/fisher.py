@@ -1,4 +1,4 @@
-"""Only the weights that matter more to forget rows than to the rest may move."""
+"""Only weights that are more important to forget rows than to all rows may change."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from expunge.plugin import Card, Property
 
 
 def fisher_masks(forget: Importance, everything: Importance, density: float) -> dict[str, Tensor]:
-    """True for the top `density` of all weights together by I_forget / I_all; 0/0 counts as 0."""
+    """Masks of the top share `density` of all weights by I_forget / I_all; 0/0 counts as 0."""
     return largest({name: torch.where(value > 0, value / everything[name], 0.0)
                     for name, value in forget.items()}, density)
 
 
 class Fisher(ScopePlugin):
-    """The selection of selective synaptic dampening as a mask around any objective."""
+    """The weight selection of selective synaptic dampening as a mask for any objective."""
 
     class Spec(plugin.Spec):
-        density: float = Field(0.1, gt=0, le=1, description="Share of all weights that may move.")
+        density: float = Field(0.1, gt=0, le=1, description="Share of all weights that may change.")
         batch_size: int = Field(8, ge=1, description="Rows per squared gradient, the same for both passes; 1 is "
                                                      "the per-sample Fisher diagonal.")
-        seed: int = Field(0, description="Of the order of rows.")
+        seed: int = Field(0, description="Seed of the order of rows.")
 
     card = Card(
         name="fisher", kind="scope",
-        summary="only weights that matter far more to forget rows than to all rows may move",
+        summary="only weights far more important to forget rows than to all rows may change",
         paper="the selection rule of Foster et al. 2024, SSD (arXiv 2308.07707)",
         formula="m = 1 for the top share of I_f / I_D, I = mean over batches of (grad of the batch's mean loss)^2",
-        defaults="density 0.1, ours: SSD thresholds the ratio at 10 instead of taking a share",
+        defaults="density 0.1 is our choice: SSD thresholds the ratio at 10 instead of taking a share",
         model_needs=frozenset({"logp", "weights"}),
-        deviations=("a share of the weights instead of a threshold on the ratio, so that the size is known",
+        deviations=("a share of the weights instead of a threshold on the ratio, so that the number of weights is "
+                    "known",
                     "I_D is taken over the forget and retain rows of the task; the dampening itself is the edit ssd"),
     )
     reads: ClassVar[tuple[str, ...]] = ("forget", "retain")

@@ -1,4 +1,4 @@
-"""Only some decoder blocks may move."""
+"""Only some decoder blocks may change."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Layers(ScopePlugin):
     card = Card(
         name="layers", kind="scope",
         model_needs=frozenset({"hidden", "weights"}),
-        summary="only the chosen decoder blocks may move",
+        summary="only the chosen decoder blocks may change",
         paper="Li et al. 2024, RMU (arXiv 2403.03218), which trains three",
         defaults="no default: name the blocks, the modules or both",
     )

@@ -1,4 +1,4 @@
-"""Low-rank adapters: the base never moves, and switching them off gives the original back."""
+"""Low-rank adapters: the base does not change, and with adapters switched off it is the original."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from expunge.plugin import Card, Property
 
 
 class LoRA(ScopePlugin):
-    """Train PEFT LoRA adapters; the reference model is then free."""
+    """Train PEFT LoRA adapters; the reference model then needs no extra memory."""
 
     class Spec(plugin.Spec):
         rank: int = Field(8, ge=1, description="Rank of each adapter.")
-        alpha: float | None = Field(None, gt=0, description="Scaling numerator; twice the rank when left out.")
+        alpha: float | None = Field(None, gt=0, description="Scaling numerator; twice the rank if left out.")
         targets: str | list[str] = Field("all-linear", description='Module names, or "all-linear".')
-        dropout: float = Field(0.0, ge=0, lt=1, description="On the adapter's input.")
-        seed: int = Field(0, description="Of the adapter's random half at the start.")
+        dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
+        seed: int = Field(0, description="Seed of the initial matrix A.")
 
     card = Card(
         name="lora", kind="scope",

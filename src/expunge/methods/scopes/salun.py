@@ -1,4 +1,4 @@
-"""SalUn: only the weights that matter most for the forget rows may move."""
+"""SalUn: only the weights most salient for the forget rows may change."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from expunge.plugin import Card, Property
 
 
 def saliency_masks(gradients: Importance, density: float) -> dict[str, Tensor]:
-    """True for the top `density` of all weights together by |summed gradient|; name -> bool tensor."""
+    """Masks of the top share `density` of all weights by |summed gradient|; name -> bool tensor."""
     return largest({name: gradient.abs() for name, gradient in gradients.items()}, density)
 
 
 def masked_scope(subject: Subject, masks: Mapping[str, Tensor]) -> Scope:
-    """A scope of these masks; a tensor that is free altogether or not at all needs none."""
+    """A scope with these masks; tensors that are entirely free or entirely frozen need none."""
     names = tuple(name for name, mask in masks.items() if bool(mask.any()))
     return Scope(subject, names, {n: masks[n] for n in names if not bool(masks[n].all())})
 
 
 def rows_of(name: str, rows: Rows | None, sides: Sequence[str]) -> list[Row]:
-    """The rows of these sides, one after the other; UsageError when a side is empty."""
+    """The rows of these sides, concatenated; raises UsageError if a side is empty."""
     missing = [side for side in sides if not (rows or {}).get(side)]
     if missing or rows is None:
         raise UsageError(f"{name} chooses weights by gradients on {' and '.join(sides)} rows, and there are "
@@ -39,25 +39,25 @@ def rows_of(name: str, rows: Rows | None, sides: Sequence[str]) -> list[Row]:
 
 
 class SalUn(ScopePlugin):
-    """Mask of saliency around any objective: the rest keeps its bits, through weight decay too."""
+    """Saliency mask for any objective: all other weights keep their bits, also under weight decay."""
 
     class Spec(plugin.Spec):
-        density: float = Field(0.5, gt=0, le=1, description="Share of all weights that may move; 1 leaves "
-                                                            "no mask at all.")
-        batch_size: int = Field(8, ge=1, description="Rows per gradient; changes memory and time, not the mask.")
+        density: float = Field(0.5, gt=0, le=1, description="Share of all weights that may change; 1 uses "
+                                                            "no mask.")
+        batch_size: int = Field(8, ge=1, description="Rows per gradient; affects memory and time, not the mask.")
 
     card = Card(
         name="salun", kind="scope",
-        summary="only the weights most salient for the forget rows may move",
+        summary="only the weights most salient for the forget rows may change",
         paper="Fan et al. 2024, SalUn (arXiv 2310.12508)",
         formula="m = 1 for the top share of |sum_i grad L(x_i)|, i over forget rows, all weights together",
         defaults="half of the weights (the authors' repository)",
         model_needs=frozenset({"logp", "weights"}),
         deviations=("the gradient is that of the summed answer losses; the authors sum batch means, which "
                     "over-weights a smaller last batch",
-                    "gradients are masked and masked weights put back after every step, as in the later code",
-                    "the published gain over no mask, averaged over seeds, is for classifiers and not checked here",
-                    "ties in saliency, such as weights no forget row touches, are taken in parameter order",
+                    "gradients are masked and masked weights are restored after every step, as in the later code",
+                    "the published gain over no mask is for classifiers and is not verified here",
+                    "ties in saliency, such as weights without gradient, are taken in parameter order",
                     "random labels belong to classifiers and the diffusion form to image models: combine the "
                     "mask with any text objective, and expect those forms where such models are supported"),
     )
