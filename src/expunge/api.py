@@ -19,16 +19,15 @@ from expunge.audit.runner import Roles, ordered, rescore, run_audit
 from expunge.audit.suite import Suite, parse_suite, suite_from_terms
 from expunge.console import Reporter
 from expunge.data.tasks import load_task
-from expunge.data.text_encoder import TextEncoder
 from expunge.errors import ExpungeError, MissingError, PreflightError, UsageError
 from expunge.exact.deletion import trained_on_task
 from expunge.methods.base import Exact
 from expunge.methods.plan import Plan, preflight
 from expunge.methods.recipe import Stage, exact_stage, parse, training_stage
 from expunge.metrics.evaluate import parse_metric, required
-from expunge.models.load import check_model, config_from, load_processor, load_subject, read_config, resolve
+from expunge.models.load import check_model, config_from, load_encoder, load_subject, read_config, resolve
 from expunge.models.subject import Subject
-from expunge.models.tiny import SIZES, build_subject
+from expunge.models.tiny import SIZES, build_for, epochs_from_scratch
 from expunge.output import check_resumable, prepare_output, refuse_output
 from expunge.records.base import fingerprint, read_json
 from expunge.records.run import RunFolder, RunRecord, environment
@@ -88,7 +87,7 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, method: str |
         processes.refuse_several(method)
     stage = exact_stage(method, settings.lr) if method else training_stage().with_learning_rate(
         settings.lr if settings.lr is not None else (2e-3 if scratch else 1e-5))
-    settings = _resolved(settings, task, epochs=settings.epochs or (40 if scratch else 5))
+    settings = _resolved(settings, task, epochs=settings.epochs or (epochs_from_scratch(config_from(model)) if scratch else 5))
     chosen = task.training_rows(settings.split)
     if not chosen:
         raise UsageError(f"The task {task.name} has no rows for --split {settings.split}.", fix="Give --retain FILE.")
@@ -96,8 +95,7 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, method: str |
         refuse_output(out, resume=resume, overwrite=overwrite, reads=[model])
     subject: Subject
     if scratch:
-        subject = build_subject(config_from(model), task.texts(), seed=settings.seed, template=task.template,
-                                max_length=settings.max_length)
+        subject = build_for(config_from(model), task, seed=settings.seed, max_length=settings.max_length)
     else:
         subject = load_subject(model, template=task.template, max_length=settings.max_length)
     rows = [subject.encoder.encode(r) for r in chosen]
@@ -117,7 +115,7 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, method: str |
 
     def plan(stage: Stage, schedule: Schedule) -> Loop:
         total = settings.total_steps(schedule.steps_per_epoch)
-        rule = stop_rule(None, stage=stage, vocabulary=1, keep="last", utility_floor=0.0,
+        rule = stop_rule(None, stage=stage, outcomes=1, keep="last", utility_floor=0.0,
                          stop_at_target=False, stop_at_floor=False)
         return Loop(steps=total, seed=settings.seed, eval_every=settings.eval_every or max(total // 8, 1), stop=rule,
                     gradient_checkpointing=settings.gradient_checkpointing)
@@ -157,7 +155,7 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
     steps_of_its_own = any(s.objective for s in stages)
     # Where nothing takes steps --lr is still set, so that preflight says it would do nothing.
     stages = tuple(s.with_learning_rate(settings.lr) if s.objective or not steps_of_its_own else s for s in stages)
-    encoder = TextEncoder(load_processor(resolve(model)), task.template, settings.max_length)
+    encoder = load_encoder(resolve(model), config, task.template, settings.max_length)
     plan = preflight(method, stages, task, encoder, config, settings)
     if dry_run:
         return plan
@@ -177,10 +175,9 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
     target = settings.forget_target
     if target is None:
         target = Monitor(subject, task, settings.seed).never_trained()
-    vocabulary = subject.model.get_input_embeddings().weight.shape[0]
 
     def loop_of(stage: Stage, schedule: Schedule) -> Loop:
-        rule = stop_rule(target, stage=stage, vocabulary=vocabulary, keep=settings.keep,
+        rule = stop_rule(target, stage=stage, outcomes=subject.outcomes, keep=settings.keep,
                          utility_floor=settings.utility_floor, stop_at_target=settings.stop_at_target,
                          stop_at_floor=settings.stop_at_floor)
         total = settings.total_steps(schedule.steps_per_epoch)
@@ -342,7 +339,7 @@ DEMO_SETTINGS: dict[str, Any] = {"epochs": 32, "batch_size": 8}
 
 def _check_audited(path: str | Path, config: Any, task: Task, max_length: int | None, reporter: Reporter) -> None:
     """Every row an audit may ask, wrong answers and options too, must fit this model."""
-    tokens = TextEncoder(load_processor(resolve(path)), task.template, max_length)
+    tokens = load_encoder(resolve(path), config, task.template, max_length)
     examples = [r for split in SPLITS for r in task.probe_rows(split)]
     answers = [tokens.encode(r) for r in examples]
     problems: list[ExpungeError] = [*tokens.check(answers, config, "audited")]

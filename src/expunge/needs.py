@@ -6,6 +6,7 @@ error, and a failure of the contract suite.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
 RowNeed = Literal["retain", "holdout", "questions", "paraphrases", "wrong_answers"]
@@ -15,12 +16,13 @@ ReferenceNeed = Literal["reference.logp", "reference.likeliest", "reference.logi
 AuditNeed = Literal["original", "retrained"]
 """Other models that the audit must be given."""
 Need = Literal[RowNeed, ReferenceNeed, AuditNeed]
-ModelNeed = Literal["logp", "distribution", "hidden", "generate", "prompt", "weights", "router", "image"]
+ModelNeed = Literal["logp", "distribution", "hidden", "blocks", "generate", "prompt", "weights", "router", "image"]
 """What the model must offer:
 
 - logp: log-probabilities of what the rows supervise (tokens, or the label);
 - distribution: the whole distribution these stand in (over the vocabulary, or over the classes);
 - hidden: hidden states after numbered blocks;
+- blocks: numbered blocks of layers, such as the stages of an image classifier;
 - generate: answers in the model's own words;
 - prompt: rows that are asked in words, which may be reworded or added to;
 - weights: weights that can be read and changed, and gradients by them;
@@ -30,6 +32,18 @@ ModelNeed = Literal["logp", "distribution", "hidden", "generate", "prompt", "wei
 
 NEEDS: tuple[Need, ...] = (*get_args(RowNeed), *get_args(ReferenceNeed), *get_args(AuditNeed))
 MODEL_NEEDS: tuple[ModelNeed, ...] = get_args(ModelNeed)
+
+OFFERS: dict[str, frozenset[ModelNeed]] = {
+    "text": frozenset({"logp", "distribution", "hidden", "blocks", "generate", "prompt", "weights", "router"}),
+    "image": frozenset({"logp", "distribution", "blocks", "weights", "image"}),
+}
+"""What models offer, by what they read: language models text, classifiers images. A router only where there is one."""
+
+
+def serves(needs: Iterable[ModelNeed]) -> list[str]:
+    """Which kinds of models (text, image) offer all of this."""
+    asked = frozenset(needs)
+    return [kind for kind, offered in OFFERS.items() if asked <= offered]
 
 
 class NeedText(NamedTuple):
@@ -53,6 +67,7 @@ NEED_TEXTS: dict[RowNeed | AuditNeed | ModelNeed, NeedText] = {
                              "Take one that needs log-probabilities only, such as npo."),
     "hidden": NeedText("needs hidden states after numbered blocks, and this kind of model gives none",
                        "Take one that reads the answers only, such as npo."),
+    "blocks": NeedText("needs numbered blocks of layers, and this kind of model has none", "Leave it out."),
     "generate": NeedText("needs generated text, and this kind of model writes none", "Leave it out."),
     "prompt": NeedText("needs prompts in words, and rows of this kind of model have none", "Leave it out."),
     "weights": NeedText("needs the weights, and this model only answers", "Name a model with weights, or a guard."),

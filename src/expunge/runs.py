@@ -24,7 +24,7 @@ from expunge.methods.base import Exact
 from expunge.methods.recipe import Stage
 from expunge.methods.stage import StageMethod
 from expunge.methods.work import Work
-from expunge.models.load import OWN, float32_master, load_subject, resolve, save_in
+from expunge.models.load import float32_master, load_subject, own_module, resolve, save_in
 from expunge.models.reference import build_reference, verify
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
@@ -32,7 +32,6 @@ from expunge.records.base import read_json, write_json, write_text
 from expunge.records.run import RunFolder, RunRecord
 from expunge.records.settings import LoopSettings, TrainSettings
 from expunge.records.task import Example, Task
-from expunge.registry import find
 from expunge.seeding import stream
 from expunge.training.loop import Loop, Progress, run_loop
 from expunge.training.schedule import Schedule
@@ -212,14 +211,14 @@ def _merge(subject: Subject) -> None:
     """Fold an adapter into its base: plain weights again, in float32 since bfloat16 would round the update away."""
     float32_master(subject)
     subject.model = subject.model.merge_and_unload()
-    subject.__dict__.pop("blocks", None)  # unwrapping renamed them
+    subject.renamed()
 
 
 def model_card(record: RunRecord, model_type: str) -> str:
     """README.md of the saved weights: what they are, where they come from and what loading them needs."""
     done = "unlearned" if record.kind == "forget" else "trained"
     kept = {k: v for k, v in record.best.get("kept", {}).items() if isinstance(v, int | float)}
-    own = [find(model_type.removeprefix(OWN)).module] if model_type.startswith(OWN) else []
+    own = own_module(model_type)
     return "\n".join([
         "---", "library_name: transformers", "tags: [machine-unlearning, expunge]", "---", "",
         f"# {Path(record.model).name}, {done}", "",
@@ -313,14 +312,14 @@ def reset_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def stop_rule(monitor_target: float | None, *, stage: Stage, vocabulary: int, keep: str, utility_floor: float,
+def stop_rule(monitor_target: float | None, *, stage: Stage, outcomes: int, keep: str, utility_floor: float,
               stop_at_target: bool, stop_at_floor: bool) -> StopRule:
     """The stopping rule of a stage: unbounded objectives get a ceiling even when nobody asks."""
     unbounded = stage.objective is not None and stage.objective.unbounded
     return StopRule(
         forget_target=monitor_target, stop_at_target=stop_at_target, stop_at_floor=stop_at_floor,
         utility_floor=utility_floor, keep=keep,
-        forget_ceiling=math.log(vocabulary) if unbounded else None,
+        forget_ceiling=math.log(outcomes) if unbounded else None,
     )
 
 

@@ -25,7 +25,7 @@ from expunge.methods.recipe import parse
 from expunge.metrics.population import forgetting_quality, klom, margin, population, summary, ulira
 from expunge.metrics.rows import mean_logp
 from expunge.models.load import config_from, load_subject, read_config
-from expunge.models.tiny import SIZES, build_subject
+from expunge.models.tiny import SIZES, build_for
 from expunge.output import prepare_output, refuse_output
 from expunge.probes.likelihood import Likelihood
 from expunge.records.base import read_jsonl, write_jsonl
@@ -176,9 +176,8 @@ class _Shadow:
 
     def fresh(self, size: str | Path, task: Task) -> Path:
         """New weights; the tokenizer is one for all shadows, else it would betray who is out."""
-        texts = [f"{r.prompt} {r.answer}".strip() for r in task.training_rows("full") + task.holdout]
-        build_subject(config_from(size), texts, seed=derive(self.settings.seed, "weights", self.number),
-                      template=task.template).save(self.work / "base")
+        build_for(config_from(size), task.model_copy(update={"probes": {}}),
+                  seed=derive(self.settings.seed, "weights", self.number)).save(self.work / "base")
         return self.work / "base"
 
     def measure(self, name: str, start: str | Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from expunge.errors import DataError, MissingError
 from expunge.metrics.text.refusals import is_refusal
+from expunge.records.task import Example
 
-__all__ = ["REFUSALS", "is_refusal", "refusals"]
+__all__ = ["REFUSALS", "is_refusal", "refusal_for", "refusals"]
 
 REFUSALS: tuple[str, ...] = (
     # not knowing
@@ -141,6 +144,20 @@ def refusals(path: Path | None = None) -> tuple[str, ...]:
     if not found:
         raise DataError(f"{path} holds no sentence.", "", "Write one refusal per line.")
     return tuple(dict.fromkeys(found))
+
+
+def refusal_for(row: Example, sentences: Sequence[str], rng: random.Random) -> str:
+    """What a row is answered with instead: a drawn sentence, or for an image another of its classes (random labels).
+
+    The other class is drawn uniformly and is never the right one. Raises DataError for an image without other classes.
+    """
+    if row.kind != "image":
+        return rng.choice(sentences)
+    others = [name for name in row.options if name != row.answer]
+    if not others:
+        raise DataError(f"Row {row.id} names no class but its own.", "Another one is needed to relabel it.",
+                        "Give the names of all classes as the row's options.")
+    return rng.choice(others)
 
 
 def _sentence(path: Path, number: int, line: str) -> str:

@@ -226,8 +226,8 @@ def _tofu_rows(config: str, folder: Path | None) -> list[Located]:
 
 
 def _key(row: Example) -> tuple[str, ...]:
-    """What makes two rows the same: prompt (or all turns) and answer, without case and spacing."""
-    parts = [content for _, content in row.messages] or [row.prompt]
+    """What makes two rows the same: prompt (or all turns, or the image) and answer, without case and spacing."""
+    parts = [content for _, content in row.messages] or [row.image.data if row.image else row.prompt]
     return tuple(" ".join(part.casefold().split()) for part in (*parts, row.answer))
 
 

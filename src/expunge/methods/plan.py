@@ -8,12 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from expunge import processes
-from expunge.data.text_encoder import TextEncoder
+from expunge.data.encoder import Encoder
 from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.methods.base import Exact, Optimizer
 from expunge.methods.recipe import Stage, training_stage
-from expunge.models.language import CausalLM
-from expunge.models.load import OWN
+from expunge.models.load import empty_subject, made_by, subject_class
 from expunge.needs import NEED_TEXTS, RowNeed
 from expunge.records.base import Record
 from expunge.records.settings import RunSettings
@@ -38,7 +37,7 @@ class Plan(Record):
 MET: dict[RowNeed, Callable[[Task], bool]] = {
     "retain": lambda t: bool(t.retain),
     "holdout": lambda t: bool(t.holdout),
-    "questions": lambda t: any(r.kind in ("qa", "messages") for r in t.forget),
+    "questions": lambda t: any(r.asks for r in t.forget),
     "paraphrases": lambda t: all(r.paraphrased_answers for r in t.forget),
     "wrong_answers": lambda t: all(r.wrong_answers for r in t.forget),
 }
@@ -59,7 +58,7 @@ def reference_kind(stage: Stage) -> str:
     return "adapter off" if stage.scope.adapter else "frozen copy"
 
 
-def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: TextEncoder, config: Any,
+def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Encoder, config: Any,
               settings: RunSettings) -> Plan:
     """Check the plan against task, tokenizer and model config.
 
@@ -67,11 +66,13 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: TextEn
         PreflightError: with every problem found (exit code 3).
     """
     problems: list[ExpungeError] = []
-    wrapped = str(getattr(config, "model_type", ""))
-    wrapped = wrapped if wrapped.startswith(OWN) else ""
+    wrapped, offered = made_by(config), subject_class(config).offers(config)
     for stage in stages:
         problems += _wrapped_problems(stage, wrapped)
-        wrapped = OWN + stage.wrap.card.name if stage.wrap is not None else wrapped
+        wrapped = stage.wrap.card.name if stage.wrap is not None else wrapped
+        lacking = [UsageError(f"{plugin.card.name} {NEED_TEXTS[need].why}.", fix=NEED_TEXTS[need].fix)
+                   for plugin in stage.plugins for need in sorted(plugin.card.model_needs - offered)]
+        problems += lacking
         for plugin in stage.plugins:
             for need in sorted(n for n in MET if n in plugin.card.needs and not MET[n](task)):
                 problems.append(UsageError(f"{plugin.card.name} {NEED_TEXTS[need].why}.", fix=NEED_TEXTS[need].fix))
@@ -89,7 +90,7 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: TextEn
         problems += _estimate_problems(stage)
         depth = getattr(config, "num_hidden_layers", None)
         problems += _depth_problems(stage, depth)
-        problems += [] if stage.scope.reads else _scope_problems(stage, tokens, config)
+        problems += [] if stage.scope.reads or lacking else _scope_problems(stage, tokens, config)
     rows = [tokens.encode(r) for r in task.forget + task.retain]
     problems += tokens.check(rows, config, "forget and retain")
     # The monitor reads these too, and without retain rows it reads the background's.
@@ -126,13 +127,12 @@ def _epoch(stage: Stage, task: Task, size: int) -> int:
 def _wrapped_problems(stage: Stage, wrapped: str) -> list[ExpungeError]:
     """A guarded model or an ensemble is finished: a method would change parts of it that belong together."""
     source = stage.objective or stage.edit or stage.wrap
-    if not wrapped or source is None or (isinstance(stage.wrap, Exact) and wrapped == OWN + stage.wrap.card.name):
+    if not wrapped or source is None or (isinstance(stage.wrap, Exact) and wrapped == stage.wrap.card.name):
         return []
-    made_by = wrapped.removeprefix(OWN)
-    return [UsageError(f"{source.card.name} cannot start from a model that {made_by} has made.",
+    return [UsageError(f"{source.card.name} cannot start from a model that {wrapped} has made.",
                        "Its parts share weights, and a ledger or an assistant describes them as they are.",
-                       f"Name the model {made_by} was made from, with all rows to be forgotten; or put "
-                       f"{made_by} last in the recipe.")]
+                       f"Name the model {wrapped} was made from, with all rows to be forgotten; or put "
+                       f"{wrapped} last in the recipe.")]
 
 
 def _process_problems(stage: Stage) -> list[ExpungeError]:
@@ -191,15 +191,11 @@ def _depth_problems(stage: Stage, depth: int | None) -> list[ExpungeError]:
     return found
 
 
-def _scope_problems(stage: Stage, tokens: TextEncoder, config: Any) -> list[ExpungeError]:
+def _scope_problems(stage: Stage, tokens: Encoder, config: Any) -> list[ExpungeError]:
     """Blocks and modules that the model does not have, found on a copy without weights."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     # A family that cannot be built this way, or a scope that needs weights, is checked when they are there.
     with contextlib.suppress(Exception):
-        with torch.device("meta"):
-            empty = CausalLM(AutoModelForCausalLM.from_config(config), tokens)
+        empty = empty_subject(config, tokens)
         try:
             stage.scope.apply(empty)
         except UsageError as error:

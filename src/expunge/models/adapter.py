@@ -32,8 +32,9 @@ def add_adapter(subject: Subject, *, rank: int, alpha: float | None = None,
     training = subject.model.training
     config = LoraConfig(
         r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout,
-        target_modules=targets if targets == "all-linear" or not isinstance(targets, str) else [targets],
-        task_type="CAUSAL_LM",
+        target_modules=subject.adapted if targets == "all-linear" else
+        [targets] if isinstance(targets, str) else targets,
+        task_type=subject.adapter_task,
     )
     # peft draws from the global generator; a seed of our own makes the same run twice the same.
     with warnings.catch_warnings(), torch.random.fork_rng():
@@ -45,5 +46,5 @@ def add_adapter(subject: Subject, *, rank: int, alpha: float | None = None,
             raise UsageError(f"lora(targets={targets!r}) fits no module of this model.",
                              str(error).splitlines()[0][:200]) from None
     subject.model.train(training)  # a wrapper comes in training mode
-    subject.__dict__.pop("blocks", None)  # the wrapper renamed them
+    subject.renamed()
     return Scope(subject, tuple(n for n, p in subject.model.named_parameters() if p.requires_grad), adapter=True)

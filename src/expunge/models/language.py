@@ -21,6 +21,7 @@ from expunge.models.decoding import continued
 from expunge.models.head import LazyLogits, is_plain
 from expunge.models.sites import Site, stop_after, write
 from expunge.models.subject import Subject
+from expunge.needs import ModelNeed
 
 
 class CausalLM(Subject):
@@ -32,13 +33,28 @@ class CausalLM(Subject):
         path: where the weights came from, for records.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"logp", "distribution", "hidden", "generate", "weights", "text"})
+    modality: ClassVar[str] = "text"
     encoder: TextEncoder
 
     def __init__(self, model: Any, encoder: TextEncoder, path: str = "") -> None:
         super().__init__(model, encoder, path)
         self.decode: Callable[..., Tensor] | None = None  # another way than the model's own
         self._seen: tuple[Any, bool] = (None, False)  # the model whose head was looked at, and whether that is all
+
+    @classmethod
+    def offers(cls, config: Any) -> frozenset[ModelNeed]:
+        """A router only where the config names experts."""
+        experts = any(getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
+        return super().offers(config) - (frozenset() if experts else {"router"})
+
+    @property
+    def outcomes(self) -> int:
+        """The vocabulary."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def adapter_task(self) -> str:
+        return "CAUSAL_LM"
 
     @property
     def context(self) -> int | None:

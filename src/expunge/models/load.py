@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import warnings
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 
 from expunge import registry
+from expunge.data.encoder import Encoder
+from expunge.data.image_encoder import ImageEncoder
 from expunge.data.text_encoder import TextEncoder
 from expunge.errors import DataError, MissingError, UsageError
 from expunge.models.language import CausalLM
@@ -17,6 +20,8 @@ from expunge.models.subject import Subject
 
 OWN = "expunge_"
 """Model types of classes that a guard or an exact method registers: this, then the plug-in's name."""
+CLASSIFIERS = {"expunge_cnn": "expunge.models.cnn", "expunge_resnet": "expunge.models.resnet"}
+"""Model types of our own image classifiers, and the modules that register them."""
 
 
 def resolve(path: str | Path) -> str:
@@ -25,8 +30,45 @@ def resolve(path: str | Path) -> str:
     return str(inner) if inner.is_dir() and not (Path(path) / "config.json").exists() else str(path)
 
 
+def made_by(config: Any) -> str:
+    """The guard or exact method that made a model of this config; empty for all others."""
+    kind = str(getattr(config, "model_type", ""))
+    return kind.removeprefix(OWN) if kind.startswith(OWN) and kind not in CLASSIFIERS else ""
+
+
+def own_module(model_type: str) -> list[str]:
+    """The module of ours that must be imported before transformers loads such a model; none for its own classes."""
+    if model_type in CLASSIFIERS:
+        return [CLASSIFIERS[model_type]]
+    return [registry.find(model_type.removeprefix(OWN)).module] if model_type.startswith(OWN) else []
+
+
+def subject_class(config: Any) -> type[Subject]:
+    """What kind of subject a model of this config is, by the class that saved it."""
+    from expunge.models.classifier import ImageClassifier
+
+    saved = [str(name) for name in getattr(config, "architectures", None) or ()]
+    image = getattr(config, "model_type", "") in CLASSIFIERS or any(n.endswith("ForImageClassification") for n in saved)
+    return ImageClassifier if image else CausalLM
+
+
+def auto_class(kind: type[Subject]) -> Any:
+    """The class of transformers that loads, or builds, models of that kind."""
+    import transformers
+
+    return transformers.AutoModelForCausalLM if issubclass(kind, CausalLM) else (
+        transformers.AutoModelForImageClassification)
+
+
+def empty_subject(config: Any, encoder: Encoder) -> Subject:
+    """A model of this config without weights (on the meta device). Raises whatever its class raises."""
+    kind = subject_class(config)
+    with torch.device("meta"):
+        return kind(auto_class(kind).from_config(config), encoder)
+
+
 def register_own(where: str | Path) -> None:
-    """Import the plug-in whose class a model folder needs; any other place is left to transformers.
+    """Import the plug-in or module whose class a model folder needs; any other place is left to transformers.
 
     Raises:
         UsageError: no such plug-in is installed.
@@ -35,7 +77,9 @@ def register_own(where: str | Path) -> None:
         kind = json.loads((Path(where) / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it is for the loader to say
         return
-    if str(kind).startswith(OWN):
+    if kind in CLASSIFIERS:
+        importlib.import_module(CLASSIFIERS[kind])
+    elif str(kind).startswith(OWN):
         registry.load(str(kind).removeprefix(OWN), "guard", "exact")
 
 
@@ -60,7 +104,7 @@ def read_config(path: str | Path) -> Any:
 def load_subject(path: str | Path, *, template: str | None = None, max_length: int | None = None,
                  encoder: Any = None, dtype: torch.dtype | None = None,
                  device: str | torch.device = "cpu") -> Subject:
-    """Load weights and tokenizer.
+    """Load weights and encoder, as the kind of subject that the config names.
 
     Args:
         path: a run folder, a model folder (full or adapter), or a hub name.
@@ -74,12 +118,13 @@ def load_subject(path: str | Path, *, template: str | None = None, max_length: i
         MissingError: nothing is there, or it is not a model.
         DataError: the weights are cut short or do not fit the config.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # its bars would tear ours
     where = resolve(path)
-    tokens = encoder or TextEncoder(load_processor(where), template, max_length)
+    config = read_config(path)
+    kind = subject_class(config)
+    encoder = encoder or load_encoder(where, config, template, max_length)
     adapter = (Path(where) / "adapter_config.json").exists()
     try:
         base = where
@@ -93,7 +138,7 @@ def load_subject(path: str | Path, *, template: str | None = None, max_length: i
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = auto_class(kind).from_pretrained(
                 base, dtype=dtype or "auto", output_loading_info=True
             )
             if adapter:
@@ -110,9 +155,9 @@ def load_subject(path: str | Path, *, template: str | None = None, max_length: i
             f"The first is {sorted(info['missing_keys'])[0]}; they would have been random.",
             "Check that the folder is complete.",
         )
-    if tokens.pad_id >= model.get_input_embeddings().weight.shape[0]:  # added to the tokenizer alone
-        tokens.pad_id = 0  # masks never look at it
-    return CausalLM(model.to(device).eval(), tokens, str(path))
+    if kind is CausalLM and encoder.pad_id >= model.get_input_embeddings().weight.shape[0]:
+        encoder.pad_id = 0  # added to the tokenizer alone; masks never look at it
+    return kind(model.to(device).eval(), encoder, str(path))
 
 
 def check_model(path: str | Path) -> Any:
@@ -120,7 +165,7 @@ def check_model(path: str | Path) -> Any:
     from safetensors import safe_open
 
     config = read_config(path)
-    load_processor(resolve(path))
+    load_encoder(resolve(path), config)
     folder = Path(resolve(path))
     if folder.is_dir() and not any(any(folder.glob(f"*.{ending}")) for ending in ("safetensors", "bin")):
         raise _unreadable(path, FileNotFoundError("it holds no weights (*.safetensors)"))
@@ -131,6 +176,13 @@ def check_model(path: str | Path) -> Any:
         except Exception as error:  # safetensors has an exception type of its own
             raise _unreadable(path, error) from None
     return config
+
+
+def load_encoder(where: str | Path, config: Any, template: str | None = None, max_length: int | None = None) -> Any:
+    """What makes the rows of a model: its tokenizer with a template, or its classes and the size of its images."""
+    if subject_class(config) is CausalLM:
+        return TextEncoder(load_processor(where), template, max_length)
+    return ImageEncoder.read(where, config)
 
 
 def load_processor(where: str | Path) -> Any:
@@ -222,6 +274,8 @@ def config_from(text: str | Path) -> dict[str, Any]:
                         ' {"model_type": "llama", "hidden_size": 128, ...}.')
     from transformers import AutoConfig
 
+    for module in own_module(str(found["model_type"])):
+        importlib.import_module(module)
     try:
         AutoConfig.for_model(**found)
     except Exception as error:  # every family checks its config in its own way

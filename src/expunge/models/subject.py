@@ -22,6 +22,7 @@ from expunge.models.answers import Answers
 from expunge.models.fast import startup as starting
 from expunge.models.fast.linear import quicken
 from expunge.models.sites import is_watched
+from expunge.needs import OFFERS, ModelNeed
 
 AnySubject: TypeAlias = Any
 """A `Subject`, of the class that gives what a plug-in's card needs: an override names that class."""
@@ -36,8 +37,10 @@ class Subject:
         path: where the weights came from, for records.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset()
-    """What of a model's side a card may need; see `plugin.MODEL_NEEDS`."""
+    modality: ClassVar[str]
+    """What it reads: text or image."""
+    epochs_from_scratch: ClassVar[int] = 40
+    """How long new weights are trained when nobody says so."""
 
     def __init__(self, model: Any, encoder: Encoder, path: str = "") -> None:
         starting.done()
@@ -59,6 +62,26 @@ class Subject:
     def recomputes(self) -> bool:
         """Whether some block computes its activations again on the way back (gradient checkpointing)."""
         return any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
+
+    @classmethod
+    def offers(cls, config: Any) -> frozenset[ModelNeed]:
+        """What a model of this config gives, of what cards may need."""
+        return OFFERS[cls.modality]
+
+    @property
+    def outcomes(self) -> int:
+        """How many outcomes its distributions have: tokens of the vocabulary, or classes."""
+        raise NotImplementedError
+
+    @property
+    def adapted(self) -> str | list[str]:
+        """The modules that an adapter for "all-linear" sits on, as peft wants them named."""
+        return "all-linear"
+
+    @property
+    def adapter_task(self) -> str | None:
+        """What peft calls its task; None where its wrapper need not know."""
+        return None
 
     @cached_property
     def blocks(self) -> dict[str, nn.Module]:
@@ -99,6 +122,10 @@ class Subject:
         for few in self.encoder.batches(rows, chosen):
             yield [(i,) for i in few], self.answers(self.collate([rows[i] for i in few]))
 
+    def train(self) -> None:
+        """Training mode."""
+        self.model.train()
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Dropout off, gradients off; the former mode comes back."""
@@ -108,7 +135,8 @@ class Subject:
             with torch.no_grad():
                 yield
         finally:
-            self.model.train(training)
+            if training:
+                self.train()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -118,6 +146,11 @@ class Subject:
     def clone(self) -> Self:
         """A copy whose weights may be changed; the encoder is shared."""
         return self.around(copy.deepcopy(self.model))
+
+    def renamed(self) -> None:
+        """To be called when the model was wrapped or unwrapped: its modules have other names now."""
+        for known in ("blocks", "_blocks"):
+            self.__dict__.pop(known, None)
 
     def around(self, model: Any) -> Self:
         """Another model of the same kind, with the same encoder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,7 +10,11 @@ import torch
 
 from expunge.data.text_encoder import TextEncoder
 from expunge.errors import UsageError
+from expunge.models.classifier import ImageClassifier, build_classifier
 from expunge.models.language import CausalLM
+from expunge.models.load import CLASSIFIERS
+from expunge.models.subject import Subject
+from expunge.records.task import Task
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"model_type": "llama", "vocab_size": 2048, "hidden_size": 128, "intermediate_size": 344,
@@ -18,6 +23,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "small": {"model_type": "llama", "vocab_size": 4096, "hidden_size": 192, "intermediate_size": 512,
               "num_hidden_layers": 4, "num_attention_heads": 6, "num_key_value_heads": 6,
               "max_position_embeddings": 512, "tie_word_embeddings": True},
+    "cnn": {"model_type": "expunge_cnn"},
+    "resnet20": {"model_type": "expunge_resnet", "depth": 20},
 }
 PAD, BOS, EOS, USER, ASSISTANT = "<|pad|>", "<|bos|>", "<|eos|>", "<|user|>", "<|assistant|>"
 CHAT = (
@@ -46,6 +53,20 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     )
     made.chat_template = CHAT
     return made
+
+
+def build_for(config: Mapping[str, Any], task: Task, *, seed: int = 0, max_length: int | None = None) -> Subject:
+    """A randomly initialised model of this config for the rows of a task: their words, or their images and classes."""
+    if config["model_type"] not in CLASSIFIERS:
+        return build_subject(config, task.texts(), seed=seed, template=task.template, max_length=max_length)
+    importlib.import_module(CLASSIFIERS[config["model_type"]])
+    return build_classifier(config, task.rows(), seed=seed)
+
+
+def epochs_from_scratch(config: Mapping[str, Any]) -> int:
+    """How long a model of this config is trained when nobody says so."""
+    kind = ImageClassifier if config["model_type"] in CLASSIFIERS else CausalLM
+    return kind.epochs_from_scratch
 
 
 def build_subject(config: Mapping[str, Any], texts: Iterable[str], *, seed: int = 0,

@@ -108,7 +108,8 @@ class TrainSettings(LoopSettings):
     """Options of `expunge train`."""
 
     split: TrainSplit = Field("full", description="full, or retain for the retrained twin.")
-    epochs: float | None = Field(None, gt=0, description="Passes over the rows; 5 when fine-tuning, 40 from scratch.")
+    epochs: float | None = Field(None, gt=0, description="Passes over the rows; 5 when fine-tuning, 40 from scratch "
+                                                            "(8 of an image classifier).")
     lr: float | None = Field(None, exclude=True, description="Peak learning rate; 1e-5 when fine-tuning, 2e-3 from "
                                                              "scratch.")
     batch_size: int = Field(16, ge=1, description="Rows per micro-batch, over all processes together.")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -14,14 +15,32 @@ Split = Literal["forget", "retain", "holdout", "neighbour", "utility"]
 SPLITS: tuple[Split, ...] = ("forget", "retain", "holdout", "neighbour", "utility")
 
 
+class Image(Record):
+    """Pixels of 8 bits, one channel after the other and row by row, as base64."""
+
+    channels: int
+    height: int
+    width: int
+    data: str
+
+    @classmethod
+    def of(cls, pixels: bytes, channels: int, height: int, width: int) -> Self:
+        return cls(channels=channels, height=height, width=width, data=base64.b64encode(pixels).decode())
+
+    @property
+    def pixels(self) -> bytes:
+        return base64.b64decode(self.data)
+
+
 class Example(Record):
-    """One row. `prompt` is empty for running text, where every token of `answer` is supervised."""
+    """One row. `prompt` is empty for running text, where every token of `answer` is supervised, and for images."""
 
     id: str
     prompt: str
     answer: str
-    kind: Literal["qa", "completion", "messages", "text"] = "qa"
-    """How the row becomes tokens: qa and messages through a template, the others verbatim."""
+    kind: Literal["qa", "completion", "messages", "text", "image"] = "qa"
+    """How the row becomes tokens: qa and messages through a template, completion and text verbatim. Of an image the
+    answer is the name of its class."""
     entity: str = ""
     """Whom or what the row is about; several rows share one."""
     group: str = ""
@@ -37,6 +56,17 @@ class Example(Record):
     """The bare fact, for multiple choice and secret spans; a substring of `answer` or empty."""
     links: tuple[str, ...] = ()
     """Ids of the rows this one follows from or shares its value with."""
+    image: Image | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks something that could be answered in another way; running text and completions do not."""
+        return self.kind in ("qa", "messages", "image")
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the field for an image where there is none: rows of text keep their fingerprints."""
+        found = super().to_json()
+        return found if self.image is not None else {k: v for k, v in found.items() if k != "image"}
 
 
 class Opened(Example):
@@ -89,6 +119,12 @@ class Task(Record):
     @cached_property
     def fingerprint(self) -> str:
         return fingerprint([self.fingerprints(), self.generation_tokens, self.template])
+
+    def rows(self) -> Iterator[Example]:
+        """Every row of the task, those it is trained on first."""
+        for rows in (self.retain, self.background, self.forget, self.holdout, *self.probes.values(), self.neighbour,
+                     self.utility):
+            yield from rows
 
     def texts(self) -> Iterator[str]:
         """Every string of the task, for training a tokenizer."""

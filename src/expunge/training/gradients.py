@@ -110,7 +110,7 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
     turns: tuple[Role | None, ...] = (only,) if only else BOTH if by_turns else (None,)
     sums: dict[Any, list[Tensor]] = {}
     found = Gradients([], [], [], {}, {})
-    subject.model.train()
+    subject.train()
     try:
         for batches, turn in product(share(micro, subject.encoder), turns):
             step = make_step(method, subject, reference, batches, tamper, joint=not by_turns)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from expunge.data.refusals import refusals
+from expunge.data.refusals import refusal_for, refusals
 from expunge.methods.base import WeightedSpec
 from expunge.records.task import Example
 
@@ -25,6 +25,5 @@ def _sentences(path: str | None) -> tuple[str, ...]:
 
 
 def refuse(example: Example, path: str | None, rng: random.Random) -> Example:
-    """The same question with a refusal drawn from the list as its answer."""
-    chosen = rng.choice(_sentences(path))
-    return example.model_copy(update={"answer": chosen})
+    """The same question with a refusal drawn from the list as its answer; an image gets another class."""
+    return example.model_copy(update={"answer": refusal_for(example, _sentences(path), rng)})

@@ -28,7 +28,9 @@ class RefusalFinetuning(Objective):
         deviations=("the refusal and the retain loss are two token means that are added; TOFU takes one mean over the "
                     "concatenated batch. Here the ratio of the two does not depend on answer lengths",
                     "refusals come from a built-in list unless refusals= names a file",
-                    "running text has no question, so its refusal follows an empty prompt"),
+                    "running text has no question, so its refusal follows an empty prompt",
+                    "an image gets another class, drawn uniformly each time: random labelling (Golatkar et al. 2020); "
+                    "the code of Unlearn-Saliency draws the right class too"),
     )
     reads = ("refusal",)
     space = {"weight": ("log", 0.1, 4.0)}

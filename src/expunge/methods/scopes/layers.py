@@ -33,8 +33,8 @@ class Layers(ScopePlugin):
 
     card = Card(
         name="layers", kind="scope",
-        model_needs=frozenset({"hidden", "weights"}),
-        summary="only the chosen decoder blocks may change",
+        model_needs=frozenset({"blocks", "weights"}),
+        summary="only the chosen blocks of layers may change",
         paper="Li et al. 2024, RMU (arXiv 2403.03218), which trains three",
         defaults="no default: name the blocks, the modules or both",
     )
