@@ -25,7 +25,15 @@ from expunge.methods.base import Exact
 from expunge.methods.plan import Plan, preflight
 from expunge.methods.recipe import Stage, exact_stage, parse, training_stage
 from expunge.metrics.evaluate import parse_metric, required
-from expunge.models.load import check_model, config_from, load_encoder, load_subject, read_config, resolve
+from expunge.models.load import (
+    check_model,
+    config_from,
+    load_encoder,
+    load_subject,
+    read_config,
+    resolve,
+    subject_class,
+)
 from expunge.models.subject import Subject
 from expunge.models.tiny import SIZES, build_for, epochs_from_scratch
 from expunge.output import check_resumable, prepare_output, refuse_output
@@ -87,7 +95,8 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, method: str |
         processes.refuse_several(method)
     stage = exact_stage(method, settings.lr) if method else training_stage().with_learning_rate(
         settings.lr if settings.lr is not None else (2e-3 if scratch else 1e-5))
-    settings = _resolved(settings, task, epochs=settings.epochs or (epochs_from_scratch(config_from(model)) if scratch else 5))
+    usual = epochs_from_scratch(config_from(model)) if scratch else 5
+    settings = _resolved(settings, task, epochs=settings.epochs or usual)
     chosen = task.training_rows(settings.split)
     if not chosen:
         raise UsageError(f"The task {task.name} has no rows for --split {settings.split}.", fix="Give --retain FILE.")
@@ -230,11 +239,12 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
     configs = [check_model(m) for m in models]
     if dry_run:
         wanted = ordered(required(map(parse_metric, asked.metrics)), task)
-        context = AttackContext.of(task)
+        context, offered = AttackContext.of(task), subject_class(configs[0]).offers(configs[0])
         return {"terms": list(asked.metrics), "observations": [
             f"{probe} on {len(task.probe_rows(split))} {split} rows" for probe, split in wanted],
             "attacks": {
-                a.text(): f"cannot run: {why}" if (why := unfit(a, context, original is not None)) else a.cost(context)
+                a.text(): f"cannot run: {why}" if (
+                    why := unfit(a, context, original is not None, offered)) else a.cost(context)
                 for a in asked.attacks}}
     own = folder.resolve() == Path(subject).resolve()
     if not own:

@@ -16,7 +16,8 @@ ReferenceNeed = Literal["reference.logp", "reference.likeliest", "reference.logi
 AuditNeed = Literal["original", "retrained"]
 """Other models that the audit must be given."""
 Need = Literal[RowNeed, ReferenceNeed, AuditNeed]
-ModelNeed = Literal["logp", "distribution", "hidden", "blocks", "generate", "prompt", "weights", "router", "image"]
+ModelNeed = Literal["logp", "distribution", "hidden", "blocks", "generate", "sequence", "prompt", "weights",
+                    "router", "image"]
 """What the model must offer:
 
 - logp: log-probabilities of what the rows supervise (tokens, or the label);
@@ -24,6 +25,7 @@ ModelNeed = Literal["logp", "distribution", "hidden", "blocks", "generate", "pro
 - hidden: hidden states after numbered blocks;
 - blocks: numbered blocks of layers, such as the stages of an image classifier;
 - generate: answers in the model's own words;
+- sequence: answers of several units in order (tokens), each predicted from those before it;
 - prompt: rows that are asked in words, which may be reworded or added to;
 - weights: weights that can be read and changed, and gradients by them;
 - router: routing to experts;
@@ -34,10 +36,21 @@ NEEDS: tuple[Need, ...] = (*get_args(RowNeed), *get_args(ReferenceNeed), *get_ar
 MODEL_NEEDS: tuple[ModelNeed, ...] = get_args(ModelNeed)
 
 OFFERS: dict[str, frozenset[ModelNeed]] = {
-    "text": frozenset({"logp", "distribution", "hidden", "blocks", "generate", "prompt", "weights", "router"}),
+    "text": frozenset({"logp", "distribution", "hidden", "blocks", "generate", "sequence", "prompt", "weights",
+                       "router"}),
     "image": frozenset({"logp", "distribution", "blocks", "weights", "image"}),
 }
 """What models offer, by what they read: language models text, classifiers images. A router only where there is one."""
+
+
+FIRST: tuple[ModelNeed, ...] = ("router", "generate", "prompt")
+"""Where several are unmet, a reader is told of these first."""
+
+
+def unmet(needs: Iterable[ModelNeed], offered: Iterable[ModelNeed]) -> list[ModelNeed]:
+    """What of these needs a model does not offer, the most telling first."""
+    lacking = frozenset(needs) - frozenset(offered)
+    return [need for need in dict.fromkeys((*FIRST, *MODEL_NEEDS)) if need in lacking]
 
 
 def serves(needs: Iterable[ModelNeed]) -> list[str]:
@@ -69,6 +82,8 @@ NEED_TEXTS: dict[RowNeed | AuditNeed | ModelNeed, NeedText] = {
                        "Take one that reads the answers only, such as npo."),
     "blocks": NeedText("needs numbered blocks of layers, and this kind of model has none", "Leave it out."),
     "generate": NeedText("needs generated text, and this kind of model writes none", "Leave it out."),
+    "sequence": NeedText("needs answers made of tokens, and this kind of model gives one label per row",
+                         "Leave it out."),
     "prompt": NeedText("needs prompts in words, and rows of this kind of model have none", "Leave it out."),
     "weights": NeedText("needs the weights, and this model only answers", "Name a model with weights, or a guard."),
     "router": NeedText("needs a router of experts, and this model has none", "Name a mixture-of-experts model."),

@@ -142,6 +142,11 @@ class Plugin:
                 f"`expunge explain {cls.card.name}` shows the options.",
             ) from None
 
+    @property
+    def model_needs(self) -> frozenset[ModelNeed]:
+        """What the model must offer; options may change it."""
+        return self.card.model_needs
+
     def text(self) -> str:
         """The term as one would type it, with every option that differs from its default."""
         changed = {

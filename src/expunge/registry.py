@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import UsageError, did_you_mean
+from expunge.needs import ModelNeed, serves
 from expunge.plugin import KINDS, Kind, Plugin
+from expunge.terms import parse_sum
 
 ENTRY_POINTS = "expunge.plugins"
 
@@ -31,6 +33,10 @@ class Entry:
     summary: str
     module: str
     attribute: str
+    own_needs: frozenset[ModelNeed] = frozenset()
+    """What its own card says that the model must offer; see `model_needs`."""
+    parts: tuple[str, ...] = ()
+    """Other plug-ins that it stands on: probes of a metric, terms of a preset."""
 
     def load(self) -> type[Plugin]:
         loaded = getattr(importlib.import_module(self.module), self.attribute)
@@ -71,6 +77,17 @@ def load(name: str, *kinds: Kind) -> type[Plugin]:
     return find(name, *kinds).load()
 
 
+def model_needs(name: str) -> frozenset[ModelNeed]:
+    """What the model must offer to a plug-in with its default options, and to those it stands on."""
+    entry = find(name)
+    return entry.own_needs.union(*(model_needs(part) for part in entry.parts))
+
+
+def serves_of(name: str) -> list[str]:
+    """Which kinds of models a plug-in works on: text, image."""
+    return serves(model_needs(name))
+
+
 def _ours() -> list[Entry]:
     root = Path(__file__).parent
     found = []
@@ -105,5 +122,18 @@ def _read_card(path: Path, module: str, attribute: str | None = None) -> Entry |
                     and any(isinstance(t, ast.Name) and t.id == "card" for t in line.targets):
                 literal: dict[str | None, Any] = {
                     k.arg: k.value.value for k in line.value.keywords if isinstance(k.value, ast.Constant)}
-                return Entry(literal["name"], literal["kind"], literal["summary"], module, node.name)
+                return Entry(literal["name"], literal["kind"], literal["summary"], module, node.name,
+                             *_stands_on(node, line.value))
     return None
+
+
+def _stands_on(plugin: ast.ClassDef, card: ast.Call) -> tuple[frozenset[ModelNeed], tuple[str, ...]]:
+    """Needs of the model, and the names of the probes of a metric or the terms of a preset."""
+    given = {k.arg: k.value for k in card.keywords}
+    needs = given.get("model_needs")
+    own = frozenset(ast.literal_eval(needs.args[0])) if isinstance(needs, ast.Call) and needs.args else frozenset()
+    probes = [str(ast.literal_eval(part.elts[0])) for part in getattr(given.get("probes"), "elts", ())]
+    expanded = [str(ast.literal_eval(line.value)) for line in plugin.body if isinstance(line, ast.Assign)
+                and any(isinstance(t, ast.Name) and t.id == "expands_to" for t in line.targets)]
+    terms = [call.name for text in expanded for stage in parse_sum(text) for call in stage]
+    return own, tuple(dict.fromkeys((*probes, *terms)))

@@ -151,11 +151,6 @@ class Attack(Plugin):
         return self.card.needs
 
     @property
-    def model_needs(self) -> frozenset[ModelNeed]:
-        """What the model must offer to all its parts."""
-        return frozenset[ModelNeed]().union(*(card.model_needs for card in self.cards))
-
-    @property
     def families(self) -> tuple[Family, ...]:
         """What kinds of attack it is, each once; an option may change it."""
         return (self.card.family,)
@@ -262,6 +257,10 @@ class Sum(Attack):
         return frozenset[Need]().union(*(p.needs for p in self.parts))
 
     @property
+    def model_needs(self) -> frozenset[ModelNeed]:
+        return frozenset[ModelNeed]().union(*(p.model_needs for p in self.parts))
+
+    @property
     def families(self) -> tuple[Family, ...]:
         return tuple(dict.fromkeys(family for p in self.parts for family in p.families))
 
@@ -308,12 +307,3 @@ def rewriting(context: AttackContext, rewrite: Callable[[Example], Example]) -> 
 
 def _rewritten(rows: Rows, rewrite: Callable[[Example], Example], split: Split) -> list[Example]:
     return [rewrite(r) if r.kind != "text" else r for r in rows(split)]
-
-
-def check_room(subject: AnySubject, rows: Sequence[Example], extra: int) -> None:
-    """Raises UsageError when rows with `extra` more tokens are longer than the model's context."""
-    longest = max((len(subject.encoder.encode(r).ids) for r in rows), default=0)
-    if subject.context is not None and longest + extra > subject.context:
-        more = f", and {extra} more" if extra else ""
-        raise UsageError(f"The longest row has {longest} tokens{more}: too long for a context of {subject.context}.",
-                         "The attack adds words to the prompt.", "Choose options that add fewer.")

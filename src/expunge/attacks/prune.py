@@ -13,6 +13,7 @@ from expunge import plugin
 from expunge.attacks._lib.matrices import input_norms, matrices, merged_clone
 from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
 from expunge.models.subject import Subject
+from expunge.needs import ModelNeed
 from expunge.plugin import Property
 from expunge.records.task import Example
 from expunge.seeding import stream
@@ -100,6 +101,11 @@ class Prune(Attack):
     @property
     def halves(self) -> bool:
         return bool(self.spec.by == "difference")
+
+    @property
+    def model_needs(self) -> frozenset[ModelNeed]:
+        """Inputs of the matrices are taken where answer tokens are predicted."""
+        return self.card.model_needs | ({"sequence"} if self.spec.by == "difference" else frozenset())
 
     @property
     def share(self) -> float:

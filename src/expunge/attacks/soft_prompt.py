@@ -11,7 +11,7 @@ from torch import Tensor
 from expunge import plugin
 from expunge.attacks._lib.search import SCOPES, Scope, divided, nothing_to_learn
 from expunge.attacks._lib.vectors import beside, descend, placed
-from expunge.attacks.base import Ask, AttackCard, AttackContext, Curve, View, check_room
+from expunge.attacks.base import Ask, AttackCard, AttackContext, Curve, View
 from expunge.models.language import CausalLM
 from expunge.plugin import Property
 
@@ -90,7 +90,7 @@ class SoftPrompt(Curve):
             for label in self.labels:
                 ask(View(label, subject, asked.rows))
             return
-        check_room(subject, asked.rows(context.split), spec.vectors)
+        subject.check_room(asked.rows(context.split), spec.vectors)
         prompted = beside(subject, spec.vectors, spec.place)
         for step, (_, vectors_PD) in enumerate(self.search(prompted, context)):
             if step in self.points:
@@ -101,7 +101,7 @@ class SoftPrompt(Curve):
         """After 0, 1, ... steps: the lowest loss so far and its vectors, for prompts with room `beside` them."""
         spec = self.spec
         rows, _ = divided(context, spec.scope, spec.rows)
-        check_room(prompted, rows, 0)
+        prompted.check_room(rows, 0)
         tick = context.announce("soft prompt search", spec.steps + 1)
         for found in descend(prompted, [prompted.encoder.encode(r) for r in rows], steps=spec.steps, lr=spec.lr,
                              radius=spec.radius, count=spec.vectors, seed=context.seed):

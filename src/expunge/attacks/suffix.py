@@ -9,7 +9,7 @@ from pydantic import Field
 from expunge import plugin
 from expunge.attacks._lib.gcg import Found, behind, gcg
 from expunge.attacks._lib.search import SCOPES, Scope, divided, nothing_to_learn
-from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View, check_room, rewriting
+from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View, rewriting
 from expunge.models.language import CausalLM
 from expunge.needs import Need
 from expunge.plugin import Property
@@ -109,7 +109,7 @@ class Suffix(Attack):
     def run(self, subject: CausalLM, context: AttackContext, ask: Ask) -> None:
         _, asked = divided(context, self.spec.scope, self._most)
         found = self.search(subject, context) if self.spec.length else {}
-        check_room(subject, asked.rows(context.split), self.spec.length)
+        subject.check_room(asked.rows(context.split), self.spec.length)
         one = next((f.text for f in found.values()), "") if self.spec.scope != "each" else ""
 
         def asked_with(row: Example) -> Example:
@@ -123,7 +123,7 @@ class Suffix(Attack):
         spec = self.spec
         model = context.need_original() if spec.on == "original" else subject
         rows, _ = divided(context, spec.scope, self._most)
-        check_room(model, rows, spec.length)
+        model.check_room(rows, spec.length)
         groups = [[r] for r in rows] if spec.scope == "each" else [rows]
         tick = context.announce("suffix search", spec.steps * len(groups))
         found: dict[str, Found] = {}

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from expunge.attacks.base import Attack, AttackContext, View, check_room, parse_attack
+from expunge.attacks.base import Attack, AttackContext, View, parse_attack
 from expunge.audit.cache import ObservationCache
 from expunge.audit.store import ObservationStore, read_store
 from expunge.errors import ExpungeError, InterruptedRun
 from expunge.metrics.attacked import Attacked, score_attacked
 from expunge.metrics.base import Evidence
-from expunge.metrics.evaluate import parse_metric, required, with_alternatives
+from expunge.metrics.evaluate import available, parse_metric, required, with_alternatives
 from expunge.models.subject import Subject
+from expunge.needs import NEED_TEXTS, ModelNeed, unmet
 from expunge.probes.base import Probe
 from expunge.progress import Announce
 from expunge.records.base import fingerprint, read_json, write_json
@@ -42,8 +43,14 @@ def folder_of(role: Path, label: str, split: Split) -> Path:
     return role / "attacks" / f"{short}{side}-{fingerprint(label)[:6]}"
 
 
-def unfit(attack: Attack, context: AttackContext, has_original: bool) -> str | None:
-    """Why an attack cannot be run in this audit, before anything is loaded."""
+def unfit(attack: Attack, context: AttackContext, has_original: bool, offered: Iterable[ModelNeed]) -> str | None:
+    """Why an attack cannot be run in this audit, before anything is loaded.
+
+    Args:
+        offered: what the subject offers of what plug-ins may need.
+    """
+    for need in unmet(attack.model_needs, offered)[:1]:
+        return f"it {NEED_TEXTS[need].why}"
     if "original" in attack.needs and not has_original:
         return "it needs the original model (--original)"
     return attack.problem(context)
@@ -60,7 +67,7 @@ def observe_attack(attack: Attack, subject: Subject, context: AttackContext, fol
     task, split = context.task, context.split
     if (why := attack.problem(context)) is not None:
         return Attempted({}, why)
-    metrics = [parse_metric(term) for term in attack.asks]
+    metrics = available(attack.asks, subject.offered)
     pairs = _here(sorted(required(metrics)), task, split)
     rich = with_alternatives(metrics)
     probes = {(name, of): probe_for(name, of in rich or (of != "forget" and "forget" in rich)) for name, of in pairs}
@@ -80,7 +87,7 @@ def observe_attack(attack: Attack, subject: Subject, context: AttackContext, fol
     def ask(view: View) -> None:
         for probe, of in pairs:
             rows = list(view.rows(of))
-            check_room(view.subject, rows, 0)
+            view.subject.check_room(rows, 0)
             tick = announce(f"{title} {probe} {of}", probes[probe, of].count(rows))
             found = probes[probe, of].observe(view.subject, rows, task, tick)
             fresh[view.label, (probe, of)] += [{**row, "attempt": view.attempt} for row in found]
@@ -135,7 +142,7 @@ def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, S
                 scores += [_missing(term, label, mine.why or "it was not observed") for term in attack.asks]
                 continue
             with_it = [i for i, t in enumerate(twins) if label in t.found]
-            under = Evidence(mine.found[label], None, tuple(twins[i].found[label] for i in with_it))
+            under = Evidence(mine.found[label], None, tuple(twins[i].found[label] for i in with_it), plain.offered)
             alone = replace(plain, retrained=tuple(plain.retrained[i] for i in with_it))
             case = Attacked(label, attack.access, under, alone, not attack.lends, aside.found.get(label),
                             next((t.why for t in (*twins, aside) if t.why), None))

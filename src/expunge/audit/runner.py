@@ -31,6 +31,7 @@ from expunge.judgement.verdict import verdict
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import parse_metric, required, score_all, with_alternatives
 from expunge.models.subject import Subject, checksum
+from expunge.needs import OFFERS, unmet
 from expunge.progress import Announce
 from expunge.records.base import fingerprint
 from expunge.records.observation import Observations, Row
@@ -82,10 +83,12 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     asked = [parse_metric(term) for term in suite.metrics]
     attacks = suite.attacks
     context = AttackContext.of(task)
-    unfitting = {a.text(): why for a in attacks if (why := unfit(a, context, roles.original is not None)) is not None}
+    unfitting = {a.text(): why for a in attacks if (why := unfit(
+        a, context, roles.original is not None, roles.subject.offered)) is not None}
     fit = [a for a in attacks if a.text() not in unfitting]
     # What is left of a subject is asked plainly before it is attacked: an attacked score says what was there before.
     asked += [parse_metric(term) for attack in fit for term in attack.asks]
+    asked = [(metric, split) for metric, split in asked if not unmet(metric.model_needs, roles.subject.offered)]
     wanted, rich = ordered(required(asked), task), with_alternatives(asked)
     seen: dict[str, Observations] = {}
     refs: dict[str, SubjectRef] = {}
@@ -98,7 +101,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     _clear(out / "observations", [name for name, _ in roles.named()], fit)
     for role, make in roles.named():
         subject = make()
-        refs[role] = SubjectRef(path=subject.path, fingerprint=subject.fingerprint)
+        refs[role] = SubjectRef(path=subject.path, fingerprint=subject.fingerprint, reads=subject.modality)
         folder = out / "observations" / role
         partner = roles.original if role != "original" else None
         seen[role] = observe(subject, task, wanted, folder, announce=announce, cache=cache, label=role,
@@ -114,7 +117,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
                                "Report this; the observations before the attacks are sound.")
         del subject  # before the next one is loaded
     observed = time.perf_counter()
-    evidence = _evidence(seen)
+    evidence = _evidence(seen, refs["subject"])
     tick = announce("scores", len(suite.metrics))
     scores = score_all(suite.metrics, evidence, resamples=resamples, seed=seed)
     scores += score_attacks(attacks, lambda a, r, s: done.get((a.text(), r, s), Attempted({})), evidence, tuple(seen),
@@ -142,7 +145,7 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> tupl
     seed, resamples = stored.seed, stored.resamples if resamples is None else resamples
     roles = ["subject", *(["original"] if stored.original else []), *map(_retrained, range(len(stored.retrained)))]
     seen = {role: read_store(place / role) or Observations({}) for role in roles}
-    evidence = _evidence(seen)
+    evidence = _evidence(seen, stored.subject)
     never = {s.attack: s.unavailable for s in stored.scores if s.attack and s.unavailable}
 
     def read(attack: Attack, role: str, split: Split) -> Attempted:
@@ -157,9 +160,9 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> tupl
             *score_attacks(suite.attacks, read, evidence, tuple(seen), why, resamples=resamples, seed=seed))
 
 
-def _evidence(seen: Mapping[str, Observations]) -> Evidence:
+def _evidence(seen: Mapping[str, Observations], subject: SubjectRef) -> Evidence:
     return Evidence(seen["subject"], seen.get("original"),
-                    tuple(v for k, v in seen.items() if k.startswith("retrained")))
+                    tuple(v for k, v in seen.items() if k.startswith("retrained")), OFFERS[subject.reads])
 
 
 def _costs(attacks: Sequence[Attack], context: AttackContext, controls: int, holdout: bool) -> str:

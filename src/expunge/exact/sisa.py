@@ -48,7 +48,7 @@ class Sisa(Exact):
         defaults="3 shards (FairSISA takes 1, 3 or 5) and 2 slices; learning rate of S3T's vision runs; AdamW "
                  "without decay, with a warm-up and a schedule in every stage; a deletion takes all settings from "
                  "the ledger and ignores length, rate, batches and seed of `expunge forget`",
-        model_needs=frozenset({"distribution", "logp", "weights"}),
+        model_needs=frozenset({"distribution", "logp", "sequence", "weights"}),
         deviations=("each shard trains a low-rank adapter on one shared frozen base; neither the base nor its "
                     "tokenizer may have seen the rows, which is declared and not proven",
                     "log-probs are averaged; the paper votes, or averages posteriors (average='posterior')",

@@ -13,7 +13,7 @@ from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.methods.base import Exact, Optimizer
 from expunge.methods.recipe import Stage, training_stage
 from expunge.models.load import empty_subject, made_by, subject_class
-from expunge.needs import NEED_TEXTS, RowNeed
+from expunge.needs import NEED_TEXTS, RowNeed, unmet
 from expunge.records.base import Record
 from expunge.records.settings import RunSettings
 from expunge.records.task import Task
@@ -71,7 +71,7 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Encode
         problems += _wrapped_problems(stage, wrapped)
         wrapped = stage.wrap.card.name if stage.wrap is not None else wrapped
         lacking = [UsageError(f"{plugin.card.name} {NEED_TEXTS[need].why}.", fix=NEED_TEXTS[need].fix)
-                   for plugin in stage.plugins for need in sorted(plugin.card.model_needs - offered)]
+                   for plugin in stage.plugins for need in unmet(plugin.model_needs, offered)[:1]]
         problems += lacking
         for plugin in stage.plugins:
             for need in sorted(n for n in MET if n in plugin.card.needs and not MET[n](task)):

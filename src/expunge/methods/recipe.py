@@ -59,7 +59,7 @@ class Stage:
     @property
     def model_needs(self) -> frozenset[ModelNeed]:
         """What the model must offer to all its plug-ins together."""
-        return frozenset[ModelNeed]().union(*(p.card.model_needs for p in self.plugins))
+        return frozenset[ModelNeed]().union(*(p.model_needs for p in self.plugins))
 
     @property
     def kept_sides(self) -> set[str]:

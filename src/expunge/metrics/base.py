@@ -15,8 +15,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge import registry
 from expunge.errors import UsageError
 from expunge.metrics.statistics import bootstrap
+from expunge.needs import MODEL_NEEDS, NEED_TEXTS, ModelNeed, unmet
 from expunge.plugin import Card, Plugin
 from expunge.records.observation import Observations, Row
 from expunge.records.score import Access, Orientation, Score
@@ -36,6 +38,8 @@ class Evidence:
     subject: Observations
     original: Observations | None = None
     retrained: tuple[Observations, ...] = ()
+    offered: frozenset[ModelNeed] = frozenset(MODEL_NEEDS)
+    """What the model under test offers of what metrics may need."""
 
     def rows(self, probe: str, split: Split, form: str | None = None) -> tuple[Row, ...]:
         """Rows of the subject; raises NotAvailable with a reason when there are none."""
@@ -101,6 +105,11 @@ class Metric(Plugin):
         """How to read a higher value on this split; the card's orientation unless options change it."""
         return self.card.higher_is
 
+    @property
+    def model_needs(self) -> frozenset[ModelNeed]:
+        """Its own needs and those of the probes it reads."""
+        return self.card.model_needs.union(*(registry.model_needs(probe) for probe, _ in self.card.probes))
+
     def reads_alternatives(self, split: Split | None) -> bool:
         """Whether it reads paraphrases, wrong answers or options of the likelihood probe."""
         return self.card.alternatives
@@ -129,17 +138,16 @@ class Metric(Plugin):
               seed: int = 0) -> Score:
         """Value, interval and controls, or the reason why there is none."""
         self.check_split(split)
-        frame: dict[str, Any] = {
-            "name": self.label(split), "higher_is": self.orientation(split), "ideal": self.card.ideal,
-            "range": self.card.range, "access": self.card.access,
-        }
+        for need in unmet(self.model_needs, evidence.offered)[:1]:
+            return self._without(split, f"it {NEED_TEXTS[need].why}")
+        frame = self._frame(split)
         try:
             strata = self.sample(evidence, split)
             value = self.statistic(strata)
             if not isfinite(value):
                 raise NotAvailable(f"the value is {value}, not a number that can be reported")
         except NotAvailable as reason:
-            return Score(value=None, unavailable=str(reason), **frame)
+            return self._without(split, str(reason))
         interval = None
         if self.resampled and resamples > 0:
             plain_mean = type(self).statistic is Metric.statistic
@@ -150,6 +158,15 @@ class Metric(Plugin):
             value=value, interval=interval, controls=self._controls(evidence, split),
             n=sum(len(v) for k, v in strata.items() if not k.startswith("reference")), **frame,
         )
+
+    def _without(self, split: Split | None, why: str) -> Score:
+        """The score where there is no number, with the reason."""
+        return Score(value=None, unavailable=why, **self._frame(split))
+
+    def _frame(self, split: Split | None) -> dict[str, Any]:
+        """What every score of it says."""
+        return {"name": self.label(split), "higher_is": self.orientation(split), "ideal": self.card.ideal,
+                "range": self.card.range, "access": self.card.access}
 
     def _controls(self, evidence: Evidence, split: Split | None) -> dict[str, float | None]:
         controls: dict[str, float | None] = {}

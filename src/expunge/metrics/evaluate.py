@@ -8,6 +8,7 @@ from typing import cast
 from expunge import registry
 from expunge.errors import UsageError, did_you_mean
 from expunge.metrics.base import Evidence, Metric
+from expunge.needs import ModelNeed, unmet
 from expunge.records.score import Score
 from expunge.records.task import SPLITS, Split
 from expunge.terms import parse_call
@@ -41,6 +42,11 @@ def required(metrics: Iterable[MetricTerm]) -> set[tuple[str, Split]]:
         for probe, splits in metric.card.probes
         for wanted in ((split,) if split else splits)
     }
+
+
+def available(terms: Iterable[str], offered: Iterable[ModelNeed]) -> list[MetricTerm]:
+    """Those metrics for which a model that offers this is enough."""
+    return [term for term in map(parse_metric, terms) if not unmet(term[0].model_needs, offered)]
 
 
 def with_alternatives(metrics: Iterable[MetricTerm]) -> set[Split]:

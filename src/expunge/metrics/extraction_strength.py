@@ -36,6 +36,7 @@ class ExtractionStrength(RowMetric):
             "0 when the last token is wrong; the official loop returns 1/T there.",
             "An empty answer is skipped, as for exact_memorization; the official code counts it as 0.",
         ),
+        model_needs=frozenset({"sequence"}),
         higher_is="knows", range=(0.0, 1.0), ideal="reference", access="logits",
         probes=(("likelihood", SPLITS),), per_split=True,
     )

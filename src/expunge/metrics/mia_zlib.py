@@ -22,6 +22,7 @@ class MiaZlib(MembershipAttack):
         summary="AUC of separating forget from never-seen rows by loss over compressed length",
         paper="Carlini et al., arXiv 2012.07805; OpenUnlearning, arXiv 2506.12618",
         formula="AUC of L(x) / len(zlib(x)), holdout against forget",
+        model_needs=frozenset({"sequence"}),
         higher_is="knows", range=(0.0, 1.0), ideal=0.5, access="logits",
         probes=(("likelihood", SPLITS_READ),),
     )

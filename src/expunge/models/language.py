@@ -22,6 +22,7 @@ from expunge.models.head import LazyLogits, is_plain
 from expunge.models.sites import Site, stop_after, write
 from expunge.models.subject import Subject
 from expunge.needs import ModelNeed
+from expunge.records.task import Example
 
 
 class CausalLM(Subject):
@@ -53,6 +54,11 @@ class CausalLM(Subject):
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
+    def embedding(self) -> nn.Module:
+        found: nn.Module = self.model.get_input_embeddings()
+        return found
+
+    @property
     def adapter_task(self) -> str:
         return "CAUSAL_LM"
 
@@ -65,6 +71,15 @@ class CausalLM(Subject):
     def width(self) -> int:
         """Size of the hidden states."""
         return int(self.model.get_input_embeddings().weight.shape[1])
+
+    def check_room(self, examples: Sequence[Example], extra: int) -> None:
+        """As its parent's."""
+        longest = max((len(self.encoder.encode(r).ids) for r in examples), default=0)
+        if self.context is None or longest + extra <= self.context:
+            return
+        more = f", and {extra} more" if extra else ""
+        raise UsageError(f"The longest row has {longest} tokens{more}: too long for a context of {self.context}.",
+                         "The attack adds words to the prompt.", "Choose options that add fewer.")
 
     @cached_property
     def _blocks(self) -> dict[str, nn.Module]:

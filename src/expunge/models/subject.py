@@ -23,6 +23,7 @@ from expunge.models.fast import startup as starting
 from expunge.models.fast.linear import quicken
 from expunge.models.sites import is_watched
 from expunge.needs import OFFERS, ModelNeed
+from expunge.records.task import Example
 
 AnySubject: TypeAlias = Any
 """A `Subject`, of the class that gives what a plug-in's card needs: an override names that class."""
@@ -69,9 +70,19 @@ class Subject:
         return OFFERS[cls.modality]
 
     @property
+    def offered(self) -> frozenset[ModelNeed]:
+        """What this model gives, of what cards may need."""
+        return self.offers(self.model.config)
+
+    @property
     def outcomes(self) -> int:
         """How many outcomes its distributions have: tokens of the vocabulary, or classes."""
         raise NotImplementedError
+
+    @property
+    def embedding(self) -> nn.Module | None:
+        """The table that turns tokens into vectors, where it reads tokens."""
+        return None
 
     @property
     def adapted(self) -> str | list[str]:
@@ -122,6 +133,9 @@ class Subject:
         for few in self.encoder.batches(rows, chosen):
             yield [(i,) for i in few], self.answers(self.collate([rows[i] for i in few]))
 
+    def check_room(self, examples: Sequence[Example], extra: int) -> None:
+        """Raises UsageError when rows with `extra` more tokens are longer than the model's context."""
+
     def train(self) -> None:
         """Training mode."""
         self.model.train()
@@ -169,5 +183,7 @@ def checksum(tensors: dict[str, Tensor]) -> str:
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         if tensor.numel():
-            digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+            flat = tensor.view(-1)
+            flat = flat if flat.stride(0) == 1 else flat.clone()  # a lone element may come with any stride
+            digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

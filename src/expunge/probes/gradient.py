@@ -82,7 +82,7 @@ class Gradient(Probe):
                 tokens = subject.encoder.encode(example)
                 if progress:
                     progress(1)
-                if tokens.answer + tokens.end == 0:
+                if tokens.supervised == 0:
                     continue
                 loss = -subject.answers(subject.collate([tokens])).logp_N.mean()
                 if not loss.requires_grad:

@@ -116,6 +116,8 @@ class SubjectRef(Record):
 
     path: str
     fingerprint: str
+    reads: str = "text"
+    """What it reads: text or images."""
 
 
 class Audit(Record):

@@ -27,7 +27,8 @@ class Matrix:
 
     Args:
         module: the layer it belongs to; None for a stack of experts or shards, which no single layer holds.
-        weight: the parameter itself: (O, I), (I, O) when `inputs_first` (GPT-2's Conv1D), or a stack (E, O, I).
+        weight: the parameter itself: (O, I), (I, O) when `inputs_first` (GPT-2's Conv1D), a stack (E, O, I), or a
+            convolution (O, channels, height, width).
         adapter: whether it belongs to a PEFT adapter.
     """
 
@@ -41,6 +42,8 @@ class Matrix:
     def rows(self) -> Tensor:
         """The values with one row per output, shape (O, I), detached; a stack gives E * O rows."""
         weight = self.weight.detach()
+        if weight.dim() == 4:
+            return weight.flatten(1)
         return weight.T if self.inputs_first else weight.flatten(0, -2)
 
     @torch.no_grad()
@@ -77,7 +80,7 @@ def _matrices(subject: Subject) -> Iterator[Matrix]:
             if isinstance(module, BaseTunerLayer):
                 adapted.append(f"{inner}.")
             adapter = any(inner.startswith(a) and not inner.startswith(f"{a}base_layer") for a in adapted)
-            if isinstance(module, nn.Linear | Conv1D):
+            if isinstance(module, nn.Linear | nn.Conv2d | Conv1D):
                 yield Matrix(f"{inner}.weight", module, module.weight, isinstance(module, Conv1D), adapter)
                 continue
             for name, weight in module.named_parameters(recurse=False):

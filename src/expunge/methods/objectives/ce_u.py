@@ -9,6 +9,7 @@ from expunge.data.encoder import Batch
 from expunge.methods._lib.divergence import cross_entropy
 from expunge.methods._lib.edited_teacher import EditedTeacher, forbid, tokens_after
 from expunge.methods.base import WeightedSpec
+from expunge.needs import ModelNeed
 from expunge.plugin import Card, Property
 
 
@@ -54,6 +55,11 @@ class CEU(EditedTeacher):
                  "at equal forget loss retain answers suffer less than under ga"),
         Property("drifts_less", {"levels": (4.0, 6.0), "beside": "retain_nll"}, "far less with a retain term"),
     )
+
+    @property
+    def model_needs(self) -> frozenset[ModelNeed]:
+        """Tokens after the skipped ones; without skipping any distribution will do."""
+        return self.card.model_needs | ({"sequence"} if self.spec.skip else frozenset())
 
     def edit(self, teacher_NV: Tensor, batch: Batch) -> Tensor:
         return forbid(teacher_NV, batch.target_N)

@@ -24,18 +24,19 @@ def fake_quantized(weight: Tensor, bits: int, rows: int = 0) -> Tensor:
     No value is clipped, so the straight-through derivative is 1 everywhere: the gradient at the rounded weights is
     used for the unrounded ones. `rows` is the dimension of output rows.
     """
-    scale = weight.abs().amax(dim=1 - rows, keepdim=True).float() / (2 ** (bits - 1) - 1)
+    others = [d for d in range(weight.dim()) if d != rows]
+    scale = weight.abs().amax(dim=others, keepdim=True).float() / (2 ** (bits - 1) - 1)
     rounded = (weight.float() / scale).round() * scale
     return torch.where(scale > 0, rounded, 0.0).to(weight.dtype)
 
 
 def linear_weights(subject: Subject) -> Iterator[tuple[Tensor, int]]:
-    """Weights of all linear layers with the dimension of their output rows; except an embedding used as head."""
-    embedding = subject.model.get_input_embeddings()
-    tied = getattr(embedding, "weight", None)
+    """Weights of all linear layers and convolutions, except an embedding used as head, with the dimension of their
+    output rows."""
+    tied = getattr(subject.embedding, "weight", None)
     for module in subject.model.modules():
-        if isinstance(module, (nn.Linear, Conv1D)) and module.weight is not tied:
-            yield module.weight, 0 if isinstance(module, nn.Linear) else 1
+        if isinstance(module, (nn.Linear, nn.Conv2d, Conv1D)) and module.weight is not tied:
+            yield module.weight, 1 if isinstance(module, Conv1D) else 0
 
 
 @contextmanager
