@@ -18,6 +18,7 @@ import demo_screen
 import site_pages
 from common import standing
 
+from expunge.records.settings import RunSettings
 from expunge.report.leaderboard import replace_between, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -304,6 +305,7 @@ def bench() -> str:
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
+    "run_settings": lambda: site_pages.options(RunSettings),
     "plugins": site_pages.index, "screen": demo_screen.screen,
     "league": league, "tuned": tuned, "league_tofu": league_tofu, "demo": demo,
     "known": known, "meta": meta, "shadows": shadows, "tricks": tricks, "linear": linear,

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from expunge.cli.listing import card_of
 from expunge.plugin import KINDS
+from expunge.records.settings import Settings
 from expunge.registry import Entry, of_kind
 from expunge.report.leaderboard import table
 
@@ -50,6 +51,14 @@ def index(linked: bool = False) -> str:
             title = f"{about.plural.capitalize()}: {about.heading}"
             parts.append(f"## {title}\n\n{table(rows, ['name', 'what it does'])}")
     return "\n\n".join(parts)
+
+
+def options(settings: type[Settings]) -> str:
+    """The options of a command, from the record that checks them."""
+    fields = {name: f for name, f in settings.model_fields.items() if name != "mixed_precision"}
+    return grid([{"option": f"`--{name.replace('_', '-')}`", "type": kind_of(f.annotation).removesuffix(" or none"),
+                  "default": "" if f.default is None else f"`{f.default}`", "what it is": escape(f.description or "")}
+                 for name, f in fields.items()])
 
 
 def example(entry: Entry, card: dict[str, Any]) -> str:

@@ -95,7 +95,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     done: dict[tuple[str, str, Split], Attempted] = {}
     controls = [name for name, _ in roles.named() if name.startswith("retrained")]
     if fit:
-        note(_costs(fit, context, len(controls), bool(task.holdout)))
+        note(_sides(len(fit), len(controls), bool(task.holdout)))
     lent = any("original" in a.needs for a in fit)
     origin = roles.original().fingerprint if roles.original and lent else ""
     _clear(out / "observations", [name for name, _ in roles.named()], fit)
@@ -165,13 +165,12 @@ def _evidence(seen: Mapping[str, Observations], subject: SubjectRef) -> Evidence
                     tuple(v for k, v in seen.items() if k.startswith("retrained")), OFFERS[subject.reads])
 
 
-def _costs(attacks: Sequence[Attack], context: AttackContext, controls: int, holdout: bool) -> str:
-    """What is about to be done, before it is done."""
+def _sides(attacks: int, controls: int, holdout: bool) -> str:
+    """What is about to be done, in one line; --dry-run says what each attack costs."""
     beside = (f"the subject and {controls} retrained model{'s' * (controls > 1)}" if controls else
               "the subject, on its forget rows and for control on its holdout rows" if holdout else
               "the subject alone: there is no control, neither a retrained model nor holdout rows")
-    lines = [f"  {a.text()}" + (f": {cost}" if (cost := a.cost(context)) else "") for a in attacks]
-    return "\n".join((f"{len(attacks)} attacks on {beside}:", *lines))
+    return f"{attacks} attack{'s' * (attacks != 1)} on {beside}"
 
 
 def observe(subject: Subject, task: Task, wanted: Sequence[tuple[str, Split]], folder: Path, *,
