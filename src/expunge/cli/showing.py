@@ -68,7 +68,7 @@ def show_audit(found: Audit, reporter: Reporter, *, page: str | Path | None = No
     reporter.out.print()
     if found.verdict:
         _paragraph(_strongest(found), reporter)
-        _paragraph(_not_tested(found, found.verdict), reporter)
+        _paragraph(_not_tested(found, found.verdict), reporter, lines=2)
     more = "" if verbose else "every score here: --verbose"
     reporter.out.print(f"Page: {page}" + f" ({more})" * bool(more) if page else more, markup=False, soft_wrap=True)
     if follow_up:
