@@ -9,8 +9,9 @@ from transformers import GenerationConfig
 
 from expunge import registry
 from expunge.audit.runner import ordered
-from expunge.models import decoding
+from expunge.models import fast
 from expunge.models.decoding import continued
+from expunge.models.fast.decoding import may_begin
 from expunge.models.language import CausalLM
 from expunge.probes.generation import Generation
 from expunge.probes.likelihood import Likelihood
@@ -50,6 +51,10 @@ def test_what_is_known_costs_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject.model, "forward", lambda *a, **k: (passes.append(1), forward(*a, **k))[1])
     said, told = subject.generate(prompts, MOST), list[int]()
     alone = len(passes)
+    monkeypatch.setenv(fast.VARIABLE, "1")
+    assert subject.generate(prompts, MOST, begun=spoken) == said and len(passes) > alone
+    monkeypatch.delenv(fast.VARIABLE)
+    del passes[alone:]
     assert subject.generate(prompts, MOST, progress=told.append, begun=spoken) == said
     assert alone >= max(map(len, spoken)) and len(passes) == alone and sum(told) == len(prompts)
 
@@ -59,7 +64,7 @@ def test_what_is_known_costs_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_with_rules_of_its_own_begins_anew(rule: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     subject = memoriser()
     prompts, spoken = said_by(subject)
-    assert decoding._is_plain(subject)
+    assert may_begin(subject, prompts, MOST, GREEDY)
     own = GenerationConfig(eos_token_id=subject.encoder.eos_id, pad_token_id=subject.encoder.pad_id, **rule)
     monkeypatch.setattr(subject.model, "generation_config", own)
     wrong = [(9,) * MOST for _ in spoken]  # would be said word for word if it were believed
@@ -112,7 +117,7 @@ def test_a_guard_that_rules_words_out_begins_anew() -> None:
     subject.model.config.weight = 3.0
     examples = [*task.forget, *task.retain, *task.holdout]
     alone, read = Generation().observe(subject, examples, task), Likelihood().observe(subject, examples, task)
-    assert not decoding._is_plain(subject)
+    assert not may_begin(subject, [], MOST, GREEDY)
     assert Generation().observe(subject, examples, task, reused=read) == alone
 
 

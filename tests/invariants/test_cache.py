@@ -15,15 +15,20 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from expunge import registry
-from expunge.models import decoding
-from expunge.models.fast import room
-from expunge.models.fast.room import PreallocatedLayer, preallocate
+from expunge.models import fast
+from expunge.models.fast import decoding, preallocated
+from expunge.models.fast.preallocated import PreallocatedLayer, preallocate
 from expunge.models.language import CausalLM
 from expunge.testing.support import fresh, memoriser, small_task
 
 from ..contract.test_wraps import wrap
 
 SHAPE = (4, 2, 1, 3)
+
+
+@pytest.fixture(autouse=True)
+def as_from_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "_process_wide", True)
 
 
 def cache() -> Any:
@@ -42,7 +47,7 @@ def test_growing_picking_cutting_and_copying(seed: int, dtype: torch.dtype, monk
 
     A shallow copy and what it was made of both grow, by different tokens.
     """
-    monkeypatch.setattr(room, "ROOM", 5)
+    monkeypatch.setattr(preallocated, "SPARE", 5)
     draw, noise = random.Random(seed), torch.Generator().manual_seed(seed)
     ours, theirs = cache(), cache()
     preallocate(ours)
@@ -79,11 +84,11 @@ def test_growing_picking_cutting_and_copying(seed: int, dtype: torch.dtype, monk
             same(*pair)
 
 
-def test_nothing_is_copied_while_there_is_room() -> None:
+def test_nothing_is_copied_while_positions_are_free() -> None:
     ours, token = cache(), torch.ones(SHAPE)
     preallocate(ours)
     ours.update(token, token, 0)
-    places = {ours.update(token, token, 0)[0].data_ptr() for _ in range(room.ROOM)}
+    places = {ours.update(token, token, 0)[0].data_ptr() for _ in range(preallocated.SPARE)}
     assert len(places) == 1
 
 
@@ -109,7 +114,7 @@ def test_decoding_leaves_no_cache_behind(guarded: bool, monkeypatch: pytest.Monk
         gc.enable()
 
 
-def test_only_plain_layers_are_given_room() -> None:
+def test_only_plain_layers_are_preallocated() -> None:
     class DynamicLayerToo(DynamicLayer):
         def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             return super().update(key_states * 2, value_states)
@@ -118,3 +123,19 @@ def test_only_plain_layers_are_given_room() -> None:
     ours.layers = [DynamicLayerToo(), DynamicLayer()]
     preallocate(ours)
     assert [type(layer) for layer in ours.layers] == [DynamicLayerToo, PreallocatedLayer]
+
+
+@pytest.mark.parametrize("switch", ["library", "EXPUNGE_PLAIN"])
+def test_off_in_a_library_and_where_tricks_are_off(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [memoriser().encoder.prompt(e) for e in small_task().forget[:3]]
+    made: list[Any] = []
+    real = preallocated.preallocate
+    monkeypatch.setattr(preallocated, "preallocate", lambda cache: (made.append(cache), real(cache)))
+    said = memoriser().generate(prompts, 40)
+    assert made
+    made.clear()
+    if switch == "library":
+        monkeypatch.setattr(fast, "_process_wide", False)
+    else:
+        monkeypatch.setenv(fast.VARIABLE, "preallocated_cache")
+    assert memoriser().generate(prompts, 40) == said and not made

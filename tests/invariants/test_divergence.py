@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from expunge.methods._lib import divergence
-from expunge.models import head
+from expunge.models import fast
+from expunge.models.fast import block_gradients
 from expunge.models.reference import Likeliest
 
 
@@ -22,7 +23,7 @@ def slow(target_NV: torch.Tensor, logits_NV: torch.Tensor, relative: bool) -> to
 @pytest.mark.parametrize("forbidden", [False, True])
 def test_value_and_gradient_are_those_of_the_definition(relative: bool, n: int, forbidden: bool,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "CELLS", {"cpu": 50})  # a few rows at a time, the last block shorter
+    monkeypatch.setattr(block_gradients, "CELLS", {"cpu": 50})  # a few rows at a time, the last block shorter
     torch.manual_seed(n)
     target, logits = torch.randn(n, 17) * 4, (torch.randn(n, 17) * 4).requires_grad_()
     if forbidden:
@@ -55,7 +56,7 @@ def coarsely(target_NV: torch.Tensor, logits_NV: torch.Tensor, count: int) -> to
 @pytest.mark.parametrize("n", [0, 1, 40])
 def test_coarse_value_and_gradient_are_those_of_the_definition(n: int, count: int,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "CELLS", {"cpu": 50})
+    monkeypatch.setattr(block_gradients, "CELLS", {"cpu": 50})
     torch.manual_seed(n)
     target, logits, weight = torch.randn(n, 17) * 4, (torch.randn(n, 17) * 4).requires_grad_(), torch.rand(n)
     quick = divergence.coarse_kl(Likeliest.of(target, count), logits)
@@ -70,7 +71,7 @@ def test_coarse_value_and_gradient_are_those_of_the_definition(n: int, count: in
 
 
 @pytest.mark.parametrize("gap", [80.0, 100.0, 500.0, float("inf")])
-def test_a_coarse_slope_is_finite_where_nothing_is_left_for_the_others(gap: float) -> None:
+def test_a_coarse_gradient_is_finite_where_nothing_is_left_for_the_others(gap: float) -> None:
     target, logits = torch.randn(6, 50), torch.randn(6, 50)
     likeliest = Likeliest.of(target, 5)
     logits = logits.sub_(gap).scatter(1, likeliest.ids_NK, torch.randn(6, 5)).requires_grad_()
@@ -94,7 +95,7 @@ def test_what_a_coarse_divergence_misses_is_that_of_the_others() -> None:
         torch.testing.assert_close(missing, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_equal_distributions_have_no_divergence_and_no_slope() -> None:
+def test_equal_distributions_have_no_divergence_and_no_gradient() -> None:
     logits = torch.randn(9, 31).requires_grad_()
     value = divergence.kl(logits, logits)
     assert torch.equal(value, torch.zeros(9))
@@ -118,3 +119,18 @@ def test_second_derivatives_are_those_of_the_definition(relative: bool) -> None:
 
     quick = (divergence.kl if relative else divergence.cross_entropy)(target, logits)
     torch.testing.assert_close(curvature(quick), curvature(slow(target, logits, relative)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["kl", "cross_entropy", "coarse_kl"])
+def test_the_plain_form_gives_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By autograd, with a forbidden token."""
+    target, logits = torch.randn(30, 17) * 4, torch.randn(30, 17).requires_grad_()
+    target[:, 3] = -torch.inf
+    towards = Likeliest.of(target, 5) if name == "coarse_kl" else target
+    found = []
+    for off in ("", "1"):
+        monkeypatch.setenv(fast.VARIABLE, off)
+        value = getattr(divergence, name)(towards, logits)
+        assert ("Reduced" in type(value.grad_fn).__name__) == (not off)
+        found.append((value, *torch.autograd.grad(value.square().sum(), logits)))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)

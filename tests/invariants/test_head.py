@@ -12,8 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from expunge.data.text_encoder import collate
 from expunge.errors import ExpungeError
 from expunge.methods._lib.divergence import cross_entropy, kl
-from expunge.models import head
-from expunge.models.head import Found, LazyLogits, TokenLogP, blocks, rowwise
+from expunge.models import fast
+from expunge.models.fast import block_gradients
+from expunge.models.fast.block_gradients import TokenLogP
+from expunge.models.head import LazyLogits, LogitSource, blocks, token_logp
 from expunge.models.language import CausalLM
 from expunge.models.reference import CachedStates
 from expunge.testing.support import fresh, moved
@@ -24,10 +26,10 @@ WIDTH, VOCABULARY = 12, 37
 
 @pytest.fixture(params=["kept", "made again"])
 def room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Slopes kept for the way back, or made again block by block; the caches hold two rows."""
-    monkeypatch.setattr(head, "CELLS", {"cpu": 2 * VOCABULARY})
-    monkeypatch.setattr(head, "LEAST", 3)
-    monkeypatch.setattr(head, "KEPT", 1 << 20 if request.param == "kept" else 0)
+    """The gradient kept for the backward pass, or made again block by block; the caches hold two rows."""
+    monkeypatch.setattr(block_gradients, "CELLS", {"cpu": 2 * VOCABULARY})
+    monkeypatch.setattr(block_gradients, "MIN_ROWS", 3)
+    monkeypatch.setattr(block_gradients, "MAX_KEPT", 1 << 20 if request.param == "kept" else 0)
     return str(request.param)
 
 
@@ -39,15 +41,15 @@ def given(n: int, bias: bool = True, dtype: torch.dtype = torch.float32) -> tupl
 
 
 def under(layer: nn.Linear, states: Tensor) -> LazyLogits:
-    return LazyLogits.under(layer.weight, layer.bias, states)
+    return LazyLogits.from_states(states, layer.weight, layer.bias)
 
 
 def slow(layer: nn.Linear, states: Tensor, target: Tensor) -> Tensor:
     return layer(states).float().log_softmax(-1).gather(1, target[:, None])[:, 0]
 
 
-def logp(found: Found, target: Tensor) -> Tensor:
-    return rowwise(found, TokenLogP(target))
+def logp(source: LogitSource, target: Tensor) -> Tensor:
+    return token_logp(source, target)
 
 
 def near(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
@@ -58,7 +60,7 @@ def near(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
 @pytest.mark.usefixtures("room")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("n", [0, 1, 3, 40])
-def test_values_and_slopes_are_those_of_whole_logits(n: int, bias: bool) -> None:
+def test_values_and_gradients_are_those_of_whole_logits(n: int, bias: bool) -> None:
     layer, states, target = given(n, bias)
     final = under(layer, states)
     wanted, weight = (states, *layer.parameters()), torch.randn(n)
@@ -70,7 +72,7 @@ def test_values_and_slopes_are_those_of_whole_logits(n: int, bias: bool) -> None
 
 
 @pytest.mark.usefixtures("room")
-def test_slopes_of_states_alone_and_of_weights_alone() -> None:
+def test_gradients_of_states_alone_and_of_weights_alone() -> None:
     layer, states, target = given(7)
     both = torch.autograd.grad(slow(layer, states, target).sum(), (states, layer.weight))
     near(torch.autograd.grad(logp(under(layer, states.detach()), target).sum(), layer.weight), both[1:])
@@ -129,19 +131,20 @@ def test_looking_at_blocks_leaves_gradients_on() -> None:
         assert torch.is_grad_enabled() and not block.requires_grad
 
 
-def test_a_reading_makes_no_slopes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_detached_log_prob_makes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = fresh(moved())
     batch = collate(made([5, 9]), subject.encoder.pad_id)
     subject.model.requires_grad_(True)
     expected = subject.answers(batch).logp_N.detach()
     writing: list[bool] = []
-    real = TokenLogP.__call__
-    monkeypatch.setattr(TokenLogP, "__call__", lambda self, logits, few, write: (
-        writing.append(write), real(self, logits, few, write))[1])
+    real = TokenLogP.block
+    monkeypatch.setattr(TokenLogP, "block", lambda self, logits, rows, write: (
+        writing.append(write), real(self, logits, rows, write))[1])
     answers = subject.answers(batch)
-    assert torch.equal(answers.reading(), expected) and not any(writing) and not answers.reading().requires_grad
+    found = answers.detached_logp()
+    assert torch.equal(found, expected) and not any(writing) and not found.requires_grad
     assert answers.logp_N.requires_grad and writing[-1]
-    assert torch.equal(answers.reading(), expected) and len(writing) == 3
+    assert torch.equal(answers.detached_logp(), expected) and len(writing) == 2
 
 
 @pytest.mark.usefixtures("room")
@@ -168,9 +171,14 @@ def test_answers_are_those_of_the_whole_model(lengths: list[int]) -> None:
     subject = fresh(moved())
     batch = collate(made(lengths), subject.encoder.pad_id)
     answers, slow_NV = subject.answers(batch), whole(subject, batch)
-    assert isinstance(answers.found, LazyLogits)
+    assert isinstance(answers.source, LazyLogits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(fast.VARIABLE, "1")
+        plain = subject.answers(batch)
+        assert isinstance(plain.source, Tensor)
+        near((plain.logp_N, plain.logits_NV), (answers.logp_N, answers.logits_NV))
     near((answers.logp_N,), (slow_NV.log_softmax(-1).gather(1, batch.target_N[:, None])[:, 0],))
-    near((torch.cat(list(blocks(answers.found))), answers.logits_NV), (slow_NV.detach(), slow_NV))
+    near((torch.cat(list(blocks(answers.source))), answers.logits_NV), (slow_NV.detach(), slow_NV))
 
 
 SCALED = {"granite": {"logits_scaling": 4.0}, "cohere": {"logit_scale": 0.0625},
@@ -185,20 +193,20 @@ def test_a_head_that_is_not_all_runs_within_the_model(family: str) -> None:
     subject = CausalLM(AutoModelForCausalLM.from_config(config).eval(), moved().encoder)
     batch = collate(made(LENGTHS[0]), subject.encoder.pad_id)
     answers, slow_NV = subject.answers_of({"": batch})[""], whole(subject, batch)
-    assert isinstance(answers.found, Tensor)
+    assert isinstance(answers.source, Tensor)
     slow_N = slow_NV.log_softmax(-1).gather(1, batch.target_N[:, None])[:, 0]
-    near((answers.logp_N, answers.reading()), (slow_N, slow_N.detach()))
-    near((torch.cat(list(blocks(answers.found))), answers.logits_NV), (slow_NV.detach(), slow_NV))
+    near((answers.logp_N, answers.detached_logp()), (slow_N, slow_N.detach()))
+    near((torch.cat(list(blocks(answers.source))), answers.logits_NV), (slow_NV.detach(), slow_NV))
     assert not CachedStates.fits(subject, batch.rows)
 
 
 def test_a_hook_or_another_model_is_seen() -> None:
     subject, other = fresh(moved()), fresh()
     batch = collate(made([5, 9]), subject.encoder.pad_id)
-    assert isinstance(subject.answers(batch).found, LazyLogits)
+    assert isinstance(subject.answers(batch).source, LazyLogits)
     with subject.model.get_output_embeddings().register_forward_hook(lambda m, a, out: 2 * out):
         doubled = subject.answers(batch)
-        assert not isinstance(doubled.found, LazyLogits)
+        assert not isinstance(doubled.source, LazyLogits)
     near((doubled.logits_NV,), (2 * subject.answers(batch).logits_NV,))
     forward = type(other.model).forward
 
@@ -209,7 +217,7 @@ def test_a_hook_or_another_model_is_seen() -> None:
 
     other.model.forward = louder.__get__(other.model)
     subject.model = other.model
-    assert not isinstance(subject.answers(batch).found, LazyLogits)
+    assert not isinstance(subject.answers(batch).source, LazyLogits)
 
 
 def test_the_first_look_changes_no_bit() -> None:
@@ -217,7 +225,7 @@ def test_the_first_look_changes_no_bit() -> None:
     subject = fresh(moved())
     batch = collate(made(LENGTHS[0]), subject.encoder.pad_id)
     first, second = subject.answers(batch), subject.answers(batch)
-    assert isinstance(first.found, LazyLogits) and isinstance(second.found, LazyLogits)
+    assert isinstance(first.source, LazyLogits) and isinstance(second.source, LazyLogits)
     assert torch.equal(first.logp_N, second.logp_N) and torch.equal(first.logits_NV, second.logits_NV)
 
 
@@ -231,5 +239,5 @@ def test_sides_that_shared_a_pass_are_split() -> None:
         subject._seen = subject.model, late
         joint = subject.answers(subject.encoder.concat(list(sides.values())))
         for (side, batch), answers in zip(sides.items(), joint.split(list(sides.values())), strict=True):
-            assert isinstance(answers.found, LazyLogits) == late and answers.batch is batch
+            assert isinstance(answers.source, LazyLogits) == late and answers.batch is batch
             near((answers.logp_N, answers.logits_NV), (apart[side].logp_N, apart[side].logits_NV))

@@ -16,10 +16,9 @@ from expunge import registry
 from expunge.data import text_encoder as tokens
 from expunge.data.text_encoder import TokenRow
 from expunge.errors import DataError
-from expunge.models import decoding
+from expunge.models import fast
 from expunge.models.adapter import add_adapter
-from expunge.models.fast import prefixes
-from expunge.models.fast.prefixes import answers_in_parts
+from expunge.models.fast import decoding, prefixes
 from expunge.models.language import CausalLM
 from expunge.models.tiny import build_subject
 from expunge.records.task import Example
@@ -57,7 +56,7 @@ def found_for(subject: CausalLM, rows: Sequence[TokenRow], chosen: Sequence[int]
     found: dict[int, list[Tensor]] = {i: [] for i in chosen}
     ended = set[int]()
     with subject.evaluating():
-        for owners, answers in answers_in_parts(subject, rows, chosen):
+        for owners, answers in subject.answers_in_parts(rows, chosen):
             parts = answers.logits_NV.split([r.answer + r.end for r in answers.batch.rows])
             for members, part in zip(owners, parts, strict=True):
                 assert ended.isdisjoint(members), "nothing comes behind the last part"
@@ -103,7 +102,7 @@ def test_shared_prompts_are_whole_rows(make: Any, positions: int, monkeypatch: p
     cost = sum(b * t for b, t in seen)
     seen.clear()
     with monkeypatch.context() as apart:
-        apart.setattr(CausalLM, "bare", False)
+        apart.setenv(fast.VARIABLE, "1")
         found_for(subject, rows, range(len(rows)))
     assert cost < sum(b * t for b, t in seen), "nothing was shared"
     with subject.evaluating():
@@ -181,7 +180,7 @@ def test_end_tokens_are_shared_like_others(end: int) -> None:
     with subject.evaluating():
         for i, logits in found_for(subject, rows, range(len(rows))).items():
             torch.testing.assert_close(logits, alone(subject, rows[i]), atol=1e-5, rtol=1e-5)
-    for owners, answers in answers_in_parts(subject, rows, range(len(rows))):
+    for owners, answers in subject.answers_in_parts(rows, range(len(rows))):
         assert len(owners) == len(answers.batch) and all(min(r.answer, r.end) >= 0 for r in answers.batch.rows)
 
 
@@ -189,7 +188,7 @@ def test_a_row_without_a_supervised_token_is_refused() -> None:
     subject = memoriser()
     row = replace(rows_of(subject)[0], answer=0, end=0)
     with pytest.raises(DataError, match="no supervised token"):
-        list(answers_in_parts(subject, [row], [0]))
+        list(subject.answers_in_parts([row], [0]))
 
 
 def test_an_empty_choice_and_a_single_row() -> None:
@@ -217,7 +216,7 @@ def test_rows_that_have_ended_leave_and_nobody_can_tell(make: Any, monkeypatch: 
     prompts = [subject.encoder.prompt(e) for e in (*small_task().forget[:4], *small_task().holdout[:3])]
     monkeypatch.setattr(decoding, "STRETCH", 3)
     said = subject.generate(prompts, 14)
-    monkeypatch.setattr(CausalLM, "bare", False)
+    monkeypatch.setenv(fast.VARIABLE, "1")
     assert said == subject.generate(prompts, 14)
 
 
@@ -233,7 +232,7 @@ def test_fewer_rows_are_decoded_once_some_have_ended(monkeypatch: pytest.MonkeyP
     found = subject.generate(long, 40)
     if not all(ended for _, ended in found):
         assert min(seen) < len(long) and seen[0] == len(long)
-    monkeypatch.setattr(CausalLM, "bare", False)
+    monkeypatch.setenv(fast.VARIABLE, "1")
     assert found == subject.generate(long, 40)
 
 
@@ -262,7 +261,7 @@ def test_what_counts_from_the_beginning_counts_from_the_beginning(
     prompts = [subject.encoder.prompt(e) for e in (*small_task().forget[:4], *small_task().holdout[:3])]
     monkeypatch.setattr(decoding, "STRETCH", 3)
     said = subject.generate(prompts, 14)
-    monkeypatch.setattr(CausalLM, "bare", False)
+    monkeypatch.setenv(fast.VARIABLE, "1")
     assert said == subject.generate(prompts, 14)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import UsageError, did_you_mean
+from expunge.models import fast
 from expunge.plugin import KINDS, METHODS, Kind
 from expunge.registry import find, load, of_kind
 
@@ -103,8 +104,8 @@ def card_text(name: str) -> str:
     return "\n".join(lines)
 
 
-def diagnosis() -> dict[str, str]:
-    """What a bug report should hold, and what would stop a run."""
+def diagnosis(tricks: bool = False) -> dict[str, str]:
+    """What a bug report should hold, and what would stop a run; with `tricks` also which tricks for speed are on."""
     from expunge.audit.cache import cache_root
     from expunge.records.run import environment
 
@@ -139,5 +140,7 @@ def diagnosis() -> dict[str, str]:
     if data and not Path(data).is_dir():
         problems.append(f"EXPUNGE_DATA={data} is not a folder")
     found["plug-ins"] = str(sum(len(of_kind(k)) for k in KINDS))
+    if tricks:
+        found |= {name: f"{'on' if fast.enabled(name) else 'off'}: {what}" for name, what in fast.TRICKS.items()}
     found["problems"] = "; ".join(problems) or "none"
     return found

@@ -17,7 +17,9 @@ import typer
 
 from expunge import processes
 from expunge.cli.options import load, with_options
+from expunge.cli.threads import use_available_cores
 from expunge.errors import ExpungeError, UsageError
+from expunge.models import fast
 from expunge.records.settings import AuditSettings, RunSettings, TaskOptions, TrainSettings
 
 if TYPE_CHECKING:
@@ -308,11 +310,13 @@ def explain(name: Annotated[str, typer.Argument(help="A plug-in.")], as_json: Js
 
 @app.command()
 @friendly
-def doctor(as_json: Json = False) -> None:
+def doctor(plain: Annotated[bool, typer.Option("--plain", help="Say which tricks for speed are on; EXPUNGE_PLAIN=1 "
+                                               "in the environment turns all off.")] = False,
+           as_json: Json = False) -> None:
     """Check the installation: versions, accelerator, extras, cache, data."""
     from expunge.cli.listing import diagnosis
 
-    found = diagnosis()
+    found = diagnosis(tricks=plain)
     if as_json:
         _print_json(found)
     else:
@@ -331,7 +335,9 @@ def _demand(failed: Sequence[str], reporter: Reporter) -> None:
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script. A program of its own may change the process; a library may not."""
+    use_available_cores()
+    fast.use_process_wide_tricks()
     with processes.parting():
         app(prog_name="expunge")
 

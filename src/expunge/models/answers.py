@@ -14,52 +14,52 @@ import torch
 from torch import Tensor
 
 from expunge.data.encoder import Batch
-from expunge.models.head import Found, LazyLogits, TokenLogP, rowwise, whole
+from expunge.models.head import LazyLogits, LogitSource, all_logits, token_logp
 
 
 class Answers:
     """Predictions at the supervised positions of a batch, flat: token n belongs to row row_N[n].
 
     Args:
-        found: their logits, shape N V; or what they are made of, when somebody asks.
+        source: their logits, shape N V, or what makes them when they are asked for.
         past: keys and values of the rows, where they were kept.
     """
 
-    def __init__(self, batch: Batch, found: Found, past: Any = None) -> None:
+    def __init__(self, batch: Batch, source: LogitSource, past: Any = None) -> None:
         self.batch = batch
-        self._found = found
+        self._source = source
         self.past = past
 
     def split(self, batches: Sequence[Batch]) -> list[Answers]:
         """The answers of each batch, where this one has the rows of all of them one after another."""
-        sizes, found = [b.count("tokens") for b in batches], self.found
-        parts = ([replace(found, states_ND=part) for part in found.states_ND.split(sizes)]
-                 if isinstance(found, LazyLogits) else whole(found).split(sizes))
+        sizes, source = [b.count("tokens") for b in batches], self.source
+        parts = ([replace(source, states_ND=part) for part in source.states_ND.split(sizes)]
+                 if isinstance(source, LazyLogits) else source.split(sizes))
         return [Answers(b, part) for b, part in zip(batches, parts, strict=True)]
 
     @property
-    def found(self) -> Found:
-        """Logits where there are any, else what they are made of."""
-        return self.logits_NV if "logits_NV" in vars(self) else self._found
+    def source(self) -> LogitSource:
+        """Logits where there are any, else what makes them."""
+        return self.logits_NV if "logits_NV" in vars(self) else self._source
 
     @cached_property
     def logits_NV(self) -> Tensor:
         """Logits of every supervised token."""
-        return whole(self._found)
+        return all_logits(self._source)
 
     @cached_property
     def logp_N(self) -> Tensor:
         """log p(token | prefix) of every supervised token, in float32 or finer."""
-        return rowwise(self.found, TokenLogP(self.batch.target_N))
+        return token_logp(self.source, self.batch.target_N)
 
-    def reading(self) -> Tensor:
-        """The same for whoever only looks: without gradient, nor what one would need."""
+    def detached_logp(self) -> Tensor:
+        """`logp_N` under no_grad: builds no graph and keeps nothing for a backward pass."""
         if "logp_N" in vars(self):
             return self.logp_N.detach()
-        found = self.found
+        source = self.source
         with torch.no_grad():
-            return rowwise(replace(found, graded=False) if isinstance(found, LazyLogits) else found,
-                           TokenLogP(self.batch.target_N))
+            return token_logp(replace(source, requires_grad=False) if isinstance(source, LazyLogits) else source,
+                              self.batch.target_N)
 
     def per_row(self, values_N: Tensor) -> Tensor:
         """Sum token values within their rows: shape B."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from expunge.data.text_encoder import TextEncoder, TokenBatch, TokenRow
 from expunge.errors import UsageError
+from expunge.models import fast
 from expunge.models.answers import Answers
 from expunge.models.decoding import continued
 from expunge.models.head import LazyLogits, is_plain
@@ -92,9 +93,9 @@ class CausalLM(Subject):
     def answers(self, batch: TokenBatch, past: Any = None, keep: bool = False) -> Answers:
         """What the model says at the supervised positions only: the head never sees the others.
 
-        A hook hands the output head the N hidden states that predict a supervised token, so no [B, T, V] array exists.
-        Where the head alone makes the logits, it runs when somebody asks; what some families do after it (scaling, soft
-        caps), and hooks, need it to run in its place.
+        The output head is given the N hidden states that predict a supervised token, so no [B, T, V] array exists.
+        Where the head alone makes the logits it does not run here, but when they are asked for (`LazyLogits`). Families
+        that scale or cap the logits afterwards, and models with hooks, need it to run in its place.
 
         Args:
             past: keys and values of what stands before each row, equally long for all; it is used up.
@@ -113,9 +114,9 @@ class CausalLM(Subject):
         if head is None:  # no separable head: full logits, then pick
             said = self.model(**inputs)
             return Answers(batch, said.logits.flatten(0, 1)[batch.flat_N], _past(said) if keep else None)
-        plain = is_plain(head, self.device) and self.bare
+        plain = fast.enabled("late_head") and is_plain(head, self.device) and self.bare
         late = plain and self._seen == (self.model, True)
-        with self._heading(batch.flat_N, run=not late) as given:
+        with self._head_given(batch.flat_N, run=not late) as given:
             said = self.model(**inputs)
         logits_1NV, past = said.logits, _past(said) if keep else None
         if plain and self._seen[0] is not self.model and len(batch.flat_N):
@@ -125,14 +126,14 @@ class CausalLM(Subject):
             self._seen = self.model, len(again) == 1 and again[0].dtype == logits_1NV.dtype and torch.equal(
                 again[0], logits_1NV)
         if plain and self._seen == (self.model, True):
-            return Answers(batch, LazyLogits.under(head.weight, head.bias, given[0]), past)
+            return Answers(batch, LazyLogits.from_states(given[0], head.weight, head.bias), past)
         return Answers(batch, logits_1NV.squeeze(0), past)
 
     @contextmanager
-    def _heading(self, flat_N: Tensor, run: bool = True) -> Iterator[list[Tensor]]:
-        """While it lasts, the head is given the hidden states at these of all B*T positions, as one row; or none.
+    def _head_given(self, flat_N: Tensor, run: bool = True) -> Iterator[list[Tensor]]:
+        """The head is given the hidden states at these of all B*T positions, as one row; none unless `run`.
 
-        Yields a list to which they are added, shape N D.
+        Yields a list to which these states are added, shape N D.
         """
         given = list[Tensor]()
 
@@ -145,7 +146,9 @@ class CausalLM(Subject):
 
     def answers_in_parts(self, rows: Sequence[TokenRow],
                          chosen: Sequence[int]) -> Iterator[tuple[list[tuple[int, ...]], Answers]]:
-        """As its parent's; what several rows begin with is run once for all of them."""
+        """As its parent's; what several rows begin with runs once for all of them, unless tricks are off."""
+        if not (fast.enabled("shared_prefixes") and self.bare):
+            return super().answers_in_parts(rows, chosen)
         from expunge.models.fast.prefixes import answers_in_parts
 
         return answers_in_parts(self, rows, chosen)

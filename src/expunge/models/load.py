@@ -15,6 +15,7 @@ from expunge.data.encoder import Encoder
 from expunge.data.image_encoder import ImageEncoder
 from expunge.data.text_encoder import TextEncoder
 from expunge.errors import DataError, MissingError, UsageError
+from expunge.models.fast.startup import resume_garbage_collection
 from expunge.models.language import CausalLM
 from expunge.models.subject import Subject
 
@@ -157,6 +158,7 @@ def load_subject(path: str | Path, *, template: str | None = None, max_length: i
         )
     if kind is CausalLM and encoder.pad_id >= model.get_input_embeddings().weight.shape[0]:
         encoder.pad_id = 0  # added to the tokenizer alone; masks never look at it
+    resume_garbage_collection()
     return kind(model.to(device).eval(), encoder, str(path))
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from expunge.data.encoder import Batch, Row
 from expunge.errors import ExpungeError
 from expunge.models.answers import Answers
-from expunge.models.head import Found, LazyLogits, blocks, by_cache, raised
+from expunge.models.head import LazyLogits, LogitSource, blocks, raised
 from expunge.models.subject import AnySubject, Subject, checksum
 
 
@@ -59,9 +59,9 @@ class Likeliest:
     rest_N: Tensor
 
     @classmethod
-    def of(cls, found: Found, count: int) -> Likeliest:
+    def of(cls, source: LogitSource, count: int) -> Likeliest:
         parts = []
-        for logits_NV in (few for block in blocks(found) for few, in by_cache(block)):
+        for logits_NV in blocks(source):
             logp_NV = raised(logits_NV).log_softmax(-1)
             logp_NK, ids_NK = logp_NV.topk(min(count, logp_NV.shape[-1]))
             parts.append((ids_NK, logp_NK, without(logp_NV, ids_NK)))
@@ -92,7 +92,7 @@ class _Original:
         raise self._lacks("full distributions")
 
     def likeliest(self, batch: Batch, count: int) -> Likeliest:
-        return Likeliest.of(self.answers(batch).found, count)
+        return Likeliest.of(self.answers(batch).source, count)
 
     def hidden(self, batch: Batch, block: int) -> Tensor:
         raise self._lacks("hidden states of blocks")
@@ -152,9 +152,9 @@ class CachedLikeliest(_Original):
 
 def _told_apart(answers: Answers, count: int) -> Tensor:
     """Ids and log-probs of the likeliest tokens, log-prob of the others, and of the token itself: shape N 2K+2."""
-    top = Likeliest.of(answers.found, count)
+    top = Likeliest.of(answers.source, count)
     ids_NK = top.ids_NK.to(top.logp_NK.dtype)  # exact up to a vocabulary of 2^24
-    return torch.cat([ids_NK, top.logp_NK, top.rest_N[:, None], answers.reading()[:, None]], 1)
+    return torch.cat([ids_NK, top.logp_NK, top.rest_N[:, None], answers.detached_logp()[:, None]], 1)
 
 
 class CachedStates(_Original):
@@ -174,7 +174,8 @@ class CachedStates(_Original):
 
     def answers(self, batch: Batch) -> Answers:
         states_ND = _joined(self._states, batch)
-        return Answers(batch, LazyLogits.under(self._head["weight"], self._head.get("bias"), states_ND, graded=False))
+        return Answers(batch, LazyLogits.from_states(states_ND, self._head["weight"], self._head.get("bias"),
+                                                     requires_grad=False))
 
     def current_checksum(self) -> str:
         return checksum(self._states | self._head)
@@ -188,13 +189,13 @@ class CachedStates(_Original):
             return False
         with subject.evaluating():
             answers = subject.answers(subject.collate(rows[:1]))
-            return isinstance(answers.found, LazyLogits)
+            return isinstance(answers.source, LazyLogits)
 
 
 def _states(subject: Subject, batch: Batch) -> Tensor:
-    found = subject.answers(batch).found
-    assert isinstance(found, LazyLogits), "asked of a model that `fits`"
-    return found.states_ND
+    source = subject.answers(batch).source
+    assert isinstance(source, LazyLogits), "asked of a model that `fits`"
+    return source.states_ND
 
 
 def _of_each(subject: Subject, rows: Iterable[Row], values: Callable[[Batch], Tensor],

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from expunge.data.encoder import Encoder
 from expunge.errors import UsageError
+from expunge.models import fast
 from expunge.models.answers import Answers
-from expunge.models.fast import startup as starting
-from expunge.models.fast.linear import quicken
+from expunge.models.fast.linear import use_numpy_products
 from expunge.models.sites import is_watched
 from expunge.needs import OFFERS, ModelNeed
 from expunge.records.task import Example
@@ -44,8 +44,8 @@ class Subject:
     """How long new weights are trained when nobody says so."""
 
     def __init__(self, model: Any, encoder: Encoder, path: str = "") -> None:
-        starting.done()
-        quicken(model)
+        if fast.enabled("numpy_products"):
+            use_numpy_products(model)
         self.model = model
         self.encoder = encoder
         self.path = path

@@ -11,6 +11,7 @@ import torch
 from expunge.data.text_encoder import TextEncoder
 from expunge.errors import UsageError
 from expunge.models.classifier import ImageClassifier, build_classifier
+from expunge.models.fast.startup import resume_garbage_collection
 from expunge.models.language import CausalLM
 from expunge.models.load import CLASSIFIERS
 from expunge.models.subject import Subject
@@ -89,4 +90,5 @@ def build_subject(config: Mapping[str, Any], texts: Iterable[str], *, seed: int 
                          str(error).splitlines()[0][:200]) from None
     model.generation_config.eos_token_id = processor.eos_token_id
     model.generation_config.pad_token_id = processor.pad_token_id
+    resume_garbage_collection()
     return CausalLM(model.eval(), TextEncoder(processor, template, max_length), "")

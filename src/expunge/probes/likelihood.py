@@ -12,7 +12,7 @@ from torch import Tensor
 
 from expunge import plugin
 from expunge.models.answers import Answers
-from expunge.models.head import blocks, likeliest, raised
+from expunge.models.head import blocks, raised
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
@@ -95,7 +95,7 @@ def _per_token(answers: Answers, moments: Sequence[bool]) -> Iterator[dict[str, 
     batch = answers.batch
     with_moments_N = torch.tensor(moments, device=batch.row_N.device)[batch.row_N]
     parts, at = [], 0
-    for logits in blocks(answers.found):
+    for logits in blocks(answers.source):
         few = slice(at, at := at + len(logits))
         parts.append(_of_block(logits, batch.target_N[few], with_moments_N[few]))
     logp_N, hit_N, mean_N, var_N = (iter(torch.cat(column).tolist()) for column in zip(*parts, strict=True))
@@ -109,7 +109,7 @@ def _per_token(answers: Answers, moments: Sequence[bool]) -> Iterator[dict[str, 
 
 def _of_block(logits_NV: Tensor, target_N: Tensor, with_moments_N: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """log p of the targets, whether they are likeliest, and mean and variance of log p at the flagged positions."""
-    hit_N = likeliest(logits_NV) == target_N
+    hit_N = logits_NV.argmax(-1) == target_N
     logp_NV = raised(logits_NV).log_softmax(-1)
     logp_N = logp_NV.gather(1, target_N[:, None])[:, 0]
     return logp_N, hit_N, *_moments(logp_NV if bool(with_moments_N.all()) else logp_NV[with_moments_N])

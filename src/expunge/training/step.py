@@ -95,7 +95,7 @@ class Step:
 
     def logp_sums(self) -> dict[str, Tensor]:
         """Summed answer log-prob of every side some term asked for, for the log."""
-        return {side: a.reading().sum() for side, a in self._answers.items()}
+        return {side: a.detached_logp().sum() for side, a in self._answers.items()}
 
     @property
     def reference(self) -> Reference:

@@ -71,6 +71,6 @@ class EditedTeacher(Objective):
         answers = step.answers("forget")
         from_original = "reference.logits" in self.card.needs
         teacher = step.reference.answers(answers.batch) if from_original else answers
-        loss_N = cross_entropy(self.edit(teacher.logits_NV.detach(), answers.batch), answers.found)
+        loss_N = cross_entropy(self.edit(teacher.logits_NV.detach(), answers.batch), answers.source)
         loss_N = loss_N.where(self.counted(answers.batch), 0.0)
         return {self.card.name: Term(answers.per_row(loss_N), self.count, "forget")}

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 
 from expunge.methods.base import Optimizer, RateSpec
+from expunge.models import fast
 from expunge.plugin import Card, Property
 
 
@@ -32,6 +33,7 @@ class AdamW(Optimizer):
     must_show = (Property("learning_rate_curve", {}, "rises over the warm-up, ends near zero when linear"),)
 
     def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+        fused = fast.enabled("fused_adamw") and all(
+            p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
         return torch.optim.AdamW(parameters, lr=self.spec.lr, betas=(self.spec.beta1, self.spec.beta2),
                                  eps=self.spec.eps, weight_decay=self.spec.weight_decay, fused=fused)

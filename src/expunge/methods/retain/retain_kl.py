@@ -36,5 +36,5 @@ class RetainKL(Retain):
 
     def terms(self, step: Step) -> dict[str, Term]:
         answers = step.answers("retain")
-        kl_N = kl(step.reference.answers(answers.batch).found, answers.found)
+        kl_N = kl(step.reference.answers(answers.batch).source, answers.source)
         return {"retain_kl": token_mean(kl_N, answers, "retain")}

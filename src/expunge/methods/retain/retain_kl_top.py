@@ -38,5 +38,5 @@ class RetainKLTop(RetainKL):
 
     def terms(self, step: Step) -> dict[str, Term]:
         answers = step.answers("retain")
-        kl_N = coarse_kl(step.reference.likeliest(answers.batch, self.spec.k), answers.found)
+        kl_N = coarse_kl(step.reference.likeliest(answers.batch, self.spec.k), answers.source)
         return {"retain_kl_top": token_mean(kl_N, answers, "retain")}

@@ -1,8 +1,8 @@
-"""Linear layers that multiply with numpy's library, where PyTorch's leaves half the processor idle.
+"""Products of float32 matrices by the OpenBLAS that comes with numpy, on AMD processors.
 
-PyTorch hands float32 products to MKL, which keeps AVX-512 to Intel's processors. On AMD's, the OpenBLAS that
-comes with numpy is about twice as fast. It brings threads of its own, which would fight PyTorch's: so this is
-for processes of one thread (OMP_NUM_THREADS=1).
+PyTorch uses MKL, which does not use AVX-512 on processors of other makers than Intel; there OpenBLAS is about twice as
+fast. It has threads of its own, which would compete with PyTorch's: so this is for processes of one thread
+(OMP_NUM_THREADS=1). It is the trick `numpy_products`, off in a library (see `expunge.models.fast`).
 
 Legend: M positions, K inputs, N outputs of a layer.
 """
@@ -19,16 +19,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from expunge.models import fast
+
 LEAST = 1 << 21
-"""Multiplications of a product from which on a call of its own pays."""
+"""Multiplications from which on a product is worth the call."""
 WIDE = {"skylakex", "cooperlake", "sapphirerapids"}
 """What OpenBLAS calls the kernels that use AVX-512."""
 
 
 class Linear(nn.Linear):
-    """As its parent, but for forward-mode and batched gradients, which it cannot take.
+    """A linear layer that multiplies with `linear`. It supports neither forward-mode nor batched gradients.
 
-    The class is set on layers that exist, so it has no other state.
+    The class is set on existing layers, so it has no state of its own.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,7 +38,7 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
-    """As `torch.nn.functional.linear`, by the quicker library."""
+    """As `torch.nn.functional.linear`, by whichever library is faster."""
     if not _pays(x, weight_NK):
         return F.linear(x, weight_NK, bias_N)
     found: Tensor = _Product.apply(x, weight_NK)
@@ -44,16 +46,16 @@ def linear(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor, plus: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """a b of two matrices, and a vector added to every row; without gradient, by the quicker library."""
+    """a b of two matrices, and a vector added to every row; without gradient, by whichever library is faster."""
     if not _pays(a, b.T):
         return torch.mm(a, b, out=out) if plus is None else torch.addmm(plus, a, b, out=out)
     found = _product(a, b, out)
     return found if plus is None else found.add_(plus)
 
 
-def quicken(model: nn.Module) -> None:
-    """Make every plain linear layer of a model a `Linear`, where that is quicker; weights and names stay."""
-    if _is_quicker():
+def use_numpy_products(model: nn.Module) -> None:
+    """Set the class of a model's plain linear layers to `Linear`, where that is faster; weights and names stay."""
+    if _is_faster():
         for module in model.modules():
             if type(module) is nn.Linear:
                 module.__class__ = Linear
@@ -61,11 +63,11 @@ def quicken(model: nn.Module) -> None:
 
 def multiplies() -> str:
     """Which library multiplies float32 matrices on the processor, in words."""
-    return "numpy's OpenBLAS" if _is_quicker() and torch.get_num_threads() == 1 else "PyTorch's own"
+    return "numpy's OpenBLAS" if _is_faster() and torch.get_num_threads() == 1 else "PyTorch's own"
 
 
 @cache
-def _is_quicker() -> bool:
+def _is_faster() -> bool:
     if not _is_amd():
         return False
     from threadpoolctl import threadpool_info
@@ -83,8 +85,9 @@ def _is_amd() -> bool:
 
 def _pays(x: Tensor, weight_NK: Tensor) -> bool:
     """Not for other types and devices, weights that stand for something else (quantised), or small products."""
-    return (_is_quicker() and x.device.type == "cpu" and x.dtype is weight_NK.dtype is torch.float32
-            and x.dim() > 1 and not x.is_neg() and type(weight_NK) in (Tensor, nn.Parameter)
+    return (fast.enabled("numpy_products") and _is_faster() and x.device.type == "cpu"
+            and x.dtype is weight_NK.dtype is torch.float32 and x.dim() > 1 and not x.is_neg()
+            and type(weight_NK) in (Tensor, nn.Parameter)
             and x.numel() * len(weight_NK) >= LEAST and torch.get_num_threads() == 1
             and not torch.is_autocast_enabled("cpu") and not torch._C._are_functorch_transforms_active())
 
@@ -100,25 +103,25 @@ class _Product(torch.autograd.Function):
         return found
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight_NK = ctx.saved_tensors
         by_x, by_weight = ctx.needs_input_grad
-        x_MK, slope_MN = x.flatten(0, -2), slope.flatten(0, -2)
-        if torch.is_grad_enabled():  # somebody differentiates twice
-            return slope @ weight_NK, slope_MN.T @ x_MK
-        return (_product(slope_MN, weight_NK).view(x.shape) if by_x else None,
-                _product(slope_MN.T, x_MK) if by_weight else None)
+        x_MK, gradient_MN = x.flatten(0, -2), gradient.flatten(0, -2)
+        if torch.is_grad_enabled():  # a second derivative is wanted
+            return gradient @ weight_NK, gradient_MN.T @ x_MK
+        return (_product(gradient_MN, weight_NK).view(x.shape) if by_x else None,
+                _product(gradient_MN.T, x_MK) if by_weight else None)
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """a b of two matrices."""
     found = a.new_empty(a.shape[0], b.shape[1]) if out is None else out
-    with np.errstate(all="ignore"):  # of numbers that are not finite the loop speaks
+    with np.errstate(all="ignore"):  # the training loop reports numbers that are not finite
         np.matmul(_plain(a), _plain(b), out=found.numpy())
     return found
 
 
 def _plain(matrix: Tensor) -> NDArray[np.float32]:
-    """Its numbers, lying in rows or in columns; older numpy multiplies any others one by one."""
-    lies = 1 in matrix.stride() and 0 not in matrix.stride()
-    return (matrix if lies else matrix.contiguous()).detach().numpy()
+    """Its numbers, by rows or by columns; older numpy multiplies matrices of other strides element by element."""
+    dense = 1 in matrix.stride() and 0 not in matrix.stride()
+    return (matrix if dense else matrix.contiguous()).detach().numpy()

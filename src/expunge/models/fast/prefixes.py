@@ -1,4 +1,6 @@
-"""Answers of many rows, where what several rows begin with is run once and its keys and values serve them all.
+"""Answers of many rows, where the tokens that several rows begin with run once: their keys and values serve all.
+
+An answer, its paraphrases and its wrong versions begin with the same question, and often with the same words.
 
 Legend: B rows, N supervised tokens (flat).
 """
@@ -16,20 +18,21 @@ from typing import Any
 import torch
 
 from expunge.data import text_encoder as tokens
-from expunge.data.text_encoder import TokenRow, batches_by_length, check_supervised, collate, collate_read
+from expunge.data.text_encoder import TokenRow, batches_by_length, check_supervised, collate_read
 from expunge.models.answers import Answers
-from expunge.models.decoding import is_by_row, select
+from expunge.models.fast.decoding import is_by_row, select
 from expunge.models.language import CausalLM
+from expunge.models.subject import Subject
 
 SLACK = 1.2
-"""How much longer a beginning may be than what is shared of it: what is left over runs once for every answer."""
+"""How much longer a beginning may be than what is shared of it: the remainder runs once for every answer."""
 NEIGHBOURS = 64
 """Rows of one prompt that are compared with each other: bounds the search where thousands share one."""
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """Rows that share their first tokens, the prompt but for its last token at the least, and how many those are."""
+    """Rows that share their first `length` tokens: at least the prompt without its last token."""
 
     members: tuple[int, ...]
     length: int
@@ -39,17 +42,15 @@ def answers_in_parts(subject: CausalLM, rows: Sequence[TokenRow],
                      chosen: Sequence[int]) -> Iterator[tuple[list[tuple[int, ...]], Answers]]:
     """The subject's answers at the supervised positions of the `chosen` rows, part by part.
 
-    Yields the indices of all rows that each row of the answers is a part of, and those answers. The parts of a row come
-    in order, and the last one is its own. A question that several answers share is run once, and so are the words that
-    several of them begin with. A model with hooks on it (an attack on activations) or without a cache of keys and
-    values runs every row whole.
+    As `Subject.answers_in_parts`. A model without a cache of keys and values runs every row whole. Not for models with
+    hooks, which would see parts of rows.
 
     Raises:
         DataError: a row has no supervised token.
     """
     check_supervised([rows[i] for i in chosen])
     pad_id, left = subject.encoder.pad_id, set(chosen)
-    for few in _alike(list(_beginnings(rows, chosen))) if subject.bare else ():
+    for few in _groups(list(_beginnings(rows, chosen))):
         length = few[0].length
         start = [_first(rows[one.members[0]], length + 1) for one in few]
         begun = subject.answers(collate_read(start, pad_id), keep=True)
@@ -64,22 +65,20 @@ def answers_in_parts(subject: CausalLM, rows: Sequence[TokenRow],
         for batch in batches_by_length(rest):
             whose = torch.tensor([owner[order[k]] for k in batch], device=subject.device)
             yield [(order[k],) for k in batch], subject.answers(
-                collate_read([rest[k] for k in batch], pad_id), _lent(cache, whose, len(few)))
+                collate_read([rest[k] for k in batch], pad_id), _for_rows(cache, whose, len(few)))
         left -= owner.keys()
         del begun, cache  # before the next ones are made
-    put = collate_read if subject.bare else collate
-    for alone in batches_by_length(rows, [i for i in chosen if i in left]):
-        yield [(i,) for i in alone], subject.answers(put([rows[i] for i in alone], pad_id))
+    yield from Subject.answers_in_parts(subject, rows, [i for i in chosen if i in left])
 
 
 def _beginnings(rows: Sequence[TokenRow], chosen: Sequence[int]) -> Iterator[Beginning]:
-    """Of the rows with one prompt again and again those that save most, until no two are left."""
+    """Groups of rows with one prompt; the group that saves most comes first, until no two rows are left."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for i in chosen:
         if rows[i].prompt > 1:
             groups.setdefault(rows[i].ids[: rows[i].prompt], []).append(i)
     for prompt, members in groups.items():
-        members.sort(key=lambda i: rows[i].ids)  # whoever shares most stands side by side
+        members.sort(key=lambda i: rows[i].ids)  # rows that share most are neighbours then
         for at in range(0, len(members), NEIGHBOURS):
             near = members[at: at + NEIGHBOURS]
             while len(near) > 1:
@@ -89,7 +88,7 @@ def _beginnings(rows: Sequence[TokenRow], chosen: Sequence[int]) -> Iterator[Beg
 
 
 def _best(rows: Sequence[TokenRow], members: Sequence[int], prompt: int) -> tuple[Beginning, int]:
-    """Neighbours that save most positions, and where they stand; whoever stays behind can still share the prompt."""
+    """The neighbours that save most positions, and where they start; the rows left over can still share the prompt."""
     shared = [_common(rows[i].ids, rows[j].ids) for i, j in pairwise(members)]
     splits = ((more * length + max(len(members) - more - 2, 0) * prompt, start, more + 1, length)
               for start in range(len(shared))
@@ -99,7 +98,7 @@ def _best(rows: Sequence[TokenRow], members: Sequence[int], prompt: int) -> tupl
 
 
 def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """How many tokens one run can read for both: each keeps a token to read, and one to predict, of its own part."""
+    """How many first tokens can be read for both rows; each keeps one token to read and one to predict."""
     shared, most = 0, min(len(a), len(b)) - 1
     while shared < most and a[shared] == b[shared]:
         shared += 1
@@ -107,23 +106,24 @@ def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
 
 
 def _first(row: TokenRow, count: int) -> TokenRow:
-    """So many first tokens of it."""
+    """The row cut to its first `count` tokens."""
     answer = min(max(count - row.prompt, 0), row.answer)
     return replace(row, ids=row.ids[:count], prompt=min(row.prompt, count), answer=answer,
                    end=max(count - row.prompt - answer, 0))
 
 
 def _rest(row: TokenRow, length: int) -> TokenRow:
-    """What follows so many tokens; the first of it was predicted before."""
+    """The row without its first `length` tokens; the first of the rest was predicted by them."""
     done = _first(row, length + 1)
     return replace(row, ids=row.ids[length:], prompt=max(row.prompt - length, 1), answer=row.answer - done.answer,
                    end=row.end - done.end)
 
 
-def _alike(beginnings: Sequence[Beginning]) -> Iterator[list[Beginning]]:
-    """Batches nearly as long as their first one. As much of all is shared as that has: no padding stands in the cache.
+def _groups(beginnings: Sequence[Beginning]) -> Iterator[list[Beginning]]:
+    """Beginnings that run in one pass: none is more than `SLACK` times as long as the shortest.
 
-    Twice as many positions as usual, since a pass of what follows has no more rows to choose from than these.
+    All are cut to the length of the shortest, so that no padding stands in the cache. A pass may hold twice the usual
+    number of positions, since the passes over what follows choose among the rows of these alone.
     """
     order = sorted(beginnings, key=lambda one: one.length)
     while order:
@@ -134,8 +134,8 @@ def _alike(beginnings: Sequence[Beginning]) -> Iterator[list[Beginning]]:
         order = order[most:]
 
 
-def _lent(cache: Any, whose: torch.Tensor, rows: int) -> Any:
-    """A cache of its own with keys and values of these of its `rows` rows; selecting and growing make new ones."""
+def _for_rows(cache: Any, whose: torch.Tensor, rows: int) -> Any:
+    """A new cache with the keys and values of the rows `whose` of the `rows` that the cache has."""
     mine = _copied(cache)
     select(mine, whose, rows)
     return mine

@@ -1,24 +1,27 @@
-"""A process that starts makes some 400,000 small objects that stay, and Python looks for garbage among them again and
-again while torch, transformers and a model's code are imported: a second of the first eight."""
+"""The garbage collector of a process that starts.
+
+Importing torch, transformers and a model's code makes some 400,000 small objects that stay. Python looks for garbage
+among them again and again: one second of the first eight.
+"""
 
 from __future__ import annotations
 
 import gc
 
-_waiting = False
+_paused = False
 
 
-def begin() -> None:
-    """Look for no garbage until a model is there. For a program of its own, not for a library."""
-    global _waiting
-    _waiting = gc.isenabled()
+def pause_garbage_collection() -> None:
+    """Turn the collector off until `resume_garbage_collection`; nothing if the user has turned it off."""
+    global _paused
+    _paused = gc.isenabled()
     gc.disable()
 
 
-def done() -> None:
-    """Look for it as usual from now on, but not among what has come so far; nothing without `begin`."""
-    global _waiting
-    if _waiting:
-        _waiting = False
+def resume_garbage_collection() -> None:
+    """Turn it on again, and leave the objects that exist by now out of its searches; nothing unless paused."""
+    global _paused
+    if _paused:
+        _paused = False
         gc.freeze()
         gc.enable()
