@@ -37,7 +37,8 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "report": (("folders",), {"--out", "--title", "--json"}),
     "ls": (("what",), {"--json"}),
     "explain": (("name",), {"--json"}),
-    "doctor": ((), {"--json"}),
+    "doctor": ((), {"--plain", "--json"}),
+    "fetch": (("name",), {"--json"}),
 }
 """Command -> arguments and options. Adding one here is a decision; losing one breaks somebody's script."""
 

@@ -122,7 +122,8 @@ def diagnosis(tricks: bool = False) -> dict[str, str]:
         found["products"] = multiplies()
     except ImportError as error:
         problems.append(f"torch does not import: {error}")
-    for extra, module in (("hub", "datasets"), ("parquet", "pyarrow"), ("sweep", "optuna"), ("torchao", "torchao")):
+    for extra, module in (("hub", "datasets"), ("parquet", "pyarrow"), ("sweep", "optuna"), ("torchao", "torchao"),
+                          ("real", "gguf")):
         there = importlib.util.find_spec(module) is not None
         found[f"extra {extra}"] = "installed" if there else f"missing: pip install 'expunge[{extra}]'"
     root = cache_root()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expunge import processes
+from expunge.cli.fetch import fetch
 from expunge.cli.options import load, with_options
 from expunge.cli.threads import use_available_cores
 from expunge.errors import ExpungeError, UsageError
@@ -324,6 +325,9 @@ def doctor(plain: Annotated[bool, typer.Option("--plain", help="Say which tricks
             print(f"{key:<22} {value}")
     if found["problems"] != "none":
         raise typer.Exit(3)
+
+
+app.command()(friendly(fetch))
 
 
 def _demand(failed: Sequence[str], reporter: Reporter) -> None:
