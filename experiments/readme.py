@@ -195,12 +195,36 @@ def shadows() -> str:
                   for name, measures in found.items()], ["model", *EXPOSED])
 
 
+def _ratio(found: dict[str, float], digits: int = 2) -> str:
+    return f"{found['ratio']:.{digits}f} ({found['least']:.{digits}f} to {found['most']:.{digits}f})"
+
+
 def tricks() -> str:
-    """What each trick of the engine buys, with it and without it in turn."""
-    return table([{"trick": row["trick"],
-                   "times faster": f"{row['ratio']:.2f} ({row['least']:.2f} to {row['most']:.2f})",
-                   "with it": f"{row['with_s']:.2f} s", "without": f"{row['without_s']:.2f} s"}
-                  for row in results("tricks")["table"]], ["trick", "times faster", "with it", "without"])
+    """What each trick buys in time, and those of large vocabularies in memory, without it over with it."""
+    found = results("tricks")
+    times = table([{"trick": " and ".join(f"`{name}`" for name in row["trick"].split(",")), "model": row["model"],
+                    "work": row["work"], "times faster": _ratio(row), "with it": f"{row['with']:.2f} s",
+                    "without": f"{row['without']:.2f} s"} for row in found["table"]],
+                  ["trick", "model", "work", "times faster", "with it", "without"])
+    memory = table([{"trick": " and ".join(f"`{name}`" for name in row["trick"].split(",")),
+                     f"work, {found['memory'][0]['tokens'] // 1000}k tokens": row["work"],
+                     "times faster": _ratio(row["time"]), "peak with it": f"{row['peak_mb']['with']:.0f} MB",
+                     "without": f"{row['peak_mb']['without']:.0f} MB",
+                     "share": f"{1 / row['peak_mb']['ratio']:.2f}"} for row in found["memory"]],
+                   ["trick", f"work, {found['memory'][0]['tokens'] // 1000}k tokens", "times faster", "peak with it",
+                    "without", "share"])
+    return f"{times}\n\n{memory}"
+
+
+def before_after() -> str:
+    """CPU seconds of a step by two commits of our own engine."""
+    found = results("before_after")
+    return table([{"model": row["model"], "method": f"`{row['method']}`",
+                   "s per step, before": f"{row['before_step_s']:.3f}", "after": f"{row['after_step_s']:.3f}",
+                   "after / before": f"{row['time_ratio']:.2f} ({row['least']:.2f} to {row['most']:.2f})",
+                   "peak MB, before": f"{row['before_peak_mb']:.0f}", "after ": f"{row['after_peak_mb']:.0f}"}
+                  for row in found["table"]],
+                 ["model", "method", "s per step, before", "after", "after / before", "peak MB, before", "after "])
 
 
 METHOD_NAMES = {"grad_diff": "grad_diff", "npo": "npo + retain_nll", "npo_kl": "npo + retain_kl",
@@ -308,7 +332,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "run_settings": lambda: site_pages.options(RunSettings),
     "plugins": site_pages.index, "screen": demo_screen.screen,
     "league": league, "tuned": tuned, "league_tofu": league_tofu, "demo": demo,
-    "known": known, "meta": meta, "shadows": shadows, "tricks": tricks, "linear": linear,
+    "known": known, "meta": meta, "shadows": shadows, "tricks": tricks, "before_after": before_after, "linear": linear,
     "peer": lambda: peer("peer"), "peer_intel": lambda: peer("peer_intel"),
     "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench,
 }

@@ -74,7 +74,9 @@ def test_every_trick_is_used_and_named_on_its_page() -> None:
     """A name that no code asks for switches nothing."""
     root = Path(fast.__file__).parents[2]
     text = "".join(path.read_text(encoding="utf-8") for path in root.rglob("*.py"))
-    assert set(re.findall(r'enabled\("(\w+)"\)', text)) == set(fast.TRICKS)
+    assert set(re.findall(r'\benabled\("(\w+)"\)', text)) == set(fast.TRICKS)
+    page = (Path(__file__).parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \| [A-Z]", page, re.MULTILINE) == list(fast.TRICKS)
 
 
 def test_a_run_and_its_audit_give_the_same_numbers(cli: Any, model: Path, rows: Any, tmp_path: Path,
