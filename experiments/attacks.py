@@ -18,10 +18,10 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 import expunge
-from expunge.api import trained_world
 from expunge.audit.runner import rescore
 from expunge.audit.suite import suite_from_terms
 from expunge.console import Reporter
+from expunge.demonstration import trained_world
 from expunge.errors import ExpungeError
 from expunge.judgement.leaks import leaks
 from expunge.judgement.verdict import verdict

@@ -7,7 +7,7 @@ from typing import Any
 from common import log, measure, store
 
 import expunge
-from expunge.api import DEMO_RECIPE, DEMO_SETTINGS, trained_world
+from expunge.demonstration import DEMO_RECIPE, DEMO_SETTINGS, trained_world
 
 SEEDS = (0, 1, 2)
 

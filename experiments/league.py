@@ -19,8 +19,8 @@ from common import log, store
 from common import measure as common_measure
 
 import expunge
-from expunge.api import trained_world
 from expunge.console import Reporter
+from expunge.demonstration import trained_world
 from expunge.errors import ExpungeError
 from expunge.records.base import read_json, write_json
 from expunge.records.sweep import Sweep

@@ -15,7 +15,7 @@ import expunge
 ROOT = Path(expunge.__file__).parent
 FOUNDATION = {"errors", "needs", "plugin", "registry", "terms", "seeding", "console", "progress", "processes", "verbs"}
 """Modules that know nothing of the folders; everyone but `records` may use them."""
-EVERYTHING = {"api", "cli", "output", "runs", "shadows", "tuning", "testing"}
+EVERYTHING = {"api", "cli", "demonstration", "output", "runs", "saving", "shadows", "tuning", "testing"}
 MAY: dict[str, set[str]] = {
     "records": set(),
     "data": {"records"},

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "train": "expunge.api", "forget": "expunge.api", "audit": "expunge.api", "demo": "expunge.api",
+    "train": "expunge.api", "forget": "expunge.api", "audit": "expunge.api", "demo": "expunge.demonstration",
     "sweep": "expunge.tuning", "make_shadows": "expunge.shadows",
     "report": "expunge.report", "load_task": "expunge.data.tasks", "Task": "expunge.records.task",
     "Example": "expunge.records.task", "Subject": "expunge.models.subject", "load_subject": "expunge.models.load",

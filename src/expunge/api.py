@@ -1,4 +1,4 @@
-"""The verbs: train, forget, audit, report, demo. The command line calls exactly these."""
+"""The verbs: train, forget, audit. The command line calls exactly these."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-import torch
+from typing import Any, TypeVar
 
 from expunge import processes
 from expunge.attacks.base import AttackContext
 from expunge.audit.attacks import unfit
-from expunge.audit.cache import ObservationCache, cache_root
+from expunge.audit.cache import ObservationCache
 from expunge.audit.requirements import check_conditions, require
 from expunge.audit.runner import Roles, ordered, rescore, run_audit
 from expunge.audit.suite import Suite, parse_suite, suite_from_terms
@@ -22,8 +20,8 @@ from expunge.data.tasks import load_task
 from expunge.errors import ExpungeError, MissingError, PreflightError, UsageError
 from expunge.exact.deletion import trained_on_task
 from expunge.methods.base import Exact
-from expunge.methods.plan import Plan, preflight
-from expunge.methods.recipe import Stage, exact_stage, parse, training_stage
+from expunge.methods.plan import Plan, make_plan, preflight
+from expunge.methods.recipe import exact_stage, parse, training_stage
 from expunge.metrics.evaluate import parse_metric, required
 from expunge.models.load import (
     check_model,
@@ -36,24 +34,14 @@ from expunge.models.load import (
 )
 from expunge.models.subject import Subject
 from expunge.models.tiny import SIZES, build_for, epochs_from_scratch
-from expunge.output import check_resumable, prepare_output, refuse_output
-from expunge.records.base import fingerprint, read_json
-from expunge.records.run import RunFolder, RunRecord, environment
+from expunge.output import prepare_output, refuse_output
+from expunge.records.run import RunRecord
 from expunge.records.score import Audit, Score
-from expunge.records.settings import AuditSettings, LoopSettings, RunSettings, TrainSettings, TrainSplit
+from expunge.records.settings import AuditSettings, LoopSettings, RunSettings, TrainSettings
 from expunge.records.task import SPLITS, Task
-from expunge.report.page import render
-from expunge.runs import Monitor, run_stages, stop_rule
-from expunge.training.loop import Loop
-from expunge.training.schedule import Schedule
+from expunge.runs import device, execute, make_record
 
-DEMO_RECIPE = "npo + retain_nll(weight=3) + adamw(lr=1.5e-4, weight_decay=0)"
 AnySettings = TypeVar("AnySettings", TrainSettings, RunSettings)
-
-
-def device() -> torch.device:
-    """The accelerator when there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def as_task(task: Task | str | None, settings: LoopSettings | AuditSettings, **files: Any) -> Task:
@@ -113,26 +101,14 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, method: str |
         problems += [*stage.wrap.unfit(subject, chosen), *trained_on_task(model, task)]
     if problems:
         raise PreflightError(problems)
-    if cut := sum(r.truncated for r in rows):
+    cut = sum(r.truncated for r in rows)
+    if cut:
         reporter.warn(f"{cut} rows are cut to --max-length {settings.max_length}.")
-    record = _record("train", method or "retain_nll", (stage,), settings, str(model), subject, task)
+    plan = make_plan(method or "retain_nll", (stage,), task, subject.encoder, settings, truncated=cut)
+    record = make_record("train", (stage,), settings, model, subject, task, plan.recipe)
     if dry_run:
         return record
-    if processes.on_main(lambda: _begin(out, record, resume=resume, overwrite=overwrite, reporter=reporter)):
-        return RunRecord.read(out / "record.json")
-    subject.model.to(device())
-
-    def plan(stage: Stage, schedule: Schedule) -> Loop:
-        total = settings.total_steps(schedule.steps_per_epoch)
-        rule = stop_rule(None, stage=stage, outcomes=1, keep="last", utility_floor=0.0,
-                         stop_at_target=False, stop_at_floor=False)
-        return Loop(steps=total, seed=settings.seed, eval_every=settings.eval_every or max(total // 8, 1), stop=rule,
-                    gradient_checkpointing=settings.gradient_checkpointing)
-
-    record = run_stages((stage,), subject, task, lambda stage: {"forget": (), "retain": chosen}, record, out,
-                        plan=plan, settings=settings, reporter=reporter)
-    reporter.close()
-    return record
+    return execute(plan, (stage,), subject, task, record, out, resume=resume, overwrite=overwrite, reporter=reporter)
 
 
 def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str | None = None,
@@ -177,27 +153,8 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
     if settings.stop_at_target and settings.forget_target is None and not task.holdout:
         raise UsageError("--stop-at-target has no target to stop at.", "The task has no holdout rows to read it from.",
                          "Give --forget-target, or holdout rows.")
-    record = _record("forget", method, stages, settings, str(model), subject, task)
-    if processes.on_main(lambda: _begin(out, record, resume=resume, overwrite=overwrite, reporter=reporter)):
-        return RunRecord.read(out / "record.json")
-    subject.model.to(device())
-    target = settings.forget_target
-    if target is None:
-        target = Monitor(subject, task, settings.seed).never_trained()
-
-    def loop_of(stage: Stage, schedule: Schedule) -> Loop:
-        rule = stop_rule(target, stage=stage, outcomes=subject.outcomes, keep=settings.keep,
-                         utility_floor=settings.utility_floor, stop_at_target=settings.stop_at_target,
-                         stop_at_floor=settings.stop_at_floor)
-        total = settings.total_steps(schedule.steps_per_epoch)
-        return Loop(steps=total, seed=settings.seed, eval_every=settings.eval_every or schedule.steps_per_epoch,
-                    stop=rule, checkpoint_every=settings.checkpoint_every,
-                    gradient_checkpointing=settings.gradient_checkpointing)
-
-    record = run_stages(stages, subject, task, lambda stage: {"forget": task.forget, "retain": task.retain},
-                        record, out, plan=loop_of, settings=settings, reporter=reporter)
-    reporter.close()
-    return record
+    record = make_record("forget", stages, settings, model, subject, task, method)
+    return execute(plan, stages, subject, task, record, out, resume=resume, overwrite=overwrite, reporter=reporter)
 
 
 def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | str | None = None,
@@ -260,14 +217,14 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         _check_same(Audit.read(folder / "audit.json"), folder, loaded, task, asked, settings.seed, len(retrained))
     if not own:
         prepare_output(folder, resume=resume, overwrite=overwrite, reads=models)
-    found = run_audit(
+    made = run_audit(
         Roles(loaded, partial(load, original) if original else None, tuple(partial(load, r) for r in retrained)),
         task, asked, folder, announce=lambda title, total: reporter.task(title, total), cache=ObservationCache(),
         note=reporter.note, resamples=settings.resamples, seed=settings.seed,
         run=os.path.relpath(made_by, folder) if record else None,
     )
     reporter.close()
-    return found
+    return made
 
 
 def task_of(subject: str | Path | None) -> str | None:
@@ -302,51 +259,6 @@ def score_again(folder: str | Path, *, suite: str | None = None, resamples: int 
     return rescore(Path(folder), asked, resamples=resamples)
 
 
-def trained_world(task: Task, split: TrainSplit, *, size: str = "tiny", seed: int = 0,
-                       reporter: Reporter | None = None, **options: Any) -> Path:
-    """A model of the built-in world, trained once and kept under the hash of all that made it."""
-    settings: dict[str, Any] = {"split": split, "size": config_from(size), "seed": seed, "task": task.fingerprint,
-                                "torch": torch.__version__, "training": WORLD_TRAINING | options}
-    place = cache_root() / "models" / f"{task.name.split('(')[0]}-{split}-{fingerprint(settings)}"
-    done = (place / "record.json").exists() and read_json(place / "record.json")["status"] == "finished"
-    if not (done and (place / "model").exists()):
-        train(size, task=task, out=place, split=split, seed=seed, resume=place.exists(), reporter=reporter,
-              **(WORLD_TRAINING | options))
-    return place
-
-
-def demo(out: str | Path = "expunge-demo", *, method: str = DEMO_RECIPE, seed: int = 0,
-         reporter: Reporter | None = None, **options: Any) -> tuple[RunRecord, Audit, Path]:
-    """The whole journey on the built-in world: train, forget, audit, page."""
-    reporter, out = reporter or Reporter(quiet=True), Path(out)
-    processes.refuse_several("The demo")
-    task = load_task("authors", seed=seed)
-    reporter.note(f"1/4 a world of {len({r.entity for r in task.forget + task.retain})} invented authors; "
-                  f"{len(task.forget)} rows to forget")
-    original = trained_world(task, "full", seed=seed, reporter=reporter)
-    retrained = trained_world(task, "retain", seed=seed + 1, reporter=reporter)
-    reporter.note(f"2/4 forget by {method}")
-    settings = DEMO_SETTINGS | options
-    record = forget(original, task=task, method=method, out=out, seed=seed, overwrite=True, reporter=reporter,
-                    **settings)
-    reporter.note("3/4 audit against the original and the retrained model")
-    found = audit(out, task=task, original=original, retrained=[retrained], suite=DEMO_SUITE, overwrite=True,
-                  reporter=reporter)
-    reporter.note("4/4 the page")
-    page = render([out], out=out / "report.html")
-    reporter.close()
-    assert isinstance(record, RunRecord) and isinstance(found, Audit)
-    return record, found, page
-
-
-WORLD_TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 24, "lr": 3e-3}
-"""Enough to know the built-in world by heart in about a minute on two cores."""
-DEMO_SUITE = "scores,quick"
-"""Every score and the cheapest attacks: the demo should not take minutes."""
-DEMO_SETTINGS: dict[str, Any] = {"epochs": 32, "batch_size": 8}
-"""Found by hand; docs/results.md tells how."""
-
-
 def _check_audited(path: str | Path, config: Any, task: Task, max_length: int | None, reporter: Reporter) -> None:
     """Every row an audit may ask, wrong answers and options too, must fit this model."""
     tokens = load_encoder(resolve(path), config, task.template, max_length)
@@ -361,30 +273,4 @@ def _check_audited(path: str | Path, config: Any, task: Task, max_length: int | 
         reporter.warn(f"{cut} rows are cut to --max-length {max_length}.")
 
 
-def _begin(out: Path, record: RunRecord, *, resume: bool, overwrite: bool, reporter: Reporter) -> bool:
-    """Prepare the output folder; True when a resumed run is already finished."""
-    prepare_output(out, resume=resume, overwrite=overwrite, reads=[record.model])
-    place = RunFolder(out).record
-    if resume and place.exists():
-        previous = RunRecord.read(place)
-        check_resumable(previous, record)
-        if previous.status in ("finished", "stopped"):
-            reporter.note(f"{out} is already {previous.status}: {previous.reason}.")
-            return True
-        reporter.note(f"Resuming {out}.")
-    return False
-
-
-def _record(kind: Literal["train", "forget"], recipe: str, stages: tuple[Stage, ...],
-            settings: TrainSettings | RunSettings, model: str, subject: Subject, task: Task) -> RunRecord:
-    processes.start()  # before anything is written
-    return RunRecord(
-        kind=kind, recipe=recipe, recipe_full={str(i): s.full() for i, s in enumerate(stages)},
-        settings=settings,
-        model=str(Path(model).resolve()) if Path(model).exists() else model,
-        model_fingerprint=subject.fingerprint, task=task.name, task_fingerprints=task.fingerprints(),
-        seed=settings.seed, environment=environment() | {"device": str(device()), "processes": processes.count()},
-    )
-
-
-__all__ = ["audit", "check_conditions", "demo", "forget", "require", "score_again", "task_of", "train", "trained_world"]
+__all__ = ["audit", "check_conditions", "forget", "require", "score_again", "task_of", "train"]

@@ -51,11 +51,11 @@ def _ours(out: Path) -> bool:
     for name in ("record.json", "audit.json", "sweep.json", "shadows.json"):
         if (out / name).is_file():
             try:
-                found = read_json(out / name)
+                data = read_json(out / name)
             except DataError:
                 return False
-            return isinstance(found, dict) and str(found.get("schema", "")).startswith("expunge.")
-    return any(out.glob("observations/*/source.json"))  # an audit that never came to its end
+            return isinstance(data, dict) and str(data.get("schema", "")).startswith("expunge.")
+    return any(out.glob("observations/*/source.json"))  # an audit that was interrupted
 
 
 def check_resumable(previous: RunRecord, fresh: RunRecord) -> None:
@@ -64,7 +64,7 @@ def check_resumable(previous: RunRecord, fresh: RunRecord) -> None:
     for name in ("recipe_full", "settings", "task_fingerprints", "model_fingerprint", "seed"):
         changed = list(_differences(name, before[name], now[name]))
         if changed:
-            raise UsageError("This is not the run to resume: it was made from something else.",
+            raise UsageError("The run in this folder was made with other options or inputs.",
                              "\n".join(changed[:5] + ["..."] * (len(changed) > 5)),
                              "Repeat the original command with --resume, or choose another --out.")
 

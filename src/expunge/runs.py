@@ -1,94 +1,98 @@
-"""One run from request to folder: output rules, the monitor, stages, resume, record."""
+"""A plan carried out in a folder: stages one after the other, each with its record, and what is saved."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import resource
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from expunge import processes
 from expunge.console import Reporter
-from expunge.errors import ExpungeError, InterruptedRun, NonFiniteError
+from expunge.errors import ExpungeError, InterruptedRun
 from expunge.methods.base import Exact
+from expunge.methods.plan import Plan, training_sides
 from expunge.methods.recipe import Stage
+from expunge.methods.run_context import RunContext
 from expunge.methods.stage import StageMethod
-from expunge.methods.work import Work
-from expunge.models.load import float32_master, load_subject, own_module, resolve, save_in
-from expunge.models.reference import build_reference, verify
+from expunge.models.load import float32_master, load_subject, resolve
+from expunge.models.reference import ReferenceKind, build_reference, verify
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
-from expunge.records.base import read_json, write_json, write_text
-from expunge.records.run import RunFolder, RunRecord
-from expunge.records.settings import LoopSettings, TrainSettings
-from expunge.records.task import Example, Task
-from expunge.seeding import stream
-from expunge.training.loop import Loop, Progress, run_loop
+from expunge.output import check_resumable, prepare_output
+from expunge.records.base import read_json, write_json
+from expunge.records.run import RunFolder, RunRecord, environment
+from expunge.records.settings import RunSettings, TrainSettings
+from expunge.records.task import Task
+from expunge.saving import save_run
+from expunge.training.checkpoint import Progress
+from expunge.training.fit import fit
+from expunge.training.loop import Loop
+from expunge.training.memory import peak_memory, reset_peak_memory
+from expunge.training.monitor import CheckedMonitor, Monitor
 from expunge.training.schedule import Schedule
 from expunge.training.stopping import StopRule
 
-MONITORED = 64
-"""Rows per side the monitor reads: enough to steer by, cheap enough to read every epoch."""
+
+def execute(plan: Plan, stages: Sequence[Stage], subject: Subject, task: Task, record: RunRecord, out: Path, *,
+            resume: bool, overwrite: bool, reporter: Reporter) -> RunRecord:
+    """Carry out a plan in `out`: prepare the folder, or go on in it, and run all stages."""
+    if processes.on_main(lambda: _already_done(out, record, resume=resume, overwrite=overwrite, reporter=reporter)):
+        return RunRecord.read(out / "record.json")
+    subject.model.to(device())
+    record = run_stages(plan, stages, subject, task, record, out, reporter=reporter)
+    reporter.close()
+    return record
 
 
-class Monitor:
-    """Mean answer probabilities on samples of forget and retain rows, with the subject as it is now."""
-
-    def __init__(self, subject: Subject, task: Task, seed: int) -> None:
-        self._subject = subject
-        self._forget = _sample(task.forget, seed)
-        self._utility = _sample(task.retain or task.background, seed)
-        self._holdout = _sample(task.holdout, seed)
-
-    def __call__(self) -> dict[str, float]:
-        """forget and utility (0 to 1), forget_loss (nats per token)."""
-        forget = self._token_means(self._forget)
-        utility = self._token_means(self._utility)
-        return {"forget": _mean(map(math.exp, forget)), "forget_loss": -_mean(forget),
-                "utility": _mean(map(math.exp, utility)) if utility else 1.0}
-
-    def never_trained(self) -> float | None:
-        """The level of rows no model was trained on: where forgetting is complete."""
-        found = self._token_means(self._holdout)
-        return _mean(map(math.exp, found)) if found else None
-
-    def _token_means(self, examples: Sequence[Example]) -> list[float]:
-        """Mean log-prob per token of each answer."""
-        subject, found = self._subject, []
-        rows = [subject.encoder.encode(e) for e in examples]
-        with subject.evaluating():
-            for chosen in subject.encoder.batches(rows):
-                batch = subject.collate([rows[i] for i in chosen])
-                answers = subject.answers(batch)
-                sums_B = answers.per_row(answers.logp_N)
-                found += [float(s) / (r.supervised) for s, r in zip(sums_B, batch.rows, strict=True)]
-        return found
+def device() -> torch.device:
+    """The accelerator when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Callable[[Stage], dict[str, Any]],
-               record: RunRecord, out: Path, *, plan: Callable[[Stage, Schedule], Loop],
-               settings: LoopSettings, reporter: Reporter) -> RunRecord:
-    """Run every stage on the result of the one before; the last model is out/model.
+def make_record(kind: Literal["train", "forget"], stages: Sequence[Stage], settings: TrainSettings | RunSettings,
+                model: str | Path, subject: Subject, task: Task, recipe: str) -> RunRecord:
+    """The record of a run that has not begun."""
+    processes.start()  # before anything is written
+    return RunRecord(
+        kind=kind, recipe=recipe, recipe_full={str(i): s.full() for i, s in enumerate(stages)}, settings=settings,
+        model=str(Path(model).resolve()) if Path(model).exists() else str(model),
+        model_fingerprint=subject.fingerprint, task=task.name, task_fingerprints=task.fingerprints(),
+        seed=settings.seed,
+        environment=environment() | {"device": str(device()), "processes": processes.count()},
+    )
 
-    Args:
-        rows: stage -> {"forget": rows, "retain": rows} to draw from.
-        plan: stage and its schedule -> loop settings.
-    """
+
+def _already_done(out: Path, record: RunRecord, *, resume: bool, overwrite: bool, reporter: Reporter) -> bool:
+    """Prepare the output folder; True when the run to resume is already finished."""
+    prepare_output(out, resume=resume, overwrite=overwrite, reads=[record.model])
+    place = RunFolder(out).record
+    if resume and place.exists():
+        previous = RunRecord.read(place)
+        check_resumable(previous, record)
+        if previous.status in ("finished", "stopped"):
+            reporter.note(f"{out} is already {previous.status}: {previous.reason}.")
+            return True
+        reporter.note(f"Resuming {out}.")
+    return False
+
+
+def run_stages(plan: Plan, stages: Sequence[Stage], subject: Subject, task: Task, record: RunRecord, out: Path, *,
+               reporter: Reporter) -> RunRecord:
+    """Run every stage on the result of the one before; the last model is out/model."""
     folder = RunFolder(out)
     reset_peak_memory()
     done = RunRecord.read(folder.record).stages if folder.record.exists() else ()
     processes.on_main(partial(record.write, folder.record))
-    came_in, where = next(subject.model.parameters()).dtype, subject.device
+    settings, sides = record.settings, training_sides(task, record.settings)
+    target = _target(settings, subject, task)
+    original_dtype, where = next(subject.model.parameters()).dtype, subject.device
     base: Path | str = resolve(record.model)
     """Where the weights that an adapter would sit on can be loaded from; empty while they are nowhere."""
     if (Path(base) / "adapter_config.json").exists():
@@ -103,10 +107,10 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
             base = model_folder
             continue
         record = record.model_copy(update={"stages": done[:number]})
-        if stage.objective is None and (stage.edit or stage.wrap):
+        context = RunContext(settings=settings, folder=place / "checkpoint" / "work", announce=reporter.task)
+        if not stage.takes_steps:
             with _end_noted(record, folder):
-                subject, record = _run_without_loop(stage, subject, task, record,
-                                                    _work(settings, place, reporter))
+                subject, record = _run_without_loop(stage, subject, task, record, context)
         else:
             if not stage.scope.adapter:
                 float32_master(subject)
@@ -115,19 +119,19 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
                 if processes.is_main():
                     subject.save(base)
             with _end_noted(record, folder):
-                _prepare(stage, subject, task, _work(settings, place, reporter))
-                given = rows(stage)
-                tokens = {side: [subject.encoder.encode(r) for r in given[side]] for side in stage.scope.reads}
-                scope = stage.scope.apply(subject, tokens)
-                record = _run_loop_stage(stage, subject, scope, task, given, record, place, plan,
-                                         settings, reporter)
+                _prepare(stage, subject, task, context)
+                rows = {side: [subject.encoder.encode(r) for r in sides[side]] for side in stage.scope.reads}
+                scope = stage.scope.apply(subject, rows)
+                loop = loop_of(plan, number, stage, settings, target, subject)
+                record = _run_loop_stage(stage, subject, scope, task, loop, plan.reference[number], record, place,
+                                         reporter)
         if stage.scope.adapter and not last:
             _merge(subject)
         elif stage.scope.adapter:
             for config in subject.model.peft_config.values():
                 config.base_model_name_or_path = str(Path(base).resolve() if Path(base).exists() else base)
-        dtype = torch.float32 if stage.scope.adapter or not last else came_in
-        processes.on_main(partial(_leave, subject, model_folder, dtype, record))
+        dtype = torch.float32 if stage.scope.adapter or not last else original_dtype
+        processes.on_main(partial(save_run, subject, model_folder, dtype, record))
         base = model_folder
         if len(stages) > 1:
             done = (*record.stages, {k: getattr(record, k) for k in STAGE_FIGURES})
@@ -138,16 +142,6 @@ def run_stages(stages: Sequence[Stage], subject: Subject, task: Task, rows: Call
             shutil.rmtree(place / "checkpoint", ignore_errors=True)
     processes.wait()
     return record
-
-
-def _leave(subject: Subject, folder: Path, dtype: torch.dtype, record: RunRecord) -> None:
-    """Save the model and its card beside, then put them in place."""
-    fresh = folder.with_name(".model.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    save_in(subject, fresh, dtype, record.seed)
-    write_text(fresh / "README.md", model_card(record, subject.model.config.model_type))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(fresh, folder)
 
 
 STAGE_FIGURES = ("timing", "reference", "parameters", "alarms", "best", "reason")
@@ -161,7 +155,7 @@ def _summed(stages: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def _run_without_loop(stage: Stage, subject: Subject, task: Task, record: RunRecord,
-                      work: Work) -> tuple[Subject, RunRecord]:
+                      run: RunContext) -> tuple[Subject, RunRecord]:
     """An edit, a guard or an exact method: no steps of ours, but the same figures."""
     began = time.perf_counter()
     if stage.edit is not None:
@@ -170,9 +164,9 @@ def _run_without_loop(stage: Stage, subject: Subject, task: Task, record: RunRec
     else:
         assert stage.wrap is not None
         if isinstance(record.settings, TrainSettings) and isinstance(stage.wrap, Exact):
-            subject, figures = stage.wrap.train(subject, task.training_rows(record.settings.split), work)
+            subject, figures = stage.wrap.train(subject, task.training_rows(record.settings.split), run)
         else:
-            subject, figures = stage.wrap.build(subject, task, work)
+            subject, figures = stage.wrap.build(subject, task, run)
         reason = f"built by {stage.wrap.card.name}"
     return subject, record.model_copy(update={
         "status": "finished", "reason": reason, "best": figures, "peak_memory_bytes": peak_memory(),
@@ -191,19 +185,14 @@ def _end_noted(record: RunRecord, folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _work(settings: LoopSettings, place: Path, reporter: Reporter) -> Work:
-    return Work(seed=settings.seed, folder=place / "checkpoint" / "work", batch_size=settings.batch_size,
-                accumulate=settings.accumulate, epochs=settings.epochs, steps=settings.steps, announce=reporter.task)
-
-
-def _prepare(stage: Stage, subject: Subject, task: Task, work: Work) -> None:
+def _prepare(stage: Stage, subject: Subject, task: Task, run: RunContext) -> None:
     """Let a builder look at the model before the first step; a resumed run reads what it made."""
     if stage.objective is None or not stage.objective.builds:
         return
-    assert work.folder is not None
-    made = work.folder / "made.json"
+    assert run.folder is not None
+    made = run.folder / "made.json"
     if not made.exists():
-        write_json(made, stage.objective.prepare(subject, task, work))
+        write_json(made, stage.objective.prepare(subject, task, run))
     stage.objective.made = read_json(made)
 
 
@@ -214,70 +203,40 @@ def _merge(subject: Subject) -> None:
     subject.renamed()
 
 
-def model_card(record: RunRecord, model_type: str) -> str:
-    """README.md of the saved weights: what they are, where they come from and what loading them needs."""
-    done = "unlearned" if record.kind == "forget" else "trained"
-    kept = {k: v for k, v in record.best.get("kept", {}).items() if isinstance(v, int | float)}
-    own = own_module(model_type)
-    return "\n".join([
-        "---", "library_name: transformers", "tags: [machine-unlearning, expunge]", "---", "",
-        f"# {Path(record.model).name}, {done}", "",
-        f"- recipe: `{record.recipe}`", f"- task: `{record.task}`", f"- seed: {record.seed}",
-        f"- weights before: fingerprint `{record.model_fingerprint}`",
-        *(f"- {name} at the kept step: {value:.4g}" for name, value in kept.items()), "",
-        "The run's `record.json` holds every option, input and version. What the model still knows is",
-        "for an audit to say: `expunge audit`.", "",
-        *(f"Its class is expunge's own: `import {module}` before `AutoModelForCausalLM.from_pretrained`.\n"
-          for module in own),
-    ])
-
-
-def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, rows: dict[str, Any],
-                    record: RunRecord, place: Path, plan: Callable[[Stage, Schedule], Loop],
-                    settings: LoopSettings, reporter: Reporter) -> RunRecord:
-    method = StageMethod(stage, subject, task, rows["forget"], rows["retain"], record.seed)
+def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, loop: Loop, kind: ReferenceKind,
+                    record: RunRecord, place: Path, reporter: Reporter) -> RunRecord:
+    """One stage with steps, and what the record says about it."""
+    settings = record.settings
+    method = StageMethod(stage, subject, task, **training_sides(task, settings), seed=settings.seed)
     schedule = Schedule(method.order, subject.encoder, settings.batch_size, settings.accumulate)
-    loop = plan(stage, schedule)
-    name = stage.objective.card.name if stage.objective else "train"
-    asked = schedule.token_rows(loop.steps, stage.kept_sides)
-    count, wide = stage.likeliest
-    reference = build_reference(subject, stage.needs, asked, adapter=scope.adapter,
-                                likeliest=(count, schedule.token_rows(loop.steps, wide)),
-                                progress=reporter.task("reference", len(asked)) if asked else None)
-    monitor = Monitor(subject, task, record.seed)
-    tick = reporter.task(name, loop.steps)
-    resumed = [0]
+    kept = schedule.token_rows(loop.steps, stage.kept_sides)
+    count, sides = stage.likeliest
+    reference = build_reference(subject, kind, kept, likeliest=(count, schedule.token_rows(loop.steps, sides)),
+                                progress=reporter.task("reference", len(kept)) if kept else None)
+    monitor = CheckedMonitor(subject, task, settings.seed, place)
+    shown = StepLine(reporter, stage.objective.card.name if stage.objective else "train", loop.steps)
+    progress = fit(method, subject, scope, schedule, loop, folder=place, reference=reference, monitor=monitor,
+                   on_step=shown).progress
+    return record.model_copy(update=_figures(progress, loop, scope, verify(reference)))
 
-    def show(line: dict[str, Any]) -> None:
+
+class StepLine:
+    """Shows every step of a loop: its terms, the last reading, and each alarm once."""
+
+    def __init__(self, reporter: Reporter, title: str, steps: int) -> None:
+        self._reporter, self._tick = reporter, reporter.task(title, steps)
+        self._step, self._alarms = 0, set[str]()
+
+    def __call__(self, line: dict[str, Any]) -> None:
         words = " ".join(f"{k}={v:.3f}" for k, v in line["terms"].items())
         if "eval" in line:
             words += f" | forget {line['eval']['forget']:.3f} utility {line['eval']['utility']:.3f}"
-        tick(line["step"] - resumed[0], words)
-        resumed[0] = line["step"]
+        self._tick(line["step"] - self._step, words)  # a resumed run begins in the middle
+        self._step = line["step"]
         for alarm in line.get("alarms", []):
-            if alarm not in warned:
-                warned.append(alarm)
-                reporter.warn(alarm)
-
-    fresh = [] if (place / "checkpoint").exists() else [True]
-
-    def reading() -> dict[str, float]:
-        """The monitor, refusing what the last update may have ruined: no later loss would show it."""
-        seen, first = monitor(), fresh and fresh.pop()
-        if all(map(math.isfinite, seen.values())):
-            return seen
-        if first:
-            raise NonFiniteError("Before the first step the model's answers are not finite.",
-                                 fix="Its weights are broken; look at them before they are changed.")
-        done = len(RunFolder(place).steps.read_text(encoding="utf-8").splitlines())
-        raise NonFiniteError(f"Step {done + 1}: the model's answers are not finite any more.",
-                             f"The checkpoints before it, if there are any, are kept in {place}.",
-                             "Try a smaller learning rate, or gradient clipping (adamw(clip=1.0)).")
-
-    warned: list[str] = []
-    progress = run_loop(method, subject, scope, schedule, loop, place, reference=reference, monitor=reading,
-                        on_step=show)
-    return record.model_copy(update=_figures(progress, loop, scope, verify(reference)))
+            if alarm not in self._alarms:
+                self._alarms.add(alarm)
+                self._reporter.warn(alarm)
 
 
 def _figures(progress: Progress, loop: Loop, scope: Scope, reference: dict[str, str]) -> dict[str, Any]:
@@ -293,40 +252,30 @@ def _figures(progress: Progress, loop: Loop, scope: Scope, reference: dict[str, 
     }
 
 
-def peak_memory() -> int:
-    """Peak bytes since `reset_peak_memory`: of the accelerator where there is one, else of the process."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def loop_of(plan: Plan, number: int, stage: Stage, settings: TrainSettings | RunSettings, target: float | None,
+            subject: Subject) -> Loop:
+    """The loop of a stage, as the plan says."""
+    return Loop(steps=plan.steps[number], eval_every=plan.eval_every[number], seed=settings.seed,
+                checkpoint_every=settings.checkpoint_every, gradient_checkpointing=settings.gradient_checkpointing,
+                stop=stop_rule(stage, settings, target, subject.outcomes))
 
 
-def reset_peak_memory() -> None:
-    """Count from here: an earlier run in the same process is not this one's. Where the system cannot, nothing."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+def _target(settings: TrainSettings | RunSettings, subject: Subject, task: Task) -> float | None:
+    """The forget probability to aim at; None when training, or where no row tells it."""
+    if isinstance(settings, TrainSettings):
+        return None
+    if settings.forget_target is not None:
+        return settings.forget_target
+    return Monitor(subject, task, settings.seed).never_trained()
 
 
-def stop_rule(monitor_target: float | None, *, stage: Stage, outcomes: int, keep: str, utility_floor: float,
-              stop_at_target: bool, stop_at_floor: bool) -> StopRule:
-    """The stopping rule of a stage: unbounded objectives get a ceiling even when nobody asks."""
+def stop_rule(stage: Stage, settings: TrainSettings | RunSettings, target: float | None, outcomes: int) -> StopRule:
+    """The stopping rule of a stage: unbounded objectives get a ceiling, whatever was asked."""
+    if isinstance(settings, TrainSettings):
+        return StopRule(keep="last", utility_floor=0.0)
     unbounded = stage.objective is not None and stage.objective.unbounded
     return StopRule(
-        forget_target=monitor_target, stop_at_target=stop_at_target, stop_at_floor=stop_at_floor,
-        utility_floor=utility_floor, keep=keep,
+        forget_target=target, stop_at_target=settings.stop_at_target, stop_at_floor=settings.stop_at_floor,
+        utility_floor=settings.utility_floor, keep=settings.keep,
         forget_ceiling=math.log(outcomes) if unbounded else None,
     )
-
-
-def _sample(rows: Sequence[Example], seed: int) -> list[Example]:
-    return list(rows) if len(rows) <= MONITORED else stream(seed, "monitor").sample(list(rows), MONITORED)
-
-
-def _mean(values: Any) -> float:
-    found = list(values)
-    return sum(found) / len(found)

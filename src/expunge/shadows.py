@@ -33,6 +33,7 @@ from expunge.records.run import environment
 from expunge.records.settings import RunSettings, TrainSettings, TrainSplit
 from expunge.records.shadows import ORIGINAL, RETRAINED, Shadows
 from expunge.records.task import Example, Task
+from expunge.runs import device
 from expunge.seeding import derive, stream
 
 Floats = NDArray[np.float64]
@@ -43,7 +44,7 @@ WORLD = "authors(forget=8, retain=8, holdout=8, neighbours=0)"
 
 
 def person(row: Example) -> str:
-    """Whom a row is about; a row about nobody stands for itself."""
+    """The entity a row is about; a row without one counts as its own."""
     return row.entity or row.id
 
 
@@ -71,12 +72,12 @@ def assign(people: Sequence[str], count: int, seed: int) -> list[dict[str, State
     Every four shadows quarter the people anew and pass the quarters through the cycle, so that every shadow forgets
     equally many, and after four everybody was forgotten once, kept once and out twice.
     """
-    found: list[dict[str, State]] = []
+    states: list[dict[str, State]] = []
     for number in range(count):
         order = sorted(people)
         stream(seed, "quarters", number // 4).shuffle(order)
-        found.append({p: CYCLE[(i * 4 // len(order) + number) % 4] for i, p in enumerate(order)})
-    return found
+        states.append({p: CYCLE[(i * 4 // len(order) + number) % 4] for i, p in enumerate(order)})
+    return states
 
 
 def shadow_task(task: Task, pool: Sequence[Example], states: Mapping[str, State]) -> Task:
@@ -118,36 +119,36 @@ def make_shadows(methods: str | Sequence[str], *, out: str | Path, count: int = 
     states = assign(people, count, settings.seed)
     asked = {"count": count, "train_epochs": train_epochs, "train_lr": rate, "epochs": settings.epochs,
              "lr": settings.lr, "batch_size": settings.batch_size, "keep": settings.keep}
-    found = Shadows(methods=methods, model=str(model), settings=asked, task=task.name, points=len(pool),
+    made = Shadows(methods=methods, model=str(model), settings=asked, task=task.name, points=len(pool),
                     task_fingerprint=task.fingerprint, seed=settings.seed, environment=environment(),
                     states=tuple(states), trainings=count * (2 + len(methods)))
     if dry_run:
-        return found
+        return made
     reads = [] if scratch else [model]
     refuse_output(out, resume=resume, overwrite=overwrite, reads=reads)
-    found = _resumed(found, out) if resume else found
+    made = _resumed(made, out) if resume else made
     prepare_output(out, resume=resume, overwrite=overwrite, reads=reads)
-    found.write(out / "shadows.json")
-    tick = reporter.task(f"runs of {count} shadows", found.trainings)
+    made.write(out / "shadows.json")
+    tick = reporter.task(f"runs of {count} shadows", made.trainings)
     for number, chosen in enumerate(states):
         began = time.perf_counter()
-        made = _Shadow(number, out, shadow_task(task, pool, chosen), pool, chosen, methods, training, settings)
-        missing = [name for name in (RETRAINED, *methods, ORIGINAL) if not made.rows(name).exists()]
+        shadow = _Shadow(number, out, shadow_task(task, pool, chosen), pool, chosen, methods, training, settings)
+        missing = [name for name in (RETRAINED, *methods, ORIGINAL) if not shadow.rows(name).exists()]
         tick(2 + len(methods) - len(missing))
         if missing:
-            start = made.fresh(model, task) if scratch else model
+            start = shadow.fresh(model, task) if scratch else model
         for name in missing:
-            made.measure(name, start)
+            shadow.measure(name, start)
             tick(1)
-        shutil.rmtree(made.work, ignore_errors=True)
-        found = found.model_copy(update={"seconds": found.seconds + time.perf_counter() - began,
-                                         "finished": len(list((out / "rows").glob("*.jsonl")))})
-        found.write(out / "shadows.json")
+        shutil.rmtree(shadow.work, ignore_errors=True)
+        made = made.model_copy(update={"seconds": made.seconds + time.perf_counter() - began,
+                                       "finished": len(list((out / "rows").glob("*.jsonl")))})
+        made.write(out / "shadows.json")
     shutil.rmtree(out / "work", ignore_errors=True)
-    found = found.model_copy(update={"results": assess(read_rows(out), methods)})
-    found.write(out / "shadows.json")
+    made = made.model_copy(update={"results": assess(read_rows(out), methods)})
+    made.write(out / "shadows.json")
     reporter.close()
-    return found
+    return made
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ class _Shadow:
             original, place = place, self.work / self._slug(name)
             api.forget(original, method=name, task=self.task, out=place, settings=self.settings,
                        seed=derive(self.settings.seed, "forget", self.number), resume=place.exists())
-        subject = load_subject(place, template=self.task.template, device=api.device())
+        subject = load_subject(place, template=self.task.template, device=device())
         observed = Likelihood(alternatives=False).observe(subject, self.pool, self.task)
         logp = {row["id"]: value for row in observed if (value := mean_logp(row)) is not None}
         write_jsonl(self.rows(name), [
@@ -211,11 +212,11 @@ def _check(methods: Sequence[str], people: Sequence[str], count: int, depth: int
         raise UsageError("The methods of shadow models are recipes, each named once.",
                          "Doing nothing and retraining are measured beside them by themselves.", "Give --method.")
     if len(people) < len(CYCLE):
-        raise UsageError(f"{len(people)} people in forget and holdout rows are too few to draw from.",
+        raise UsageError(f"{len(people)} people in forget and holdout rows are too few: 4 are needed.",
                          "Every shadow forgets a quarter of them, keeps one and leaves out two.",
                          "Take a task with at least 4, better 16, people in its forget and holdout rows.")
     if count < len(CYCLE):
-        raise UsageError(f"{count} shadows tell nothing.", "After four of them everybody was in every state once.",
+        raise UsageError("--count must be at least 4.", "After four of them everybody was in every state once.",
                          "Give a multiple of 4; 64 and more make per-row attacks strong.")
 
 
@@ -226,7 +227,7 @@ def _resumed(fresh: Shadows, out: Path) -> Shadows:
     before = Shadows.read(out / "shadows.json")
     for name in ("methods", "model", "settings", "task_fingerprint", "seed"):
         if getattr(before, name) != getattr(fresh, name):
-            raise UsageError("These are not the shadows to go on with: they were made from something else.",
+            raise UsageError("The shadows in this folder were made with other options or inputs.",
                              f"{name} was {getattr(before, name)} and is now {getattr(fresh, name)}.",
                              "Repeat the original command with --resume, or choose another --out.")
     return fresh.model_copy(update={"seconds": before.seconds, "finished": before.finished})
@@ -279,14 +280,14 @@ def _measures(phi_SP: Floats, oracle_SP: Floats, state_SP: NDArray[np.str_], gro
         "klom_kept": lambda: distance(kept, kept),
         "epsilon": quality,
     }
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, take in attempts.items():
         try:
-            found[name] = {"unavailable": "the twins are what others compare with"} if floor and name == "klom_kept" \
+            results[name] = {"unavailable": "the twins are what others compare with"} if floor and name == "klom_kept" \
                 else take()
         except ValueError as reason:
-            found[name] = {"unavailable": str(reason)}
-    return found
+            results[name] = {"unavailable": str(reason)}
+    return results
 
 
 def _equal_counts(a_SP: Floats, of_a: NDArray[np.bool_], b_SP: Floats,

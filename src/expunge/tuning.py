@@ -12,6 +12,7 @@ from typing import Any
 
 from expunge import api, processes
 from expunge.console import Reporter
+from expunge.demonstration import trained_world
 from expunge.errors import ExpungeError, InterruptedRun, MissingExtra, UsageError
 from expunge.methods.recipe import parse
 from expunge.models.load import load_subject, read_config
@@ -66,34 +67,34 @@ def sweep(method: str, *, out: str | Path, task: Task | str = "authors", model: 
             raise UsageError("A sweep on a task of yours needs its models.", f"{task.name} is not the built-in world.",
                              "Give MODEL and --retrained MODEL, made with `expunge train`.")
         if not dry_run:
-            model = api.trained_world(task, "full", seed=settings.seed, reporter=reporter)
-            retrained = [api.trained_world(task, "retain", seed=settings.seed + 1, reporter=reporter)]
+            model = trained_world(task, "full", seed=settings.seed, reporter=reporter)
+            retrained = [trained_world(task, "retain", seed=settings.seed + 1, reporter=reporter)]
     elif not retrained:
         raise UsageError("Forget quality compares with a retrained model, and none was given.",
                          fix="Give --retrained MODEL.")
-    found = Sweep(recipe=method, space=space, task=task.name, task_fingerprint=task.fingerprint,
+    made = Sweep(recipe=method, space=space, task=task.name, task_fingerprint=task.fingerprint,
                   settings=settings.model_dump(include={"epochs", "steps", "batch_size"}) | {"suite": suite},
                   model_fingerprint="" if dry_run else load_subject(model or "").fingerprint, seed=settings.seed,
                   environment=environment())
     if dry_run:
-        return found
+        return made
     assert model is not None
     prepare_output(out, resume=resume, overwrite=overwrite, reads=[model, *retrained])
-    found = _resumed(found, out)
-    found.write(out / "sweep.json")
+    made = _resumed(made, out)
+    made.write(out / "sweep.json")
     tick = reporter.task(f"trials of {method}", trials)
-    tick(len(found.trials))
-    while len(found.trials) < trials:
-        number = len(found.trials)
-        params = _draw(optuna, found, number)
+    tick(len(made.trials))
+    while len(made.trials) < trials:
+        number = len(made.trials)
+        params = _draw(optuna, made, number)
         recipe = filled(method, params)
         trial = measure(model, task, recipe, params, number=number, retrained=retrained, suite=suite,
                         settings=settings)
-        found = found.model_copy(update={"trials": (*found.trials, trial)})
-        _save(found, out)
+        made = made.model_copy(update={"trials": (*made.trials, trial)})
+        _save(made, out)
         tick(1, trial.failed or f"p {10 ** (trial.quality or 0.0):.2g} utility {trial.utility:.1%}")
     reporter.close()
-    return found
+    return made
 
 
 def space_of(method: str, depth: int = 4) -> Space:
@@ -102,25 +103,25 @@ def space_of(method: str, depth: int = 4) -> Space:
     The learning rate is searched unless the recipe names one; it is that of every stage with steps of its own.
     """
     stages, calls = parse(method, depth), _terms(method)
-    found: Space = {}
+    space: Space = {}
     for number, stage in enumerate(calls):
         for call in stage:
-            plugin, given = load(call.name), {name for name, _ in call.options}
+            plugin, fixed = load(call.name), {name for name, _ in call.options}
             for option, about in plugin.space.items():
-                if option not in given and not _redundant(plugin, option, stage):
-                    found[_key(number, call.name, option, len(calls))] = about
+                if option not in fixed and not _redundant(plugin, option, stage):
+                    space[_key(number, call.name, option, len(calls))] = about
     trained = [(s, c) for s, c in zip(stages, calls, strict=True) if s.objective is not None]
     named = [c for _, stage in trained for c in stage
              if load(c.name).card.kind == "optimizer" and "lr" in dict(c.options)]
     if trained and not named:
-        found = {k: v for k, v in found.items() if k.split(".")[-1] != "lr" or load(k.split(".")[-2]).card.kind
+        space = {k: v for k, v in space.items() if k.split(".")[-1] != "lr" or load(k.split(".")[-2]).card.kind
                  != "optimizer"}
-        found["lr"] = trained[0][0].optimizer.space.get("lr", ("log", 1e-5, 3e-3))
-    if not found:
+        space["lr"] = trained[0][0].optimizer.space.get("lr", ("log", 1e-5, 3e-3))
+    if not space:
         raise UsageError(f"The recipe {method!r} leaves nothing open to search.",
                          "Every option with a search space has a value, or it has none.",
                          "Leave options out; `expunge explain NAME` shows their spaces.")
-    return found
+    return space
 
 
 def _key(number: int, name: str, option: str, stages: int) -> str:
@@ -129,14 +130,14 @@ def _key(number: int, name: str, option: str, stages: int) -> str:
 
 def _terms(method: str) -> list[list[Call]]:
     """The typed terms of each stage, presets replaced by those parts of them that no other term replaces."""
-    found = []
+    stages = []
     for stage in parse_sum(method):
         plain = [c for c in stage if not getattr(load(c.name), "expands_to", "")]
         kinds = {load(c.name).card.kind for c in plain}
         parts = [c for preset in stage if preset not in plain
                  for c in parse_sum(getattr(load(preset.name), "expands_to", ""))[0]]
-        found.append([*(c for c in parts if load(c.name).card.kind not in kinds), *plain])
-    return found
+        stages.append([*(c for c in parts if load(c.name).card.kind not in kinds), *plain])
+    return stages
 
 
 def _redundant(plugin: type[Plugin], option: str, calls: Sequence[Call]) -> bool:
@@ -168,10 +169,10 @@ def measure(model: str | Path, task: Task, recipe: str, params: Mapping[str, Any
     try:
         record = api.forget(model, task=task, method=recipe, out=place / "run",
                             settings=RunSettings.build(settings, lr=params.get("lr")))
-        found = api.audit(place / "run", task=task, original=model, retrained=retrained, suite=suite, resamples=0)
-        assert isinstance(record, RunRecord) and not isinstance(found, dict)
-        scores = {s.name: s.value for s in found.scores}
-        originals = {s.name: s.controls.get("original") for s in found.scores}
+        evidence = api.audit(place / "run", task=task, original=model, retrained=retrained, suite=suite, resamples=0)
+        assert isinstance(record, RunRecord) and not isinstance(evidence, dict)
+        scores = {s.name: s.value for s in evidence.scores}
+        originals = {s.name: s.controls.get("original") for s in evidence.scores}
         quality, utility = _aims(scores, originals)
     except InterruptedRun:
         raise
@@ -228,20 +229,20 @@ def _resumed(fresh: Sweep, out: Path) -> Sweep:
     before = Sweep.read(out / "sweep.json")
     for name in ("recipe", "space", "settings", "task_fingerprint", "model_fingerprint", "seed"):
         if getattr(before, name) != getattr(fresh, name):
-            raise UsageError("This is not the sweep to resume: it was made from something else.",
+            raise UsageError("The sweep in this folder was made with other options or inputs.",
                              f"{name} was {getattr(before, name)} and is now {getattr(fresh, name)}.",
                              "Repeat the original command with --resume, or choose another --out.")
     rows = read_jsonl(out / "trials.jsonl") if (out / "trials.jsonl").exists() else ()
     return fresh.model_copy(update={"trials": tuple(Trial.model_validate(row) for row in rows)})
 
 
-def _save(found: Sweep, out: Path) -> None:
+def _save(made: Sweep, out: Path) -> None:
     from expunge.report.sweep import render_sweep
 
-    lines = [trial.model_dump_json() + "\n" for trial in found.trials]
+    lines = [trial.model_dump_json() + "\n" for trial in made.trials]
     write_text(out / "trials.jsonl", "".join(lines))
-    found.write(out / "sweep.json")
-    write_text(out / "sweep.html", render_sweep(found))
+    made.write(out / "sweep.json")
+    write_text(out / "sweep.html", render_sweep(made))
 
 
 def _optuna() -> Any:

@@ -535,7 +535,7 @@ def test_resuming_another_run(cli: Any, finished: Any, words: tuple[str, str], s
         changed[changed.index(words[0]) + 1] = words[1]
     else:
         changed += words
-    cli.refused(*changed, "--resume", says=("not the run to resume", says, "another --out"))
+    cli.refused(*changed, "--resume", says=("made with other options or inputs", says, "another --out"))
     assert tree(run) == before
 
 

@@ -12,7 +12,7 @@ from expunge.errors import DataError, UsageError
 from expunge.models.tiny import train_tokenizer
 from expunge.output import refuse_output
 from expunge.records.task import Example
-from expunge.training.checkpoint import Checkpoints
+from expunge.training.checkpoint import Checkpoints, FitState, Progress
 
 
 @pytest.mark.parametrize("how", ["resume", "overwrite"])
@@ -51,7 +51,8 @@ def test_saving_a_step_twice_never_leaves_nothing(tmp_path: Path) -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     optimizer = torch.optim.AdamW([weight])
     kept = Checkpoints(tmp_path)
-    kept.save(3, {"w": weight}, optimizer, {}, {"step": 3}, None)
+    state = FitState(Progress(step=3), optimizer.state_dict())
+    kept.save({"w": weight}, state)
     before = (tmp_path / "step-3").stat().st_ino
-    kept.save(3, {"w": weight}, optimizer, {}, {"step": 3}, None)
+    kept.save({"w": weight}, state)
     assert (tmp_path / "step-3").stat().st_ino == before

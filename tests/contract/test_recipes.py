@@ -29,6 +29,7 @@ from expunge.models.reference import (
     LiveReference,
     Reference,
     build_reference,
+    choose_reference,
     verify,
 )
 from expunge.models.scope import Scope
@@ -182,13 +183,14 @@ def references() -> list[tuple[str, Reference, CausalLM]]:
     batch = batch_of(memoriser(), small_task().forget[:3])
     cached, likeliest, states, copied, wrapped = (fresh() for _ in range(5))
     stage_of("npo + retain_nll + lora").scope.apply(wrapped)
+    logp, likely, whole, inner = (f"reference.{name}" for name in ("logp", "likeliest", "logits", "hidden"))
     built = [
-        build_reference(cached, frozenset({"reference.logp"}), batch.rows, adapter=False),
-        build_reference(likeliest, frozenset({"reference.logp", "reference.likeliest"}), batch.rows, adapter=True,
+        build_reference(cached, choose_reference({logp}, adapter=False), batch.rows),
+        build_reference(likeliest, choose_reference({logp, likely}, adapter=True), batch.rows,
                         likeliest=(5, batch.rows)),
-        build_reference(states, frozenset({"reference.logp", "reference.logits"}), batch.rows, adapter=False),
-        build_reference(copied, frozenset({"reference.logits", "reference.hidden"}), (), adapter=False),
-        build_reference(wrapped, frozenset({"reference.hidden"}), (), adapter=True),
+        build_reference(states, choose_reference({logp, whole}, adapter=False), batch.rows),
+        build_reference(copied, choose_reference({whole, inner}, adapter=False), ()),
+        build_reference(wrapped, choose_reference({inner}, adapter=True), ()),
     ]
     given = (cached, likeliest, states, copied, wrapped)
     return [(r.kind, r, s) for r, s in zip(built, given, strict=True) if r is not None]
@@ -197,7 +199,7 @@ def references() -> list[tuple[str, Reference, CausalLM]]:
 def test_reference_kinds_are_the_cheapest() -> None:
     assert [kind for kind, _, _ in references()] == [
         "cached log-probs", "cached likeliest tokens", "cached states", "frozen copy", "adapter off"]
-    assert build_reference(memoriser(), frozenset({"retain", "questions"}), (), adapter=False) is None
+    assert build_reference(memoriser(), choose_reference({"retain", "questions"}, adapter=False), ()) is None
 
 
 @pytest.mark.parametrize("number", range(5))

@@ -27,7 +27,7 @@ from expunge.attacks.base import Attack, AttackContext, View
 from expunge.errors import InterruptedRun, UsageError
 from expunge.guards.uld import ULD
 from expunge.methods.base import Exact, Wrap
-from expunge.methods.work import Work, silent
+from expunge.methods.run_context import RunContext
 from expunge.models.language import CausalLM
 from expunge.models.load import check_model, load_subject, read_config, register_own, save_in
 from expunge.models.subject import checksum
@@ -36,6 +36,8 @@ from expunge.plugin import Plugin
 from expunge.probes.base import Probe
 from expunge.probes.generation import Generation
 from expunge.probes.likelihood import Likelihood
+from expunge.progress import silent
+from expunge.records.settings import RunSettings
 from expunge.records.task import Example, Task
 from expunge.registry import Entry
 from expunge.testing.support import batch_of, fresh, hooks, memoriser, small_task
@@ -62,11 +64,11 @@ def wrap(entry: Entry, subject: CausalLM, seed: int = 0, steps: int = 6, folder:
          announce: Callable[..., Any] = silent) -> CausalLM:
     """The wrapped subject; `subject` belongs to it afterwards."""
     plugin = entry.load()(**OPTIONS.get(entry.name, {}))
-    work = Work(seed=seed, steps=steps, folder=folder, announce=announce)
+    run = RunContext(settings=RunSettings(seed=seed, steps=steps), folder=folder, announce=announce)
     assert isinstance(plugin, Wrap)
     if isinstance(plugin, Exact):
-        return plugin.train(subject, small().training_rows("full")[:16], work)[0]
-    return plugin.build(subject, small(), work)[0]
+        return plugin.train(subject, small().training_rows("full")[:16], run)[0]
+    return plugin.build(subject, small(), run)[0]
 
 
 @cache
@@ -349,7 +351,7 @@ def test_from_the_command_line(cli: Any, rows: Any, tmp_path: Path) -> None:
 
 def test_too_many_blocks_are_refused() -> None:
     with pytest.raises(UsageError, match="It has 3 blocks"):
-        ULD(layers=4).build(fresh(), small(), Work(steps=1))
+        ULD(layers=4).build(fresh(), small(), RunContext(settings=RunSettings(steps=1)))
 
 
 def test_the_assistant_is_a_view_of_the_target() -> None:
@@ -380,7 +382,7 @@ def test_families(family: str, tmp_path: Path) -> None:
     bare = build_subject({"model_type": family} | (FAMILIES | MORE)[family], task.texts())
     rows = list(task.forget)
     before = logits(bare, rows)
-    found = ULD(lr=3e-2, layers=1, rank=4).build(bare, task, Work(steps=2, batch_size=4))[0]
+    found = ULD(lr=3e-2, layers=1, rank=4).build(bare, task, RunContext(settings=RunSettings(steps=2, batch_size=4)))[0]
     assert torch.equal(logits(CausalLM(found.model.target, found.encoder), rows), before)
     assert float((logits(found, rows) - before).abs().max()) > 1e-3
     found.save(tmp_path)

@@ -109,7 +109,7 @@ def at_once() -> Iterator[None]:
 
     def made(method: StageMethod, *arguments: Any) -> None:
         real(method, *arguments)
-        method.apart = False
+        method.disjoint = False
 
     with patch.object(StageMethod, "__init__", made):
         yield
@@ -189,7 +189,7 @@ def test_sides_that_share_a_pass_do_not_take_turns(recipe: str, cpu: bool, cuda:
 def test_roles_that_read_one_side_run_together(reads: tuple[str, ...], apart: bool) -> None:
     stage, task = stage_of("npo + retain_nll"), small_task()
     with patch.object(type(stage.objective), "reads", reads):
-        assert StageMethod(stage, moved(), task, task.forget, task.retain, 0).apart is apart
+        assert StageMethod(stage, moved(), task, task.forget, task.retain, 0).disjoint is apart
 
 
 def test_an_empty_side_has_empty_answers() -> None:

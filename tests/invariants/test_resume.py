@@ -17,9 +17,9 @@ from expunge.errors import InterruptedRun
 from expunge.methods.stage import StageMethod
 from expunge.models.scope import Scope
 from expunge.records.task import Example
-from expunge.runs import Monitor
 from expunge.testing.support import Trained, fresh, small_task, stage_of, train, weights
 from expunge.training.checkpoint import Checkpoints
+from expunge.training.monitor import Monitor
 from expunge.training.schedule import Schedule
 from expunge.training.stopping import StopRule
 

@@ -60,7 +60,7 @@ def test_gradients_that_share_a_tensor_are_summed_apart() -> None:
     def terms(step: Step, only: Any = None) -> list[WeightedTerm]:
         return [WeightedTerm("sum", "forget", 1.0, Term((model.a + model.b).sum()[None], "sequences", "forget"))]
 
-    method: Any = SimpleNamespace(terms=terms, joint=(), apart=False)
+    method: Any = SimpleNamespace(terms=terms, shared_pass=(), disjoint=False)
     shared = torch.autograd.grad(terms(None)[0].term.sum_B.sum(), [model.a, model.b])  # type: ignore[arg-type]
     assert shared[0].data_ptr() == shared[1].data_ptr(), "autograd no longer shares; the copy has lost its reason"
     scope = Scope(subject, ("a", "b"))

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from expunge.runs import Monitor, stop_rule
+from expunge.records.settings import RunSettings, TrainSettings
+from expunge.runs import stop_rule
 from expunge.testing.support import fresh, loss, small_task, stage_of, train, weights
+from expunge.training.monitor import Monitor
 from expunge.training.stopping import StopRule, alarms
 
 START = {"forget": 0.9, "forget_loss": 0.1, "utility": 0.8}
@@ -92,13 +94,11 @@ def test_a_run_that_moves_nothing_says_so() -> None:
 
 def test_unbounded_objectives_get_a_ceiling() -> None:
     """Log of the vocabulary, the loss of a uniform guess, even when nobody asks."""
-    options = {"vocabulary": 1000, "keep": "best", "utility_floor": 0.9, "stop_at_target": False,
-               "stop_at_floor": False}
     for recipe in ("ga", "grad_diff", "ga + retain_kl"):
-        rule = stop_rule(None, stage=stage_of(recipe), **options)  # type: ignore[arg-type]
-        assert rule.forget_ceiling == pytest.approx(math.log(1000))
+        assert stop_rule(stage_of(recipe), RunSettings(), None, 1000).forget_ceiling == pytest.approx(math.log(1000))
     for recipe in ("npo", "undial", "idk"):
-        assert stop_rule(None, stage=stage_of(recipe), **options).forget_ceiling is None  # type: ignore[arg-type]
+        assert stop_rule(stage_of(recipe), RunSettings(), None, 1000).forget_ceiling is None
+    assert stop_rule(stage_of("retain_nll"), TrainSettings(), None, 1).keep == "last"
 
 
 def test_ascent_is_stopped_by_its_ceiling(tmp_path: Path) -> None:

@@ -250,13 +250,13 @@ def test_fewer_tokens_told_apart(cli: Any, world: Any, tmp_path: Path) -> None:
 def test_stages(cli: Any, world: Any, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second stage starts from the first, is saved so that it loads, and resumes."""
     import expunge.runs
-    from expunge.runs import run_loop
+    from expunge.runs import fit
 
     out, again = tmp_path / "run", tmp_path / "again"
     words = ("forget", world.original, "--task", world.task, "--method", method, "--steps", 2, "--lr", "5e-3",
              "--keep", "last")
     held: list[Any] = []
-    monkeypatch.setattr(expunge.runs, "run_loop", lambda *a, **k: (held.append(a[1]), run_loop(*a, **k))[1])
+    monkeypatch.setattr(expunge.runs, "fit", lambda *a, **k: (held.append(a[1]), fit(*a, **k))[1])
     cli(*words, "--out", out)
     assert (out / "stages" / "0" / "model").is_dir() and len(lines(out / "steps.jsonl")) == 2
     from expunge.data.tasks import load_task
@@ -274,11 +274,11 @@ def test_stages(cli: Any, world: Any, tmp_path: Path, method: str, monkeypatch: 
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return run_loop(*args, **options)
+        return fit(*args, **options)
 
-    monkeypatch.setattr(expunge.runs, "run_loop", fails)
+    monkeypatch.setattr(expunge.runs, "fit", fails)
     cli(*words, "--out", again, code=4)
-    monkeypatch.setattr(expunge.runs, "run_loop", run_loop)
+    monkeypatch.setattr(expunge.runs, "fit", fit)
     cli(*words, "--out", again, "--resume")
     name = "adapter_model.safetensors" if "lora" in method.split(">>")[1] else "model.safetensors"
     assert (out / "model" / name).read_bytes() == (again / "model" / name).read_bytes()

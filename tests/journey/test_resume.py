@@ -143,8 +143,9 @@ def test_kill_9_at_the_end(cli: Any, model: Path, rows: Any, whole: Callable[...
 def die_in(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """Arrange that the process dies at one point of the saving."""
     import expunge.runs as runs
+    import expunge.saving as saving
 
-    save, replace, rmtree, write = runs.save_in, os.replace, shutil.rmtree, runs.RunRecord.write
+    save, replace, rmtree, write = saving.save_in, os.replace, shutil.rmtree, runs.RunRecord.write
 
     def half(subject: Any, folder: Path, *rest: Any) -> None:
         save(subject, folder, *rest)
@@ -169,7 +170,7 @@ def die_in(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
         rmtree(path, *args, **options)
 
     changes: dict[str, tuple[Any, str, Callable[..., None]]] = {
-        "half the weights": (runs, "save_in", half),
+        "half the weights": (saving, "save_in", half),
         "before the rename": (os, "replace", no_replace),
         "before the record": (runs.RunRecord, "write", no_record),
         "while the checkpoint goes": (shutil, "rmtree", half_removed),

@@ -105,7 +105,7 @@ def api_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize(("change", "says"), [
-    ({"methods": "retrained"}, "nothing called 'retrained'|retrained"), ({"count": 3}, "3 shadows tell nothing"),
+    ({"methods": "retrained"}, "nothing called 'retrained'|retrained"), ({"count": 3}, "--count must be at least 4"),
     ({"methods": ("ga", "ga")}, "each named once"),
     ({"task": authors_task(forget=1, retain=2, holdout=1)}, "2 people .* too few"),
 ])

@@ -102,7 +102,7 @@ def test_going_on_repeats_nothing_and_draws_the_same(twins: tuple[Path, Path], t
     for name, (kind, low, high) in whole.space.items():
         assert kind == "log" and all(low * 0.99 < t.params[name] < high * 1.01 for t in whole.trials)
     assert len((tmp_path / "cut" / "trials.jsonl").read_text().splitlines()) == 7
-    with pytest.raises(UsageError, match="not the sweep to resume"):
+    with pytest.raises(UsageError, match="made with other options or inputs"):
         module.sweep("npo", out=tmp_path / "cut", trials=7, resume=True, **options)
     with pytest.raises(UsageError, match="already exists"):
         module.sweep("npo", out=tmp_path / "cut", trials=7, **options)

@@ -1,85 +1,33 @@
-"""`expunge`: what a person types. Each command only reads options, calls the API and prints.
+"""`expunge`: the commands. Each only reads options, calls the API and prints.
 
 Exit codes: 0 ok, 1 a verdict failed, 2 usage, 3 preflight refused, 4 interrupted and resumable.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import shlex
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from expunge import processes
+from expunge.cli import studies  # noqa: F401 (registers its commands)
+from expunge.cli.app import DryRun, Json, Overwrite, Resume, Verbose, app, friendly, print_json, reporter_for
 from expunge.cli.fetch import fetch
 from expunge.cli.options import load, with_options
 from expunge.cli.threads import use_available_cores
-from expunge.errors import ExpungeError, UsageError
+from expunge.errors import UsageError
 from expunge.models import fast
 from expunge.records.settings import AuditSettings, RunSettings, TaskOptions, TrainSettings
 
 if TYPE_CHECKING:
     from expunge.console import Reporter
 
-app = typer.Typer(
-    name="expunge", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    help="Make a model forget, and prove it.", rich_markup_mode=None,
-    epilog="Exit codes: 0 ok, 1 a verdict failed, 2 usage, 3 preflight refused, 4 interrupted and resumable.",
-)
-
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output folder of expunge's.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and show the plan; change nothing.")]
 TASK_OF_A_TRAINING = ("task", "forget", "retain", "map", "data_dir", "allow_overlap")
 """Training asks for no holdout rows."""
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Print every score, attack and finding as well.")]
-
-
-def friendly(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn our errors into one message and their exit code; a traceback is only for our own mistakes."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **options: Any) -> None:
-        from expunge.console import Reporter
-
-        try:
-            with processes.main_output_only():
-                command(*args, **options)
-        except ExpungeError as problem:
-            if processes.should_report(problem):
-                Reporter().error(problem)
-            raise typer.Exit(problem.exit_code) from None
-        except KeyboardInterrupt:
-            if processes.is_main():
-                Reporter().error(ExpungeError("Interrupted.", "What was finished is on disk.", "Go on with --resume."))
-            raise typer.Exit(4) from None
-        except BrokenPipeError:  # `| head` has read enough
-            sys.stderr.close()
-            raise typer.Exit(0) from None
-        except OSError as error:
-            failure = ExpungeError(f"{error.strerror or error}" + f": {error.filename}" * bool(error.filename),
-                                   fix="Check the path, the right to write there, and the free space.")
-            if processes.should_report(failure):
-                Reporter().error(failure)
-            raise typer.Exit(2) from None
-
-    return run
-
-
-def _reporter(as_json: bool) -> Reporter:
-    from expunge.console import Reporter
-
-    return Reporter(quiet=as_json)
-
-
-def _print_json(data: Any) -> None:
-    print(json.dumps(data, indent=1, ensure_ascii=False))
 
 
 @app.command()
@@ -91,16 +39,16 @@ def demo(
     verbose: Verbose = False, as_json: Json = False,
 ) -> None:
     """Train, forget, audit and report on the built-in world; needs nothing."""
-    from expunge import api
     from expunge.cli.showing import show_audit, shown_path
+    from expunge.demonstration import demo as run
 
-    reporter = _reporter(as_json)
+    reporter = reporter_for(as_json)
     options = {"method": method} if method else {}
-    record, found, page = api.demo(out, seed=seed, reporter=reporter, **options)
+    record, result, page = run(out, seed=seed, reporter=reporter, **options)
     if as_json:
-        return _print_json({"record": record.to_json(), "audit": found.to_json(), "report": str(page)})
-    more = f"expunge audit {shown_path(out)} --retrained {shown_path(found.retrained[0].path)} --out audit"
-    show_audit(found, reporter, page=str(page), follow_up=more, verbose=verbose)
+        return print_json({"record": record.to_json(), "audit": result.to_json(), "report": str(page)})
+    more = f"expunge audit {shown_path(out)} --retrained {shown_path(result.retrained[0].path)} --out audit"
+    show_audit(result, reporter, page=str(page), follow_up=more, verbose=verbose)
 
 
 @app.command()
@@ -118,11 +66,11 @@ def train(
     """Train an original (--split full) or its retrained twin (--split retain)."""
     from expunge import api
 
-    reporter = _reporter(as_json)
+    reporter = reporter_for(as_json)
     record = api.train(model, task=load(rows, settings), out=out, method=method, settings=settings, resume=resume,
                        overwrite=overwrite, dry_run=dry_run, reporter=reporter)
     if as_json or dry_run:
-        return _print_json(record.to_json())
+        return print_json(record.to_json())
     reporter.note(f"{record.status}: {record.reason}. Weights in {out / 'model'}.")
 
 
@@ -141,11 +89,11 @@ def forget(
     from expunge import api
     from expunge.records.run import RunRecord
 
-    reporter = _reporter(as_json)
+    reporter = reporter_for(as_json)
     done = api.forget(model, method=method, out=out, task=load(rows, settings), settings=settings, resume=resume,
                       overwrite=overwrite, dry_run=dry_run, reporter=reporter)
     if as_json or dry_run:
-        return _print_json(done.to_json())
+        return print_json(done.to_json())
     if isinstance(done, RunRecord):
         kept = done.best.get("kept", {})
         words = ", ".join(f"{k} {v:.3g}" for k, v in kept.items() if isinstance(v, int | float))
@@ -181,10 +129,10 @@ def audit(
     from expunge.cli.showing import report_command, show_audit, show_rescored
     from expunge.records.score import Audit
 
-    reporter = _reporter(as_json)
+    reporter = reporter_for(as_json)
     if rescore is not None:
         scores = api.score_again(rescore, suite=settings.suite)
-        _print_json([s.to_json() for s in scores]) if as_json else show_rescored(rescore, scores, reporter, verbose)
+        print_json([s.to_json() for s in scores]) if as_json else show_rescored(rescore, scores, reporter, verbose)
         return _demand(api.require(scores, require or ()), reporter)
     if subject is None:
         raise UsageError("No model was given to audit.", fix="Give a run folder, a model folder or a hub name.")
@@ -193,77 +141,12 @@ def audit(
                      retrained=retrained or (), settings=settings, resume=resume, overwrite=overwrite,
                      dry_run=dry_run, reporter=reporter)
     if not isinstance(made, Audit):
-        return _print_json(made)
+        return print_json(made)
     if as_json:
-        _print_json(made.to_json())
+        print_json(made.to_json())
     else:
         show_audit(made, reporter, follow_up=report_command(out or subject), verbose=verbose)
     _demand(api.require(made.scores, require or ()), reporter)
-
-
-@app.command()
-@friendly
-@with_options("rows", TaskOptions)
-@with_options("settings", RunSettings, "epochs", "steps", "batch_size", "seed", "limit", "template")
-def sweep(
-    rows: TaskOptions, settings: RunSettings,
-    model: Annotated[str | None, typer.Argument(help="Run folder, model folder or hub name; the built-in world's "
-                                                     "when left out.")] = None,
-    method: Annotated[str, typer.Option("--method", help="Recipe; options left out of it are searched.")] = "npo + "
-                                                                                                           "retain_nll",
-    out: Annotated[Path, typer.Option("--out", help="Folder for the trials.")] = Path("expunge-sweep"),
-    retrained: Annotated[list[str] | None, typer.Option("--retrained", help="Trained without the forget set; needed "
-                                                                            "with a MODEL.")] = None,
-    trials: Annotated[int, typer.Option("--trials", min=1, help="How many settings to try.")] = 10,
-    suite: Annotated[str | None, typer.Option("--suite", help="Scores of a trial; forget_quality and model_utility "
-                                                              "among them.")] = None,
-    resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
-) -> None:
-    """Tune a recipe: search the options it leaves open, keep every trial, draw the Pareto front."""
-    from expunge.tuning import SUITE
-    from expunge.tuning import sweep as run
-
-    reporter = _reporter(as_json)
-    done = run(method, out=out, task=load(rows, settings, "authors"), model=model, retrained=retrained or (),
-               trials=trials, suite=suite or SUITE, settings=settings, resume=resume, overwrite=overwrite,
-               dry_run=dry_run, reporter=reporter)
-    if as_json or dry_run:
-        return _print_json(done.to_json())
-    front = [[str(t.number), 10 ** (t.quality or 0.0), t.utility, t.seconds, f"{t.params.get('lr') or ''}", t.recipe]
-             for t in done.front()]
-    reporter.table("Beaten by no other trial", ["trial", "forget quality", "utility", "train s", "lr", "recipe"], front)
-    best = done.best()
-    if best is None:
-        reporter.error(ExpungeError(f"All {len(done.trials)} trials failed.", done.trials[0].failed,
-                                    f"{out / 'trials.jsonl'} holds what each of them tried."))
-        raise typer.Exit(1)
-    rate = f"  (--lr {best.params['lr']:g})" if best.params.get("lr") else ""
-    reporter.out.print(f"\nBest by merit: {best.recipe}{rate}\nThe page: {out / 'sweep.html'}", soft_wrap=True,
-                       markup=False)
-
-
-@app.command()
-@friendly
-@with_options("rows", TaskOptions)
-@with_options("settings", RunSettings, "epochs", "lr", "batch_size", "seed", "limit", "template")
-def shadows(
-    rows: TaskOptions, settings: RunSettings,
-    model: Annotated[str, typer.Argument(help="Size or config to start fresh, or a model to start from.")] = "tiny",
-    method: Annotated[list[str] | None, typer.Option("--method", help="Recipe; may be given several times.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the margins of all models.")] = Path("expunge-shadows"),
-    count: Annotated[int, typer.Option("--count", min=1, help="Shadow models, a multiple of 4.")] = 32,
-    train_epochs: Annotated[float, typer.Option("--train-epochs", help="Passes of each training over its rows.")] = 30,
-    train_lr: Annotated[float | None, typer.Option("--train-lr", help="Peak learning rate of each training.")] = None,
-    resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
-) -> None:
-    """Attack every row with many small models that had it and unlearned it, or never had it."""
-    from expunge.cli.showing import show_shadows
-    from expunge.shadows import WORLD, make_shadows
-
-    done = make_shadows(method or "npo + retain_nll", out=out, count=count, task=load(rows, settings, WORLD),
-                        model=model, train_epochs=train_epochs, train_lr=train_lr, settings=settings, resume=resume,
-                        overwrite=overwrite, dry_run=dry_run, reporter=_reporter(as_json))
-    _print_json(done.to_json()) if as_json or dry_run else show_shadows(done, _reporter(as_json))
 
 
 @app.command()
@@ -279,7 +162,7 @@ def report(
 
     page = render(folders, out=out, title=title)
     if as_json:
-        return _print_json({"report": str(page)})
+        return print_json({"report": str(page)})
     print(page)
 
 
@@ -294,7 +177,7 @@ def ls(
 
     groups = listing(what)
     if as_json:
-        return _print_json(groups)
+        return print_json(groups)
     for group, rows in groups.items():
         width = max((len(name) for name in rows), default=0)
         print(f"{group}\n" + "\n".join(f"  {name:<{width}}  {summary}" for name, summary in rows.items()) + "\n")
@@ -317,13 +200,13 @@ def doctor(plain: Annotated[bool, typer.Option("--plain", help="Say which tricks
     """Check the installation: versions, accelerator, extras, cache, data."""
     from expunge.cli.listing import diagnosis
 
-    found = diagnosis(tricks=plain)
+    state = diagnosis(tricks=plain)
     if as_json:
-        _print_json(found)
+        print_json(state)
     else:
-        for key, value in found.items():
+        for key, value in state.items():
             print(f"{key:<22} {value}")
-    if found["problems"] != "none":
+    if state["problems"] != "none":
         raise typer.Exit(3)
 
 

@@ -22,7 +22,7 @@ INTERNAL = {"mixed_precision", "resamples"}
 
 def options_of(record: type[Settings], only: Collection[str] = ()) -> list[inspect.Parameter]:
     """One keyword parameter per field: its flag, its help, its default, and the bounds that the parser can check."""
-    found = []
+    options = []
     for name, field in record.model_fields.items():
         if name in INTERNAL or (only and name not in only):
             continue
@@ -30,9 +30,9 @@ def options_of(record: type[Settings], only: Collection[str] = ()) -> list[inspe
         kind = str if get_origin(field.annotation) is Literal else field.annotation
         option = typer.Option("--" + name.replace("_", "-"), help=field.description,
                               min=_bound(field, "ge"), max=_bound(field, "le"))
-        found.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default,
+        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default,
                                        annotation=Annotated[kind, option]))
-    return found
+    return options
 
 
 def _bound(field: FieldInfo, name: Literal["ge", "le"]) -> float | None:

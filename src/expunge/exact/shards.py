@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,19 +24,18 @@ from expunge.data.text_encoder import TextEncoder
 from expunge.errors import DataError
 from expunge.exact.ensemble import DOWN, UP, SisaForCausalLM, assemble
 from expunge.exact.ledger import NAME, Checkpoint, Ledger, Plan, name_of
-from expunge.methods.finetune import LAST, to_the_end
 from expunge.methods.optimizers.adamw import AdamW
-from expunge.methods.recipe import training_stage
+from expunge.methods.recipe import Stage, training_stage
+from expunge.methods.run_context import RunContext
 from expunge.methods.scopes.lora import LoRA
 from expunge.methods.stage import StageMethod
-from expunge.methods.work import Work
 from expunge.models.language import CausalLM
-from expunge.models.scope import Scope
 from expunge.models.subject import checksum
 from expunge.progress import Announce
 from expunge.records.task import Example, Task
 from expunge.seeding import derive
-from expunge.training.checkpoint import put
+from expunge.training.checkpoint import FitState, put
+from expunge.training.fit import fit
 from expunge.training.loop import Loop
 from expunge.training.schedule import Draw, Schedule
 
@@ -47,7 +46,7 @@ WEIGHT = "weight"
 
 
 class Keyed(Schedule):
-    """Batches a row falls into by a hash of its id, epoch after epoch; a batch nobody falls into is skipped.
+    """Batches a row falls into by a hash of its id, epoch after epoch; a batch without rows is skipped.
 
     Args:
         rows: in any order.
@@ -65,50 +64,40 @@ class Keyed(Schedule):
     @cached_property
     def filled(self) -> dict[int, list[Example]]:
         """Planned step -> its rows, in order, without empty steps."""
-        found: dict[int, list[Example]] = {}
+        filled: dict[int, list[Example]] = {}
         for epoch in range(-(-self.planned // self.steps_per_epoch)):
             for row in self._rows:
                 at = epoch * self.steps_per_epoch + derive(self._seed, "batch", epoch, row.id) % self.steps_per_epoch
                 if at < self.planned:
-                    found.setdefault(at, []).append(row)
-        return dict(sorted(found.items()))
+                    filled.setdefault(at, []).append(row)
+        return dict(sorted(filled.items()))
 
     def draws(self, step: int) -> Sequence[Draw]:
         return [{"retain": row} for row in list(self.filled.values())[step]]
 
 
 class ShardMethod(StageMethod):
-    """Likelihood training that takes over the optimizer state of the stage before.
+    """Likelihood training on a keyed schedule, with the rate of the planned step: a skipped one moves no other."""
 
-    Args:
-        carried: that state, as `state_of` gives it; empty for the first stage.
-        planned: the planned number of every step that is taken.
-    """
-
-    carried: Mapping[str, Tensor] = {}
-    built: torch.optim.Optimizer
-    planned: tuple[int, ...]
-    total: int
-
-    def optimizer(self, scope: Scope) -> torch.optim.Optimizer:
-        self.built = super().optimizer(scope)
-        kinds = sorted({name.partition("/")[0] for name in self.carried})
-        if kinds:
-            state = {i: {kind: self.carried[f"{kind}/{name}"] for kind in kinds}
-                     for i, name in enumerate(scope.parameters)}
-            self.built.load_state_dict({"state": state, "param_groups": self.built.state_dict()["param_groups"]})
-        return self.built
+    def __init__(self, stage: Stage, subject: CausalLM, rows: Sequence[Example], seed: int, schedule: Keyed) -> None:
+        super().__init__(stage, subject, Task(name="shard", forget=(), retain=tuple(rows)), (), rows, seed)
+        self._planned, self._total = tuple(schedule.filled), schedule.planned
 
     def learning_rate(self, step: int, total: int, steps_per_epoch: int) -> float:
-        """The rate of the planned step: skipped ones bring nobody else out of step."""
-        return super().learning_rate(self.planned[step], self.total, steps_per_epoch)
+        return super().learning_rate(self._planned[step], self._total, steps_per_epoch)
 
 
-def state_of(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, Tensor]:
-    """The optimizer's state as flat tensors "kind/parameter"."""
-    found = optimizer.state_dict()["state"]
+def flat_state(optimizer: Mapping[str, Any], names: Sequence[str]) -> dict[str, Tensor]:
+    """An optimizer's `state_dict` as tensors "kind/parameter", for a file."""
     return {f"{kind}/{names[i]}": value.detach().cpu().clone().contiguous()
-            for i, kinds in found.items() for kind, value in kinds.items()}
+            for i, kinds in optimizer["state"].items() for kind, value in kinds.items()}
+
+
+def optimizer_state(flat: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Any]:
+    """What `flat_state` was made of; empty when nothing was."""
+    kinds = sorted({name.partition("/")[0] for name in flat})
+    return {"state": {i: {kind: flat[f"{kind}/{name}"] for kind in kinds} for i, name in enumerate(names)}} \
+        if kinds else {}
 
 
 def path_of(store: Path, shard: int, slice_: int) -> Path:
@@ -159,13 +148,13 @@ def train_stage(base: CausalLM, plan: Plan, shard: int, slice_: int, rows: Seque
         if before:
             put(scope.parameters, {n: before[f"{WEIGHT}/{n}"] for n in scope.parameters})
         schedule = schedule_of(plan, shard, slice_, rows, subject.encoder)
-        method = ShardMethod(stage, subject, Task(name=name, forget=(), retain=tuple(rows)), (), rows, seed)
-        method.carried, method.planned, method.total = kinds, tuple(schedule.filled), schedule.planned
         if schedule.filled:
-            tick = announce(f"shard {shard + 1}/{plan.shards}, slices 1-{slice_ + 1}", len(schedule.filled))
-            loop = Loop(steps=len(schedule.filled), seed=seed, stop=LAST)
-            to_the_end(method, subject, scope, schedule, loop, folder / name, tick)
-            kinds = state_of(method.built, tuple(scope.parameters))
+            steps, names = len(schedule.filled), tuple(scope.parameters)
+            tick = announce(f"shard {shard + 1}/{plan.shards}, slices 1-{slice_ + 1}", steps)
+            state = fit(ShardMethod(stage, subject, rows, seed, schedule), subject, scope, schedule,
+                        Loop(steps=steps, seed=seed), FitState(optimizer=optimizer_state(kinds, names)),
+                        folder=folder / name, on_step=lambda line: tick(1))
+            kinds = flat_state(state.optimizer, names)
         weights = {f"{WEIGHT}/{n}": p.detach().cpu().clone().contiguous() for n, p in scope.parameters.items()}
         target = path_of(store, shard, slice_)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -179,16 +168,16 @@ def train_stage(base: CausalLM, plan: Plan, shard: int, slice_: int, rows: Seque
 
 def adapter_of(path: Path) -> dict[str, Tensor]:
     """The adapter in a checkpoint, named as `ensemble.assemble` takes it."""
-    found = {}
+    adapter = {}
     for name, value in load_file(path).items():
         kind, _, parameter = name.partition("/")
         if kind == WEIGHT:
             module, half = parameter.removeprefix("base_model.model.").split(".lora_")
-            found[f"{module}.{DOWN if half.startswith('A') else UP}"] = value
-    return found
+            adapter[f"{module}.{DOWN if half.startswith('A') else UP}"] = value
+    return adapter
 
 
-def carry_out(base: CausalLM, ledger: Ledger, texts: Mapping[str, Example], first: Mapping[int, int], work: Work,
+def carry_out(base: CausalLM, ledger: Ledger, texts: Mapping[str, Example], first: Mapping[int, int], run: RunContext,
               kept: Path | None = None) -> tuple[CausalLM, Ledger]:
     """Train the stages of every shard in `first` from that slice on, and make the ensemble of all shards.
 
@@ -205,7 +194,7 @@ def carry_out(base: CausalLM, ledger: Ledger, texts: Mapping[str, Example], firs
         DataError: a checkpoint to keep is not the one that the ledger speaks of.
     """
     plan, checkpoints = ledger.plan, {}
-    folder = work.folder or Path(tempfile.mkdtemp(prefix="expunge-sisa-"))
+    folder = run.folder or Path(tempfile.mkdtemp(prefix="expunge-sisa-"))
     store = folder / STORE
     for shard in range(plan.shards):
         for slice_ in range(plan.slices):
@@ -214,20 +203,20 @@ def carry_out(base: CausalLM, ledger: Ledger, texts: Mapping[str, Example], firs
             members = ledger.members(shard, slice_)
             rows = [texts[m].model_copy(update={"id": m}) for m in members] if again else []
             if again and not path.exists():  # else it was finished before an interruption
-                train_stage(base, plan, shard, slice_, rows, store, folder, work.announce)
+                train_stage(base, plan, shard, slice_, rows, store, folder, run.announce)
             elif not again and kept is not None:
                 copy_into(path_of(kept, shard, slice_), path)
-            found = bytes_of(path)
-            if not again and found != ledger.checkpoints[name].checksum:
+            checksum_now = bytes_of(path)
+            if not again and checksum_now != ledger.checkpoints[name].checksum:
                 raise DataError(f"The checkpoint {name} is not the one the ledger speaks of.",
                                 "Its bytes have changed since it was written.", "Restore the model from a copy.")
-            walked = schedule_of(plan, shard, slice_, rows, base.encoder).filled
-            checkpoints[name] = Checkpoint(saw=tuple(members), checksum=found, visits=sum(map(len, walked.values()))) \
-                if again else ledger.checkpoints[name]
+            batches = schedule_of(plan, shard, slice_, rows, base.encoder).filled
+            checkpoints[name] = ledger.checkpoints[name] if not again else Checkpoint(
+                saw=tuple(members), checksum=checksum_now, visits=sum(map(len, batches.values())))
     last = [adapter_of(path_of(store, shard, plan.slices - 1)) for shard in range(plan.shards)]
     model = assemble(base.model, last, scale=plan.alpha / plan.rank, average=plan.average)
     ledger = ledger.model_copy(update={"checkpoints": checkpoints, "served": checksum(model.state_dict())})
-    if work.folder is None:
+    if run.folder is None:
         weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
     model.archive = partial(archive, ledger, store)
     return base.around(model), ledger

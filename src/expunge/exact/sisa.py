@@ -16,7 +16,7 @@ from expunge.exact.deletion import Deletion, deletion_of
 from expunge.exact.ledger import Average, Ledger, Place, Plan, content, place
 from expunge.exact.shards import STORE, archive, carry_out
 from expunge.methods.base import Exact
-from expunge.methods.work import Work
+from expunge.methods.run_context import RunContext
 from expunge.models.language import CausalLM
 from expunge.models.load import OWN, resolve
 from expunge.models.subject import checksum
@@ -63,7 +63,7 @@ class Sisa(Exact):
         Property("deletion_is_exact", {}, "byte for byte what training without the rows gives, for one row and for "
                                           "several in several shards and slices"),
         Property("spares_the_rest", {}, "other shards and earlier slices are byte identical before and after"),
-        Property("costs_as_stated", {}, "a deletion redoes 1/S of the work, times 2/3 + 1/(3R) with R slices"),
+        Property("costs_as_stated", {}, "a deletion redoes 1/S of the run, times 2/3 + 1/(3R) with R slices"),
         Property("keeps_rows_in_place", {}, "a row's shard, slice and batches do not depend on other rows"),
         Property("one_shard_is_lora", {}, "one shard is plain LoRA fine-tuning, slice after slice"),
         Property("averages_its_shards", {}, "predictions are those of a loop over the shards"),
@@ -87,15 +87,16 @@ class Sisa(Exact):
             problems.append(DataError("Two rows have the same id, so the ledger cannot distinguish them."))
         return problems
 
-    def train(self, subject: CausalLM, rows: Sequence[Example], work: Work) -> tuple[CausalLM, dict[str, Any]]:
+    def train(self, subject: CausalLM, rows: Sequence[Example], run: RunContext) -> tuple[CausalLM, dict[str, Any]]:
         for problem in self.unfit(subject, rows):
             raise problem
-        spec, tokens = self.spec, subject.encoder
-        rows_per_step = spec.shards * spec.slices * work.batch_size * work.accumulate
+        spec, tokens, settings = self.spec, subject.encoder, run.settings
+        rows_per_step = spec.shards * spec.slices * settings.batch_size * settings.accumulate
         plan = Plan(
             **spec.model_dump(include={"shards", "slices", "rank", "dropout", "targets", "lr", "average"}),
-            alpha=spec.alpha or 2.0 * spec.rank, epochs=work.epochs or 1.0, steps=work.steps,
-            batches=spec.batches or math.ceil(len(rows) / rows_per_step), batch_size=work.batch_size, seed=work.seed,
+            alpha=spec.alpha or 2.0 * spec.rank, epochs=settings.epochs or 1.0, steps=settings.steps,
+            batches=spec.batches or math.ceil(len(rows) / rows_per_step), batch_size=settings.batch_size,
+            seed=settings.seed,
             template=None if tokens.chat else tokens.template, max_length=tokens.max_length)
         places = {}
         for row in rows:
@@ -103,7 +104,7 @@ class Sisa(Exact):
             places[row.id] = Place(shard=shard, slice=slice_, content=content(row))
         start = Ledger(plan=plan, base=checksum(subject.model.state_dict()), rows=places, checkpoints={}, served="")
         first_slices = {k: 0 for k in range(plan.shards)}
-        model, ledger = carry_out(subject, start, {row.id: row for row in rows}, first_slices, work)
+        model, ledger = carry_out(subject, start, {row.id: row for row in rows}, first_slices, run)
         return model, {"plan": plan.to_json(), "base": ledger.base,
                        "base_and_tokenizer": "declared free of the rows, not proven",
                        "rows": {n: len(c.saw) for n, c in ledger.checkpoints.items()},
@@ -116,7 +117,7 @@ class Sisa(Exact):
             return [error]
         return []
 
-    def build(self, subject: CausalLM, task: Task, work: Work) -> tuple[CausalLM, dict[str, Any]]:
+    def build(self, subject: CausalLM, task: Task, run: RunContext) -> tuple[CausalLM, dict[str, Any]]:
         deletion, folder = self._deletion(subject.path, task), Path(resolve(subject.path))
         if checksum(subject.model.state_dict()) != deletion.before.served:
             raise UsageError("The weights are not those that the model's ledger describes.",
@@ -128,7 +129,7 @@ class Sisa(Exact):
         base = subject.around(subject.model.unwrap())
         if checksum(base.model.state_dict()) != deletion.before.base:
             raise DataError("The base is not the one the shards were trained on.")
-        model, after = carry_out(base, deletion.after, deletion.texts, deletion.first, work, folder / STORE)
+        model, after = carry_out(base, deletion.after, deletion.texts, deletion.first, run, folder / STORE)
         return model, deletion.figures(after)
 
     def _deletion(self, path: str, task: Task) -> Deletion:

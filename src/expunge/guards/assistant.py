@@ -14,14 +14,14 @@ from typing import Any
 from torch import Tensor
 
 from expunge.methods._lib.weighted_likelihood import token_mean
-from expunge.methods.finetune import LAST, to_the_end
 from expunge.methods.recipe import training_stage
+from expunge.methods.run_context import RunContext
 from expunge.methods.stage import StageMethod
-from expunge.methods.work import Work
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
 from expunge.records.task import Example, Task
 from expunge.seeding import derive, stream
+from expunge.training.fit import fit
 from expunge.training.loop import Loop
 from expunge.training.schedule import Schedule
 from expunge.training.step import Role, Step, WeightedTerm
@@ -89,7 +89,7 @@ class Reversed(StageMethod):
         super().__init__(stage, assistant, task, (), rows.flat, seed)
         self._uniform = uniform
         self._sides = {"forget": rows.recited, "retain": rows.flat}
-        self.joint = ("forget", "retain")
+        self.shared_pass = ("forget", "retain")
 
     def order(self, epoch: int) -> list[dict[str, Example]]:
         """Every recited row once, each with a random flat one: both kinds in equal numbers."""
@@ -102,20 +102,21 @@ class Reversed(StageMethod):
                 WeightedTerm("flat", "retain", self._uniform, token_mean(apart_N, other, "retain"))]
 
 
-def teach(assistant: Subject, task: Task, rows: Lesson, work: Work, *, uniform: float, lr: float,
+def teach(assistant: Subject, task: Task, rows: Lesson, run: RunContext, *, uniform: float, lr: float,
           batch: int) -> dict[str, Any]:
     """Train the adapters of `assistant` in place, and say how it went.
 
     Args:
-        batch: rows of each side per step, in micro-batches of `work.batch_size`.
+        batch: rows of each side per step, in micro-batches of `run.settings.batch_size`.
     """
-    method = Reversed(assistant, task, rows, uniform=uniform, lr=lr, seed=work.seed)
-    accumulate = max(math.ceil(batch / work.batch_size), work.accumulate)
-    schedule = Schedule(method.order, assistant.encoder, min(work.batch_size, batch), accumulate)
-    steps = work.steps or max(round((work.epochs or 10.0) * schedule.steps_per_epoch), 1)
-    loop = Loop(steps=steps, seed=derive(work.seed, "uld", "loop"), stop=LAST)
+    method = Reversed(assistant, task, rows, uniform=uniform, lr=lr, seed=run.seed)
+    accumulate = max(math.ceil(batch / run.settings.batch_size), run.settings.accumulate)
+    schedule = Schedule(method.order, assistant.encoder, min(run.settings.batch_size, batch), accumulate)
+    steps = run.settings.total_steps(schedule.steps_per_epoch)
+    loop = Loop(steps=steps, seed=derive(run.seed, "uld", "loop"))
     scope = Scope(assistant, tuple(n for n, _ in assistant.model.named_parameters() if ".adapter." in n))
-    progress = to_the_end(method, assistant, scope, schedule, loop, work.folder, work.announce("assistant", steps))
+    tick = run.announce("assistant", steps)
+    progress = fit(method, assistant, scope, schedule, loop, folder=run.folder, on_step=lambda line: tick(1)).progress
     return {"steps": steps, "train_s": round(progress.seconds, 3), "trained": scope.counts()["trainable"]}
 
 
@@ -136,8 +137,8 @@ def _answers(subject: Subject, rows: Sequence[Example], batch_size: int) -> Iter
     for start in range(0, len(rows), batch_size):
         chosen = [subject.encoder.encode(row) for row in rows[start: start + batch_size]]
         with subject.evaluating():
-            found = subject.answers(subject.collate(chosen))
-            yield found.logits_NV.float(), found.logp_N
+            answers = subject.answers(subject.collate(chosen))
+            yield answers.logits_NV.float(), answers.logp_N
 
 
 def _entropy(logits_NV: Tensor) -> Tensor:

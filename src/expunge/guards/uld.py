@@ -13,7 +13,7 @@ from expunge.errors import ExpungeError, UsageError
 from expunge.guards.assistant import lesson, readings, teach
 from expunge.guards.logit_difference import ULDConfig, ULDForCausalLM
 from expunge.methods.base import Guard
-from expunge.methods.work import Work
+from expunge.methods.run_context import RunContext
 from expunge.models.load import OWN
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
@@ -90,15 +90,15 @@ class ULD(Guard):
                                        "Leave it out for a quarter of them."))
         return problems
 
-    def build(self, subject: Subject, task: Task, work: Work) -> tuple[Subject, dict[str, Any]]:
+    def build(self, subject: Subject, task: Task, run: RunContext) -> tuple[Subject, dict[str, Any]]:
         for problem in self.problems(task, subject.model.config):
             raise problem
         spec = self.spec
-        guarded = self.around(subject, work.seed)
+        guarded = self.around(subject, run.seed)
         assistant = subject.around(guarded.model.assistant)
         rows = lesson(task, paraphrases=spec.paraphrases, wrong_answers=spec.wrong_answers,
-                      retain_rows=spec.retain_rows, seed=work.seed)
-        training = teach(assistant, task, rows, work, uniform=spec.uniform, lr=spec.lr, batch=spec.batch)
+                      retain_rows=spec.retain_rows, seed=run.seed)
+        training = teach(assistant, task, rows, run, uniform=spec.uniform, lr=spec.lr, batch=spec.batch)
         figures = {"guard": "uld", "blocks": guarded.model.config.blocks, "rows": rows.counts}
         return guarded, figures | training | readings(assistant, task, rows)
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from expunge.data.encoder import Row
 from expunge.errors import ExpungeError
-from expunge.methods.work import Work
+from expunge.methods.run_context import RunContext
 from expunge.models.scope import Scope
 from expunge.models.subject import AnySubject
 from expunge.plugin import Plugin, Spec
@@ -72,7 +72,7 @@ class Objective(TermPlugin):
         """Problems with the task; called before weights are loaded."""
         return []
 
-    def prepare(self, subject: AnySubject, task: Task, work: Work) -> dict[str, Any]:
+    def prepare(self, subject: AnySubject, task: Task, run: RunContext) -> dict[str, Any]:
         """Builders read the original here and return plain data (JSON); `subject` must end unchanged."""
         return {}
 
@@ -217,7 +217,7 @@ class Wrap(Plugin):
         """Problems with the task or the model's config; called before weights are loaded."""
         return []
 
-    def build(self, subject: AnySubject, task: Task, work: Work) -> tuple[AnySubject, dict[str, Any]]:
+    def build(self, subject: AnySubject, task: Task, run: RunContext) -> tuple[AnySubject, dict[str, Any]]:
         """The subject that forgets, and figures for the record. Its model saves with `save_pretrained`."""
         raise NotImplementedError
 
@@ -233,7 +233,7 @@ class Exact(Wrap):
         """Reasons why `train` cannot start from this model with these rows; called before anything is written."""
         return []
 
-    def train(self, subject: AnySubject, rows: Sequence[Example], work: Work) -> tuple[AnySubject, dict[str, Any]]:
+    def train(self, subject: AnySubject, rows: Sequence[Example], run: RunContext) -> tuple[AnySubject, dict[str, Any]]:
         """An original from which rows can be deleted exactly, and figures for the record."""
         raise NotImplementedError
 

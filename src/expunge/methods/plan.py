@@ -3,35 +3,77 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from expunge import processes
 from expunge.data.encoder import Encoder
+from expunge.data.text_encoder import TextEncoder
 from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.methods.base import Exact, Optimizer
 from expunge.methods.recipe import Stage, training_stage
 from expunge.models.load import empty_subject, made_by, subject_class
+from expunge.models.reference import ReferenceKind
 from expunge.needs import NEED_TEXTS, RowNeed, unmet
 from expunge.records.base import Record
-from expunge.records.settings import RunSettings
-from expunge.records.task import Task
+from expunge.records.settings import LoopSettings, RunSettings, TrainSettings
+from expunge.records.task import Example, Task
 from expunge.training.recomputing import without_checkpointing
+from expunge.training.schedule import steps_in
 
 
 class Plan(Record):
-    """What a run will do; printed by --dry-run."""
+    """What a run will do: printed by --dry-run, and executed as it stands."""
 
     recipe: str
     stages: tuple[dict[str, dict[str, Any]], ...]
     steps: tuple[int, ...]
+    """Optimizer steps per stage; 0 for one that takes none of its own."""
+    eval_every: tuple[int, ...]
+    """Per stage, steps between readings of the monitor."""
     rows: dict[str, int]
-    reference: tuple[str, ...]
+    reference: tuple[ReferenceKind, ...]
     """Per stage, how the original's outputs will be served."""
+    prompt: str
+    """How a question becomes what the model reads, in words."""
     truncated: int = 0
     """Rows that --max-length cuts."""
     notes: tuple[str, ...] = ()
+
+
+def training_sides(task: Task, settings: LoopSettings) -> dict[str, tuple[Example, ...]]:
+    """The rows a run draws from, by side."""
+    if isinstance(settings, TrainSettings):
+        return {"forget": (), "retain": task.training_rows(settings.split)}
+    return {"forget": task.forget, "retain": task.retain}
+
+
+def make_plan(recipe: str, stages: Sequence[Stage], task: Task, encoder: Encoder, settings: LoopSettings, *,
+              truncated: int = 0, notes: tuple[str, ...] = ()) -> Plan:
+    """What follows from recipe, rows and settings; checks nothing (see `preflight`)."""
+    sides = training_sides(task, settings)
+    steps, eval_every = [], []
+    for stage in stages:
+        if not stage.takes_steps:
+            steps.append(0)
+            eval_every.append(0)
+            continue
+        draws = stage.sampler.order(stage.sides(**sides), 0, settings.seed)
+        epoch = steps_in(len(draws), settings.batch_size * settings.accumulate)
+        steps.append(settings.total_steps(epoch))
+        eval_every.append(settings.steps_between_readings(steps[-1], epoch))
+    return Plan(
+        recipe=recipe, stages=tuple(s.full() for s in stages), steps=tuple(steps), eval_every=tuple(eval_every),
+        rows={"forget": len(task.forget), "retain": len(task.retain), "holdout": len(task.holdout),
+              "neighbour": len(task.neighbour), "utility": len(task.utility)},
+        reference=tuple(s.reference for s in stages), prompt=prompt_format(encoder), truncated=truncated, notes=notes)
+
+
+def prompt_format(encoder: Encoder) -> str:
+    """How questions are put to the model."""
+    if not isinstance(encoder, TextEncoder):
+        return "none: the rows are no text"
+    return "the tokenizer's chat template" if encoder.chat else f"the plain template {encoder.template!r}"
 
 
 MET: dict[RowNeed, Callable[[Task], bool]] = {
@@ -42,20 +84,6 @@ MET: dict[RowNeed, Callable[[Task], bool]] = {
     "wrong_answers": lambda t: all(r.wrong_answers for r in t.forget),
 }
 """Whether a task brings what a plug-in needs of its rows."""
-
-
-def reference_kind(stage: Stage) -> str:
-    """How `build_reference` will serve this stage."""
-    wanted = {n for n in stage.needs if n.startswith("reference.")}
-    if not wanted:
-        return "none needed"
-    if wanted == {"reference.logp"}:
-        return "cached log-probs"
-    if wanted <= {"reference.logp", "reference.likeliest"}:
-        return "cached likeliest tokens"
-    if stage.kept_sides:
-        return "cached states, or a frozen copy where they are larger"
-    return "adapter off" if stage.scope.adapter else "frozen copy"
 
 
 def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Encoder, config: Any,
@@ -107,21 +135,7 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Encode
     texts = sum(r.kind == "text" for r in task.forget)
     if texts and any("questions" in s.needs for s in stages):
         notes += (f"{texts} of {len(task.forget)} forget rows are running text; their refusal has no question.",)
-    return Plan(
-        recipe=recipe, stages=tuple(s.full() for s in stages),
-        steps=tuple(settings.total_steps(_epoch(s, task, settings.batch_size * settings.accumulate))
-                    if s.objective else 0 for s in stages),
-        rows={"forget": len(task.forget), "retain": len(task.retain), "holdout": len(task.holdout),
-              "neighbour": len(task.neighbour), "utility": len(task.utility)},
-        reference=tuple(reference_kind(s) for s in stages),
-        truncated=sum(r.truncated for r in rows), notes=notes,
-    )
-
-
-def _epoch(stage: Stage, task: Task, size: int) -> int:
-    """Steps of an epoch, which is as long as the sampler makes it."""
-    rows = {"forget": task.forget, "retain": task.retain if stage.retain else ()}
-    return math.ceil(len(stage.sampler.order(rows, 0, 0)) / size)
+    return make_plan(recipe, stages, task, tokens, settings, truncated=sum(r.truncated for r in rows), notes=notes)
 
 
 def _wrapped_problems(stage: Stage, wrapped: str) -> list[ExpungeError]:
@@ -163,14 +177,14 @@ def _estimate_problems(stage: Stage) -> list[ExpungeError]:
     source, optimizer = stage.objective, stage.optimizer
     if source is None or type(optimizer).probing is Optimizer.probing:
         return []
-    found: list[ExpungeError] = [
+    problems: list[ExpungeError] = [
         UsageError(f"{p.card.name} cannot be combined with {optimizer.card.name}.",
                    f"{p.card.name} backpropagates, which {optimizer.card.name} is there to avoid.",
                    "Take an optimizer with backpropagation, or another perturbation such as sam.")
         for p in stage.perturb if p.backpropagates]
     if source.value_is_loss:
-        return found
-    return [*found, UsageError(f"{source.card.name} cannot be combined with {optimizer.card.name}.",
+        return problems
+    return [*problems, UsageError(f"{source.card.name} cannot be combined with {optimizer.card.name}.",
                        f"{optimizer.card.name} follows differences of the loss, and the gradient of "
                        f"{source.card.name} is not that of its value.",
                        "Take an optimizer with backpropagation, or an objective such as npo.")]
@@ -180,15 +194,15 @@ def _depth_problems(stage: Stage, depth: int | None) -> list[ExpungeError]:
     """Layers that the model does not have."""
     if depth is None:
         return []
-    found: list[ExpungeError] = []
+    problems: list[ExpungeError] = []
     for plugin in stage.plugins:
         for option in plugin.blocks_in:
             named = getattr(plugin.spec, option, None)
             for block in named if isinstance(named, list) else [named]:
                 if isinstance(block, int) and not 0 <= block < depth:
-                    found.append(UsageError(f"{plugin.card.name}({option}={block}): the model has no such block.",
+                    problems.append(UsageError(f"{plugin.card.name}({option}={block}): the model has no such block.",
                                             f"It has {depth}, numbered 0 to {depth - 1}.", "Name one of these."))
-    return found
+    return problems
 
 
 def _scope_problems(stage: Stage, tokens: Encoder, config: Any) -> list[ExpungeError]:

@@ -20,8 +20,10 @@ from expunge.methods.base import (
     ScopePlugin,
     Wrap,
 )
+from expunge.models.reference import ReferenceKind, choose_reference
 from expunge.needs import ModelNeed, Need
 from expunge.plugin import METHODS, RECIPE_KINDS, SINGLE, SOURCES, Plugin
+from expunge.records.task import Example
 from expunge.registry import load
 from expunge.terms import Call, parse_sum
 
@@ -62,15 +64,29 @@ class Stage:
         return frozenset[ModelNeed]().union(*(p.model_needs for p in self.plugins))
 
     @property
+    def takes_steps(self) -> bool:
+        """Whether a loop runs it; an edit, a guard and an exact method do their work themselves."""
+        return self.objective is not None or (self.edit is None and self.wrap is None)
+
+    @property
+    def reference(self) -> ReferenceKind:
+        """How the original's outputs are served."""
+        return choose_reference(self.needs, adapter=self.scope.adapter)
+
+    def sides(self, forget: Sequence[Example], retain: Sequence[Example]) -> dict[str, Sequence[Example]]:
+        """The rows its sampler draws from: those of a side that no term reads are left out."""
+        return {"forget": forget if self.objective else (), "retain": retain if self.retain else ()}
+
+    @property
     def kept_sides(self) -> set[str]:
         """Sides of whose rows a reference keeps what the original says; none where it is run again."""
-        again = "reference.hidden" in self.needs or (self.scope.adapter and "reference.logits" in self.needs)
+        again = self.reference in ("adapter off", "frozen copy")
         asking = [p for p in self.plugins if any(need.startswith("reference.") for need in p.card.needs)]
         return set() if again else {side for p in asking for side in getattr(p, "reads", ())}
 
     @property
     def likeliest(self) -> tuple[int, set[str]]:
-        """How many tokens of the original's distributions are told apart, and on which sides; (0, none) by default."""
+        """How many of the original's likeliest tokens are kept one by one, and on which sides; (0, none) by default."""
         asking = [p for p in self.plugins if "reference.likeliest" in p.card.needs]
         return max((p.spec.k for p in asking), default=0), {side for p in asking for side in getattr(p, "reads", ())}
 
@@ -138,7 +154,7 @@ def _stage(calls: Sequence[Call], depth: int) -> Stage:
     for plugin in sorted(plugins, key=lambda p: p.card.kind not in SOURCES):
         companions = plugin.companions(depth) if isinstance(plugin, Objective) else plugin.card.companions
         groups.append((plugin.card.name, _build(parse_sum(companions)[0]) if companions else []))
-    # A companion stays only while nobody named another of its kind; of two that bring one, the source's stays.
+    # A companion stays only when no other of its kind is named; of two that bring one, the source's stays.
     notes: list[str] = []
     for bringer, group in (*groups, ("", _build(parse_sum(DEFAULTS)[0]))):
         taken = {p.card.kind: p.card.name for p in plugins}

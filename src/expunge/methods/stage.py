@@ -16,12 +16,13 @@ from expunge.models.subject import Subject
 from expunge.records.task import Example, Task
 from expunge.seeding import derive, stream
 from expunge.training.gradients import BOTH, Gradient, Gradients, Oracle, Tamper
+from expunge.training.method import Method
 from expunge.training.step import Role, Step, WeightedTerm
 from expunge.training.zeroth import Probing
 
 
-class StageMethod:
-    """Implements `training.loop.Method` for a stage, on rows of a task.
+class StageMethod(Method):
+    """A stage, on rows of a task.
 
     Args:
         stage: the plug-ins.
@@ -34,25 +35,25 @@ class StageMethod:
     def __init__(self, stage: Stage, subject: Subject, task: Task, forget: Sequence[Example],
                  retain: Sequence[Example], seed: int) -> None:
         self._stage, self._subject, self._task, self._seed = stage, subject, task, seed
-        self._rows = {"forget": forget if stage.objective else (), "retain": retain if stage.retain else ()}
+        self._rows = stage.sides(forget, retain)
         self.forgets = stage.objective is not None
         # A combiner may carry state, and the stage may be run again.
         self._combine = type(stage.combine)(stage.combine.spec)
         self.separate = stage.combine.separate
         self._perturb = [p for p in stage.perturb if not p.idle] if self.forgets else []
         self.perturbs = bool(self._perturb)
-        self.clip: float | None = getattr(stage.optimizer.spec, "clip", None)
+        self.clip = getattr(stage.optimizer.spec, "clip", None)
         parts = (*((stage.objective,) if stage.objective else ()), *stage.retain)
         self._parts: list[tuple[Any, Role]] = [(p, "retain" if p.card.kind == "retain" else "forget") for p in parts]
         reads = [{s for p, r in self._parts if r == role for s in p.reads} for role in BOTH]
-        self.apart = len({role for _, role in self._parts}) == 2 and reads[0].isdisjoint(reads[1])
-        # Where roles are told apart, each one's backward should see only its own rows.
-        told = self.separate or self.perturbs
-        self.joint = () if told else tuple(dict.fromkeys(s for p in parts for s in p.reads))
+        self.disjoint = len({role for _, role in self._parts}) == 2 and reads[0].isdisjoint(reads[1])
+        # Where each role's gradient is asked for, its backward should see only its own rows.
+        one_by_one = self.separate or self.perturbs
+        self.shared_pass = () if one_by_one else tuple(dict.fromkeys(s for p in parts for s in p.reads))
 
     def order(self, epoch: int) -> list[dict[str, Example]]:
         """The draws of an epoch with every side its terms read."""
-        found = []
+        draws = []
         for i, draw in enumerate(self._stage.sampler.order(self._rows, epoch, self._seed)):
             sides: dict[str, Example] = {}
             if self._stage.objective:
@@ -61,8 +62,8 @@ class StageMethod:
                 sides |= {s: draw[s] for p in self._perturb for s in p.reads if s not in sides}
             if self._stage.retain:
                 sides["retain"] = draw["retain"]
-            found.append(sides)
-        return found
+            draws.append(sides)
+        return draws
 
     def terms(self, step: Step, only: Role | None = None) -> list[WeightedTerm]:
         """All named terms with role and weight. Names stay unique: two plug-ins never share one."""
@@ -88,12 +89,12 @@ class StageMethod:
         seed = derive(self._seed, part.card.name, step)
         return part.gradient(self._subject, scope, plain, step=step, total=total, seed=seed)
 
-    def combine(self, found: Gradients, epoch: int) -> Gradient:
+    def combine(self, grads: Gradients, epoch: int) -> Gradient:
         """One update from the step's gradients."""
         if not self.separate:
-            return found.total()
-        self._combine.observe(found.losses, epoch)
-        return self._combine(found.forget, found.retain)
+            return grads.total()
+        self._combine.observe(grads.losses, epoch)
+        return self._combine(grads.forget, grads.retain)
 
     def around_step(self, scope: Scope, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
         return self._combine.around_step(scope, optimizer)
@@ -115,8 +116,6 @@ class StageMethod:
 
     def learning_rate(self, step: int, total: int, steps_per_epoch: int) -> float:
         return self._stage.optimizer.learning_rate(step, total, steps_per_epoch)
-
-
 
 
 def _each(tampers: Sequence[Tamper], step: Step) -> None:

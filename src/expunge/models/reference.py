@@ -11,10 +11,10 @@ Legend: N supervised tokens (flat), K likeliest tokens, V vocabulary, D hidden s
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -245,24 +245,47 @@ class LiveReference(_Original):
         return checksum(frozen)
 
 
-def build_reference(subject: Subject, needs: frozenset[str], rows: Sequence[Row], *, adapter: bool,
-                    likeliest: tuple[int, Sequence[Row]] = (0, ()),
-                    progress: Callable[[int], None] | None = None) -> Reference | None:
-    """The cheapest reference that serves `needs` (reference.logp, .likeliest, .logits, .hidden); None if none.
+ReferenceKind = Literal["none needed", "cached log-probs", "cached likeliest tokens",
+                        "cached states, or a frozen copy where they are larger", "adapter off", "frozen copy"]
+"""How the original's outputs are served, in words that a plan and a page can print."""
+
+
+def choose_reference(needs: Collection[str], *, adapter: bool) -> ReferenceKind:
+    """The cheapest kind that serves `needs` (reference.logp, .likeliest, .logits, .hidden).
 
     Args:
+        adapter: whether what is trained is an adapter, which can be switched off.
+    """
+    wanted = {need for need in needs if need.startswith("reference.")}
+    if not wanted:
+        return "none needed"
+    if wanted == {"reference.logp"}:
+        return "cached log-probs"
+    if wanted <= {"reference.logp", "reference.likeliest"}:
+        return "cached likeliest tokens"
+    if adapter:
+        return "adapter off"
+    return "frozen copy" if "reference.hidden" in wanted else "cached states, or a frozen copy where they are larger"
+
+
+def build_reference(subject: Subject, kind: ReferenceKind, rows: Sequence[Row], *,
+                    likeliest: tuple[int, Sequence[Row]] = (0, ()),
+                    progress: Callable[[int], None] | None = None) -> Reference | None:
+    """The reference of a kind that `choose_reference` chose; None when none is needed.
+
+    Args:
+        rows: all that will be asked about, for kinds that keep what the original says.
         likeliest: how many tokens are told apart for reference.likeliest, and in which rows.
     """
-    wanted = {n for n in needs if n.startswith("reference.")}
-    if not wanted:
+    if kind == "none needed":
         return None
-    if wanted == {"reference.logp"}:
+    if kind == "cached log-probs":
         return CachedLogProbs(subject, rows, progress)
-    if wanted <= {"reference.logp", "reference.likeliest"}:
+    if kind == "cached likeliest tokens":
         return CachedLikeliest(subject, rows, *likeliest, progress)
-    if "reference.hidden" not in wanted and not adapter and CachedStates.fits(subject, rows):
+    if kind.startswith("cached states") and CachedStates.fits(subject, rows):
         return CachedStates(subject, rows, progress)
-    return LiveReference(subject, adapter=adapter)
+    return LiveReference(subject, adapter=kind == "adapter off")
 
 
 def verify(reference: Reference | None) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator
 
@@ -103,10 +103,16 @@ class LoopSettings(Settings):
         """Optimizer steps of a loop with so many of them in an epoch: `steps`, or what `epochs` come to."""
         return self.steps or max(round((self.epochs or 1.0) * steps_per_epoch), 1)
 
+    def steps_between_readings(self, total: int, steps_per_epoch: int) -> int:
+        """Steps between two readings of the monitor: once an epoch unless `eval_every` says otherwise."""
+        return self.eval_every or steps_per_epoch
+
 
 class TrainSettings(LoopSettings):
     """Options of `expunge train`."""
 
+    checkpoint_every: ClassVar[int] = 50
+    """Steps between checkpoints."""
     split: TrainSplit = Field("full", description="full, or retain for the retrained twin.")
     epochs: float | None = Field(None, gt=0, description="Passes over the rows; 5 when fine-tuning, 40 from scratch "
                                                             "(8 of an image classifier).")
@@ -115,6 +121,10 @@ class TrainSettings(LoopSettings):
     batch_size: int = Field(16, ge=1, description="Rows per micro-batch, over all processes together.")
     eval_every: int | None = Field(None, ge=1, exclude=True, description="Steps between monitor readings; an eighth "
                                                                          "of all steps by default.")
+
+    def steps_between_readings(self, total: int, steps_per_epoch: int) -> int:
+        """An eighth of all steps unless `eval_every` says otherwise."""
+        return self.eval_every or max(total // 8, 1)
 
 
 class RunSettings(LoopSettings):

@@ -26,16 +26,19 @@ from expunge.data.text_encoder import TokenBatch, TokenRow, collate
 from expunge.data.world import authors_task
 from expunge.methods.optimizers.adamw import AdamW
 from expunge.methods.recipe import Stage, parse, training_stage
+from expunge.methods.run_context import RunContext
 from expunge.methods.stage import StageMethod
-from expunge.methods.work import Work
 from expunge.models.language import CausalLM
-from expunge.models.reference import Reference, build_reference, verify
+from expunge.models.reference import Reference, build_reference, choose_reference, verify
 from expunge.models.scope import Scope
 from expunge.models.subject import AnySubject
 from expunge.models.tiny import build_subject
+from expunge.records.settings import RunSettings
 from expunge.records.task import Example, Task
+from expunge.training.checkpoint import Progress
+from expunge.training.fit import fit
 from expunge.training.gradients import Gradients, gradients
-from expunge.training.loop import Loop, Progress, run_loop
+from expunge.training.loop import Loop
 from expunge.training.schedule import Schedule
 from expunge.training.step import Step
 from expunge.training.stopping import StopRule
@@ -135,7 +138,7 @@ def made(objective: str) -> dict[str, Any]:
     """What an objective's builder makes of the memoriser."""
     source = parse(objective, DEPTH)[0].objective
     assert source is not None
-    return json.loads(json.dumps(source.prepare(fresh(), small_task(), Work(steps=30))))
+    return json.loads(json.dumps(source.prepare(fresh(), small_task(), RunContext(settings=RunSettings(steps=30)))))
 
 
 @dataclass
@@ -172,7 +175,7 @@ def train(recipe: str | Stage, *, steps: int, subject: CausalLM | None = None, f
     scope = stage.scope.apply(subject, token_rows(subject, forget, retain))
     schedule = Schedule(method.order, subject.encoder, batch_size, accumulate)
     rows = schedule.token_rows(steps, stage.kept_sides)
-    reference = build_reference(subject, stage.needs, rows, adapter=scope.adapter, likeliest=(stage.likeliest[0], rows))
+    reference = build_reference(subject, stage.reference, rows, likeliest=(stage.likeliest[0], rows))
     if prepare:
         prepare(scope, method)
     readings = [both_losses(subject)] if watch else []
@@ -186,8 +189,8 @@ def train(recipe: str | Stage, *, steps: int, subject: CausalLM | None = None, f
     settings = Loop(**{"steps": steps, "seed": seed, "checkpoint_every": 10**9, "stop": LAST, **(loop or {})})
     with tempfile.TemporaryDirectory() as temporary:
         place = folder or Path(temporary)
-        progress = run_loop(method, subject, scope, schedule, settings, place, reference=reference,
-                            monitor=monitor, on_step=note)
+        progress = fit(method, subject, scope, schedule, settings, folder=place, reference=reference,
+                       monitor=monitor, on_step=note).progress
         lines = [json.loads(line) for line in (place / "steps.jsonl").read_text().splitlines()]
     return Trained(subject, scope, lines, progress, readings, verify(reference))
 
@@ -243,7 +246,8 @@ def batches_of(subject: CausalLM, draws: Sequence[Mapping[str, Example]]) -> dic
 def reference_for(stage: Stage, original: CausalLM, batches: Mapping[str, TokenBatch]) -> Reference | None:
     """The reference `stage` needs, taken from `original`."""
     rows = [row for batch in batches.values() for row in batch.rows]
-    return build_reference(original, stage.needs, rows, adapter=False, likeliest=(stage.likeliest[0], rows))
+    return build_reference(original, choose_reference(stage.needs, adapter=False), rows,
+                           likeliest=(stage.likeliest[0], rows))
 
 
 def gradient(recipe: str | Stage, subject: CausalLM, *, original: CausalLM | None = None,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,14 +16,37 @@ from torch import Tensor, nn
 from expunge.records.base import read_json, write_json
 
 
-class Stateful(Protocol):
-    """Whatever takes back what it gave to `save`."""
+@dataclass
+class Progress:
+    """How far a loop is and what it has seen. Mutable on purpose; saved whole."""
 
-    def restore(self, state: Mapping[str, Any]) -> None: ...
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    start: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] | None = None
+    alarms: list[str] = field(default_factory=list)
+    reason: str = "step budget used"
+    stopped: bool = False
+
+
+@dataclass
+class FitState:
+    """What one call of `fit` hands to the next, and what a checkpoint holds beside the weights."""
+
+    progress: Progress = field(default_factory=Progress)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    """`state_dict` of the optimizer; without "param_groups" those of the new optimizer stay."""
+    method: dict[str, Any] = field(default_factory=dict)
+    """What the method remembers, as its `state` gives it."""
+    best: dict[str, Tensor] | None = None
+    """Weights of the best reading so far, where the rule keeps them."""
+    watched: list[Tensor] = field(default_factory=list)
+    """A few weights at the start (see `Movement`); a checkpoint leaves them out."""
 
 
 class Checkpoints:
-    """Newest state of one loop in `folder`: weights, optimizer, method, progress, best weights so far.
+    """Newest state of one loop in `folder`, with the weights.
 
     Random streams need no saving: every step derives its own from the seed and its number.
     """
@@ -32,40 +56,37 @@ class Checkpoints:
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint, or None."""
-        found = [p for p in self.folder.glob("step-*") if p.suffix != ".new"]
-        return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
+        complete = [p for p in self.folder.glob("step-*") if p.suffix != ".new"]
+        return max(complete, key=lambda p: int(p.name.split("-")[1]), default=None)
 
-    def save(self, step: int, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer,
-             method: Mapping[str, Any], progress: Mapping[str, Any], best: Mapping[str, Tensor] | None) -> None:
+    def save(self, parameters: Mapping[str, nn.Parameter], state: FitState) -> None:
         """Write step-N.new, rename it to step-N, then drop the older ones."""
-        target = self.folder / f"step-{step}"
-        fresh = self.folder / f"step-{step}.new"
+        target = self.folder / f"step-{state.progress.step}"
+        fresh = target.with_name(target.name + ".new")
         if target.exists():  # the same step: replacing it would leave a moment without any checkpoint
             return
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         save_file({n: p.detach().cpu().contiguous() for n, p in parameters.items()}, fresh / "weights.safetensors")
-        if best is not None:
-            save_file(dict(best), fresh / "best.safetensors")
-        torch.save({"optimizer": optimizer.state_dict(), "method": dict(method)}, fresh / "state.pt")
-        write_json(fresh / "progress.json", dict(progress))
+        if state.best is not None:
+            save_file(dict(state.best), fresh / "best.safetensors")
+        torch.save({"optimizer": state.optimizer, "method": state.method}, fresh / "state.pt")
+        write_json(fresh / "progress.json", vars(state.progress))
         os.replace(fresh, target)
         for old in self.folder.glob("step-*"):
             if old != target:
                 shutil.rmtree(old, ignore_errors=True)
 
-    def restore(self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer,
-                method: Stateful) -> tuple[dict[str, Any], dict[str, Tensor] | None] | None:
-        """Put weights and optimizer back; returns (progress, best weights), or None without a checkpoint."""
-        found = self.latest()
-        if found is None:
+    def restore(self, parameters: Mapping[str, nn.Parameter]) -> FitState | None:
+        """Put the weights back and return the rest; None without a checkpoint."""
+        folder = self.latest()
+        if folder is None:
             return None
-        put(parameters, load_file(found / "weights.safetensors"))
-        state = torch.load(found / "state.pt", weights_only=True)
-        optimizer.load_state_dict(state["optimizer"])
-        method.restore(state["method"])
-        best = found / "best.safetensors"
-        return read_json(found / "progress.json"), (load_file(best) if best.exists() else None)
+        put(parameters, load_file(folder / "weights.safetensors"))
+        best = folder / "best.safetensors"
+        return FitState(Progress(**read_json(folder / "progress.json")),
+                        **torch.load(folder / "state.pt", weights_only=True),
+                        best=load_file(best) if best.exists() else None)
 
 
 @torch.no_grad()

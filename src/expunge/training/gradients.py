@@ -21,10 +21,10 @@ from expunge.training.schedule import share
 from expunge.training.step import Role, Step, reduce_terms, totals, weighted_sum
 
 if TYPE_CHECKING:
-    from expunge.training.loop import Method
+    from expunge.training.method import Method
 
 Gradient = Sequence[Tensor]
-"""One tensor per parameter of the scope, in its order. May be computed while it is walked."""
+"""One tensor per parameter of the scope, in its order. May be computed part by part, while it is iterated."""
 Tamper = Callable[[Step], None]
 """Called on a micro-batch before its terms are computed."""
 Estimate = Callable[..., "Gradients"]
@@ -45,14 +45,14 @@ class Oracle(Protocol):
 
 @dataclass
 class Gradients:
-    """Gradients of one optimizer step, by role when they were asked for apart."""
+    """Gradients of one optimizer step, by role when each was asked for."""
 
     forget: Gradient
     retain: Gradient
     together: Gradient
     values: dict[str, float]
     losses: dict[str, float]
-    """Weighted loss of each role; one entry "both" when they were not asked for apart."""
+    """Weighted loss of each role; one entry "both" when only their sum was asked for."""
     nll: dict[str, float] = field(default_factory=dict)
 
     def total(self) -> Gradient:
@@ -77,16 +77,16 @@ class Gradients:
         self.values, self.losses, self.nll = processes.add_figures(self.values, self.losses, self.nll)
 
     def describe(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"loss": sum(self.losses.values()), "terms": self.values}
-        found |= {f"{side}_nll": value for side, value in self.nll.items()}
+        line: dict[str, Any] = {"loss": sum(self.losses.values()), "terms": self.values}
+        line |= {f"{side}_nll": value for side, value in self.nll.items()}
         if self.forget:
             pairs = [(inner([f], [r]), inner([f], [f]), inner([r], [r]))
-                     for f, r in zip(self.forget, self.retain, strict=True)]  # walked once: it may be drawn as we go
+                     for f, r in zip(self.forget, self.retain, strict=True)]  # iterated once, see Gradient
             dot, *squares = (sum(column) for column in zip(*pairs, strict=True))
             norms = [square ** 0.5 for square in squares]
-            found |= {"grad_norm_forget": norms[0], "grad_norm_retain": norms[1],
+            line |= {"grad_norm_forget": norms[0], "grad_norm_retain": norms[1],
                       "cosine": dot / (norms[0] * norms[1]) if norms[0] * norms[1] > 0 else None}
-        return found
+        return line
 
 
 def gradients(method: Method, subject: Subject, scope: Scope, reference: Reference | None,
@@ -109,27 +109,27 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
     by_turns = _takes_turns(method, subject.device)
     turns: tuple[Role | None, ...] = (only,) if only else BOTH if by_turns else (None,)
     sums: dict[Any, list[Tensor]] = {}
-    found = Gradients([], [], [], {}, {})
+    total = Gradients([], [], [], {}, {})
     subject.train()
     try:
         for batches, turn in product(share(micro, subject.encoder), turns):
-            step = make_step(method, subject, reference, batches, tamper, joint=not by_turns)
+            step = make_step(method, subject, reference, batches, tamper, share_pass=not by_turns)
             with accelerator.autocast():
                 terms = method.terms(step, turn)
                 named = reduce_terms(terms, counts)
             losses = {role: weighted_sum(terms, named, role) for role in roles if turn is None or role in (turn, None)}
             _differentiate(losses, parameters, sums)
-            found.note(named, losses, step, counts)
-            del step, terms, named, losses  # logits and all: whoever is next needs the room
+            total.note(named, losses, step, counts)
+            del step, terms, named, losses  # logits too: the next turn needs the memory
     finally:
         subject.model.eval()
     for found_sums in sums.values():
         scope.mask(found_sums)
     zeros = {role: sums.get(role) or [torch.zeros_like(p) for p in parameters] for role in roles}
     processes.add([total for parts in zeros.values() for total in parts])
-    found.add_up()
-    found.forget, found.retain, found.together = (zeros.get(r, []) for r in ("forget", "retain", None))
-    return found
+    total.add_up()
+    total.forget, total.retain, total.together = (zeros.get(r, []) for r in ("forget", "retain", None))
+    return total
 
 
 def perturbed(method: Method, scope: Scope, estimate: Estimate, step: int, total: int) -> Gradients:
@@ -149,18 +149,18 @@ def perturbed(method: Method, scope: Scope, estimate: Estimate, step: int, total
 
 def _takes_turns(method: Method, device: torch.device) -> bool:
     """A processor gains nothing by a pass of all sides."""
-    return method.apart and (device.type == "cpu" or not method.joint)
+    return method.disjoint and (device.type == "cpu" or not method.shared_pass)
 
 
 def make_step(method: Method, subject: Subject, reference: Reference | None, batches: Mapping[str, Batch],
-              tamper: Tamper | None, joint: bool = True) -> Step:
+              tamper: Tamper | None, share_pass: bool = True) -> Step:
     """One micro-batch on the subject's device, tampered with where a perturbation asks for it.
 
     Args:
-        joint: sides that the method wants together may share a pass.
+        share_pass: sides that the method wants in one forward pass get one.
     """
     on_device = {side: batch.to(subject.device) for side, batch in batches.items()}
-    step = Step(subject, on_device, reference, method.joint if joint and not tamper else ())
+    step = Step(subject, on_device, reference, method.shared_pass if share_pass and not tamper else ())
     if tamper:
         tamper(step)
     return step
@@ -195,7 +195,7 @@ def _owned(parameters: Sequence[Tensor], parts: Sequence[Tensor | None]) -> list
 
 
 def apply(optimizer: torch.optim.Optimizer, scope: Scope, update: Gradient, scale: float) -> None:
-    """One optimizer step. A gradient that is computed while it is walked never stands in memory whole."""
+    """One optimizer step. A gradient that is computed while it is iterated is never in memory as a whole."""
     whole = isinstance(update, list)
     for parameter, part in zip(scope.parameters.values(), update, strict=True):
         parameter.grad = part.mul_(scale)
@@ -208,13 +208,17 @@ def apply(optimizer: torch.optim.Optimizer, scope: Scope, update: Gradient, scal
 
 
 class Movement:
-    """Watches a few elements of every trainable tensor, to notice when nothing moves."""
+    """Watches a few elements of every trainable tensor, to notice when nothing moves.
 
-    def __init__(self, scope: Scope, seed: int) -> None:
+    Args:
+        start: what they were when training began, where that was before.
+    """
+
+    def __init__(self, scope: Scope, seed: int, start: Sequence[Tensor] = ()) -> None:
         generator = torch.Generator().manual_seed(derive(seed, "movement"))
         self._watched = [(p, torch.randint(p.numel(), (16,), generator=generator).to(p.device))
                          for p in scope.parameters.values()]
-        self._start = [self._read(p, i) for p, i in self._watched]
+        self.start = list(start) or [self._read(p, i) for p, i in self._watched]
 
     @staticmethod
     def _read(parameter: Tensor, index: Tensor) -> Tensor:
@@ -222,5 +226,5 @@ class Movement:
 
     def mean(self) -> float:
         """Mean absolute movement over mean absolute starting value."""
-        moved = torch.cat([(self._read(p, i) - s).abs() for (p, i), s in zip(self._watched, self._start, strict=True)])
-        return float(moved.mean() / (torch.cat(self._start).abs().mean() + 1e-12))
+        moved = torch.cat([(self._read(p, i) - s).abs() for (p, i), s in zip(self._watched, self.start, strict=True)])
+        return float(moved.mean() / (torch.cat(self.start).abs().mean() + 1e-12))

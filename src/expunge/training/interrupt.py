@@ -22,6 +22,6 @@ def interruptible() -> Iterator[list[int]]:
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
                 stack.callback(signal.signal, number, signal.signal(number, note))
-        except ValueError:  # not the main thread: signals are somebody else's
+        except ValueError:  # not the main thread: only that one may handle signals
             pass
         yield flag

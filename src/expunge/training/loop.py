@@ -6,16 +6,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from expunge import processes
 from expunge.errors import InterruptedRun, NonFiniteError
@@ -24,36 +22,19 @@ from expunge.models.scope import Scope
 from expunge.models.subject import Subject, checksum
 from expunge.records.base import write_text
 from expunge.seeding import derive
-from expunge.training.checkpoint import Checkpoints, put, take
-from expunge.training.gradients import BOTH, Gradient, Gradients, Movement, Oracle, apply, gradients, perturbed
+from expunge.training.checkpoint import Checkpoints, FitState, put, take
+from expunge.training.gradients import BOTH, Movement, apply, gradients, perturbed
 from expunge.training.interrupt import interruptible
+from expunge.training.method import Method
 from expunge.training.recomputing import recomputing
 from expunge.training.schedule import Schedule
-from expunge.training.step import Role, Step, WeightedTerm
 from expunge.training.stopping import StopRule, alarms
-from expunge.training.zeroth import Probing, zeroth
+from expunge.training.zeroth import zeroth
 
-
-class Method(Protocol):
-    """What the loop runs: a recipe stage, seen only through these verbs."""
-
-    joint: tuple[str, ...]
-    apart: bool
-    separate: bool
-    clip: float | None
-    forgets: bool
-    perturbs: bool
-
-    def terms(self, step: Step, only: Role | None = None) -> list[WeightedTerm]: ...
-    def perturb(self, scope: Scope, plain: Oracle, step: int, total: int) -> Gradient: ...
-    def combine(self, found: Gradients, epoch: int) -> Gradient: ...
-    def around_step(self, scope: Scope, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]: ...
-    def figures(self) -> dict[str, float]: ...
-    def state(self) -> dict[str, Any]: ...
-    def restore(self, state: Mapping[str, Any]) -> None: ...
-    def optimizer(self, scope: Scope) -> torch.optim.Optimizer: ...
-    def probing(self, step: int, total: int) -> Probing | None: ...
-    def learning_rate(self, step: int, total: int, steps_per_epoch: int) -> float: ...
+Monitored = Callable[[], dict[str, float]]
+"""Reads `forget`, `forget_loss` and `utility` of the subject as it is now."""
+OnStep = Callable[[dict[str, Any]], None]
+"""Called with the log line of every step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +42,8 @@ class Loop:
     """Settings of one loop; the same for training, unlearning and relearning."""
 
     steps: int
+    until: int | None = None
+    """Hand the state over after this step, although more are planned."""
     seed: int = 0
     eval_every: int = 0
     """Steps between monitor readings; 0 reads only at the end."""
@@ -69,24 +52,10 @@ class Loop:
     stop: StopRule = field(default_factory=lambda: StopRule())
 
 
-@dataclass
-class Progress:
-    """What a resumed loop has to know. Mutable on purpose; saved whole."""
-
-    step: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
-    start: dict[str, float] = field(default_factory=dict)
-    best: dict[str, float] | None = None
-    alarms: list[str] = field(default_factory=list)
-    reason: str = "step budget used"
-    stopped: bool = False
-
-
-def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule, loop: Loop, folder: Path, *,
-             reference: Reference | None = None, monitor: Callable[[], dict[str, float]] | None = None,
-             on_step: Callable[[dict[str, Any]], None] | None = None) -> Progress:
-    """Change `subject` in place until a rule says stop; the kept checkpoint is what remains.
+def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule, loop: Loop, folder: Path,
+             state: FitState, *, reference: Reference | None = None, monitor: Monitored | None = None,
+             on_step: OnStep | None = None) -> FitState:
+    """Change `subject` in place until a rule says stop; the kept checkpoint is what remains. Called by `fit`.
 
     Writes folder/steps.jsonl and folder/checkpoint/. Resumes by itself when a checkpoint is there.
 
@@ -98,8 +67,9 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
     accelerator = Accelerator()
     processes.check_precision(accelerator.mixed_precision)  # a caller's own state may say more than the launcher
     optimizer = method.optimizer(scope)
-    probe = Movement(scope, loop.seed)  # before a checkpoint is put back: movement counts from the start
-    progress, best = _begin(folder, scope, optimizer, method)
+    probe = Movement(scope, loop.seed, state.watched)  # before a checkpoint is put back: it counts from the start
+    state = _restored(folder, scope, optimizer, method, state)
+    state.watched, progress, end = probe.start, state.progress, min(loop.until or loop.steps, loop.steps)
     processes.check_same("weights", lambda: f"{progress.step} {checksum(subject.model.state_dict())}")
     checkpoints = Checkpoints(folder / "checkpoint")
     monitor = partial(processes.on_main, monitor) if monitor else None  # all decide by the same reading
@@ -108,13 +78,14 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
 
     def save() -> None:
         if processes.is_main():
-            checkpoints.save(progress.step, scope.parameters, optimizer, method.state(), vars(progress), best)
+            state.optimizer, state.method = optimizer.state_dict(), method.state()
+            checkpoints.save(scope.parameters, state)
         processes.wait()
 
     path = folder / "steps.jsonl" if processes.is_main() else os.devnull
     with (interruptible() as interrupted, open(path, "a", encoding="utf-8") as log,
           recomputing(subject, loop.gradient_checkpointing)):
-        while progress.step < loop.steps and not progress.stopped:
+        while progress.step < end and not progress.stopped:
             began, index = time.perf_counter(), progress.step
             torch.manual_seed(derive(loop.seed, "step", index))
             micro = list(schedule.micro_batches(index))
@@ -124,12 +95,12 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
             way = gradients if probing is None else partial(zeroth, probing=probing, seed=derive(loop.seed, index))
             estimate = partial(way, method, subject, scope, reference, micro,
                                method.separate or evaluate or index == 0, accelerator)
-            found = perturbed(method, scope, estimate, index, loop.steps) if method.perturbs else estimate()
-            line |= found.describe()
-            bad = [n for n, v in found.values.items() if not math.isfinite(v)]
+            grads = perturbed(method, scope, estimate, index, loop.steps) if method.perturbs else estimate()
+            line |= grads.describe()
+            bad = [n for n, v in grads.values.items() if not math.isfinite(v)]
             fine = not bad and all(math.isfinite(line.get(f"grad_norm_{role}", 0.0)) for role in BOTH)
-            update = method.combine(found, index // schedule.steps_per_epoch) if fine else ()
-            del found  # only the update is needed now, and gradients are large
+            update = method.combine(grads, index // schedule.steps_per_epoch) if fine else ()
+            del grads  # only the update is needed now, and gradients are large
             norm = float(torch.stack([g.norm() for g in update]).norm()) if fine else math.nan
             line |= method.figures() | {"grad_norm": norm}
             if not math.isfinite(norm):
@@ -153,7 +124,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
                 line["eval"] = now
                 if loop.stop.better(now, progress.best, progress.start):
                     progress.best = now | {"step": progress.step}
-                    best = take(scope.parameters) if loop.stop.keep == "best" else None
+                    state.best = take(scope.parameters) if loop.stop.keep == "best" else None
                 done = progress.step / loop.steps
                 fresh = alarms(now, progress.start, probe.mean(), done, method.forgets)
                 progress.alarms += [a for a in fresh if a.split("(")[0] not in str(progress.alarms)]
@@ -173,23 +144,28 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
                 raise InterruptedRun(f"Interrupted after step {progress.step} of {loop.steps}.",
                                      "What was finished is kept.",
                                      "The same command with --resume goes on, or without where it has no such option.")
-            due = progress.stopped or progress.step == loop.steps or progress.step % (loop.checkpoint_every or 1) == 0
+            due = progress.stopped or progress.step == end or progress.step % (loop.checkpoint_every or 1) == 0
             if due and loop.checkpoint_every:
                 save()
-    if best is not None and loop.stop.keep == "best":
-        put(scope.parameters, {n: v.to(subject.device) for n, v in best.items()})
-    return progress
+    state.optimizer, state.method = optimizer.state_dict(), method.state()
+    if state.best is not None and loop.stop.keep == "best" and (progress.stopped or progress.step == loop.steps):
+        put(scope.parameters, {n: v.to(subject.device) for n, v in state.best.items()})
+    return state
 
 
-def _begin(folder: Path, scope: Scope, optimizer: torch.optim.Optimizer,
-           method: Method) -> tuple[Progress, dict[str, Tensor] | None]:
-    """Fresh progress, or the checkpoint's with the log cut back to it."""
+def _restored(folder: Path, scope: Scope, optimizer: torch.optim.Optimizer, method: Method,
+              state: FitState) -> FitState:
+    """The checkpoint's state where there is one, else `state`, taken over; with the log cut back to it."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "steps.jsonl"
-    restored = Checkpoints(folder / "checkpoint").restore(scope.parameters, optimizer, method)
-    progress, best = (Progress(), None) if restored is None else (Progress(**restored[0]), restored[1])
+    stored = Checkpoints(folder / "checkpoint").restore(scope.parameters)
+    state = stored or state
+    if state.optimizer:
+        optimizer.load_state_dict({"param_groups": optimizer.state_dict()["param_groups"]} | state.optimizer)
+    if state.method:
+        method.restore(state.method)
     if processes.is_main():
         # A kill can cut the last line in half, so lines are counted rather than parsed.
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if restored else []
-        write_text(log, "".join(lines[: progress.step]))
-    return progress, best
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if stored else []
+        write_text(log, "".join(lines[: state.progress.step]))
+    return state

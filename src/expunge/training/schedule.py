@@ -30,7 +30,7 @@ class Schedule:
         self._micro = batch_size
         self._size = batch_size * accumulate
         self._epoch: tuple[int, Sequence[Draw]] = (0, order(0))
-        self.steps_per_epoch = math.ceil(len(self._epoch[1]) / self._size)
+        self.steps_per_epoch = steps_in(len(self._epoch[1]), self._size)
 
     def draws(self, step: int) -> Sequence[Draw]:
         """All draws of optimizer step `step` (from 0). The last step of an epoch may be shorter."""
@@ -48,13 +48,18 @@ class Schedule:
 
     def token_rows(self, steps: int, sides: set[str]) -> list[Row]:
         """Every distinct row the first `steps` steps ask for on these sides."""
-        found: dict[str, Row] = {}
+        rows: dict[str, Row] = {}
         for step in range(steps if sides else 0):
             for draw in self.draws(step):
                 for side in sides & draw.keys():
                     row = self._encoder.encode(draw[side])
-                    found.setdefault(row.key, row)
-        return list(found.values())
+                    rows.setdefault(row.key, row)
+        return list(rows.values())
+
+
+def steps_in(draws: int, rows_per_step: int) -> int:
+    """Optimizer steps of an epoch of so many draws; the last may be shorter."""
+    return math.ceil(draws / rows_per_step)
 
 
 def share(micro: Sequence[Mapping[str, Batch]], encoder: Encoder) -> Sequence[Mapping[str, Batch]]:

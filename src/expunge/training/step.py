@@ -46,15 +46,15 @@ class Step:
         subject: the model being changed.
         batches: side ("forget", "retain", "refusal", ...) -> rows.
         reference: the original's outputs, when some term needs them.
-        joint: sides whose answers are computed in one forward pass.
+        shared_pass: sides whose answers are computed in one forward pass.
     """
 
     def __init__(self, subject: AnySubject, batches: Mapping[str, Any], reference: Reference | None = None,
-                 joint: Iterable[str] = ()) -> None:
+                 shared_pass: Iterable[str] = ()) -> None:
         self.subject = subject
         self.batches: dict[str, Any] = dict(batches)
         self._reference = reference
-        self._joint = tuple(s for s in joint if s in self.batches)
+        self._shared_pass = tuple(s for s in shared_pass if s in self.batches)
         self._answers: dict[str, Answers] = {}
         self._hidden: dict[tuple[str, int], Tensor] = {}
         self.during: dict[str, Callable[[], AbstractContextManager[object]]] = {}
@@ -80,7 +80,7 @@ class Step:
     def answers(self, side: str) -> Answers:
         """The current model's predictions on a side, with gradient."""
         if side not in self._answers:
-            together = self._joint if side in self._joint else (side,)
+            together = self._shared_pass if side in self._shared_pass else (side,)
             missing = {s: self.batches[s] for s in together if s not in self._answers}
             with self.during.get(side, nullcontext)():
                 self._answers |= self.subject.answers_of(missing)

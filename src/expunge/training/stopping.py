@@ -74,14 +74,14 @@ def alarms(now: Mapping[str, float], start: Mapping[str, float], moved: float, d
         done: share of the planned steps that has run.
         forgets: False for plain training, where a falling forget loss is no failure.
     """
-    found = []
+    raised = []
     if done >= 0.25 and moved < 1e-6:
-        found.append(f"Almost no weight has moved (mean relative change {moved:.1e}): "
+        raised.append(f"Almost no weight has moved (mean relative change {moved:.1e}): "
                      "the learning rate may be too small for these weights.")
     if forgets and done >= 0.5 and start["forget"] - now["forget"] < 0.01 * start["forget"]:
-        found.append(f"Forget probability has hardly moved ({start['forget']:.3f} to {now['forget']:.3f}): "
+        raised.append(f"Forget probability has hardly moved ({start['forget']:.3f} to {now['forget']:.3f}): "
                      "try a larger learning rate or more steps.")
     if now["utility"] < 0.5 * start["utility"]:
-        found.append(f"Utility collapsed ({start['utility']:.3f} to {now['utility']:.3f}): "
+        raised.append(f"Utility collapsed ({start['utility']:.3f} to {now['utility']:.3f}): "
                      "try a smaller learning rate or a stronger retain term.")
-    return found
+    return raised

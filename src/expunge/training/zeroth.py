@@ -24,7 +24,7 @@ from expunge.training.schedule import share
 from expunge.training.step import Role, reduce_terms, totals, weighted_sum
 
 if TYPE_CHECKING:
-    from expunge.training.loop import Method
+    from expunge.training.method import Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +96,15 @@ def zeroth(method: Method, subject: Subject, scope: Scope, reference: Reference 
     seeds = [derive(seed, "direction", i) for i in range(probing.queries)]
 
     def look() -> Gradients:
-        found = Gradients([], [], [], {}, {})
+        grads = Gradients([], [], [], {}, {})
         for batches in share(micro, subject.encoder):
             step = make_step(method, subject, reference, batches, tamper)
             with accelerator.autocast():
                 terms = method.terms(step, only)
                 named = reduce_terms(terms, counts)
-            found.note(named, {role: weighted_sum(terms, named, role) for role in roles}, step, counts)
-        found.add_up()
-        return found
+            grads.note(named, {role: weighted_sum(terms, named, role) for role in roles}, step, counts)
+        grads.add_up()
+        return grads
 
     ends: list[tuple[Gradients, Gradients]] = []
     scales: list[float] = []

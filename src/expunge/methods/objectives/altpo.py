@@ -14,7 +14,7 @@ from expunge.methods._lib.inverted import read_answers, usable
 from expunge.methods._lib.weighted_likelihood import log_ratio, sequence_mean
 from expunge.methods.base import Objective, WeightedSpec
 from expunge.methods.objectives.dpo import preference
-from expunge.methods.work import Work
+from expunge.methods.run_context import RunContext
 from expunge.models.language import CausalLM
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task
@@ -103,7 +103,7 @@ class AltPO(Objective):
             return [error]
         return []
 
-    def prepare(self, subject: CausalLM, task: Task, work: Work) -> dict[str, Any]:
+    def prepare(self, subject: CausalLM, task: Task, run: RunContext) -> dict[str, Any]:
         spec = self.spec
         if spec.alternates:
             return {"alternates": self._from_file(task.forget)}
@@ -112,8 +112,8 @@ class AltPO(Objective):
         fits = [row for row in task.forget if subject.context is None or len(requests[row.id]) < subject.context]
         prompts = [requests[row.id] for row in fits for _ in range(spec.samples)]
         texts = [text for text, _ in subject.generate(
-            prompts, spec.max_new_tokens, temperature=spec.temperature, seed=derive(work.seed, "altpo"),
-            progress=work.announce("alternates", len(prompts)))]
+            prompts, spec.max_new_tokens, temperature=spec.temperature, seed=derive(run.seed, "altpo"),
+            progress=run.announce("alternates", len(prompts)))]
         alternates = {row.id: list[str]() for row in task.forget}
         for i, row in enumerate(fits):
             alternates[row.id] = usable(texts[i * spec.samples: (i + 1) * spec.samples], row.answer)

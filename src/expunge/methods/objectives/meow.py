@@ -13,7 +13,7 @@ from expunge.methods._lib.inverted import answer_sources, read_answers, wrong_an
 from expunge.methods._lib.memo import memo
 from expunge.methods._lib.weighted_likelihood import token_mean
 from expunge.methods.base import Objective, WeightedSpec
-from expunge.methods.work import Work
+from expunge.methods.run_context import RunContext
 from expunge.models.language import CausalLM
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task
@@ -94,19 +94,19 @@ class MEOW(Objective):
                            f"such as {missing[0]}.", "Neither the row nor another about its entity has wrong_answers.",
                            "Add a `wrong_answers` field, or give inverted=FILE of {id, answers}.")] if missing else []
 
-    def prepare(self, subject: CausalLM, task: Task, work: Work) -> dict[str, Any]:
+    def prepare(self, subject: CausalLM, task: Task, run: RunContext) -> dict[str, Any]:
         for problem in self.problems(task):
             raise problem
         spec, answers = self.spec, self._answers(task)
         pairs = [row.model_copy(update={"answer": text}) for row in task.forget for text in answers.get(row.id, ())]
         scores = iter([0.0] * len(pairs) if spec.select == "random" else memo(
             subject, pairs, mode=spec.mode, share=spec.share, window=spec.window, cuts=spec.cuts,
-            max_new_tokens=spec.max_new_tokens, announce=work.announce))
+            max_new_tokens=spec.max_new_tokens, announce=run.announce))
         chosen, memos = {}, {}
         for row in task.forget:
             texts = answers.get(row.id, [])
             memos[row.id] = [next(scores) for _ in texts]
-            picked = choose(memos[row.id], spec.top_k, spec.select, stream(work.seed, "meow", row.id))
+            picked = choose(memos[row.id], spec.top_k, spec.select, stream(run.seed, "meow", row.id))
             chosen[row.id] = [texts[i] for i in picked]
         return {"chosen": chosen, "memo": memos, "lenders": answer_sources(task.forget, answers)}
 

@@ -15,7 +15,7 @@ from expunge.methods._lib.edited_teacher import EditedTeacher, replace
 from expunge.methods._lib.generic import UNCOUNTED, generic_targets, read_terms, spell
 from expunge.methods.base import WeightedSpec
 from expunge.methods.finetune import finetune
-from expunge.methods.work import Work
+from expunge.methods.run_context import RunContext
 from expunge.models.language import CausalLM
 from expunge.models.load import float32_master
 from expunge.plugin import Card, Property
@@ -71,19 +71,19 @@ class WHP(EditedTeacher):
             return [error]
         return []
 
-    def prepare(self, subject: CausalLM, task: Task, work: Work) -> dict[str, Any]:
+    def prepare(self, subject: CausalLM, task: Task, run: RunContext) -> dict[str, Any]:
         terms = spell(self._terms(), subject.encoder)
         reinforced = self._copy(subject)
         finetune(reinforced, task.forget, lr=self.spec.reinforce_lr, epochs=self.spec.reinforce_epochs,
-                 batch_size=work.batch_size, accumulate=work.accumulate, seed=derive(work.seed, "whp"),
-                 folder=work.folder and work.folder / "reinforced", title="reinforced model", announce=work.announce)
+                 batch_size=run.settings.batch_size, accumulate=run.settings.accumulate, seed=derive(run.seed, "whp"),
+                 folder=run.folder and run.folder / "reinforced", title="reinforced model", announce=run.announce)
         # Both sides in one precision: the difference of their logits is small.
         plain = next(subject.model.parameters()).dtype == torch.float32
         base = subject if plain else self._copy(subject)
         rows = [subject.encoder.encode(example) for example in task.forget]
         targets: dict[str, Any] = {}
-        for start in range(0, len(rows), work.batch_size):
-            part = rows[start: start + work.batch_size]
+        for start in range(0, len(rows), run.settings.batch_size):
+            part = rows[start: start + run.settings.batch_size]
             targets |= generic_targets(base, reinforced, part, self.spec.alpha, terms)
         return targets
 

@@ -20,9 +20,10 @@ import torch
 from expunge.errors import DataError, ExpungeError, MissingError, UsageError
 from expunge.methods._lib.inverted import usable
 from expunge.methods.base import Objective
-from expunge.methods.work import Work
+from expunge.methods.run_context import RunContext
 from expunge.metrics.text.rouge import rouge
 from expunge.models.language import CausalLM
+from expunge.records.settings import RunSettings
 from expunge.records.task import Example, Task
 
 from ..support import (
@@ -84,10 +85,10 @@ def likeness(rows: Sequence[Example], texts: Sequence[str]) -> tuple[float, floa
 def leaves_no_mark(plugin: type[Objective]) -> None:
     """Building gives plain data, the same for the same seed; weights, mode and random state stay."""
     subject, before = fresh(), weights(memoriser())
-    first = plugin().prepare(subject, few(), Work(seed=1))
+    first = plugin().prepare(subject, few(), RunContext(settings=RunSettings(seed=1)))
     torch.manual_seed(99)  # not where the first call would have left it
     with same_random_state():
-        again = plugin().prepare(subject, few(), Work(seed=1))
+        again = plugin().prepare(subject, few(), RunContext(settings=RunSettings(seed=1)))
     assert json.loads(json.dumps(first)) == first == again
     assert all(torch.equal(p, before[n]) for n, p in weights(subject).items())
     assert hooks(subject) == [] and not subject.model.training
@@ -101,7 +102,7 @@ def reads_answers(plugin: type[Objective], option: str) -> None:
              "unknown": ["?"]}
     made = plugin(**{option: file_of(given)})  # type: ignore[arg-type]
     assert made.problems(task) == []
-    made.made = made.prepare(memoriser(), task, Work())
+    made.made = made.prepare(memoriser(), task, RunContext())
     for row, expected in zip(task.forget, ({"One thing."}, {"Another.", "A third."}), strict=True):
         drawn = [made.sides(row, task, random.Random(i)) for i in range(12)]
         for sides in drawn:
@@ -156,8 +157,8 @@ def writes_alternates(plugin: type[Objective]) -> None:
     """Sampled from the model with the run's seed, at most as many as asked for, no copies of the truth."""
     task = few()
     options: dict[str, Any] = {"max_new_tokens": 24, "samples": 3}
-    first, again, other = (plugin(**options).prepare(memoriser(), task, Work(seed=seed))["alternates"]
-                           for seed in (0, 0, 1))
+    runs = (RunContext(settings=RunSettings(seed=seed)) for seed in (0, 0, 1))
+    first, again, other = (plugin(**options).prepare(memoriser(), task, run)["alternates"] for run in runs)
     assert first == again != other
     assert first.keys() == {r.id for r in task.forget}
     for row in task.forget:
@@ -173,9 +174,9 @@ def says_when_nothing_survives(plugin: type[Objective]) -> None:
     """A model that only repeats the truth, or a request without room, ends in advice."""
     for options, count in (({"prompt": "{question}", "temperature": 0.1}, 4), ({"prompt": "{question} " * 40}, 4)):
         with pytest.raises(UsageError, match=f"no alternate for {count} of 4") as refused:
-            plugin(**options).prepare(memoriser(), few(), Work())
+            plugin(**options).prepare(memoriser(), few(), RunContext())
         assert "alternates=FILE" in refused.value.fix and "prompt=" in refused.value.fix
     task = few()
     part = file_of({r.id: ["Something else."] for r in task.forget[:3]})
     with pytest.raises(UsageError, match=f"no alternate for 1 of 4 forget rows, such as {task.forget[3].id}"):
-        plugin(alternates=part).prepare(memoriser(), task, Work())
+        plugin(alternates=part).prepare(memoriser(), task, RunContext())

@@ -20,11 +20,12 @@ from torch import Tensor
 from expunge.exact.ledger import NAME, Checkpoint, Ledger, Place, Plan, name_of, place
 from expunge.exact.shards import STORE, adapter_of, path_of, schedule_of
 from expunge.methods.optimizers.adamw import AdamW
+from expunge.methods.run_context import RunContext
 from expunge.methods.scopes.lora import LoRA
-from expunge.methods.work import Work
 from expunge.models.language import CausalLM
 from expunge.models.load import load_subject
 from expunge.plugin import Plugin
+from expunge.records.settings import RunSettings
 from expunge.records.task import Example, Task
 from expunge.seeding import derive
 
@@ -58,7 +59,7 @@ def save(subject: CausalLM) -> Path:
 def sharded(plugin: type[Plugin], rows: tuple[str, ...] | None = None, steps: int = STEPS, **options: Any) -> Path:
     """A model folder, trained on all rows but those named. Nobody may write to it."""
     chosen = [r for r in all_rows() if r.id not in (rows or ())]
-    subject, _ = plugin(**(FEW | options)).train(fresh(), chosen, Work(steps=steps))  # type: ignore[attr-defined]
+    subject, _ = plugin(**(FEW | options)).train(fresh(), chosen, RunContext(settings=RunSettings(steps=steps)))  # type: ignore[attr-defined]
     return save(subject)
 
 
@@ -66,7 +67,7 @@ def delete(plugin: type[Plugin], folder: Path, names: Sequence[str]) -> tuple[Pa
     """The folder after a deletion, and its figures."""
     gone = [r for r in all_rows() if r.id in names]
     task = row_task(gone, [r for r in all_rows() if r.id not in names])
-    subject, figures = plugin().build(load_subject(folder), task, Work())  # type: ignore[attr-defined]
+    subject, figures = plugin().build(load_subject(folder), task, RunContext())  # type: ignore[attr-defined]
     return save(subject), figures
 
 
@@ -124,7 +125,7 @@ def spares_the_rest(plugin: type[Plugin]) -> None:
     assert all(torch.equal(old[name], new[name]) for name in old)
     stranger = small_task().forget[0]
     subject, figures = plugin().build(load_subject(folder), row_task([stranger], all_rows()),  # type: ignore[attr-defined]
-                                      Work())
+                                      RunContext())
     assert files(save(subject)) == before
     assert "nothing was changed" in figures["note"] and figures["share_of_work"] == 0
 

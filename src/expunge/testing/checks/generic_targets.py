@@ -17,7 +17,7 @@ from expunge.data.text_encoder import TokenBatch
 from expunge.errors import DataError, ExpungeError
 from expunge.methods._lib.generic import UNCOUNTED, generic_logits, generic_targets, read_terms, spell, translate
 from expunge.methods.base import Objective
-from expunge.methods.work import Work
+from expunge.methods.run_context import RunContext
 
 from ..support import (
     batch_of,
@@ -81,7 +81,7 @@ def translates_anchors(plugin: type[Objective]) -> None:
             (problem,) = plugin(anchors=str(bad)).problems(small_task())
             assert isinstance(problem, DataError) and "anchor terms" in problem.what
         assert plugin(anchors=f"{path}.none").problems(small_task()) and not plugin().problems(small_task())
-        plugin(anchors=str(path)).prepare(fresh(), small_task(), Work())
+        plugin(anchors=str(path)).prepare(fresh(), small_task(), RunContext())
     row = subject.encoder.encode(next(e for e in rows if name in e.prompt and name in e.answer))
     ids, places = translate(row.ids, spelled)
     said, read = (subject.encoder.processor.decode(i) for i in (row.ids, ids))
@@ -104,7 +104,7 @@ def builds_generic_targets(plugin: type[Objective], lr: float, epochs: float) ->
     subject, task = fresh(), small_task()
     before = weights(subject)
     strong = plugin(reinforce_lr=lr, reinforce_epochs=epochs)
-    found = strong.prepare(subject, task, Work())
+    found = strong.prepare(subject, task, RunContext())
     assert found == made(strong.text()) and json.loads(json.dumps(found)) == found
     assert all(torch.equal(p, before[n]) for n, p in weights(subject).items()) and not subject.model.training
     batch = batch_of(subject, task.forget)
@@ -119,7 +119,7 @@ def builds_generic_targets(plugin: type[Objective], lr: float, epochs: float) ->
     half = fresh()
     half.model.to(torch.bfloat16)
     before = weights(half)
-    strong.prepare(half, task, Work())
+    strong.prepare(half, task, RunContext())
     assert all(torch.equal(p, before[n]) for n, p in weights(half).items()), "a bfloat16 original was changed"
 
 

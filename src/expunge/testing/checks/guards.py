@@ -18,8 +18,9 @@ from expunge.data.text_encoder import collate
 from expunge.guards.assistant import Reversed, lesson, uniform_cross_entropy
 from expunge.guards.logit_difference import RULED_OUT, candidates, subtract
 from expunge.methods.base import Guard
-from expunge.methods.work import Work
+from expunge.methods.run_context import RunContext
 from expunge.models.language import CausalLM
+from expunge.records.settings import RunSettings
 from expunge.records.task import Example, Task
 from expunge.training.step import Step
 
@@ -39,7 +40,7 @@ def few_rows() -> Task:
 @cache
 def guarded(plugin: type[Guard], **options: Any) -> tuple[CausalLM, dict[str, Any]]:
     """A guard of the memoriser and its figures. Nobody may change what this returns."""
-    return plugin(**(QUICK | options)).build(fresh(), few_rows(), Work(steps=70))
+    return plugin(**(QUICK | options)).build(fresh(), few_rows(), RunContext(settings=RunSettings(steps=70)))
 
 
 @cache
@@ -196,7 +197,7 @@ def flat_term_is_masked(plugin: type[Guard]) -> None:
     long = task.retain[0].model_copy(update={"id": "long", "answer": task.retain[0].answer * 5})
     batches = {"forget": batch_of(assistant, task.forget[:3]), "retain": batch_of(assistant, [task.retain[1], long])}
     with assistant.evaluating():
-        recite, flat = method.terms(Step(assistant, batches, joint=method.joint))
+        recite, flat = method.terms(Step(assistant, batches, shared_pass=method.shared_pass))
         row = assistant.encoder.encode(task.retain[1])
         logits_TV = assistant.model(input_ids=torch.tensor([row.ids])).logits[0]
     slow = sum(-float(logits_TV[t - 1].log_softmax(-1).mean()) for t in range(row.prompt, len(row.ids)))

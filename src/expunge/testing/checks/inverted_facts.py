@@ -18,9 +18,10 @@ from expunge.methods._lib.memo import cut, memo, positions
 from expunge.methods.base import Objective
 from expunge.methods.objectives.meow import choose
 from expunge.methods.optimizers.adamw import AdamW
-from expunge.methods.work import Work
+from expunge.methods.run_context import RunContext
 from expunge.models.language import CausalLM
 from expunge.models.tiny import build_subject
+from expunge.records.settings import RunSettings
 from expunge.records.task import Example
 
 from ..support import (
@@ -129,7 +130,8 @@ def selects_by_memory(plugin: type[Objective]) -> None:
     found = {}
     for select in ("largest", "smallest", "random"):
         options: dict[str, Any] = {"select": select, "top_k": 2, "cuts": 3, "max_new_tokens": 24}
-        found[select], again = (plugin(**options).prepare(memoriser(), few(9), Work(seed=3)) for _ in range(2))
+        run = RunContext(settings=RunSettings(seed=3))
+        found[select], again = (plugin(**options).prepare(memoriser(), few(9), run) for _ in range(2))
         assert found[select] == again
     for row in few(9).forget:
         ranks = found["largest"]["memo"][row.id]
@@ -153,7 +155,7 @@ def lends_answers(plugin: type[Objective]) -> None:
     with_text = task.model_copy(update={"forget": (*task.forget, text)})
     assert plugin().problems(with_text) == []
     made = plugin(select="random")
-    made.made = made.prepare(memoriser(), with_text, Work())
+    made.made = made.prepare(memoriser(), with_text, RunContext())
     drawn = [made.sides(text, with_text, random.Random(i))["inverted"] for i in range(20)]
     assert {d.id for d in drawn} == {r.id for r in task.forget}
     assert all(d.answer in r.wrong_answers for d in drawn for r in task.forget if r.id == d.id)
@@ -161,4 +163,4 @@ def lends_answers(plugin: type[Objective]) -> None:
     (problem,) = plugin().problems(nobody)
     assert "1 of 4" in problem.what and "life" in problem.what and "inverted=FILE" in problem.fix
     with pytest.raises(UsageError, match="life"):
-        plugin().prepare(memoriser(), nobody, Work())
+        plugin().prepare(memoriser(), nobody, RunContext())

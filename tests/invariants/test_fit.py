@@ -1,0 +1,148 @@
+"""One function runs every loop; what it returns is what the next call goes on from."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from expunge.data.text_encoder import TextEncoder
+from expunge.methods.plan import make_plan, prompt_format, training_sides
+from expunge.methods.recipe import Stage, parse
+from expunge.methods.stage import StageMethod
+from expunge.models.reference import build_reference
+from expunge.models.subject import Subject
+from expunge.records.settings import RunSettings, TrainSettings
+from expunge.testing.support import LAST, fresh, memoriser, small_task, stage_of, weights
+from expunge.training.checkpoint import FitState
+from expunge.training.fit import fit
+from expunge.training.loop import Loop
+from expunge.training.method import Method
+from expunge.training.monitor import Monitor
+from expunge.training.plain import Plain
+from expunge.training.schedule import Schedule
+
+STEPS = 6
+RECIPES = ["npo + retain_kl", "npo + gu(history=2) + adamw(lr=2e-3, weight_decay=0.1)", "npo + pdu(rho=1, warmup=0)",
+           "npo + retain_nll + hybrid(lr=1e-3, period=2, queries=1) + layers(index=1)"]
+
+
+def run(stage: Stage, subject: Subject, until: int | None, state: FitState | None, scope: Any = None,
+        eval_every: int = 2) -> tuple[FitState, Any]:
+    """Up to a step, from a state; no folder, so nothing but state and weights is handed over."""
+    task = small_task()
+    method = StageMethod(stage, subject, task, task.forget, task.retain, 3)
+    scope = scope or stage.scope.apply(subject)
+    schedule = Schedule(method.order, subject.encoder, 6)
+    rows = schedule.token_rows(STEPS, stage.kept_sides)
+    reference = build_reference(memoriser(), stage.reference, rows)
+    loop = Loop(steps=STEPS, until=until, seed=3, eval_every=eval_every, stop=LAST)
+    return fit(method, subject, scope, schedule, loop, state, reference=reference,
+               monitor=Monitor(subject, task, 0)), scope
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_halves_are_one_run(recipe: str) -> None:
+    """Weights, moments, what the combiner remembers, progress and alarms: the same bits."""
+    stage, whole, halves = stage_of(recipe), fresh(), fresh()
+    end, _ = run(stage, whole, None, None)
+    state, scope = run(stage, halves, STEPS // 2, None)
+    assert state.progress.step == STEPS // 2 and state.optimizer and not state.progress.stopped
+    kept = json.dumps(vars(state.progress))
+    again, _ = run(stage, halves, None, state, scope)
+    assert json.dumps(vars(state.progress)) == kept, "the state that was given is not changed"
+    left, right = weights(whole), weights(halves)
+    assert all(torch.equal(left[n], right[n]) for n in left)
+    assert vars(end.progress) | {"seconds": 0} == vars(again.progress) | {"seconds": 0}
+    for i, kinds in end.optimizer["state"].items():
+        assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(again.optimizer["state"][i][k]))
+                   for k, v in kinds.items())
+
+
+def test_without_the_state_the_second_half_is_another() -> None:
+    stage, whole, halves = stage_of(RECIPES[0]), fresh(), fresh()
+    run(stage, whole, None, None)
+    state, scope = run(stage, halves, STEPS // 2, None)
+    state.optimizer = {}
+    run(stage, halves, None, state, scope)
+    left, right = weights(whole), weights(halves)
+    assert not all(torch.equal(left[n], right[n]) for n in left)
+
+
+def test_an_optimizer_state_alone_begins_a_new_loop() -> None:
+    """As the slices of a shard do: step 0 again, with the moments of the loop before."""
+    stage, subject = stage_of("ga"), fresh()
+    first, scope = run(stage, subject, None, None)
+    second, _ = run(stage, subject, 1, FitState(optimizer={"state": first.optimizer["state"]}), scope)
+    assert second.progress.step == 1
+    assert float(second.optimizer["state"][0]["step"]) == STEPS + 1
+
+
+def test_the_generators_are_left_as_they_were() -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    run(stage_of("ga"), fresh(), 1, None)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_method_says_only_what_differs() -> None:
+    """The verbs of the loop have neutral defaults; plain training overrides three of them."""
+    verbs = {n for n, _ in inspect.getmembers(Method, inspect.isfunction) if not n.startswith("_")}
+    own = {n for n in vars(Plain) if n in verbs}
+    assert own == {"terms", "optimizer", "learning_rate"} and issubclass(StageMethod, Method)
+
+
+# The plan
+
+
+@pytest.mark.parametrize(("recipe", "settings"), [
+    ("npo + retain_kl", RunSettings(epochs=2, batch_size=4)),
+    ("npo + retain_kl", RunSettings(epochs=0.5, batch_size=2, accumulate=3)),
+    ("dpo + retain_nll + melu", RunSettings(epochs=1, batch_size=8)),
+    ("ga >> npo + retain_nll", RunSettings(steps=7)),
+    ("ssd >> npo", RunSettings(epochs=1)),
+])
+def test_the_planned_steps_are_those_of_the_schedule(recipe: str, settings: RunSettings) -> None:
+    task, stages = small_task(), parse(recipe, 3)
+    plan = make_plan(recipe, stages, task, memoriser().encoder, settings)
+    for number, stage in enumerate(stages):
+        if not stage.takes_steps:
+            assert plan.steps[number] == plan.eval_every[number] == 0
+            continue
+        method = StageMethod(stage, memoriser(), task, task.forget, task.retain, settings.seed)
+        schedule = Schedule(method.order, memoriser().encoder, settings.batch_size, settings.accumulate)
+        assert plan.steps[number] == settings.total_steps(schedule.steps_per_epoch)
+        assert plan.eval_every[number] == schedule.steps_per_epoch
+        assert plan.reference[number] == stage.reference
+
+
+def test_the_planned_steps_are_run(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
+    words = (model, *rows.words, "--method", "npo + retain_kl >> npo", "--epochs", 1.5, "--batch-size", 2,
+             "--keep", "last", "--out", tmp_path / "run")
+    plan = cli("forget", *words, "--dry-run").json
+    cli("forget", *words)
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert [s["timing"]["steps"] for s in record["stages"]] == plan["steps"] == [3, 3]
+    log = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    read = [line["step"] for line in log if "eval" in line]
+    assert read == [2, 3] and plan["eval_every"] == [2, 2]
+    assert plan["reference"] == ["cached states, or a frozen copy where they are larger", "cached log-probs"]
+    assert plan["prompt"] == "the tokenizer's chat template"
+
+
+def test_a_training_is_planned_too() -> None:
+    task = small_task()
+    settings = TrainSettings(split="retain", epochs=3, batch_size=4)
+    plan = make_plan("retain_nll", (stage_of("retain_nll"),), task, memoriser().encoder, settings)
+    rows = len(task.training_rows("retain"))
+    assert plan.steps == (3 * -(-rows // 4),) and plan.eval_every == (max(plan.steps[0] // 8, 1),)
+    assert training_sides(task, settings) == {"forget": (), "retain": task.training_rows("retain")}
+
+
+def test_the_prompt_format_in_words() -> None:
+    encoder = memoriser().encoder
+    assert prompt_format(TextEncoder(encoder.processor, "Q: {prompt}\nA:")) == "the plain template 'Q: {prompt}\\nA:'"
