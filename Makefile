@@ -21,10 +21,10 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python experiments/readme.py --check
 
-# build/site/index.html opens from the folder; a broken link or anchor fails.
+# build/site/index.html opens from the folder; a broken link or anchor fails (not with --quiet, which hides it).
 docs: $(INSTALLED)
 	$(BIN)/python experiments/site_pages.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # MODELS names a folder with original and retrained; PEER a checkout of open-unlearning, PEER_PYTHON the Python it runs in.
 bench: $(INSTALLED)

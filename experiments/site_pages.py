@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from expunge.cli.listing import card_of
 from expunge.plugin import KINDS
 from expunge.records.settings import Settings
-from expunge.registry import Entry, of_kind
+from expunge.registry import Entry, of_kind, serves_of
 from expunge.report.leaderboard import table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,15 +41,19 @@ EXAMPLES: dict[str, str] = {
 """Kind -> a command that uses one of it; a probe runs when a metric asks for it."""
 
 
+SERVED = {"text": "language models", "image": "image classifiers"}
+"""Kind of model, as the table of plug-ins names it -> in words."""
+
+
 def index(linked: bool = False) -> str:
     """Every plug-in by kind, one line each; on the site each name leads to its page."""
     parts = []
     for kind, about in KINDS.items():
-        rows = [{"name": f"[`{e.name}`](plugins/{e.name}.md)" if linked else f"`{e.name}`", "what it does": e.summary}
-                for e in of_kind(kind)]
+        rows = [{"name": f"[`{e.name}`](plugins/{e.name}.md)" if linked else f"`{e.name}`", "what it does": e.summary,
+                 "serves": ", ".join(serves_of(e.name))} for e in of_kind(kind)]
         if rows:
             title = f"{about.plural.capitalize()}: {about.heading}"
-            parts.append(f"## {title}\n\n{table(rows, ['name', 'what it does'])}")
+            parts.append(f"## {title}\n\n{table(rows, ['name', 'what it does', 'serves'])}")
     return "\n\n".join(parts)
 
 
@@ -81,7 +85,7 @@ def page(entry: Entry) -> str:
         "Paper": card.get("paper"), "Defaults": card.get("defaults"), "Published with": code(card.get("companions")),
         "Stands for": code(card.get("expands_to")), "Needs": listed(card.get("needs")),
         "Model needs": listed(card.get("model_needs")),
-        "Conflicts with": listed(card.get("conflicts")), "Serves": listed(card.get("serves")),
+        "Conflicts with": listed(card.get("conflicts")), "Serves": ", ".join(SERVED[kind] for kind in serves_of(entry.name)),
         "Memory": card.get("memory"), "Access": card.get("access"), "Family": card.get("family"),
         "Scores taken": listed(card.get("asks")), "Caution": card.get("caution"), "Reading": reading(card),
         "Learns": "from rows of half the entities; tested on the other half" if card.get("halves") else "",
