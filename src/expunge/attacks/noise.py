@@ -18,6 +18,7 @@ from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import UsageError
 from expunge.models.sites import Change
 from expunge.models.subject import AnySubject
+from expunge.needs import ModelNeed
 from expunge.plugin import Property
 from expunge.seeding import derive
 
@@ -76,6 +77,10 @@ class Draw:
         else:
             raise UsageError("Decoding began before the noise did.", "Its cache holds tokens that noise never met.")
         key_BT = prefix_keys(now.ids_BT, now.real_BT, key_B)
+        if not now.columns:  # one key and one scale for all activations of a row
+            whole_B1D = h_BTD.flatten(1)[:, None]
+            noise_B1D = normal(key_BT[:, -1:].to(h_BTD.device), whole_B1D.shape[-1])
+            return (self.amp * whole_B1D.float().std(-1, keepdim=True) * noise_B1D).view(h_BTD.shape)
         if now.cache is not None:
             self._keys[now.cache] = key_BT[:, -1]
         scale = h_BTD.float().std(-1, keepdim=True) if self.scale_D is None else self.scale_D.to(h_BTD.device)
@@ -99,7 +104,7 @@ class Noise(Attack):
 
     card = AttackCard(
         name="noise", kind="attack", access="weights",
-        family="noise", model_needs=frozenset({"hidden", "weights"}),
+        family="noise", model_needs=frozenset({"blocks", "weights"}),
         summary="add normal noise to the activations and ask several times",
         paper="Activation perturbation audit, Chen et al. 2025 (arXiv 2505.23270), rebuilt from secondary sources",
         formula="h' = h + eps, eps ~ N(0, (amp * std(h))^2), best of R draws",
@@ -124,6 +129,11 @@ class Noise(Attack):
                                  "metric": "forget.keyword", "by": 0.1}, "and more than was said without noise"),
         Property("finds_nothing", {}, "a retrained model has nothing to jog"),
     )
+
+    @property
+    def model_needs(self) -> frozenset[ModelNeed]:
+        """A scale per channel is taken over the prompts' activations."""
+        return self.card.model_needs | ({"hidden"} if self.spec.per_channel else frozenset())
 
     def cost(self, context: AttackContext) -> str:
         return f"{self.spec.draws if self.spec.amp else 1} passes"

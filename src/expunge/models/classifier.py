@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from expunge.data.image_encoder import ImageBatch, ImageEncoder
@@ -60,6 +60,11 @@ class ImageClassifier(Subject):
             name, stages = next(iter(lists.items()))
             return {f"{name}.{i}": stage for i, stage in enumerate(stages)}
         return {name: m for name, m in self.model.named_modules() if name.split(".")[-1] in _numbered(depth)}
+
+    def content_of(self, arguments: Mapping[str, Any]) -> tuple[Tensor | None, Any, bool]:
+        """The pixels, in steps of 1/1000 of the normalised values; activations of a network are of the whole image."""
+        pixels_BCHW: Tensor | None = arguments.get("pixel_values")
+        return None if pixels_BCHW is None else (pixels_BCHW.flatten(1) * 1000).round().long(), None, False
 
     def train(self) -> None:
         """Training mode, but for statistics of batches."""

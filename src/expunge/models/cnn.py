@@ -63,6 +63,10 @@ class CNN(PreTrainedModel):  # type: ignore[misc, no-any-unimported, unused-igno
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The first convolution: what turns pixels into channels."""
+        return self.stages[0].conv  # type: ignore[no-any-return, union-attr, return-value, unused-ignore]
+
     def _init_weights(self, module: nn.Module) -> None:
         """As PyTorch's layers initialise themselves."""
         if isinstance(module, nn.Conv2d | nn.Linear | nn.GroupNorm):

@@ -82,6 +82,10 @@ class ResNet(PreTrainedModel):  # type: ignore[misc, no-any-unimported, unused-i
         self.linear = nn.Linear(64, config.num_labels)
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The first convolution: what turns pixels into channels."""
+        return self.conv1
+
     def _init_weights(self, module: nn.Module) -> None:
         """Kaiming's, as published."""
         if isinstance(module, nn.Conv2d | nn.Linear):

@@ -136,6 +136,15 @@ class Subject:
     def check_room(self, examples: Sequence[Example], extra: int) -> None:
         """Raises UsageError when rows with `extra` more tokens are longer than the model's context."""
 
+    def content_of(self, arguments: Mapping[str, Any]) -> tuple[Tensor | None, Any, bool]:
+        """What the rows of a forward pass are, from the arguments of the module that holds the blocks.
+
+        Returns:
+            Integers of shape B T that two rows share only if they are equal (None where they cannot be had), a mask of
+            padding, and whether activations have a column for each of the T.
+        """
+        return arguments.get("input_ids"), arguments.get("attention_mask"), True
+
     def train(self) -> None:
         """Training mode."""
         self.model.train()

@@ -19,6 +19,7 @@ from expunge.errors import UsageError
 from expunge.models.language import CausalLM
 from expunge.models.sites import Change, Site, watch_calls, write
 from expunge.models.slots import decoder_of
+from expunge.models.subject import Subject
 from expunge.records.task import Example
 
 Where = int | Literal["embedding"]
@@ -31,7 +32,7 @@ def site_at(where: Where) -> Site:
 
 
 @contextmanager
-def rewritten(subject: CausalLM, changes: Mapping[Where, Change]) -> Iterator[None]:
+def rewritten(subject: Subject, changes: Mapping[Where, Change]) -> Iterator[None]:
     """Outputs of blocks or of the embedding are replaced, in scoring and in cached decoding alike."""
     with ExitStack() as stack:
         for where, change in changes.items():
@@ -41,41 +42,45 @@ def rewritten(subject: CausalLM, changes: Mapping[Where, Change]) -> Iterator[No
 
 @dataclass(frozen=True)
 class Pass:
-    """The tokens of one forward pass through the blocks.
+    """The rows of one forward pass through the blocks.
 
     Args:
-        ids_BT: token ids of the columns that are new in this pass.
+        ids_BT: token ids of the columns that are new in this pass, or the whole content of rows without tokens.
         real_BT: False on padding.
         cache: where keys and values of earlier columns lie; None when scoring.
         first: whether nothing came before these columns.
+        columns: whether activations have a column for each of the ids; an image's have none.
     """
 
     ids_BT: Tensor
     real_BT: Tensor
     cache: Any
     first: bool
+    columns: bool = True
 
 
 class Watch:
     """Knows of which pass the blocks are in the middle."""
 
-    def __init__(self) -> None:
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
         self.now: Pass
 
     def see(self, arguments: Mapping[str, Any]) -> None:
         """Take down the arguments of the module that holds the blocks."""
-        ids_BT, mask = arguments.get("input_ids"), arguments.get("attention_mask")
+        ids_BT, mask, columns = self._subject.content_of(arguments)
         if ids_BT is None or (mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2)):
             raise UsageError("The blocks of this model are not called with token ids and a plain mask.",
                              "The attack tells rows and positions apart by them.",
                              "Leave out attacks that hand in embeddings, or take refusal_direction or layer_skip.")
         real_BT = torch.ones_like(ids_BT) if mask is None else mask[:, -ids_BT.shape[1]:]
         cache = arguments.get("past_key_values")
-        self.now = Pass(ids_BT, real_BT.bool(), cache, cache is None or not cache.get_seq_length())
+        self.now = Pass(ids_BT, real_BT.bool(), cache, cache is None or not cache.get_seq_length(),
+                        columns)
 
 
 @contextmanager
-def watched(subject: CausalLM) -> Iterator[Watch]:
+def watched(subject: Subject) -> Iterator[Watch]:
     """Follow the passes: hooks of `rewritten` find in `now` which tokens they are looking at.
 
     The module that holds the list of blocks is watched, since wrappers such as adapters and ensembles go
@@ -84,7 +89,7 @@ def watched(subject: CausalLM) -> Iterator[Watch]:
     decoder = decoder_of(subject)
     if decoder is None:
         raise UsageError("This model has no list of decoder blocks.", "The attack watches the module that holds them.")
-    signature, watch = inspect.signature(decoder.forward), Watch()
+    signature, watch = inspect.signature(decoder.forward), Watch(subject)
 
     def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         watch.see(signature.bind_partial(*args, **kwargs).arguments)
