@@ -73,6 +73,8 @@ METRICS: dict[str, str] = {
     "mia": "Membership inference: AUC of telling forget rows from never-seen rows; 0.5 is chance, below 0.5 "
            "the forget rows stand out as avoided.",
     "mia.loss": "Membership inference by the answer's loss alone.",
+    "mia.entropy": "Membership inference by how undecided the model is, without the right answer.",
+    "mia.confidence": "Share of forget rows that a classifier of confidences takes for rows never trained on.",
     "mia.zlib": "Membership inference by loss over the zlib-compressed length of the text.",
     "mia.min_k": "Membership inference by the least likely share k of the tokens.",
     "mia.min_k_pp": "As min_k, with every token's log-probability standardised over the vocabulary.",
