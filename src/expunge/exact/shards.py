@@ -58,6 +58,7 @@ class Keyed(Schedule):
     def __init__(self, rows: Sequence[Example], tokens: TextEncoder, *, steps: int, batches: int, batch_size: int,
                  seed: int) -> None:
         self._encoder, self._micro, self.steps_per_epoch = tokens, batch_size, batches
+        self._rollout = None
         self.planned = steps
         self._rows, self._seed = sorted(rows, key=lambda row: row.id), seed
 

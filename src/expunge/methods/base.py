@@ -76,6 +76,21 @@ class Objective(TermPlugin):
         """Builders read the original here and return plain data (JSON); `subject` must end unchanged."""
         return {}
 
+    def rollout(self, subject: AnySubject, draws: Sequence[Mapping[str, Example]],
+                seed: int) -> Sequence[Mapping[str, Example]]:
+        """The draws of one optimizer step with the rows that the current model makes for them, as new sides.
+
+        Called before every step, in evaluation mode and without gradients. Everything random must come from `seed`,
+        so that a resumed run makes the same rows. `subject` must end as it came. The reference is asked about such
+        rows while training goes on, so it is the original itself rather than a cache.
+        """
+        return draws
+
+    @property
+    def rolls_out(self) -> bool:
+        """Whether rows are made from the current model before a step; needs `rollout`."""
+        return type(self).rollout is not Objective.rollout
+
     def sides(self, example: Example, task: Task, rng: random.Random) -> dict[str, Example]:
         """The rows of one step for one forget row, by side; builders make new rows here from `made`."""
         return {"forget": example}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from expunge.records.task import Example, Task
 from expunge.seeding import derive, stream
 from expunge.training.gradients import BOTH, Gradient, Gradients, Oracle, Tamper
 from expunge.training.method import Method
+from expunge.training.schedule import Draw
 from expunge.training.step import Role, Step, WeightedTerm
 from expunge.training.zeroth import Probing
 
@@ -64,6 +65,19 @@ class StageMethod(Method):
                 sides["retain"] = draw["retain"]
             draws.append(sides)
         return draws
+
+    @property
+    def rollout(self) -> Callable[[int, Sequence[Draw]], Sequence[Draw]] | None:
+        """What makes rows from the current model before a step; None where nothing does."""
+        objective = self._stage.objective
+        if objective is None or not objective.rolls_out:
+            return None
+
+        def made(step: int, draws: Sequence[Draw]) -> Sequence[Draw]:
+            with self._subject.evaluating():
+                return objective.rollout(self._subject, draws, derive(self._seed, "rollout", step))
+
+        return made
 
     def terms(self, step: Step, only: Role | None = None) -> list[WeightedTerm]:
         """All named terms with role and weight. Names stay unique: two plug-ins never share one."""

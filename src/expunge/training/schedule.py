@@ -21,12 +21,15 @@ class Schedule:
         encoder: how examples become rows.
         batch_size: rows of each side in one micro-batch, over all processes together.
         accumulate: micro-batches per optimizer step.
+        rollout: (step, its draws) -> those draws with rows that the current model makes, as new sides; asked before
+            every step. Such rows are in no list of what a run will ask for.
     """
 
     def __init__(self, order: Callable[[int], Sequence[Draw]], encoder: Encoder, batch_size: int,
-                 accumulate: int = 1) -> None:
+                 accumulate: int = 1, rollout: Callable[[int, Sequence[Draw]], Sequence[Draw]] | None = None) -> None:
         self._order = order
         self._encoder = encoder
+        self._rollout = rollout
         self._micro = batch_size
         self._size = batch_size * accumulate
         self._epoch: tuple[int, Sequence[Draw]] = (0, order(0))
@@ -41,7 +44,7 @@ class Schedule:
 
     def micro_batches(self, step: int) -> Iterator[dict[str, Batch]]:
         """The step's micro-batches: side -> padded rows."""
-        draws = self.draws(step)
+        draws = self.draws(step) if self._rollout is None else self._rollout(step, self.draws(step))
         for start in range(0, len(draws), self._micro):
             part = draws[start: start + self._micro]
             yield {side: self._encoder.collate([self._encoder.encode(d[side]) for d in part]) for side in part[0]}
