@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from expunge.data.text_encoder import TextEncoder
-from expunge.methods.plan import make_plan, prompt_format, training_sides
+from expunge.methods.plan import make_plan, training_sides
 from expunge.methods.recipe import Stage, parse
 from expunge.methods.stage import StageMethod
 from expunge.models.reference import build_reference
@@ -145,4 +145,4 @@ def test_a_training_is_planned_too() -> None:
 
 def test_the_prompt_format_in_words() -> None:
     encoder = memoriser().encoder
-    assert prompt_format(TextEncoder(encoder.processor, "Q: {prompt}\nA:")) == "the plain template 'Q: {prompt}\\nA:'"
+    assert TextEncoder(encoder.processor, "Q: {prompt}\nA:").prompt_format == "the plain template 'Q: {prompt}\\nA:'"

@@ -84,6 +84,10 @@ class Encoder(Protocol):
         """The same for rows that are only asked about and may be left out."""
 
     @property
+    def prompt_format(self) -> str:
+        """How questions are put to the model, in words."""
+
+    @property
     def fingerprint(self) -> str:
         """Equal for encoders that make equal rows of equal examples."""
 

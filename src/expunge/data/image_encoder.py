@@ -186,6 +186,11 @@ class ImageEncoder:
         """The same: every other answer is the name of a class too."""
         return self.check(rows, config, what)
 
+    @property
+    def prompt_format(self) -> str:
+        """Images are asked as they are."""
+        return "none: the rows are images"
+
     @cached_property
     def fingerprint(self) -> str:
         """Equal for encoders that make equal rows of equal examples."""

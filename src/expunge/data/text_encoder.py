@@ -214,6 +214,11 @@ class TextEncoder:
         long = check_lengths(rows, getattr(config, "max_position_embeddings", None), what)
         return [long] if long else []
 
+    @property
+    def prompt_format(self) -> str:
+        """How questions are put to the model, in words."""
+        return "the tokenizer's chat template" if self.chat else f"the plain template {self.template!r}"
+
     @cached_property
     def fingerprint(self) -> str:
         """Equal for encoders that make equal rows of equal examples."""

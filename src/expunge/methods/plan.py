@@ -8,7 +8,6 @@ from typing import Any
 
 from expunge import processes
 from expunge.data.encoder import Encoder
-from expunge.data.text_encoder import TextEncoder
 from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.methods.base import Exact, Optimizer
 from expunge.methods.recipe import Stage, training_stage
@@ -66,14 +65,7 @@ def make_plan(recipe: str, stages: Sequence[Stage], task: Task, encoder: Encoder
         recipe=recipe, stages=tuple(s.full() for s in stages), steps=tuple(steps), eval_every=tuple(eval_every),
         rows={"forget": len(task.forget), "retain": len(task.retain), "holdout": len(task.holdout),
               "neighbour": len(task.neighbour), "utility": len(task.utility)},
-        reference=tuple(s.reference for s in stages), prompt=prompt_format(encoder), truncated=truncated, notes=notes)
-
-
-def prompt_format(encoder: Encoder) -> str:
-    """How questions are put to the model."""
-    if not isinstance(encoder, TextEncoder):
-        return "none: the rows are no text"
-    return "the tokenizer's chat template" if encoder.chat else f"the plain template {encoder.template!r}"
+        reference=tuple(s.reference for s in stages), prompt=encoder.prompt_format, truncated=truncated, notes=notes)
 
 
 MET: dict[RowNeed, Callable[[Task], bool]] = {
@@ -132,6 +124,8 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Encode
         for s in stages if s.objective is not None and s.objective.unbounded
     )
     notes += tuple(note for s in stages for note in s.notes)
+    notes += tuple("Rows made during training: the reference is asked live." for s in stages
+                   if s.rolls_out and s.reference != "none needed")
     texts = sum(r.kind == "text" for r in task.forget)
     if texts and any("questions" in s.needs for s in stages):
         notes += (f"{texts} of {len(task.forget)} forget rows are running text; their refusal has no question.",)

@@ -69,9 +69,14 @@ class Stage:
         return self.objective is not None or (self.edit is None and self.wrap is None)
 
     @property
+    def rolls_out(self) -> bool:
+        """Whether rows are made from the current model before every step."""
+        return self.objective is not None and self.objective.rolls_out
+
+    @property
     def reference(self) -> ReferenceKind:
         """How the original's outputs are served."""
-        return choose_reference(self.needs, adapter=self.scope.adapter)
+        return choose_reference(self.needs, adapter=self.scope.adapter, live=self.rolls_out)
 
     def sides(self, forget: Sequence[Example], retain: Sequence[Example]) -> dict[str, Sequence[Example]]:
         """The rows its sampler draws from: those of a side that no term reads are left out."""

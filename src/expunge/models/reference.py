@@ -250,15 +250,18 @@ ReferenceKind = Literal["none needed", "cached log-probs", "cached likeliest tok
 """How the original's outputs are served, in words that a plan and a page can print."""
 
 
-def choose_reference(needs: Collection[str], *, adapter: bool) -> ReferenceKind:
+def choose_reference(needs: Collection[str], *, adapter: bool, live: bool = False) -> ReferenceKind:
     """The cheapest kind that serves `needs` (reference.logp, .likeliest, .logits, .hidden).
 
     Args:
         adapter: whether what is trained is an adapter, which can be switched off.
+        live: whether rows are made during training, which no cache can hold.
     """
     wanted = {need for need in needs if need.startswith("reference.")}
     if not wanted:
         return "none needed"
+    if live:
+        return "adapter off" if adapter else "frozen copy"
     if wanted == {"reference.logp"}:
         return "cached log-probs"
     if wanted <= {"reference.logp", "reference.likeliest"}:
