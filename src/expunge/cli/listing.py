@@ -13,7 +13,7 @@ from typing import Any
 from expunge.errors import UsageError, did_you_mean
 from expunge.models import fast
 from expunge.plugin import KINDS, METHODS, Kind
-from expunge.registry import find, load, of_kind
+from expunge.registry import entries, find, load, of_kind, serves_of
 
 PLURALS: dict[str, Kind] = {about.plural: kind for kind, about in KINDS.items()}
 
@@ -38,6 +38,13 @@ def listing(what: str) -> dict[str, dict[str, str]]:
     return {g: rows for g, rows in found.items() if rows or len(groups) == 1}
 
 
+def listing_json(what: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """The same with which kinds of models (text, image) each serves; suites and tasks of no plug-in serve none."""
+    known = entries()
+    return {group: {name: {"summary": summary, "serves": serves_of(name) if name in known else []}
+                    for name, summary in rows.items()} for group, rows in listing(what).items()}
+
+
 def _contents(terms: Sequence[str]) -> str:
     """`33 metrics, 20 attacks`."""
     attacks = sum(find(term.partition("(")[0].split(" ")[0]).kind == "attack" for term in terms
@@ -57,7 +64,7 @@ def card_of(name: str) -> dict[str, Any]:
     return card | {
         "options": options, "search_space": {k: list(v) for k, v in plugin.space.items()},
         "must_show": [p.why or p.check for p in plugin.must_show],
-        "expands_to": getattr(plugin, "expands_to", ""), "file": find(name).module,
+        "serves": serves_of(name), "expands_to": getattr(plugin, "expands_to", ""), "file": find(name).module,
     }
 
 
@@ -78,6 +85,7 @@ def card_text(name: str) -> str:
     for key, title in (("needs", "needs"), ("model_needs", "of the model"), ("conflicts", "conflicts")):
         if card.get(key):
             lines.append(f"  {title:<12} {', '.join(card[key])}")
+    lines.append(f"  {'serves':<12} {', '.join(card['serves'])}")
     if "higher_is" in card:
         bounds = "any number" if card["range"] is None else "{:g} to {:g}".format(*card["range"])
         lines.append(f"  {'reading':<12} higher means the model {card['higher_is']}; range: {bounds}; "

@@ -173,11 +173,11 @@ def ls(
     as_json: Json = False,
 ) -> None:
     """List what there is, one line each."""
-    from expunge.cli.listing import listing
+    from expunge.cli.listing import listing, listing_json
 
-    groups = listing(what)
     if as_json:
-        return print_json(groups)
+        return print_json(listing_json(what))
+    groups = listing(what)
     for group, rows in groups.items():
         width = max((len(name) for name in rows), default=0)
         print(f"{group}\n" + "\n".join(f"  {name:<{width}}  {summary}" for name, summary in rows.items()) + "\n")
