@@ -19,8 +19,8 @@ from common import log, store
 
 import expunge
 from expunge.attacks.base import AttackContext, View, parse_attack
+from expunge.benchmarks.loading import load_task
 from expunge.console import Reporter
-from expunge.data.tasks import load_task
 from expunge.judgement.trust import Case, trust
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import parse_metric, required

@@ -37,8 +37,8 @@ import torch
 from clocks import STARTED
 from common import RESULTS, log, store
 
+from expunge.benchmarks.loading import load_task
 from expunge.data.files import read_rows
-from expunge.data.tasks import load_task
 from expunge.data.text_encoder import TokenRow
 from expunge.methods.objectives.rmu import control_vector
 from expunge.methods.recipe import parse

@@ -30,7 +30,7 @@ from common import log, store
 from peer import SETTINGS
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from expunge.data.tasks import load_task
+from expunge.benchmarks.loading import load_task
 from expunge.data.text_encoder import collate
 from expunge.methods._lib.divergence import kl
 from expunge.methods.optimizers.adamw import AdamW

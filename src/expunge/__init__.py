@@ -12,7 +12,7 @@ from typing import Any
 _HOMES = {
     "train": "expunge.api", "forget": "expunge.api", "audit": "expunge.api", "demo": "expunge.demonstration",
     "sweep": "expunge.tuning", "make_shadows": "expunge.shadows",
-    "report": "expunge.report", "load_task": "expunge.data.tasks", "Task": "expunge.records.task",
+    "report": "expunge.report", "load_task": "expunge.benchmarks.loading", "Task": "expunge.records.task",
     "Example": "expunge.records.task", "Subject": "expunge.models.subject", "load_subject": "expunge.models.load",
     "Audit": "expunge.records.score", "Score": "expunge.records.score", "RunRecord": "expunge.records.run",
     "TrainSettings": "expunge.records.settings", "RunSettings": "expunge.records.settings",

@@ -15,8 +15,8 @@ from expunge.audit.cache import ObservationCache
 from expunge.audit.requirements import check_conditions, require
 from expunge.audit.runner import Roles, ordered, rescore, run_audit
 from expunge.audit.suite import Suite, parse_suite, suite_from_terms
+from expunge.benchmarks.loading import load_task
 from expunge.console import Reporter
-from expunge.data.tasks import load_task
 from expunge.errors import ExpungeError, MissingError, PreflightError, UsageError
 from expunge.exact.deletion import trained_on_task
 from expunge.methods.base import Exact

@@ -20,7 +20,7 @@ from expunge.registry import Entry
 from expunge.terms import parse_sum
 from expunge.testing.checks import CHECKS
 
-ENTRIES = registry.of_kind(*METHODS, "probe", "attack")
+ENTRIES = registry.of_kind(*METHODS, "probe", "attack", "task")
 PROMISES = [pytest.param(e, p, id=f"{e.name}-{i}-{p.check}")
             for e in ENTRIES for i, p in enumerate(e.load().must_show)]
 CANDIDATES: tuple[Any, ...] = (0.25, 3, "1-2", "q_proj", 7.5, [0, 1], True, None, "answer", "cosine", 0.99, 1e-7)

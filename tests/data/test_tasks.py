@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections import Counter
@@ -11,7 +12,10 @@ from typing import Any
 
 import pytest
 
-from expunge.data.tasks import DATA_VARIABLE, TASKS, load_task
+from expunge import registry
+from expunge.benchmarks.loading import default_suite, load_task, parse_task, task_names
+from expunge.cli.listing import listing
+from expunge.data.published import DATA_VARIABLE
 from expunge.data.world import authors_task
 from expunge.errors import DataError, MissingError, UsageError
 
@@ -40,7 +44,8 @@ def test_authors_by_name() -> None:
 @pytest.mark.parametrize(("name", "match"), [
     ("autors", "Did you mean authors"), ("tofu:forget20", "tofu:forget10"), ("", "no task"),
     ("authors(forget=5", "no task"), ("authors(forgot=5)", "Did you mean forget"),
-    ("authors(forget=few)", "whole number"), ("authors(forget)", "whole number"),
+    ("authors(forget=few)", "valid integer"), ("authors(forget)", "has no value"),
+    ("authors:five", "authors"), ("npo", "no task"), ("authors(limit=few)", "whole number"),
     ("authors(forget=1,forget=2)", "twice"), ("authors(forget=0)", "at least one"),
     ("tofu:forget10(seed=1)", "no option 'seed'"), ("authors(limit=0)", "leaves nothing"),
 ])
@@ -50,11 +55,22 @@ def test_bad_names(name: str, match: str) -> None:
 
 
 def test_every_listed_task_is_known(tmp_path: Path) -> None:
-    for name in TASKS:
+    assert {"authors", "tofu:forget01", "tofu:forget05", "tofu:forget10"} <= set(task_names())
+    for name in task_names():
         try:
             load_task(name, data_dir=tmp_path)
         except MissingError as error:
             assert name.startswith("tofu:") and str(tmp_path) in str(error)
+
+
+def test_values_may_be_words() -> None:
+    plugin, options = parse_task("tofu:forget01( a = class:3, b=random:0.1, c=[1, 2], d=2.5, limit=4)")
+    assert plugin.card.name == "tofu"
+    assert options == {"part": "forget01", "a": "class:3", "b": "random:0.1", "c": [1, 2], "d": 2.5, "limit": 4}
+
+
+def test_default_suite() -> None:
+    assert {default_suite(name) for name in ("authors(forget=2)", "tofu:forget10", "files:x")} == {"standard"}
 
 
 @pytest.mark.parametrize("limit", [0, -3])
@@ -237,3 +253,54 @@ def test_tofu_folders_that_are_not(tofu: Path, tmp_path: Path) -> None:
     (tmp_path / "retain99.json").write_text("\n".join(lines[1:]), encoding="utf-8")
     with pytest.raises(DataError, match="do not make 4000"):
         load_task("tofu:forget01", data_dir=tmp_path)
+
+
+# Tasks kept outside the package
+
+ELSEWHERE = '''
+from expunge import plugin
+from expunge.benchmarks.base import TaskCard, TaskPlugin
+from expunge.records.task import Example, Task
+
+
+class Capitals(TaskPlugin):
+    """Rows of somebody else's."""
+
+    class Spec(plugin.Spec):
+        forget: str = "class:1"
+        seed: int = 0
+
+    card = TaskCard(name="capitals", kind="task", summary="capitals of a few countries", licence="CC0", source="here",
+                    suite="quick")
+
+    def load(self, data_dir):
+        rows = [Example(id=f"r{i}", prompt=f"Capital {i}?", answer=f"City {i}.") for i in range(6)]
+        return Task(name=f"capitals(forget={self.spec.forget},seed={self.spec.seed})", forget=rows[:3],
+                    retain=rows[3:])
+'''
+
+
+def test_a_task_outside_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found through its entry point, listed without being imported, and loaded by name like any of ours."""
+    info = tmp_path / "somebody_elses-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: somebody-elses\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[expunge.plugins]\ncapitals = capitals_elsewhere:Capitals\n")
+    (tmp_path / "capitals_elsewhere.py").write_text(ELSEWHERE, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    registry.entries.cache_clear()
+    try:
+        assert listing("tasks")["tasks"]["capitals"] == "capitals of a few countries"
+        assert "capitals_elsewhere" not in sys.modules
+        task = load_task("capitals(forget=class:3, limit=2)", seed=4)
+        assert (task.name, len(task.forget)) == ("capitals(forget=class:3,seed=4,limit=2)", 2)
+        assert load_task(task.name) == task and default_suite(task.name) == "quick"
+        with pytest.raises(UsageError, match="Did you mean capitals"):
+            load_task("capitols")
+        with pytest.raises(UsageError, match="Did you mean forget"):
+            load_task("capitals(forgot=1)")
+    finally:
+        monkeypatch.undo()
+        sys.modules.pop("capitals_elsewhere", None)
+        registry.entries.cache_clear()

@@ -219,7 +219,7 @@ def test_lora_leaves_an_adapter_that_loads_with_peft(cli: Any, world: Any, tmp_p
 
 def probabilities(path: Path, task_name: str) -> Any:
     """Log-probs of the first forget rows, as another process would find them."""
-    from expunge.data.tasks import load_task
+    from expunge.benchmarks.loading import load_task
     from expunge.data.text_encoder import collate
     from expunge.models.load import load_subject
 
@@ -259,7 +259,7 @@ def test_stages(cli: Any, world: Any, tmp_path: Path, method: str, monkeypatch: 
     monkeypatch.setattr(expunge.runs, "fit", lambda *a, **k: (held.append(a[1]), fit(*a, **k))[1])
     cli(*words, "--out", out)
     assert (out / "stages" / "0" / "model").is_dir() and len(lines(out / "steps.jsonl")) == 2
-    from expunge.data.tasks import load_task
+    from expunge.benchmarks.loading import load_task
     from expunge.data.text_encoder import collate
 
     subject = held[-1]

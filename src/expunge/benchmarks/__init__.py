@@ -1,1 +1,1 @@
-"""Names of tasks, suites and their published numbers, and the audit that puts them together."""
+"""Tasks that have a name: one file each, with rows, suite, licence and published numbers. No torch here."""

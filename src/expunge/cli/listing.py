@@ -21,12 +21,11 @@ PLURALS: dict[str, Kind] = {about.plural: kind for kind, about in KINDS.items()}
 def listing(what: str) -> dict[str, dict[str, str]]:
     """Group -> name -> one line. `methods` is every kind a recipe is made of."""
     from expunge.audit.suites import SUITES
-    from expunge.data.tasks import TASKS
 
-    extra = {"tasks": dict(TASKS), "suites": {k: _contents(v) for k, v in SUITES.items()}}
+    extra = {"suites": {k: _contents(v) for k, v in SUITES.items()}}
     what = next((about.plural for kind, about in KINDS.items() if kind == what), what)
     if what == "all":
-        groups = [*dict.fromkeys((*PLURALS, *extra))]
+        groups = [*PLURALS, *extra]
     elif what == "methods":
         groups = [KINDS[kind].plural for kind in METHODS]
     elif what in PLURALS or what in extra:
@@ -54,6 +53,7 @@ def _contents(terms: Sequence[str]) -> str:
 
 def card_of(name: str) -> dict[str, Any]:
     """A plug-in's card and options as plain data."""
+    name = name.partition(":")[0]  # `tofu:forget10` is a part of the task tofu
     plugin = load(name)
     card = {k: sorted(v) if isinstance(v, frozenset) else v for k, v in vars(plugin.card).items()}
     options = {
@@ -79,6 +79,13 @@ def card_text(name: str) -> str:
     for key in ("paper", "formula", "defaults", "companions", "expands_to"):
         if card.get(key):
             lines.append(f"  {key.replace('_', ' '):<12} {card[key]}")
+    if "licence" in card:
+        lines += [f"  {key:<12} {card[key]}" for key in ("licence", "source", "suite")]
+        numbers: dict[str, list[str]] = {}
+        for found in card["published"]:
+            about = f"{found.task}, {found.model}, {found.subject} ({found.source})"
+            numbers.setdefault(about, []).append(f"{found.score} {found.value:g}")
+        lines += [f"  {'published':<12} {', '.join(values)}: {about}" for about, values in numbers.items()]
     if card.get("memory"):
         lines.append(f"  {'memory':<12} beside weights, gradient and optimizer, in copies of what may move: "
                      f"{card['memory']}")

@@ -1,0 +1,132 @@
+"""From a name, or from files, to a `Task`."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from expunge.benchmarks.base import TaskPlugin
+from expunge.data.tasks import check_limit, check_overlap, limited, task_from_files
+from expunge.errors import UsageError, did_you_mean
+from expunge.records.task import Task
+from expunge.registry import entries, of_kind
+
+SUITE = "standard"
+"""What an audit asks of a task made of files."""
+
+
+def load_task(
+    name: str | None,
+    *,
+    forget: Path | str | None = None,
+    retain: Path | str | None = None,
+    holdout: Path | str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    allow_overlap: bool = False,
+    seed: int = 0,
+) -> Task:
+    """The task called `name`, or, when that is None, the one made of the given files.
+
+    Args:
+        name: `authors`, `authors(forget=5, seed=1)`, `tofu:forget10`; `limit` may also stand in the
+            parentheses, so that the name of a task leads back to the same task.
+        forget, retain, holdout: files of rows (see `data.files`); only without a name. Rows without an id
+            are called `forget/0` and so on; ids that two files share get their split in front.
+        mapping: our field name -> the file's, as `files.parse_map` gives it.
+        data_dir: folder with the files of a published data set, such as TOFU's, or with a folder `tofu` of
+            them. Without it the environment variable EXPUNGE_DATA is tried, then the hub.
+        limit: keep this many rows of every split, the first ones (utility: of all its groups in
+            turn), and only probe rows that belong to kept ones.
+        allow_overlap: accept forget rows that stand in retain too, and holdout rows that anyone is
+            trained on.
+        seed: of a task that draws its rows; a seed in the name goes first.
+
+    Raises UsageError, MissingError or DataError, each with what to do next.
+    """
+    if limit is not None:
+        check_limit(limit)
+    if name is None:
+        if forget is None:
+            raise UsageError("There is nothing to forget: neither a task nor a forget file is given.",
+                             f"Known tasks: {', '.join(task_names())}.", "Pass --task NAME or --forget FILE.")
+        task = task_from_files(Path(forget), *(Path(p) if p is not None else None for p in (retain, holdout)),
+                               mapping=mapping)
+    else:
+        if forget or retain or holdout or mapping:
+            raise UsageError(
+                f"The task {name!r} brings its own rows; files and --map cannot be added to it.",
+                "", "Leave out the task name, or leave out --forget, --retain, --holdout and --map.",
+            )
+        plugin, options = parse_task(name)
+        if "limit" in options and "limit" not in plugin.Spec.model_fields:
+            inside = options.pop("limit")
+            if not isinstance(inside, int):
+                raise UsageError(f"{name}: limit must be a whole number, not {inside!r}.")
+            if limit not in (None, inside):
+                raise UsageError(f"The task name says limit={inside}, but the limit is {limit}.")
+            check_limit(limit := inside)
+        if seed and "seed" in plugin.Spec.model_fields:
+            options.setdefault("seed", seed)
+        task = plugin(**options).load(Path(data_dir) if data_dir is not None else None)
+    if not allow_overlap:
+        check_overlap(task)
+    return task if limit is None else limited(task, limit)
+
+
+def parse_task(name: str) -> tuple[type[TaskPlugin], dict[str, Any]]:
+    """The plug-in that a name asks for, and its options: `tofu:forget10(limit=5)`, `digits(forget=class:3)`.
+
+    Raises:
+        UsageError: an unknown name, with the nearest known ones, or options that cannot be read.
+    """
+    match = re.fullmatch(r"\s*([^():\s]+)(?::([^():\s]+))?\s*(?:\((.*)\))?\s*", name, re.DOTALL)
+    entry = entries().get(match[1]) if match else None
+    if match is None or entry is None or entry.kind != "task":
+        raise _unknown(match[1] if match else name)
+    plugin = cast(type[TaskPlugin], entry.load())
+    options: dict[str, Any] = {}
+    if match[2]:
+        if f"{match[1]}:{match[2]}" not in plugin.names():
+            raise _unknown(f"{match[1]}:{match[2]}")
+        options[plugin.part] = match[2]
+    for piece in re.split(r",(?![^\[]*\])", match[3] or ""):
+        key, equals, value = (text.strip() for text in piece.partition("="))
+        if not piece.strip():
+            continue
+        if not equals or not value:
+            raise UsageError(f"{name}: {key} has no value.", fix=f"Write {match[1]}({key}=...).")
+        if key in options:
+            raise UsageError(f"{name}: {key} is given twice.", fix="Give it once.")
+        options[key] = _value(value)
+    return plugin, options
+
+
+def default_suite(task: str) -> str:
+    """What an audit of the task of this name asks when no suite is named."""
+    entry = entries().get(re.split(r"[:(]", task, maxsplit=1)[0])
+    if entry is None or entry.kind != "task":
+        return SUITE
+    return cast(type[TaskPlugin], entry.load()).card.suite
+
+
+def task_names() -> list[str]:
+    """Every name of every task."""
+    return [name for entry in of_kind("task") for name in cast(type[TaskPlugin], entry.load()).names()]
+
+
+def _value(text: str) -> Any:
+    """A literal, or a word such as class:3 as it stands."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _unknown(name: str) -> UsageError:
+    return UsageError(f"There is no task {name!r}.", did_you_mean(name, task_names()),
+                      "A file of rows is given with --forget instead of a task name.")
