@@ -68,8 +68,8 @@ def load(options: TaskOptions, settings: Settings, name: str | None = None) -> T
     Raises:
         UsageError: neither a name nor a file was given.
     """
-    from expunge.data.files import parse_map
     from expunge.benchmarks.loading import load_task
+    from expunge.data.files import parse_map
 
     chosen = options.task or (None if options.forget else name)
     if chosen is None and options.forget is None:

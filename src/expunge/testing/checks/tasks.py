@@ -18,7 +18,6 @@ from expunge.records.task import SPLITS, Task
 
 from .base import check
 
-
 TEST_DATA = "EXPUNGE_TEST_DATA"
 """The variable that names the folder of published data sets; without them their tasks are skipped."""
 
