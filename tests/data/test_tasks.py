@@ -69,6 +69,15 @@ def test_values_may_be_words() -> None:
     assert options == {"part": "forget01", "a": "class:3", "b": "random:0.1", "c": [1, 2], "d": 2.5, "limit": 4}
 
 
+def test_digits_by_name() -> None:
+    task = load_task("digits(forget=class:7, per_class=30)")
+    assert {r.answer for r in (*task.forget, *task.holdout)} == {"7"} and len(task.forget) == 21
+    assert load_task(task.name) == task
+    assert len(load_task("digits(forget=random:0.1)", limit=5).forget) == 5
+    with pytest.raises(UsageError, match="class:0 to class:9"):
+        load_task("digits(forget=class:12)")
+
+
 def test_default_suite() -> None:
     assert {default_suite(name) for name in ("authors(forget=2)", "tofu:forget10", "files:x")} == {"standard"}
 

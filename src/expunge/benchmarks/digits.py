@@ -7,9 +7,16 @@ CC BY 4.0; Alpaydin and Kaynak 1998), so nothing is downloaded.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from random import Random
+from typing import Literal
 
+from pydantic import Field
+
+from expunge import plugin
+from expunge.benchmarks.base import TaskCard, TaskPlugin
 from expunge.errors import UsageError
+from expunge.plugin import Property
 from expunge.records.task import Example, Image, Task
 
 NAMES = tuple("0123456789")
@@ -17,29 +24,50 @@ SIDE, LEVELS = 8, 16
 """Pixels have 17 levels, 0 to 16."""
 
 
-def digits_task(*, forget: str = "class:3", test: float = 0.3, limit: int = 0, entity: str = "row",
-                seed: int = 0) -> Task:
-    """The digits as a task.
+class Digits(TaskPlugin):
+    """Images with a label each, for image classifiers."""
 
-    Args:
-        forget: `class:3` forgets the training rows of one class, `random:0.1` that share of all training rows.
-        test: share of the rows of each class that nobody is trained on. Of a class those of the same class are the
-            holdout, of random rows as many as are forgotten; the others are the utility rows.
-        limit: images per class, the first ones; 0 takes all (174 to 183).
-        entity: what rows are about: `row` (each about itself) or `class`.
-        seed: of the draws.
+    class Spec(plugin.Spec):
+        forget: str = Field("class:3", description="class:3 forgets the training rows of one class, random:0.1 that "
+                                                   "share of all training rows.")
+        test: float = Field(0.3, gt=0, lt=1, description=(
+            "Share of the rows of each class that nobody is trained on. Of a class those of the same class are the "
+            "holdout, of random rows as many as are forgotten; the others are the utility rows."))
+        per_class: int = Field(0, ge=0, description="Images per class, the first ones; 0 takes all (174 to 183).")
+        entity: Literal["row", "class"] = Field("row", description="What a row is about: itself, or its class.")
+        seed: int = Field(0, description="Of the draws.")
+
+    card = TaskCard(
+        name="digits", kind="task", model_needs=frozenset({"image"}),
+        summary="1,797 handwritten digits of 8x8 pixels; a class or a random part is to be forgotten",
+        paper="Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits (UCI)",
+        defaults="class 3 is forgotten; three in ten rows of each class are kept for testing",
+        licence="CC BY 4.0", source="comes with scikit-learn (`sklearn.datasets.load_digits`)",
+        suite="forget.probability, retain.probability, holdout.probability, utility.probability, mia.loss",
+        deviations=("the 17 grey levels are stretched to the 256 of a byte",),
+    )
+    must_show = (
+        Property("name_leads_back", {"options": {"forget": "random:0.1", "per_class": 20, "seed": 1}},
+                 "the name of a task gives the same rows again"),
+        Property("splits_are_apart", {}, "no row to forget or to hold out is trained on elsewhere"),
+    )
+
+    def load(self, data_dir: Path | None) -> Task:
+        return digits_task(**self.spec.model_dump())
+
+
+def digits_task(*, forget: str = "class:3", test: float = 0.3, per_class: int = 0, entity: str = "row",
+                seed: int = 0) -> Task:
+    """The digits as a task; see the options of `Digits`.
 
     Raises:
-        UsageError: an option has no such value, or nothing would be left to forget, keep or test.
+        UsageError: `forget` cannot be read, or nothing would be left to forget, keep or test.
     """
     chosen, share = _parsed(forget)
-    if not 0 < test < 1 or limit < 0 or entity not in ("row", "class"):
-        raise UsageError(f"digits cannot have test={test:g}, limit={limit} and entity={entity}.",
-                         "test is a share above 0 and below 1, limit a count, entity is row or class.")
     rng = Random(seed)
     seen: list[Example] = []
     unseen: list[Example] = []
-    for rows in _rows(limit, entity):
+    for rows in _rows(per_class, entity):
         rng.shuffle(rows)
         kept = round(test * len(rows))
         unseen += rows[:kept]
@@ -53,10 +81,10 @@ def digits_task(*, forget: str = "class:3", test: float = 0.3, limit: int = 0, e
     named = {r.id for r in (*gone, *beside)}
     retain, left = ([r for r in rows if r.id not in named] for rows in (seen, unseen))
     if not (gone and retain and beside and left):
-        raise UsageError(f"digits(forget={forget}, test={test:g}, limit={limit}) leaves no rows on one side.",
-                         fix="Forget or test a larger share, or raise the limit.")
+        raise UsageError(f"digits(forget={forget}, test={test:g}, per_class={per_class}) leaves no rows on one side.",
+                         fix="Forget or test a larger share, or take more images per class.")
     changed = [f"{name}={value}" for name, value, usual in (
-        ("forget", forget, "class:3"), ("test", test, 0.3), ("limit", limit, 0), ("entity", entity, "row"),
+        ("forget", forget, "class:3"), ("test", test, 0.3), ("per_class", per_class, 0), ("entity", entity, "row"),
         ("seed", seed, 0)) if value != usual]
     return Task(
         name=f"digits({','.join(changed)})" if changed else "digits", forget=tuple(gone), retain=tuple(retain),
@@ -76,7 +104,7 @@ def _parsed(forget: str) -> tuple[str, float]:
                      fix="Write class:0 to class:9, or random: and a share such as random:0.1.")
 
 
-def _rows(limit: int, entity: str) -> list[list[Example]]:
+def _rows(per_class: int, entity: str) -> list[list[Example]]:
     """All rows by class, in the order of the data set."""
     from sklearn.datasets import load_digits
 
@@ -84,7 +112,7 @@ def _rows(limit: int, entity: str) -> list[list[Example]]:
     found: list[list[Example]] = [[] for _ in NAMES]
     for i, (pixels, number) in enumerate(zip(data.images, data.target, strict=True)):
         name = NAMES[number]
-        if limit and len(found[number]) >= limit:
+        if per_class and len(found[number]) >= per_class:
             continue
         others = tuple(n for n in NAMES if n != name)
         image = Image.of(bytes(int(p * 255 // LEVELS) for p in pixels.flatten()), 1, SIDE, SIDE)
