@@ -23,8 +23,6 @@ from expunge.audit.suite import suite_from_terms
 from expunge.console import Reporter
 from expunge.demonstration import trained_world
 from expunge.errors import ExpungeError
-from expunge.judgement.leaks import leaks
-from expunge.judgement.verdict import verdict
 from expunge.records.base import read_json
 from expunge.records.score import Audit
 from expunge.report.attack_matrix import ALONE, matrix, reason, svg
@@ -121,9 +119,7 @@ def controls(work: Path, suite: str) -> None:
 
 def judged(place: Path) -> Audit:
     """An audit scored and judged again from its rows, so that all of them stand under the rules of this commit."""
-    stored = Audit.read(place / "audit.json")
-    scores = rescore(place, suite_from_terms(stored.suite), resamples=RESAMPLES)
-    return stored.model_copy(update={"scores": scores, "verdict": verdict(scores, stored.attacks)})
+    return rescore(place, suite_from_terms(Audit.read(place / "audit.json").suite), resamples=RESAMPLES)
 
 
 def collect_known(work: Path) -> None:
@@ -133,10 +129,9 @@ def collect_known(work: Path) -> None:
         audit, (_, name, world) = judged(place), place.name.split("-")
         assert audit.verdict is not None
         plain = {s.name: {"value": s.value, **s.controls} for s in audit.scores if s.attack is None and s.name in PLAIN}
-        won = leaks(audit.scores)
         under = [{"attack": s.attack, "score": s.name, "value": s.value, "before": s.before,
                   "control": s.controls.get("retrained"), "excess": s.excess, "interval": s.excess_interval,
-                  "leaks": s in won}
+                  "leaks": s.succeeded}
                  for s in audit.scores if s.attack and s.name in SHOWN and s.value is not None]
         known.append({"name": name, "world": int(world), "outcome": audit.verdict.outcome, "alone": audit.verdict.alone,
                       "threats": {t.access: {"outcome": t.outcome, "strongest": t.strongest}

@@ -24,11 +24,11 @@ MAY: dict[str, set[str]] = {
     "methods": {"records", "data", "models", "training"},
     "probes": {"records", "data", "models"},
     "attacks": {"records", "data", "models", "training"},
-    "metrics": {"records", "judgement"},
+    "metrics": {"records"},
     "judgement": {"records", "metrics"},
     "benchmarks": {"records", "data", "models", "probes", "attacks", "metrics"},
     "audit": {"records", "data", "models", "probes", "attacks", "metrics", "judgement", "benchmarks"},
-    "report": {"records", "judgement"},
+    "report": {"records"},
     "certify": {"records"},
     "ledger": {"records"},
     **{room: {"records", "data", "models", "training", "methods"}

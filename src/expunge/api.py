@@ -256,7 +256,10 @@ def score_again(folder: str | Path, *, suite: str | None = None, resamples: int 
                            "Make one with `expunge audit MODEL --task T --out DIR`.")
     stored = Audit.read(Path(folder) / "audit.json")
     asked = parse_suite(suite) if suite else suite_from_terms(stored.suite)
-    return rescore(Path(folder), asked, resamples=resamples)
+    found = rescore(Path(folder), asked, resamples=resamples)
+    if suite is None and resamples is None:  # the same audit under the rules of this version
+        found.write(Path(folder) / "audit.json")
+    return found.scores
 
 
 def _check_audited(path: str | Path, config: Any, task: Task, max_length: int | None, reporter: Reporter) -> None:

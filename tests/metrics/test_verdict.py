@@ -8,11 +8,11 @@ import pytest
 
 from expunge.attacks.base import parse_attack
 from expunge.audit.attacks import describe
-from expunge.judgement.leaks import doubt, leaks, share, succeeds
+from expunge.judgement.directions import is_above, is_below
+from expunge.judgement.leaks import doubt, leaks, succeeds
 from expunge.judgement.threats import NOT_TRIED, shown_alone
 from expunge.judgement.verdict import verdict
 from expunge.metrics.base import Evidence
-from expunge.metrics.directions import is_above, is_below
 from expunge.metrics.evaluate import score_all
 from expunge.records.observation import Observations
 from expunge.records.score import AttackRecord, Family, Score
@@ -253,7 +253,7 @@ def test_the_strongest_recovers_the_largest_share() -> None:
     much, more = attacked(0.4, attack="a"), attacked(0.3, attack="b", control=0.55)
     lent = attacked(0.09, 0.01, attack="c", control=0.9)
     assert [s.attack for s in leaks([lent, much, more])] == ["b", "a", "c"]
-    assert share(lent) is None and share(more) == pytest.approx(0.3 / 0.35)
+    assert lent.share is None and more.share == pytest.approx(0.3 / 0.35)
 
 
 def outcomes(*scores: Score) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from expunge.judgement.leaks import decided
 from expunge.records.base import write_json, write_jsonl
 from expunge.records.observation import Observations
 from expunge.records.run import RunRecord
@@ -176,7 +177,7 @@ def attacked_scores(shift: float = 0.0) -> tuple[Score, ...]:
     found.append(
         Score(name="forget.rouge_l", attack="interpolate", value=None, unavailable="it needs the original model")
     )
-    return tuple(found)
+    return decided(found)
 
 
 THREATS = (

@@ -13,6 +13,7 @@ from expunge.attacks.relearn import Relearn
 from expunge.records.score import Audit
 from expunge.report import attack_charts, attack_matrix, attacks, charts
 from expunge.report.gather import gather
+from expunge.report.page import render
 
 from .conftest import RELEARN
 
@@ -119,3 +120,12 @@ def test_the_figure_stands_alone_and_is_small(audit: Audit, methods: int, repeat
     assert root.tag == "{http://www.w3.org/2000/svg}svg" and len(drawn.encode()) < 150_000
     assert "prefers-color-scheme:dark" in drawn and f"method {methods - 1}" in drawn and "href" not in drawn
     assert (">0.30<" in drawn) == written
+
+
+def test_an_audit_of_an_earlier_version_says_how_to_decide_it(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run("run", attacks=True)
+    assert "--rescore" not in render([run], out=tmp_path / "new.html").read_text(encoding="utf-8")
+    audit = Audit.read(run / "audit.json")
+    bare = tuple(s.model_copy(update={"doubt": None}) for s in audit.scores)
+    audit.model_copy(update={"scores": bare}).write(run / "audit.json")
+    assert "expunge audit --rescore DIR" in render([run], out=tmp_path / "old.html").read_text(encoding="utf-8")

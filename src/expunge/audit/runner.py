@@ -27,6 +27,7 @@ from expunge.audit.cache import ObservationCache
 from expunge.audit.store import ObservationStore, read_store
 from expunge.audit.suite import Suite
 from expunge.errors import ExpungeError, UsageError
+from expunge.judgement.leaks import decided
 from expunge.judgement.verdict import verdict
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import parse_metric, required, score_all, with_alternatives
@@ -36,7 +37,7 @@ from expunge.progress import Announce
 from expunge.records.base import fingerprint
 from expunge.records.observation import Observations, Row
 from expunge.records.run import environment
-from expunge.records.score import Audit, Score, SubjectRef
+from expunge.records.score import Audit, SubjectRef
 from expunge.records.task import SPLITS, Split, Task
 
 
@@ -122,6 +123,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     scores = score_all(suite.metrics, evidence, resamples=resamples, seed=seed)
     scores += score_attacks(attacks, lambda a, r, s: done.get((a.text(), r, s), Attempted({})), evidence, tuple(seen),
                             lambda a: unfitting.get(a.text()), resamples=resamples, seed=seed)
+    scores = decided(scores)
     tick(len(suite.metrics))
     tried = tuple(map(describe, attacks))
     audit = Audit(
@@ -135,8 +137,8 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     return audit
 
 
-def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> tuple[Score, ...]:
-    """Scores of a finished audit from its stored observations alone: no model is loaded.
+def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> Audit:
+    """A finished audit scored and judged again from its stored observations alone: no model is loaded.
 
     Args:
         resamples: bootstrap draws; as many as then when left out.
@@ -156,8 +158,11 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> tupl
         mine = read(attack, "subject", "forget")
         return None if mine.found or mine.why else never.get(attack.labels[0])
 
-    return (*score_all(suite.metrics, evidence, resamples=resamples, seed=seed),
-            *score_attacks(suite.attacks, read, evidence, tuple(seen), why, resamples=resamples, seed=seed))
+    scores = decided((*score_all(suite.metrics, evidence, resamples=resamples, seed=seed),
+                      *score_attacks(suite.attacks, read, evidence, tuple(seen), why, resamples=resamples, seed=seed)))
+    attacks = tuple(map(describe, suite.attacks))
+    return stored.model_copy(update={"suite": suite.terms, "scores": scores, "attacks": attacks, "resamples": resamples,
+                                     "verdict": verdict(scores, attacks)})
 
 
 def _evidence(seen: Mapping[str, Observations], subject: SubjectRef) -> Evidence:

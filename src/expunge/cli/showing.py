@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from expunge.console import Reporter, format_number
-from expunge.judgement.leaks import MIN_ROWS, compared, control, doubt, leaks, strength, tried
+from expunge.judgement.directions import base, is_below
+from expunge.judgement.leaks import MIN_ROWS, compared, doubt, leaks, tried
 from expunge.judgement.threats import hidden_inside, shown_alone, told
-from expunge.metrics.directions import base, is_below
 from expunge.records.score import Audit, Score, Verdict
 from expunge.records.shadows import Shadows
 from expunge.report.text import HEADLINES
@@ -145,7 +145,7 @@ def _strongest(audit: Audit) -> str:
         return f"Attacks: {f'none had a control on {MIN_ROWS} rows or more' if asked else 'none was run'}."
     term = {label: record.term for record in audit.attacks for label in record.labels}
     count, tests = len({term.get(s.attack or "", s.attack) for s in run}), tried(audit.scores)
-    best = won[0] if won else max(run, key=strength)
+    best = won[0] if won else max(run, key=lambda s: s.strength)
     why = "" if won else f" It did not succeed: {doubt(best, tests)}."
     return (f"Attacks: {len({term.get(s.attack or '', s.attack) for s in won})} of {count} succeeded. "
             f"Strongest ({best.access}): {told(best)}.{why}")
@@ -199,13 +199,13 @@ def show_scores(scores: Sequence[Score], reporter: Reporter) -> None:
 def _show_attacked(scores: Sequence[Score], reporter: Reporter) -> None:
     found = [s for s in scores if s.value is not None]
     against, tests = compared(scores), tried(scores)
-    strongest = sorted(against, key=lambda s: (doubt(s, tests) is None, strength(s)), reverse=True)[:FEW]
+    strongest = sorted(against, key=lambda s: (doubt(s, tests) is None, s.strength), reverse=True)[:FEW]
     shown = found if len(found) <= FEW else strongest
     if shown:
         reporter.out.print()
         reporter.table("under attack" + (", strongest first" if shown is strongest else ""),
                        ["attack", "score", "before", "value", "control", "excess", "95 % interval", "success"],
-                       [[s.attack or "", s.name, s.before, s.value, (control(s) or ("", None))[1], s.excess,
+                       [[s.attack or "", s.name, s.before, s.value, (s.control or ("", None))[1], s.excess,
                          _between(s.excess_interval), (doubt(s, tests) or "*") if s in against else ""] for s in shown])
     if against:
         won = sum(doubt(s, tests) is None for s in against)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from expunge.records.score import Score
+from expunge.records.score import SMALL, Score
 
 MIN_ROWS = 10
 """A few rows give an interval without width."""
@@ -13,21 +13,14 @@ RESIDUE = 0.1
 """Share of what there was to recover that must come out to matter."""
 LONE_RESIDUE = 0.25
 """The same where one retrained model, or none, is all there is: trained anew with another seed it would differ too."""
-SMALL = 0.05
-"""Room between original and control below which a share of it says nothing, and an excess too small to matter."""
 CHANCE = 0.05
 """That any attack of an audit succeeds where there is nothing to be had."""
 _95 = NormalDist().inv_cdf(0.975)
 
 
-def shows_knowledge(score: Score) -> bool:
-    """A score of the forget set that rises with knowledge; those of other splits are utility."""
-    return score.name.startswith("forget.") and score.higher_is == "knows"
-
-
 def compared(scores: Sequence[Score]) -> list[Score]:
     """Scores under attack that were set against a control on enough rows."""
-    return [s for s in scores if s.attack is not None and shows_knowledge(s) and s.value is not None
+    return [s for s in scores if s.attack is not None and s.shows_knowledge and s.value is not None
             and s.excess is not None and s.excess_interval is not None and s.n >= MIN_ROWS and s.counted]
 
 
@@ -36,13 +29,19 @@ def tried(scores: Sequence[Score]) -> int:
     return len({s.attack for s in compared(scores)})
 
 
-def leaks(scores: Sequence[Score]) -> list[Score]:
-    """Those that succeeded, strongest first, corrected for the number of attacks and strengths of the audit.
+def decided(scores: Sequence[Score]) -> tuple[Score, ...]:
+    """The same scores, each comparison with its `doubt`, corrected for the number of attacks and strengths.
 
     Metrics under one attack read the same answers, and most of them rise and fall together.
     """
+    tests, against = tried(scores), {id(s) for s in compared(scores)}
+    return tuple(s.model_copy(update={"doubt": (doubt(s, tests) or "") if id(s) in against else None}) for s in scores)
+
+
+def leaks(scores: Sequence[Score]) -> list[Score]:
+    """Those that succeeded, strongest first."""
     tests = tried(scores)
-    return sorted((s for s in compared(scores) if succeeds(s, tests)), key=strength, reverse=True)
+    return sorted((s for s in compared(scores) if doubt(s, tests) is None), key=lambda s: s.strength, reverse=True)
 
 
 def succeeds(score: Score, tests: int = 1) -> bool:
@@ -86,7 +85,7 @@ MANY = 10_000
 
 def needed(score: Score) -> float:
     """The least excess, and the least gain, that matter."""
-    return max(SMALL, (LONE_RESIDUE if score.floor is None else RESIDUE) * (room(score) or 0.0))
+    return max(SMALL, (LONE_RESIDUE if score.floor is None else RESIDUE) * (score.room or 0.0))
 
 
 def _beyond(value: float, interval: tuple[float, float], entities: int, tests: int) -> bool:
@@ -95,31 +94,3 @@ def _beyond(value: float, interval: tuple[float, float], entities: int, tests: i
     low, high = interval
     error = (high - low) / 2 / _95
     return entities > 1 and low > 0 and value > float(stdtrit(entities - 1, 1 - CHANCE / max(tests, 1))) * error
-
-
-def control(score: Score) -> tuple[str, float] | None:
-    """What it is compared with: the same attack on the retrained model, or on rows that were never trained on."""
-    for name in ("retrained", "holdout"):
-        value = score.controls.get(name)
-        if value is not None:
-            return name, value
-    return None
-
-
-def room(score: Score) -> float | None:
-    """What there was to recover: from the control to the original left alone."""
-    original, beside = score.controls.get("original"), control(score)
-    return None if original is None or beside is None else original - beside[1]
-
-
-def share(score: Score) -> float | None:
-    """Excess as a share of what there was to recover; None where the control is about as good as the original,
-    as under attacks that lend it the original's outputs."""
-    left = room(score)
-    return None if score.excess is None or left is None or left <= SMALL else score.excess / left
-
-
-def strength(score: Score) -> float:
-    """What attacks are ranked by: the share, or the bare excess where there is none."""
-    found = share(score)
-    return found if found is not None else score.excess or 0.0

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from expunge.judgement.leaks import MIN_ROWS, compared, control, leaks, share, shows_knowledge, strength
-from expunge.metrics.directions import against, figure, is_above, is_below
+from expunge.judgement.directions import against, figure, is_above, is_below
+from expunge.judgement.leaks import MIN_ROWS, compared, leaks
 from expunge.records.score import ACCESS, Access, AttackRecord, Family, Score, Threat
 
 Outcome = Literal["forgets", "suppresses", "retains", "over-forgets", "undecided"]
@@ -40,7 +40,7 @@ def threats(scores: Sequence[Score], attacks: Sequence[AttackRecord], plain: Out
         plain: the outcome of the model left alone.
         overall: the outcome with the attacks.
     """
-    if not any(s.attack or (shows_knowledge(s) and s.access in DEEP) for s in scores):
+    if not any(s.attack or (s.shows_knowledge and s.access in DEEP) for s in scores):
         return ()
     return tuple(_threat(access, scores, attacks, plain, overall) for access in ACCESS)
 
@@ -49,8 +49,8 @@ def _threat(access: Access, scores: Sequence[Score], attacks: Sequence[AttackRec
             overall: Outcome) -> Threat:
     within = ACCESS[:ACCESS.index(access) + 1]
     alone = [s for s in scores if s.attack is None and s.value is not None and s.access in within]
-    known = [s for s in alone if shows_knowledge(s)]
-    here = [s for s in scores if s.attack and s.value is not None and shows_knowledge(s) and s.access == access]
+    known = [s for s in alone if s.shows_knowledge]
+    here = [s for s in scores if s.attack and s.value is not None and s.shows_knowledge and s.access == access]
     found = [s for s in leaks(scores) if s.access in within]
     above = [s for s in shown_alone(scores) if s.access in within]
     inside, below = [s for s in hidden_inside(scores) if s.access in within], [s for s in known if is_below(s)]
@@ -103,7 +103,7 @@ def _threat(access: Access, scores: Sequence[Score], attacks: Sequence[AttackRec
 
 def told(score: Score) -> str:
     """One success: `relearn brings forget.probability from 0.05 to 0.64, against 0.22 of the retrained model ...`."""
-    named = control(score)
+    named = score.control
     value, before = score.value or 0.0, score.before
     if before is not None and value <= before:
         text = f"{score.attack} leaves {score.name} at {figure(value)} ({figure(before)} before)"
@@ -116,7 +116,7 @@ def told(score: Score) -> str:
         text += f", against {figure(named[1])} {whose}"
     low, high = score.excess_interval or (score.excess, score.excess)
     text += f" (excess {figure(score.excess or 0.0)} [{figure(low or 0.0)}, {figure(high or 0.0)}]"
-    part = share(score)
+    part = score.share
     return text + (f", {part:.0%} of what there was to recover)" if part is not None else ")")
 
 
@@ -138,7 +138,7 @@ def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -
         sentences.append(f"{len(best)} of {_count(labels, attacks)} succeeded, in {len(found)} of {len(run)} "
                          f"comparisons{rest}." if best else
                          f"None of {_count(labels, attacks)} succeeded in any of {len(run)} comparisons.")
-    asked = [s for s in scores if s.attack and s.value is not None and shows_knowledge(s)]
+    asked = [s for s in scores if s.attack and s.value is not None and s.shows_knowledge]
     bare = {s.attack for s in asked if s.counted} - set(labels)
     reasons = sorted({s.uncontrolled for s in asked if s.attack in bare and s.uncontrolled})
     lent = list(dict.fromkeys(s.attack for s in asked if s.attack and not s.counted))
@@ -158,7 +158,7 @@ def shown_alone(scores: Sequence[Score]) -> list[Score]:
     plain = {s.name: s for s in scores if s.attack is None and s.value is not None}
     found = []
     for score in plain.values():
-        if shows_knowledge(score) and score.access not in DEEP:
+        if score.shows_knowledge and score.access not in DEEP:
             aside = plain.get(score.name.replace("forget.", "holdout.", 1))
             if score.controls.get("retrained") is None and aside is not None:
                 score = score.model_copy(update={"controls": {**score.controls, "holdout": aside.value}})
@@ -178,7 +178,7 @@ def looks_inside(score: Score) -> bool:
     Telling forget rows from rows that were never trained on (linear_probe) is membership, which unlearning itself may
     leave a trace for, and being unlike the retrained model (cka) is no knowledge either.
     """
-    return shows_knowledge(score) and score.access in DEEP
+    return score.shows_knowledge and score.access in DEEP
 
 
 def untried(scores: Sequence[Score], attacks: Sequence[AttackRecord], access: Access | None = None) -> list[str]:
@@ -229,7 +229,7 @@ def _largest(scores: Sequence[Score]) -> str:
     run = compared(scores)
     if not run:
         return ""
-    most = max(run, key=strength)
+    most = max(run, key=lambda s: s.strength)
     low, high = most.excess_interval or (0.0, 0.0)
     return (f"; the largest excess is {figure(most.excess or 0.0)} [{figure(low)}, {figure(high)}] "
             f"({most.name} under {most.attack})")

@@ -28,7 +28,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from expunge.judgement.leaks import MIN_ROWS, leaks, shows_knowledge
+from expunge.judgement.directions import against, base, compare, figure, is_above, is_below
+from expunge.judgement.leaks import MIN_ROWS, leaks
 from expunge.judgement.threats import (
     DEEP,
     Outcome,
@@ -39,7 +40,6 @@ from expunge.judgement.threats import (
     unscored,
     untried,
 )
-from expunge.metrics.directions import against, base, compare, figure, is_above, is_below
 from expunge.records.score import AttackRecord, Score, Verdict
 
 P_LIMIT = 0.05
@@ -68,7 +68,7 @@ def verdict(scores: Sequence[Score], attacks: Sequence[AttackRecord] = (), p_lim
 
 def _outcome(plain: list[Score], p_limit: float) -> tuple[Outcome, list[str]]:
     quality = next((s for s in plain if base(s) == "forget_quality"), None)
-    known = [s for s in plain if shows_knowledge(s) and s.access not in DEEP]
+    known = [s for s in plain if s.shows_knowledge and s.access not in DEEP]
     if quality is None and not any(s.controls.get("retrained") is not None for s in known):
         shown, told = shown_alone(plain), [s for s in plain if s.name.startswith("mia.") and s.n >= MIN_ROWS
                                            and s.interval is not None and s.interval[0] > 0.5]

@@ -15,6 +15,8 @@ ACCESS: tuple[Access, ...] = ("text", "logits", "gradients", "weights")
 Family = Literal["relearning", "quantisation", "pruning", "noise", "merging", "steering", "internals", "decoding",
                  "prompt:paraphrase", "prompt:jailbreak", "prompt:context", "prompt:search", "membership"]
 """What kind of attack it is; those on prompts share their first word."""
+SMALL = 0.05
+"""Room between original and control below which a share of it says nothing, and an excess too small to matter."""
 AUDIT_SCHEMA = "expunge.audit/1"
 
 
@@ -66,6 +68,42 @@ class Score(Record):
     attempts: int = 1
     """Tries per row, of which the best counts; the control had as many."""
     unavailable: str | None = None
+    doubt: str | None = None
+    """Under an attack: the first condition of a success that is not met, in a word or two; empty for a success. None
+    where it was set against no control on enough rows. Decided in `judgement.leaks` when the audit is made."""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the attack brought out more than it does of its control, and than asking plainly does."""
+        return self.doubt == ""
+
+    @property
+    def shows_knowledge(self) -> bool:
+        """A score of the forget set that rises with knowledge; those of other splits are utility."""
+        return self.name.startswith("forget.") and self.higher_is == "knows"
+
+    @property
+    def control(self) -> tuple[str, float] | None:
+        """What it is compared with: the same attack on the retrained model, or on rows that were never trained on."""
+        known = ((name, self.controls.get(name)) for name in ("retrained", "holdout"))
+        return next(((name, value) for name, value in known if value is not None), None)
+
+    @property
+    def room(self) -> float | None:
+        """What there was to recover: from the control to the original left alone."""
+        original, beside = self.controls.get("original"), self.control
+        return None if original is None or beside is None else original - beside[1]
+
+    @property
+    def share(self) -> float | None:
+        """Excess as a share of what there was to recover; None where the control is about as good as the original,
+        as under attacks that lend it the original's outputs."""
+        return None if self.excess is None or self.room is None or self.room <= SMALL else self.excess / self.room
+
+    @property
+    def strength(self) -> float:
+        """What attacks are ranked by: the share, or the bare excess where there is none."""
+        return self.share if self.share is not None else self.excess or 0.0
 
 
 class Threat(Record):

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from expunge.judgement.leaks import control, leaks, share
 from expunge.records.score import ACCESS, Audit, Score
 from expunge.report.attack_charts import LEAK, LESS
 from expunge.report.charts import INK, Spec, _short, _spec, to_file_svg
@@ -35,11 +34,10 @@ def matrix(audits: Iterable[tuple[str, Audit]], metric: str = METRIC) -> dict[st
     for method, audit in audits:
         methods[method] = None
         needed = {label: a.access for a in audit.attacks for label in a.labels}
-        won = leaks(audit.scores)
         for score in audit.scores:
             if score.name == metric:
                 access.setdefault(score.attack, needed.get(score.attack or "", score.access))
-                gathered.setdefault((score.attack, method), []).append(_cell(score, score in won))
+                gathered.setdefault((score.attack, method), []).append(_cell(score))
     order = {name: i for i, name in enumerate(("none", *ACCESS))}
     attacks = sorted(access, key=lambda label: order[access[label]])
     cells = [{"method": method, "attack": label, **_merged(found)}
@@ -48,10 +46,10 @@ def matrix(audits: Iterable[tuple[str, Audit]], metric: str = METRIC) -> dict[st
             "attacks": [{"label": label, "access": access[label]} for label in attacks], "cells": cells}
 
 
-def _cell(score: Score, leak: bool) -> dict[str, Any]:
+def _cell(score: Score) -> dict[str, Any]:
     if score.value is None:
         return {"unavailable": score.unavailable or "no reason was recorded"}
-    named = control(score)
+    named = score.control
     beside = None if named is None else named[1]
     excess, interval = score.excess, score.excess_interval
     if score.attack is None and beside is not None:
@@ -61,7 +59,7 @@ def _cell(score: Score, leak: bool) -> dict[str, Any]:
         return {"unavailable": "there was no control to compare with", "value": score.value}
     lone = score.model_copy(update={"excess": excess})
     return {"excess": excess, "interval": interval, "value": score.value, "before": score.before, "control": beside,
-            "original": score.controls.get("original"), "share": share(lone), "leaks": int(leak), "seeds": 1}
+            "original": score.controls.get("original"), "share": lone.share, "leaks": int(score.succeeded), "seeds": 1}
 
 
 def _merged(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from expunge.errors import ExpungeError
-from expunge.judgement.leaks import control, leaks, shows_knowledge, strength
 from expunge.records.observation import Observations, Row
 from expunge.records.score import ACCESS, Access, Audit, Score
 from expunge.records.task import Split
@@ -65,20 +64,28 @@ class Lines:
 def levels(audit: Audit) -> list[Level]:
     """Scores of the forget set under attack, by access; all that succeeded come first."""
     found = []
-    won = leaks(audit.scores)
     for access in ACCESS:
-        scores = [s for s in _attacked(audit.scores) if shows_knowledge(s) and s.access == access]
-        made = [AttackRow(s, (control(s) or ("", None))[1], s in won)
-                for s in sorted(scores, key=lambda s: (s in won, strength(s)), reverse=True)]
+        scores = [s for s in _attacked(audit.scores) if s.shows_knowledge and s.access == access]
+        made = [AttackRow(s, (s.control or ("", None))[1], s.succeeded)
+                for s in sorted(scores, key=lambda s: (s.succeeded, s.strength), reverse=True)]
         if made:
             found.append(Level(access, tuple(made[:SHOWN]), tuple(made[SHOWN:])))
     return found
 
 
+def undecided(audit: Audit | None) -> list[str]:
+    """Said where no comparison was decided on, as in audits of earlier versions, which this page cannot make good."""
+    compared = [s for s in audit.scores if s.attack and s.excess is not None] if audit else []
+    if not compared or any(s.doubt is not None for s in compared):
+        return []
+    return ["Whether an attack succeeded was not decided: there are too few rows, or an earlier version made the audit; "
+            "`expunge audit --rescore DIR` decides it now."]
+
+
 def others(audit: Audit) -> list[AttackRow]:
     """Scores under attack that say nothing of the forget set: what the attacked model still can do."""
-    return [AttackRow(s, (control(s) or ("", None))[1], False)
-            for s in _attacked(audit.scores) if not shows_knowledge(s)]
+    return [AttackRow(s, (s.control or ("", None))[1], False)
+            for s in _attacked(audit.scores) if not s.shows_knowledge]
 
 
 def unavailable(audit: Audit) -> list[tuple[str, str]]:
@@ -186,10 +193,11 @@ def _strongest(view: View) -> list[str]:
         return []
     scores = view.audit.scores
     kept = {a.label for a in view.attacked if a.role == "subject" and a.split == "forget" and a.asked("generation")}
-    ranked = sorted((s for s in _attacked(scores) if shows_knowledge(s) and s.excess is not None), key=strength,
-                    reverse=True)
+    ranked = sorted((s for s in _attacked(scores) if s.shows_knowledge and s.excess is not None),
+                    key=lambda s: (s.succeeded, s.strength), reverse=True)
+    won = [s for s in ranked if s.succeeded]
     best: dict[str, str] = {}
-    for label in [s.attack for s in (leaks(scores) or ranked) if s.attack in kept]:
+    for label in [s.attack for s in (won or ranked) if s.attack in kept]:
         term = next((a.term for a in view.audit.attacks if label in a.labels), label)
         best.setdefault(str(term), str(label))
     return list(best.values())[:STRONGEST]

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from expunge.records.base import write_text
 from expunge.records.observation import Observations
 from expunge.records.run import RunRecord
-from expunge.report import charts, evidence, tables, text, under_attack
+from expunge.report import attacks, charts, evidence, tables, text, under_attack
 from expunge.report.gather import Group, View, gather, group
 from expunge.report.parts import Chart, Missing, chart
 
@@ -68,7 +68,7 @@ def _single(view: View) -> dict[str, Any]:
         "title": view.recipe or view.name,
         "facts": _facts(view),
         "verdict": _verdict(view),
-        "alarms": list(view.record.alarms) if view.record else [],
+        "alarms": [*(view.record.alarms if view.record else ()), *attacks.undecided(view.audit)],
         "has_record": view.record is not None,
         "blocks": tables.blocks([s for s in scores if s.attack is None]),
         "under": under_attack.section(view),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from expunge.attacks.base import Attack, Sum
-from expunge.judgement.leaks import leaks, needed, shows_knowledge
+from expunge.judgement.leaks import leaks, needed
 from expunge.models.subject import checksum
 
 from .. import attack_bed as bed
@@ -81,7 +81,7 @@ def finds_nothing(plugin: type[Attack], options: dict[str, Any] | None = None, m
             scores = bed.scored(attack.text(), model, asked, control)
             assert not leaks(scores)
             for score in scores:
-                if score.gain is None or score.excess is None or not shows_knowledge(score):
+                if score.gain is None or score.excess is None or not score.shows_knowledge:
                     continue
                 # People are few here, so that a test of significance alone would excuse anything.
                 assert min(score.excess, score.gain) < needed(score), score

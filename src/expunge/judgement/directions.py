@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from expunge.judgement.leaks import MIN_ROWS, RESIDUE, SMALL
-from expunge.records.score import Score
+from expunge.judgement.leaks import MIN_ROWS, RESIDUE
+from expunge.records.score import SMALL, Score
 
 
 def is_above(score: Score, which: str = "retrained") -> bool:
