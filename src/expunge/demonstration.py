@@ -10,7 +10,7 @@ import torch
 from expunge import processes
 from expunge.api import audit, forget, train
 from expunge.console import Reporter
-from expunge.data.tasks import load_task
+from expunge.benchmarks.loading import load_task
 from expunge.models.load import config_from
 from expunge.records.base import cache_root, fingerprint, read_json
 from expunge.records.run import RunRecord

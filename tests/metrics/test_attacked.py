@@ -10,7 +10,7 @@ import pytest
 from expunge.attacks.base import Attack, parse_attack
 from expunge.audit.attacks import Attempted, score_attacks
 from expunge.judgement.leaks import succeeds
-from expunge.metrics.attacked import Attacked, score_attacked
+from expunge.metrics.attacked import AttackEvidence, score_attacked
 from expunge.metrics.base import Evidence
 from expunge.records.observation import Observations, Row
 from expunge.records.score import Score
@@ -33,7 +33,7 @@ def both(forget: Mapping[str, float], holdout: Mapping[str, float]) -> Observati
 
 def case(found: Mapping[str, float], before: Mapping[str, float], control: Mapping[str, float],
          control_before: Mapping[str, float], resamples: int = 300) -> Score:
-    return score_attacked(METRIC, Attacked(
+    return score_attacked(METRIC, AttackEvidence(
         "relearn", "weights", Evidence(seen(found), None, (seen(control),)),
         Evidence(seen(before), None, (seen(control_before),))), resamples=resamples)
 
@@ -63,7 +63,7 @@ def test_people_are_redrawn_where_rows_of_one_agree() -> None:
 def test_the_floor_is_what_a_second_retrained_model_has_over_the_first() -> None:
     ids = [f"p{i}" for i in range(12)]
     first, second = seen(dict.fromkeys(ids, 0.2)), seen(dict.fromkeys(ids, 0.5))
-    score = score_attacked(METRIC, Attacked(
+    score = score_attacked(METRIC, AttackEvidence(
         "relearn", "weights", Evidence(seen(dict.fromkeys(ids, 0.45)), None, (first, second)),
         Evidence(seen(dict.fromkeys(ids, 0.1)), None, (first, second))), resamples=50)
     assert score.floor == pytest.approx(0.3) and score.excess == pytest.approx(0.25) and not succeeds(score)

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from expunge.metrics.attacked import Attacked, score_attacked
+from expunge.metrics.attacked import AttackEvidence, score_attacked
 from expunge.metrics.base import Evidence
 from expunge.metrics.extracted import Extracted, extracted
 from expunge.metrics.pass_at_k import PassAtK, pass_at_k, reveals_fact
@@ -73,7 +73,7 @@ def test_without_a_bare_fact_most_of_the_text_must_come() -> None:
 def test_an_attacked_score_pools_both_sides() -> None:
     subject, control = drawn({"1": ["ann", "bob"], "2": ["ann", "ann"]}), drawn({"1": ["bob"] * 2, "2": ["ann", "bob"]})
     single = drawn({"1": ["bob"], "2": ["bob"]})
-    case = Attacked("sample(count=2)", "text", Evidence(subject, None, (control,)),
+    case = AttackEvidence("sample(count=2)", "text", Evidence(subject, None, (control,)),
                     Evidence(single, None, (single,)))
     score = score_attacked("forget.pass_at_k", case, resamples=50)
     assert (score.value, score.before, score.excess, score.attempts) == (0.75, 0.0, 0.5, 2)

@@ -24,7 +24,7 @@ from expunge.metrics.model_utility import ModelUtility
 from expunge.metrics.privleak import PrivLeak, privleak
 from expunge.metrics.probability import Probability, normalised_probabilities
 from expunge.metrics.rouge_l import RougeL, rouge_l
-from expunge.metrics.rows import Example, by_example
+from expunge.metrics.rows import RowForms, by_example
 from expunge.metrics.truth_ratio import TruthRatio, log_truth_ratios, truth_scores
 from expunge.records.observation import Observations, Row
 from expunge.records.task import SPLITS, Split
@@ -87,16 +87,16 @@ def test_privleak_published_pair_and_both_conventions() -> None:
 
 
 def test_probability_normalisation_by_hand() -> None:
-    examples = {"1": Example("", log(0.6), wrong=[log(0.1), log(0.3)]), "2": Example("", log(0.5))}
+    examples = {"1": RowForms("", log(0.6), wrong=[log(0.1), log(0.3)]), "2": RowForms("", log(0.5))}
     assert normalised_probabilities(examples) == {"1": pytest.approx(0.6)}
 
 
 def test_truth_ratio_by_hand() -> None:
-    examples = {"1": Example("", log(0.9), paraphrases=[log(0.5)], wrong=[log(0.1), log(0.4)])}
+    examples = {"1": RowForms("", log(0.9), paraphrases=[log(0.5)], wrong=[log(0.1), log(0.4)])}
     assert exp(log_truth_ratios(examples)["1"]) == pytest.approx(0.25 / 0.5)
     assert exp(log_truth_ratios(examples, "geometric")["1"]) == pytest.approx(0.2 / 0.5)
     assert exp(log_truth_ratios(examples, "legacy")["1"]) == pytest.approx(0.5 / 0.2)
-    plain = {"1": Example("", log(0.9), wrong=[log(0.1), log(0.4)])}
+    plain = {"1": RowForms("", log(0.9), wrong=[log(0.1), log(0.4)])}
     assert exp(log_truth_ratios(plain)["1"]) == pytest.approx(0.25 / 0.9)
     assert truth_scores(examples, "true_better")["1"] == pytest.approx(0.5)
     assert truth_scores(examples, "prob_mean")["1"] == pytest.approx(0.5 / 0.75)
@@ -106,7 +106,7 @@ def test_truth_ratio_by_hand() -> None:
 @pytest.mark.parametrize("aggregate", ["closer_to_1", "true_better", "prob_mean"])
 @pytest.mark.parametrize(("right", "wrong"), [(-2e3, -1.0), (-1.0, -2e3), (-2e3, -2e3), (0.0, 0.0)])
 def test_truth_scores_survive_extremes(variant: Any, aggregate: Any, right: float, wrong: float) -> None:
-    (score,) = truth_scores({"1": Example("", right, wrong=[wrong, wrong])}, aggregate, variant).values()
+    (score,) = truth_scores({"1": RowForms("", right, wrong=[wrong, wrong])}, aggregate, variant).values()
     assert 0 <= score <= 1
     if right == wrong == -2000 and variant != "geometric":  # equally impossible is a tie, not 0 / 0
         assert score == pytest.approx({"closer_to_1": 1.0, "true_better": 0.0, "prob_mean": 0.5}[aggregate])
@@ -114,8 +114,8 @@ def test_truth_scores_survive_extremes(variant: Any, aggregate: Any, right: floa
 
 def test_ties_in_multiple_choice_share_the_point() -> None:
     options = [(-1.0, False), (-1.0, True), (-2.0, False)]
-    assert choices({"1": Example("", options=options), "2": Example("", options=options[1:]),
-                    "3": Example("", options=options[:1]), "4": Example("", options=[(-1.0, False)] * 2)}) \
+    assert choices({"1": RowForms("", options=options), "2": RowForms("", options=options[1:]),
+                    "3": RowForms("", options=options[:1]), "4": RowForms("", options=[(-1.0, False)] * 2)}) \
         == {"1": 0.5, "2": 1.0}
 
 

@@ -56,7 +56,7 @@ def normal(key_BT: Tensor, width: int) -> Tensor:
     return torch.erfinv((top_BTD.float() + 0.5) * 2.0**-22 - 1) * 2**0.5
 
 
-class Draw:
+class NoiseDraw:
     """One draw of the noise. The same tokens meet the same noise, in scoring and in cached decoding.
 
     Args:
@@ -148,7 +148,7 @@ class Noise(Attack):
             scale_D = torch.cat([h_TD[1:] for h_TD in asked]).std(0)
         tick = context.announce("draws of noise", spec.draws)
         for number in range(spec.draws):
-            draw = Draw(derive(context.seed, "noise", number), spec.amp, scale_D)
+            draw = NoiseDraw(derive(context.seed, "noise", number), spec.amp, scale_D)
             with watched(subject) as watch, rewritten(subject, {spec.layer: draw.change(watch)}):
                 ask(View(self.text(), subject, context.rows, number))
             tick(1)

@@ -25,7 +25,7 @@ from expunge.plugin import Property
 from expunge.seeding import derive, stream
 
 
-class Draw(LogitsProcessor):
+class KeyedDraw(LogitsProcessor):
     """Leaves one token possible: the first whose cumulative probability exceeds a uniform number.
 
     That is an exact draw from softmax(scores). The number is a function of the row's key, the attempt and the
@@ -107,7 +107,7 @@ class Sample(Attack):
         chosen: list[Any] = [TemperatureLogitsWarper(spec.temperature)]
         chosen += [TopKLogitsWarper(spec.top_k)] if spec.top_k else []
         chosen += [TopPLogitsWarper(spec.top_p)] if spec.top_p < 1 else []
-        chosen.append(Draw(keys, attempt, ids_BT.shape[1]))
+        chosen.append(KeyedDraw(keys, attempt, ids_BT.shape[1]))
         # Last, after whatever else works on the logits.
         options["logits_processor"] = LogitsProcessorList([*options.get("logits_processor", ()), *chosen])
         found: Tensor = decode(**options)

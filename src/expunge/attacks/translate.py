@@ -24,14 +24,14 @@ BUILT_IN = Path(__file__).parent / "_lib" / "german.jsonl"
 
 
 @dataclass(frozen=True)
-class Slot:
+class Translation:
     """A translated question, and its translated answer where the table has one."""
 
     prompt: str
     answer: str = ""
 
 
-Table = Mapping[str, Mapping[str, Slot]]
+Table = Mapping[str, Mapping[str, Translation]]
 """Language -> id or question of a row -> slot."""
 
 
@@ -40,17 +40,17 @@ def read_table(path: Path) -> Table:
 
     Raises MissingError when the file is not there and DataError for a row that lacks something.
     """
-    table: dict[str, dict[str, Slot]] = {}
+    table: dict[str, dict[str, Translation]] = {}
     for where, row in read_rows(path):
         key = row.get("id") or row.get("prompt")
         if not (key and row.get("language") and row.get("translation")):
             raise DataError(f"{where}: a translation needs language, translation, and id or prompt.")
-        slot = Slot(str(row["translation"]), str(row.get("answer") or ""))
+        slot = Translation(str(row["translation"]), str(row.get("answer") or ""))
         table.setdefault(str(row["language"]), {})[str(key)] = slot
     return table
 
 
-def translated(slots: Mapping[str, Slot], row: Example, rows: Sequence[Example], draw: Random) -> Example | None:
+def translated(slots: Mapping[str, Translation], row: Example, rows: Sequence[Example], draw: Random) -> Example | None:
     """The row with its translated question, found by id, by question, or by question with {subject} in it."""
     who = row.entity if row.entity and row.entity in row.prompt else ""
     pattern = row.prompt.replace(who, "{subject}") if who else row.prompt

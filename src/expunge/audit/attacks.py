@@ -12,7 +12,7 @@ from expunge.attacks.base import Attack, AttackContext, View, parse_attack
 from expunge.audit.cache import ObservationCache
 from expunge.audit.store import ObservationStore, read_store
 from expunge.errors import ExpungeError, InterruptedRun
-from expunge.metrics.attacked import Attacked, score_attacked
+from expunge.metrics.attacked import AttackEvidence, score_attacked
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import available, parse_metric, required, with_alternatives
 from expunge.models.subject import Subject
@@ -144,7 +144,7 @@ def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, S
             with_it = [i for i, t in enumerate(twins) if label in t.found]
             under = Evidence(mine.found[label], None, tuple(twins[i].found[label] for i in with_it), plain.offered)
             alone = replace(plain, retrained=tuple(plain.retrained[i] for i in with_it))
-            case = Attacked(label, attack.access, under, alone, not attack.lends, aside.found.get(label),
+            case = AttackEvidence(label, attack.access, under, alone, not attack.lends, aside.found.get(label),
                             next((t.why for t in (*twins, aside) if t.why), None))
             scores += [score_attacked(term, case, resamples=resamples, seed=seed) for term in attack.asks]
     # One point may lie on two curves; it is one comparison.

@@ -36,7 +36,7 @@ def name_of(shard: int, slice_: int) -> str:
     return f"{shard}.{slice_}"
 
 
-class Plan(Record):
+class ShardPlan(Record):
     """Training settings of every stage; the same before and after a deletion."""
 
     shards: int
@@ -75,7 +75,7 @@ class Plan(Record):
         return retrained / sum(self.stage_steps(r) for r in range(self.slices))
 
 
-class Place(Record):
+class ShardPlace(Record):
     """Shard, slice and content fingerprint of a row."""
 
     shard: int
@@ -98,10 +98,10 @@ class Ledger(Record):
 
     schema_: str = Field(LEDGER_SCHEMA, alias="schema")
     model_config = Record.model_config | {"populate_by_name": True}
-    plan: Plan
+    plan: ShardPlan
     base: str
     """Fingerprint of the frozen base. It is declared, not proven, that neither base nor tokenizer saw a row."""
-    rows: dict[str, Place]
+    rows: dict[str, ShardPlace]
     checkpoints: dict[str, Checkpoint]
     served: str
     """Fingerprint of the ensemble of these checkpoints."""

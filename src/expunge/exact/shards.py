@@ -23,7 +23,7 @@ from torch import Tensor
 from expunge.data.text_encoder import TextEncoder
 from expunge.errors import DataError
 from expunge.exact.ensemble import DOWN, UP, SisaForCausalLM, assemble
-from expunge.exact.ledger import NAME, Checkpoint, Ledger, Plan, name_of
+from expunge.exact.ledger import NAME, Checkpoint, Ledger, ShardPlan, name_of
 from expunge.methods.optimizers.adamw import AdamW
 from expunge.methods.recipe import Stage, training_stage
 from expunge.methods.run_context import RunContext
@@ -120,13 +120,13 @@ def copy_into(source: Path, target: Path) -> None:
     os.replace(fresh, target)
 
 
-def schedule_of(plan: Plan, shard: int, slice_: int, rows: Sequence[Example], tokens: TextEncoder) -> Keyed:
+def schedule_of(plan: ShardPlan, shard: int, slice_: int, rows: Sequence[Example], tokens: TextEncoder) -> Keyed:
     """The batches of a stage."""
     return Keyed(rows, tokens, steps=plan.stage_steps(slice_), batches=plan.batches * (slice_ + 1),
                  batch_size=plan.batch_size, seed=derive(plan.seed, "sisa", shard, slice_))
 
 
-def train_stage(base: CausalLM, plan: Plan, shard: int, slice_: int, rows: Sequence[Example], store: Path,
+def train_stage(base: CausalLM, plan: ShardPlan, shard: int, slice_: int, rows: Sequence[Example], store: Path,
                 folder: Path, announce: Announce) -> None:
     """Train a shard on its slices up to `slice_` from the checkpoint before, and write the next one.
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from expunge import plugin
 from expunge.errors import DataError, ExpungeError, UsageError
 from expunge.exact.deletion import Deletion, deletion_of
-from expunge.exact.ledger import Average, Ledger, Place, Plan, content, place
+from expunge.exact.ledger import Average, Ledger, ShardPlace, ShardPlan, content, place
 from expunge.exact.shards import STORE, archive, carry_out
 from expunge.methods.base import Exact
 from expunge.methods.run_context import RunContext
@@ -92,7 +92,7 @@ class Sisa(Exact):
             raise problem
         spec, tokens, settings = self.spec, subject.encoder, run.settings
         rows_per_step = spec.shards * spec.slices * settings.batch_size * settings.accumulate
-        plan = Plan(
+        plan = ShardPlan(
             **spec.model_dump(include={"shards", "slices", "rank", "dropout", "targets", "lr", "average"}),
             alpha=spec.alpha or 2.0 * spec.rank, epochs=settings.epochs or 1.0, steps=settings.steps,
             batches=spec.batches or math.ceil(len(rows) / rows_per_step), batch_size=settings.batch_size,
@@ -101,7 +101,7 @@ class Sisa(Exact):
         places = {}
         for row in rows:
             shard, slice_ = place(row.id, plan.shards, plan.slices, plan.seed)
-            places[row.id] = Place(shard=shard, slice=slice_, content=content(row))
+            places[row.id] = ShardPlace(shard=shard, slice=slice_, content=content(row))
         start = Ledger(plan=plan, base=checksum(subject.model.state_dict()), rows=places, checkpoints={}, served="")
         first_slices = {k: 0 for k in range(plan.shards)}
         model, ledger = carry_out(subject, start, {row.id: row for row in rows}, first_slices, run)

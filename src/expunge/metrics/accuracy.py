@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from expunge.metrics.base import Evidence, MetricCard, RowMetric
-from expunge.metrics.rows import Example, by_example
+from expunge.metrics.rows import RowForms, by_example
 from expunge.plugin import Property
 from expunge.records.task import SPLITS, Split
 
 
-def choices(examples: Mapping[str, Example]) -> dict[str, float]:
+def choices(examples: Mapping[str, RowForms]) -> dict[str, float]:
     """1 where the right option is the likeliest, by example id; a tie of m options counts 1/m.
 
     Sharing ties keeps a model without any preference at chance, whatever the order of options.

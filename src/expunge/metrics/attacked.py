@@ -21,7 +21,7 @@ Values = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Attacked:
+class AttackEvidence:
     """Observations at one strength of an attack, and of the same models left alone."""
 
     label: str
@@ -38,7 +38,7 @@ class Attacked:
     """Why there is no control, where there is none."""
 
 
-def score_attacked(term: str, attacked: Attacked, *, resamples: int = 1000, seed: int = 0) -> Score:
+def score_attacked(term: str, attacked: AttackEvidence, *, resamples: int = 1000, seed: int = 0) -> Score:
     """One score under an attack: value, the same rows before, control, excess and gain, share recovered."""
     metric, split = parse_metric(term)
     score = metric.score(attacked.evidence, split, resamples=resamples, seed=seed)

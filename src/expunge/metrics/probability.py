@@ -11,7 +11,7 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.metrics.base import Evidence, MetricCard, RowMetric
-from expunge.metrics.rows import Example, by_example
+from expunge.metrics.rows import RowForms, by_example
 from expunge.plugin import Property
 from expunge.records.task import SPLITS, Split
 
@@ -21,7 +21,7 @@ class ProbabilityOptions(plugin.Spec):
         "answer: the trained answer; paraphrase: the answer in other words, the mean if there are several"))
 
 
-def probabilities(examples: Mapping[str, Example],
+def probabilities(examples: Mapping[str, RowForms],
                   form: Literal["answer", "paraphrase"] = "answer") -> dict[str, float]:
     """p_bar(a|q) = exp(mean log p of the answer's tokens, end token included), by example id."""
     if form == "paraphrase":
@@ -29,7 +29,7 @@ def probabilities(examples: Mapping[str, Example],
     return {k: exp(e.answer) for k, e in examples.items() if e.answer is not None}
 
 
-def normalised_probabilities(examples: Mapping[str, Example]) -> dict[str, float]:
+def normalised_probabilities(examples: Mapping[str, RowForms]) -> dict[str, float]:
     """p_bar(a) / (p_bar(a) + sum over wrong answers of p_bar(w)); only rows that have wrong answers."""
     shares = {}
     for key, example in examples.items():

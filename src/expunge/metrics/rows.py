@@ -37,7 +37,7 @@ def _values(row: Row, key: str) -> NDArray[np.float64]:
 
 
 @dataclass
-class Example:
+class RowForms:
     """log p_bar of every form of one example; rows without a token are left out."""
 
     group: str
@@ -48,12 +48,12 @@ class Example:
     """(log p_bar, whether the option is right)."""
 
 
-def by_example(rows: Iterable[Row]) -> dict[str, Example]:
+def by_example(rows: Iterable[Row]) -> dict[str, RowForms]:
     """Likelihood rows gathered by example id, in the order in which ids first appear."""
-    examples: dict[str, Example] = {}
+    examples: dict[str, RowForms] = {}
     answered: set[str] = set()
     for row in rows:
-        example = examples.setdefault(row["id"], Example(row["group"]))
+        example = examples.setdefault(row["id"], RowForms(row["group"]))
         value, form = mean_logp(row), row["form"]
         if form == "answer":
             if row["id"] in answered:

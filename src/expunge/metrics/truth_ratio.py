@@ -11,7 +11,7 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.metrics.base import Evidence, MetricCard, RowMetric
-from expunge.metrics.rows import Example, by_example
+from expunge.metrics.rows import RowForms, by_example
 from expunge.plugin import Property
 from expunge.records.score import Orientation
 from expunge.records.task import SPLITS, Split
@@ -31,7 +31,7 @@ class TruthRatioOptions(plugin.Spec):
         "wrong); auto: closer_to_1 on forget, true_better elsewhere"))
 
 
-def log_odds(example: Example, variant: Variant) -> tuple[float, float] | None:
+def log_odds(example: RowForms, variant: Variant) -> tuple[float, float] | None:
     """(log wrong, log right) of one example; None when it has no wrong answer or no right one.
 
     Right is the paraphrased answer, or the plain one where there is no paraphrase. TOFU has one
@@ -45,13 +45,13 @@ def log_odds(example: Example, variant: Variant) -> tuple[float, float] | None:
     return float(np.mean(example.wrong)), float(np.mean(right))
 
 
-def log_truth_ratios(examples: Mapping[str, Example], variant: Variant = "arithmetic") -> dict[str, float]:
+def log_truth_ratios(examples: Mapping[str, RowForms], variant: Variant = "arithmetic") -> dict[str, float]:
     """log TR by example id; what forget quality compares. Kept as a logarithm, since TR overflows."""
     odds = {key: log_odds(example, variant) for key, example in examples.items()}
     return {key: _log_ratio(*pair, variant) for key, pair in odds.items() if pair is not None}
 
 
-def truth_scores(examples: Mapping[str, Example], aggregate: Aggregate,
+def truth_scores(examples: Mapping[str, RowForms], aggregate: Aggregate,
                  variant: Variant = "arithmetic") -> dict[str, float]:
     """One number in 0..1 by example id. R is wrong over right in every variant."""
     scores = {}

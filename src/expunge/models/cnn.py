@@ -31,7 +31,7 @@ class CNNConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
-class Stage(nn.Module):
+class ConvStage(nn.Module):
     """Convolution 3x3, group normalisation, ReLU, and the largest of every 2x2 pixels.
 
     Groups, not batches, are normalised: then no row's output depends on the rows beside it.
@@ -57,7 +57,7 @@ class CNN(PreTrainedModel):  # type: ignore[misc, no-any-unimported, unused-igno
     def __init__(self, config: CNNConfig) -> None:
         super().__init__(config)
         inputs = [config.num_channels, *config.widths]
-        self.stages = nn.ModuleList(Stage(a, b) for a, b in zip(inputs, config.widths, strict=False))
+        self.stages = nn.ModuleList(ConvStage(a, b) for a, b in zip(inputs, config.widths, strict=False))
         side = config.image_size // 2 ** len(config.widths)
         self.hidden = nn.Linear(config.widths[-1] * side * side, config.hidden_size)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)

@@ -11,7 +11,7 @@ from expunge.records.observation import Observations, Row
 from expunge.records.score import ACCESS, Access, Audit, Score
 from expunge.records.task import Split
 from expunge.report.evidence import Answer, cell, highlight, rows
-from expunge.report.gather import View, finite
+from expunge.report.gather import RunView, finite
 from expunge.terms import parse_sum
 
 SHOWN = 12
@@ -78,7 +78,7 @@ def undecided(audit: Audit | None) -> list[str]:
     compared = [s for s in audit.scores if s.attack and s.excess is not None] if audit else []
     if not compared or any(s.doubt is not None for s in compared):
         return []
-    return ["Whether an attack succeeded was not decided: there are too few rows, or an earlier version made the audit; "
+    return ["Whether an attack succeeded was not decided: too few rows, or an audit of an earlier version; "
             "`expunge audit --rescore DIR` decides it now."]
 
 
@@ -158,7 +158,7 @@ def strengths(labels: Sequence[str]) -> tuple[str | None, dict[str, float]]:
     return differ[0][2], {label: float(v) for label, v in values.items() if v is not None}
 
 
-def recovered(view: View, limit: int) -> list[Answer]:
+def recovered(view: RunView, limit: int) -> list[Answer]:
     """Answers before and under the strongest attacks, beside the control's: those in which most came back first."""
     labels = _strongest(view)
     under = {(a.role, a.label): a.read() for a in view.attacked
@@ -187,7 +187,7 @@ def recovered(view: View, limit: int) -> list[Answer]:
     return found
 
 
-def _strongest(view: View) -> list[str]:
+def _strongest(view: RunView) -> list[str]:
     """Labels of the attacks to show, one per attack: those that succeeded, else whichever came closest."""
     if view.audit is None:
         return []
@@ -218,7 +218,7 @@ def _telling(row: Row, asked: Row) -> int:
     return len({text.casefold() for text, known in pieces if known})
 
 
-def profiles(view: View) -> list[Lines]:
+def profiles(view: RunView) -> list[Lines]:
     """Numbers per layer of every model, from whichever probes look inside; unknown fields are drawn as they are."""
     models = {"original": view.original, "unlearned": view.subject}
     if view.retrained:

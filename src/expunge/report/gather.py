@@ -19,7 +19,7 @@ NOTHING = Observations({})
 
 
 @dataclass(frozen=True)
-class Attacked:
+class AttackFolder:
     """Where the observations of one model under one attack lie; read when they are needed, since there are many."""
 
     role: str
@@ -35,7 +35,7 @@ class Attacked:
 
 
 @dataclass(frozen=True)
-class View:
+class RunView:
     """Everything a page needs of one run. Empty parts mean that the folder does not hold them."""
 
     name: str
@@ -46,7 +46,7 @@ class View:
     subject: Observations = NOTHING
     original: Observations = NOTHING
     retrained: tuple[Observations, ...] = ()
-    attacked: tuple[Attacked, ...] = ()
+    attacked: tuple[AttackFolder, ...] = ()
 
     @property
     def task(self) -> str:
@@ -81,10 +81,10 @@ class Group:
 
     letter: str
     title: str
-    views: tuple[View, ...] = field(default_factory=tuple)
+    views: tuple[RunView, ...] = field(default_factory=tuple)
 
 
-def gather(folders: Sequence[Path]) -> tuple[View, ...]:
+def gather(folders: Sequence[Path]) -> tuple[RunView, ...]:
     """One view per run, in the order given.
 
     A run folder whose audit lies in another of the given folders is shown once, with that audit.
@@ -101,9 +101,9 @@ def gather(folders: Sequence[Path]) -> tuple[View, ...]:
     return tuple(_view(root, sources[root], name) for root, name in zip(kept, _names(kept), strict=True))
 
 
-def group(views: Sequence[View]) -> tuple[Group, ...]:
+def group(views: Sequence[RunView]) -> tuple[Group, ...]:
     """Put runs that share a recipe together, in first-seen order, under A, B, C, ..."""
-    members: dict[str, list[View]] = {}
+    members: dict[str, list[RunView]] = {}
     for i, view in enumerate(views):
         members.setdefault(view.recipe_key or f"alone-{i}", []).append(view)
     titles = [m[0].recipe or m[0].name for m in members.values()]
@@ -144,12 +144,12 @@ def _record_path(root: Path) -> Path:
     return RunFolder(target).record if target.is_dir() else target
 
 
-def _view(root: Path, record: Path, name: str) -> View:
+def _view(root: Path, record: Path, name: str) -> RunView:
     files = RunFolder(root)
     steps, unreadable = _steps(record.parent / files.steps.name)
     references = {p.name: p for p in sorted(files.observations.glob("*")) if p.is_dir()}
     retrained = sorted((n for n in references if n.startswith("retrained")), key=lambda n: (len(n), n))
-    return View(
+    return RunView(
         name=name,
         record=RunRecord.read(record) if record.exists() else None,
         audit=Audit.read(files.audit) if files.audit.exists() else None,
@@ -162,7 +162,7 @@ def _view(root: Path, record: Path, name: str) -> View:
     )
 
 
-def _attacked(roles: Mapping[str, Path]) -> Iterator[Attacked]:
+def _attacked(roles: Mapping[str, Path]) -> Iterator[AttackFolder]:
     """What source.json of ROLE/attacks/* says; folders without a readable one are left out."""
     for role, folder in roles.items():
         for path in sorted(folder.glob("attacks/*/source.json")):
@@ -171,7 +171,7 @@ def _attacked(roles: Mapping[str, Path]) -> Iterator[Attacked]:
             except ExpungeError:
                 continue
             if isinstance(source, dict) and source.get("attack"):
-                yield Attacked(role, str(source["attack"]), str(source.get("split", "forget")), path.parent)
+                yield AttackFolder(role, str(source["attack"]), str(source.get("split", "forget")), path.parent)
 
 
 def _observations(folder: Path | None) -> Observations:

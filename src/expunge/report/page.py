@@ -14,7 +14,7 @@ from expunge.records.base import write_text
 from expunge.records.observation import Observations
 from expunge.records.run import RunRecord
 from expunge.report import attacks, charts, evidence, tables, text, under_attack
-from expunge.report.gather import Group, View, gather, group
+from expunge.report.gather import Group, RunView, gather, group
 from expunge.report.parts import Chart, Missing, chart
 
 FORGET_ANSWERS, RETAIN_ANSWERS = 12, 6
@@ -60,7 +60,7 @@ def _breakable(name: str) -> Markup:
     return Markup(str(escape(name)).replace(".", ".<wbr>").replace("_", "_<wbr>"))
 
 
-def _single(view: View) -> dict[str, Any]:
+def _single(view: RunView) -> dict[str, Any]:
     audit = view.audit
     scores = audit.scores if audit else ()
     return {
@@ -86,7 +86,7 @@ def _single(view: View) -> dict[str, Any]:
     }
 
 
-def _comparison(views: Sequence[View]) -> dict[str, Any]:
+def _comparison(views: Sequence[RunView]) -> dict[str, Any]:
     groups = group(views)
     several = any(len(g.views) > 1 for g in groups)
     alone = group([_unmatched(v) for v in views])
@@ -114,12 +114,12 @@ def _comparison(views: Sequence[View]) -> dict[str, Any]:
     }
 
 
-def _unmatched(view: View) -> View:
+def _unmatched(view: RunView) -> RunView:
     """The same view without what would put it in a group with others."""
-    return View(name=view.name, audit=view.audit)
+    return RunView(name=view.name, audit=view.audit)
 
 
-def _facts(view: View) -> list[tuple[str, str]]:
+def _facts(view: RunView) -> list[tuple[str, str]]:
     record, audit = view.record, view.audit
     facts = [("Model", view.model), ("Task", view.task), ("Recipe", view.recipe)]
     if record:
@@ -170,7 +170,7 @@ def _free(record: RunRecord) -> str:
     return f"{free:,} of {total:,} ({100 * free / total:.3g} %)"
 
 
-def _references(view: View) -> str:
+def _references(view: RunView) -> str:
     assert view.audit is not None
     count = len(view.audit.retrained)
     parts = ["the original model" if view.audit.original else "",
@@ -178,7 +178,7 @@ def _references(view: View) -> str:
     return " and ".join(part for part in parts if part) or "nothing: the audit had no reference model"
 
 
-def _verdict(view: View) -> dict[str, Any]:
+def _verdict(view: RunView) -> dict[str, Any]:
     verdict = view.audit.verdict if view.audit else None
     if verdict is not None:
         sign, headline, meaning = text.HEADLINES[verdict.outcome]
@@ -196,14 +196,14 @@ def _verdict(view: View) -> dict[str, Any]:
             "threats": (), "missing": missing}
 
 
-def _no_scores(view: View) -> Missing | None:
+def _no_scores(view: RunView) -> Missing | None:
     if view.audit and view.audit.scores:
         return None
     what = "The audit holds no scores." if view.audit else "There is no audit yet, so there are no scores."
     return Missing(what, text.command("audit", model=view.model, task=view.task))
 
 
-def _reference_note(view: View) -> Missing | None:
+def _reference_note(view: RunView) -> Missing | None:
     if view.audit and not view.audit.retrained:
         return Missing("No retrained model was given, so its column is empty. It is made with:",
                        text.command("retrain", task=view.task))
@@ -229,7 +229,7 @@ def _trade_off(groups: Sequence[Group], *, single: bool) -> Chart | Missing:
     return chart("tradeoff", spec, "", caption)
 
 
-def _curves(view: View) -> list[Chart] | Missing:
+def _curves(view: RunView) -> list[Chart] | Missing:
     if not view.steps:
         if view.record is None:
             return Missing("No run record belongs to this folder, so its training is unknown.",
@@ -244,13 +244,13 @@ def _curves(view: View) -> list[Chart] | Missing:
     return found or Missing("The step lines hold no numbers to draw.")
 
 
-def _steps_note(view: View) -> str:
+def _steps_note(view: RunView) -> str:
     if not view.unreadable_steps:
         return ""
     return f"{view.unreadable_steps} line(s) of steps.jsonl could not be read and were left out."
 
 
-def _subjects(view: View) -> list[tuple[str, str, Observations]]:
+def _subjects(view: RunView) -> list[tuple[str, str, Observations]]:
     """(label, role, observations) of the models whose answers were kept; the first retrained one."""
     found = [("original", "original", view.original), ("unlearned", "unlearned", view.subject)]
     if view.retrained:
@@ -258,7 +258,7 @@ def _subjects(view: View) -> list[tuple[str, str, Observations]]:
     return [item for item in found if item[2].keys()]
 
 
-def _distributions(view: View) -> list[Chart | Missing]:
+def _distributions(view: RunView) -> list[Chart | Missing]:
     audit = text.command("audit", model=view.model, task=view.task)
     subjects = _subjects(view)
     line, dash_dot = charts.Line, [7, 3, 2, 3]
@@ -286,7 +286,7 @@ def _distributions(view: View) -> list[Chart | Missing]:
     return found
 
 
-def _answers(view: View) -> list[tuple[str, list[evidence.Answer]]] | Missing:
+def _answers(view: RunView) -> list[tuple[str, list[evidence.Answer]]] | Missing:
     subjects = _subjects(view)
     blocks = [("Forget rows", evidence.answers(subjects, "forget", FORGET_ANSWERS)),
               ("Retain rows", evidence.answers(subjects, "retain", RETAIN_ANSWERS))]
@@ -310,7 +310,7 @@ def _compared_answers(groups: Sequence[Group]) -> list[tuple[str, list[evidence.
         text.command("audit", model=views[0].model, task=views[0].task))
 
 
-def _cautions(views: Sequence[View]) -> list[str]:
+def _cautions(views: Sequence[RunView]) -> list[str]:
     """Differences between the runs that make their numbers hard to compare."""
     found = []
     for label, values in (
@@ -329,7 +329,7 @@ def _cautions(views: Sequence[View]) -> list[str]:
     return found
 
 
-def _alarms(views: Sequence[View]) -> list[str]:
+def _alarms(views: Sequence[RunView]) -> list[str]:
     """Every alarm once, with the runs that raised it."""
     raised: dict[str, list[str]] = {}
     for view in views:
@@ -338,12 +338,12 @@ def _alarms(views: Sequence[View]) -> list[str]:
     return [f"{', '.join(names)}: {alarm}" for alarm, names in raised.items()]
 
 
-def _not_tested(views: Sequence[View]) -> list[str]:
+def _not_tested(views: Sequence[RunView]) -> list[str]:
     verdicts = (v.audit.verdict for v in views if v.audit)
     return list(dict.fromkeys(line for verdict in verdicts if verdict for line in verdict.not_tested))
 
 
-def _reproduce(view: View, *, named: bool = False) -> list[tuple[str, str]]:
+def _reproduce(view: RunView, *, named: bool = False) -> list[tuple[str, str]]:
     """(heading, text) pairs for the folded block."""
     prefix = f"{view.name}: " if named else ""
     parts: list[tuple[str, str]] = []
@@ -371,7 +371,7 @@ def _json(*parts: tuple[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     return [(heading, json.dumps(value, indent=1, ensure_ascii=False)) for heading, value in parts if value]
 
 
-def _glossary(views: Sequence[View]) -> list[tuple[str, str]]:
+def _glossary(views: Sequence[RunView]) -> list[tuple[str, str]]:
     names = {text.base_name(s.name) for v in views if v.audit for s in v.audit.scores}
     names |= {"mia"} if any(name.startswith("mia.") for name in names) else set()
     words = list(text.WORDS.items()) if names else []

@@ -9,7 +9,7 @@ from statistics import median
 from expunge.records.score import Score
 from expunge.report import text
 from expunge.report.charts import Point
-from expunge.report.gather import Group, View, finite
+from expunge.report.gather import Group, RunView, finite
 
 FORGET_AXES = ("forget.probability", "forget.rouge_l")
 UTILITY_AXES = ("model_utility", "retain.probability", "utility.probability", "retain.rouge_l")
@@ -39,7 +39,7 @@ class ScoreRow:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CompareCell:
     """One cell of the comparison: a value and its interval, or why there is none."""
 
     value: str
@@ -54,7 +54,7 @@ class CompareRow:
     reading: str
     original: str
     retrained: str
-    entries: tuple[Entry, ...]
+    entries: tuple[CompareCell, ...]
 
 
 def blocks(scores: Sequence[Score]) -> list[tuple[str, list[ScoreRow]]]:
@@ -108,26 +108,26 @@ def compare(groups: Sequence[Group], *, attacked: bool = False) -> list[tuple[st
     return [(text.GROUP_TITLES[g], rows) for g, rows in found.items() if rows]
 
 
-def _audited(groups: Sequence[Group]) -> list[View]:
+def _audited(groups: Sequence[Group]) -> list[RunView]:
     return [view for group in groups for view in group.views if view.audit is not None]
 
 
-def _scores(views: Sequence[View], name: str, attack: str | None) -> list[Score]:
+def _scores(views: Sequence[RunView], name: str, attack: str | None) -> list[Score]:
     found = (view.audit.score(name, attack) for view in views if view.audit is not None)
     return [score for score in found if score is not None]
 
 
-def entry(views: Sequence[View], name: str, attack: str | None) -> Entry:
+def entry(views: Sequence[RunView], name: str, attack: str | None) -> CompareCell:
     """One run: its value and bootstrap interval. Several seeds: median and range over seeds."""
     scores = _scores(views, name, attack)
     values = finite(s.value for s in scores)
     if not values:
         reason = next((s.unavailable for s in scores if s.unavailable), "")
-        return Entry("–", reason=reason or ("not measured" if scores else "not audited"))
+        return CompareCell("–", reason=reason or ("not measured" if scores else "not audited"))
     if len(views) == 1:
-        return Entry(text.number(values[0]), text.interval(scores[0].interval))
+        return CompareCell(text.number(values[0]), text.interval(scores[0].interval))
     some = "" if len(values) == len(views) else f", {len(values)} of {len(views)} seeds"
-    return Entry(text.number(median(values)), text.interval((min(values), max(values))) + some)
+    return CompareCell(text.number(median(values)), text.interval((min(values), max(values))) + some)
 
 
 def _control(groups: Sequence[Group], name: str, attack: str | None, role: str) -> str:
@@ -139,7 +139,7 @@ def _control(groups: Sequence[Group], name: str, attack: str | None, role: str) 
     return low if low == high else f"{low} to {high}"
 
 
-def axes(views: Sequence[View]) -> tuple[str, str] | None:
+def axes(views: Sequence[RunView]) -> tuple[str, str] | None:
     """The first forget and utility scores that any of the runs has, as axis names."""
     def pick(names: Sequence[str]) -> str | None:
         return next((n for n in names if any(_known(v, n) is not None for v in views)), None)
@@ -148,7 +148,7 @@ def axes(views: Sequence[View]) -> tuple[str, str] | None:
     return None if x is None or y is None else (x, y)
 
 
-def _known(view: View, name: str) -> Score | None:
+def _known(view: RunView, name: str) -> Score | None:
     score = view.audit.score(name) if view.audit else None
     return score if score is not None and finite([score.value]) else None
 

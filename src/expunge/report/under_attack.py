@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from expunge.report import attack_charts, attack_matrix, attacks, text
-from expunge.report.gather import Group, View
+from expunge.report.gather import Group, RunView
 from expunge.report.parts import Chart, chart
 
 ANSWERS = 8
 
 
-def section(view: View) -> dict[str, Any] | None:
+def section(view: RunView) -> dict[str, Any] | None:
     """Everything attacks brought out of one model; None when the audit asked for none."""
     audit = view.audit
     if audit is None or not any(s.attack for s in audit.scores):
@@ -29,7 +29,7 @@ def section(view: View) -> dict[str, Any] | None:
     }
 
 
-def profiles(view: View) -> list[Chart]:
+def profiles(view: RunView) -> list[Chart]:
     """Numbers per layer, where a probe looked inside."""
     return [chart(f"layer{i}", attack_charts.lines(c), c.title) for i, c in enumerate(attacks.profiles(view))]
 

@@ -15,7 +15,7 @@ from typing import Any
 from expunge.attacks.base import Ask, Attack, AttackContext, View, parse_attack
 from expunge.data.world import authors_task
 from expunge.methods.optimizers.adamw import AdamW
-from expunge.metrics.attacked import Attacked, score_attacked
+from expunge.metrics.attacked import AttackEvidence, score_attacked
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import parse_metric, required
 from expunge.models.language import CausalLM
@@ -164,7 +164,7 @@ def scored(text: str, model: str, metric: str, control: str = "retrained") -> tu
     seen, twin = under(text, model, probes), under(text, control, probes)
     alone = Evidence(left_alone(model, probes), left_alone("original", probes), (left_alone(control, probes),))
     return tuple(
-        score_attacked(metric, Attacked(label, "weights", Evidence(seen.observations(label), None,
+        score_attacked(metric, AttackEvidence(label, "weights", Evidence(seen.observations(label), None,
                                                                    (twin.observations(label),)), alone), resamples=400)
         for label in seen.rows)
 

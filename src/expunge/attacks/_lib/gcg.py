@@ -71,7 +71,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Slot:
+class SuffixedRow:
     """A row with a suffix in it, and where."""
 
     example: Example
@@ -87,7 +87,7 @@ def behind(example: Example, text: str) -> Example:
     return reworded(example, example.prompt + text)
 
 
-def slots(subject: CausalLM, rows: Sequence[Example], reader: Reader, ids: tuple[int, ...]) -> list[Slot]:
+def slots(subject: CausalLM, rows: Sequence[Example], reader: Reader, ids: tuple[int, ...]) -> list[SuffixedRow]:
     """Where the suffix stands in each row; rows in which it is read differently are left out."""
     found = []
     for example in rows:
@@ -95,14 +95,14 @@ def slots(subject: CausalLM, rows: Sequence[Example], reader: Reader, ids: tuple
         starts = range(row.prompt - len(ids), -1, -1)
         at = next((i for i in starts if row.ids[i: i + len(ids)] == ids), None)
         if at is not None and not row.truncated:
-            found.append(Slot(example, row, at))
+            found.append(SuffixedRow(example, row, at))
     if not found:
         raise UsageError("The suffix cannot be placed behind any of the questions.",
                          "Rows are cut, or the chat template rewrites them.", "Use a larger --max-length.")
     return found
 
 
-def token_gradient(subject: CausalLM, places: Sequence[Slot], ids: Sequence[int]) -> tuple[float, Tensor]:
+def token_gradient(subject: CausalLM, places: Sequence[SuffixedRow], ids: Sequence[int]) -> tuple[float, Tensor]:
     """The summed loss, and its gradient in the one-hot of each token of the suffix: shape L V."""
     total, grads = embedding_gradients(subject, [s.filled(ids) for s in places])
     grad_LD = torch.stack([g[s.at: s.at + len(ids)] for s, g in zip(places, grads, strict=True)]).sum(0)
@@ -162,6 +162,6 @@ def _first(count: int, swaps: Iterator[tuple[int, ...]], reader: Reader) -> list
     return found[:count]
 
 
-def _read_as_scored(subject: CausalLM, places: Sequence[Slot], reader: Reader, ids: tuple[int, ...]) -> bool:
+def _read_as_scored(subject: CausalLM, places: Sequence[SuffixedRow], reader: Reader, ids: tuple[int, ...]) -> bool:
     text = reader.text(ids)
     return all(subject.encoder.encode(behind(s.example, text)).ids == s.filled(ids).ids for s in places)

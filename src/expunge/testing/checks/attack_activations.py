@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from expunge.attacks._lib.hooks import Watch, Where, rewritten, watched
 from expunge.attacks.base import Attack
 from expunge.attacks.layer_skip import LayerSkip
-from expunge.attacks.noise import Draw, Noise, normal
+from expunge.attacks.noise import Noise, NoiseDraw, normal
 from expunge.attacks.refusal_direction import RefusalDirection, direction, typical, without
 from expunge.attacks.steer import Steer, Steering, anonymised, differences, named
 from expunge.data.text_encoder import TokenRow, collate
@@ -167,13 +167,13 @@ def noise_is_drawn_per_token(plugin: type[Noise], amp: float) -> None:
     rows = [subject.encoder.encode(r) for r in questions()]
     assert len({len(r.ids) for r in rows}) > 1
     for site in ("embedding", 1):
-        h_BTD, eps_BTD = added(subject, site, Draw(5, amp), rows)
-        again_BTD, other_BTD = (added(subject, site, Draw(seed, amp), rows)[1] for seed in (5, 6))
+        h_BTD, eps_BTD = added(subject, site, NoiseDraw(5, amp), rows)
+        again_BTD, other_BTD = (added(subject, site, NoiseDraw(seed, amp), rows)[1] for seed in (5, 6))
         assert torch.equal(eps_BTD, again_BTD), "the same seed, the same noise"
         sizes = []
         for b, row in enumerate(rows):
             eps_ND, n = eps_BTD[b, : len(row.ids)], len(row.ids)
-            (alone_ND,) = added(subject, site, Draw(5, amp), [row])[1]
+            (alone_ND,) = added(subject, site, NoiseDraw(5, amp), [row])[1]
             assert torch.allclose(eps_ND, alone_ND, atol=1e-5), "in any batch"
             unit_ND = nn.functional.normalize(eps_ND, dim=-1)
             alike = (unit_ND @ unit_ND.T).fill_diagonal_(0)
@@ -183,7 +183,7 @@ def noise_is_drawn_per_token(plugin: type[Noise], amp: float) -> None:
             sizes.append(eps_ND.std(-1) / h_BTD[b, :n].std(-1))
         assert abs(torch.cat(sizes).mean() - amp) < 0.05 * amp
     scale_D = torch.linspace(0, 2, subject.width)
-    _, eps_BTD = added(subject, 1, Draw(5, amp, scale_D), rows)
+    _, eps_BTD = added(subject, 1, NoiseDraw(5, amp, scale_D), rows)
     found_D = torch.cat([eps_BTD[b, : len(r.ids)] for b, r in enumerate(rows)]).std(0)
     assert found_D[0] == 0 and torch.corrcoef(torch.stack([found_D, scale_D]))[0, 1] > 0.9, "per channel"
 
@@ -194,7 +194,7 @@ def noise_is_the_same_when_decoding(plugin: type[Noise], amp: float) -> None:
     for name, subject in families().items():
         prompts = [subject.encoder.prompt(r) for r in questions()]
         for site in ("embedding", 1):
-            draw = Draw(3, amp)
+            draw = NoiseDraw(3, amp)
             with watched(subject) as watch, rewritten(subject, {site: draw.change(watch)}):
                 said, slow_BTV = decoded(subject, prompts)
                 fast_BTV = read(subject, prompts, said)

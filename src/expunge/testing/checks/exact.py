@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge.exact.ledger import NAME, Checkpoint, Ledger, Place, Plan, name_of, place
+from expunge.exact.ledger import NAME, Checkpoint, Ledger, ShardPlace, ShardPlan, name_of, place
 from expunge.exact.shards import STORE, adapter_of, path_of, schedule_of
 from expunge.methods.optimizers.adamw import AdamW
 from expunge.methods.run_context import RunContext
@@ -132,13 +132,13 @@ def spares_the_rest(plugin: type[Plugin]) -> None:
 
 def drawn_ledger(shards: int, slices: int, count: int) -> Ledger:
     """Rows in their places, without any weights."""
-    plan = Plan(shards=shards, slices=slices, rank=1, alpha=1, dropout=0, targets="all-linear", lr=1,
+    plan = ShardPlan(shards=shards, slices=slices, rank=1, alpha=1, dropout=0, targets="all-linear", lr=1,
                 average="logprob", epochs=12, steps=None, batches=100, batch_size=8, seed=0, template=None,
                 max_length=None)
     rows = {}
     for i in range(count):
         shard, slice_ = place(f"row/{i}", shards, slices, 0)
-        rows[f"row/{i}"] = Place(shard=shard, slice=slice_, content=str(i))
+        rows[f"row/{i}"] = ShardPlace(shard=shard, slice=slice_, content=str(i))
     blank = Ledger(plan=plan, base="", rows=rows, checkpoints={}, served="")
     seen = {name_of(k, r): Checkpoint(saw=tuple(blank.members(k, r)), checksum="", visits=0)
             for k in range(shards) for r in range(slices)}

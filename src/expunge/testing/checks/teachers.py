@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,24 +39,17 @@ from ..support import (
 from .base import check, term
 from .dynamics import heard
 from .objectives import Canned
+from .token_weights import Float64Answers
 
 
-class Exact(Answers):
-    """Answers that keep float64."""
-
-    @cached_property
-    def logp_N(self) -> Tensor:
-        return -F.cross_entropy(self.logits_NV, self.batch.target_N, reduction="none")
-
-
-def canned(logits_NV: Tensor, target_N: Tensor, lengths: tuple[int, ...] = ()) -> Exact:
+def canned(logits_NV: Tensor, target_N: Tensor, lengths: tuple[int, ...] = ()) -> Float64Answers:
     """Answers with these logits, in rows of these lengths (one row of all when left out)."""
     parts = target_N.split(list(lengths) or [len(target_N)])
     rows = [TokenRow(f"row{i}", (1, *part.tolist()), 1, len(part), 0) for i, part in enumerate(parts)]
-    return Exact(collate(rows, 0), logits_NV)
+    return Float64Answers(collate(rows, 0), logits_NV)
 
 
-def pushed(objective: Objective, answers: Exact) -> Tensor:
+def pushed(objective: Objective, answers: Float64Answers) -> Tensor:
     """Gradient of the summed terms on the logits, shape N V."""
     values = objective.terms(Canned({"forget": answers}, {})).values()
     return torch.autograd.grad(torch.stack([v.sum_B.sum() for v in values]).sum(), answers.logits_NV)[0]

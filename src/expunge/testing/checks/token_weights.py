@@ -98,7 +98,7 @@ def weight_is(plugin: type[Objective], options: dict[str, Any] | None = None) ->
     assert answers is not None and answers.logp_N.exp().min() < 0.05, "no token was unlikely"
 
 
-class Exact(Answers):
+class Float64Answers(Answers):
     """Answers that keep float64."""
 
     @cached_property
@@ -110,7 +110,7 @@ def pushes(objective: Objective, p_N: Tensor, on: str = "logp") -> Tensor:
     """Length of the gradient by log p, or on the logits, of tokens with these probabilities; shape N."""
     logits_NV = torch.stack([p_N.double().log(), torch.log1p(-p_N.double())], -1).requires_grad_(True)
     rows = [TokenRow("row", (1, *[0] * len(p_N)), 1, len(p_N), 0)]
-    answers = Exact(collate(rows, 0), logits_NV)
+    answers = Float64Answers(collate(rows, 0), logits_NV)
     (found,) = objective.terms(Canned({"forget": answers}, {})).values()
     by_NV = torch.autograd.grad(found.sum_B.sum(), logits_NV if on == "logits" else answers.logp_N)[0]
     return by_NV.norm(dim=-1) if on == "logits" else by_NV
