@@ -9,8 +9,8 @@ import torch
 
 from expunge import processes
 from expunge.api import audit, forget, train
-from expunge.console import Reporter
 from expunge.benchmarks.loading import load_task
+from expunge.console import Reporter
 from expunge.models.load import config_from
 from expunge.records.base import cache_root, fingerprint, read_json
 from expunge.records.run import RunRecord
