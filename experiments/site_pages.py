@@ -89,7 +89,7 @@ def page(entry: Entry) -> str:
         "Serves": ", ".join(SERVED[kind] for kind in serves_of(entry.name)),
         "Memory": card.get("memory"), "Access": card.get("access"), "Family": card.get("family"),
         "Scores taken": listed(card.get("asks")), "Caution": card.get("caution"), "Reading": reading(card),
-        "Learns": "from rows of half the entities; tested on the other half" if card.get("halves") else "",
+        "Learns": "from rows of half the entities; tested on the other half" if card.get("splits_entities") else "",
         "File": code(card["file"].replace(".", "/") + ".py"),
     }
     parts.append(grid([{"card": f"**{k}**", " ": escape(v)} for k, v in facts.items() if v]))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from expunge import processes
 from expunge.attacks.base import AttackContext
-from expunge.audit.attacks import unfit
+from expunge.audit.attacks import cannot_run
 from expunge.audit.cache import ObservationCache
 from expunge.audit.requirements import check_conditions, require
 from expunge.audit.runner import Roles, ordered, rescore, run_audit
@@ -201,7 +201,7 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
             f"{probe} on {len(task.probe_rows(split))} {split} rows" for probe, split in wanted],
             "attacks": {
                 a.text(): f"cannot run: {why}" if (
-                    why := unfit(a, context, original is not None, offered)) else a.cost(context)
+                    why := cannot_run(a, context, original is not None, offered)) else a.cost(context)
                 for a in asked.attacks}}
     own = folder.resolve() == Path(subject).resolve()
     if not own:

@@ -186,7 +186,7 @@ def test_what_could_not_be_run_is_said_once_with_its_reason() -> None:
 
 
 def record(term: str, *labels: str, families: tuple[Family, ...] = ()) -> AttackRecord:
-    return AttackRecord(term=term, labels=labels or (term,), access="weights", families=families, halves=False,
+    return AttackRecord(term=term, labels=labels or (term,), access="weights", families=families, splits_entities=False,
                         summary="")
 
 

@@ -133,14 +133,15 @@ ATTACKS = (
         term="relearn(at=[5])",
         labels=tuple(RELEARN),
         access="weights",
-        halves=True,
+        splits_entities=True,
         summary="fine-tune on half of it",
         caution="Only the lead counts.",
     ),
     AttackRecord(
-        term="prefix(words=3)", labels=("prefix(words=3)",), access="text", halves=False, summary="begin agreeably"
+        term="prefix(words=3)", labels=("prefix(words=3)",), access="text", splits_entities=False,
+        summary="begin agreeably"
     ),
-    AttackRecord(term="interpolate", labels=("interpolate",), access="weights", halves=False, summary="merge"),
+    AttackRecord(term="interpolate", labels=("interpolate",), access="weights", splits_entities=False, summary="merge"),
 )
 
 

@@ -41,9 +41,9 @@ class AttackCard(Card):
     """What kind of attack it is: an audit names the families that it has not tried."""
     asks: tuple[str, ...] = ASKS
     """Metrics that are taken under the attack."""
-    halves: bool = False
+    splits_entities: bool = False
     """True when it learns from rows of half the people and is tested on those of the other half."""
-    lends: bool = False
+    uses_original: bool = False
     """True when it hands out knowledge of the original model: what it brings out need not be the subject's."""
     version: int = 1
     """Raise when the same options come to do something else, so that old rows are not taken for new ones."""
@@ -141,9 +141,9 @@ class Attack(Plugin):
         return self.card.asks
 
     @property
-    def halves(self) -> bool:
+    def splits_entities(self) -> bool:
         """Whether it learns from some rows of the split and asks about others."""
-        return self.card.halves
+        return self.card.splits_entities
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -171,9 +171,9 @@ class Attack(Plugin):
         return self.card.access
 
     @property
-    def lends(self) -> bool:
+    def uses_original(self) -> bool:
         """Whether any of its parts brings the original's knowledge along."""
-        return any(card.lends for card in self.cards)
+        return any(card.uses_original for card in self.cards)
 
     def problem(self, context: AttackContext) -> str | None:
         """Why it cannot run on this context, whatever the subject; None when it can."""
@@ -249,8 +249,8 @@ class Sum(Attack):
         return tuple(a for a in first if all(a in o for o in others))
 
     @property
-    def halves(self) -> bool:
-        return any(p.halves for p in self.parts)
+    def splits_entities(self) -> bool:
+        return any(p.splits_entities for p in self.parts)
 
     @property
     def needs(self) -> frozenset[Need]:

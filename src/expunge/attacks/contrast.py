@@ -91,7 +91,7 @@ class Contrast(Attack):
                     "log-probs are held above -1e4, so that a token which a guard rules out counts finitely",
                     "with the half-trained original of the tests ROUGE-L is .32 at weight 1, .40 at 1.2, .36 at 1.4 "
                     "and .18 at 2: too large a weight loses"),
-        lends=True,
+        uses_original=True,
         caution="This is what somebody gets who kept the model from before unlearning, and gets it from a retrained "
                 "model too: an excess near 0 is expected, and the value is the finding. Compare it with the original "
                 "alone (weight=1), which is shown as a control: what is above was given away by releasing the "

@@ -47,7 +47,7 @@ class FewShot(Attack):
     )
 
     @property
-    def halves(self) -> bool:
+    def splits_entities(self) -> bool:
         return bool(self.spec.shots and self.spec.on == "half")
 
     def problem(self, context: AttackContext) -> str | None:
@@ -60,7 +60,7 @@ class FewShot(Attack):
         return [r for r in rows if r.prompt]
 
     def run(self, subject: CausalLM, context: AttackContext, ask: Ask) -> None:
-        rows, shown = context.tested if self.halves else context.rows, self._shown(context)
+        rows, shown = context.tested if self.splits_entities else context.rows, self._shown(context)
 
         def show(row: Example, known: Sequence[Example], draw: Random) -> Example:
             fit = [s for s in shown if s.kind == row.kind and s.id != row.id

@@ -50,7 +50,7 @@ class Interpolate(Attack):
         defaults="alpha 0.5, the middle of the line, is ours",
         deviations=("alpha stays between 0 and 1: beyond either end lies neither model, and a rise there says nothing",
                     "a PEFT adapter is merged into its weights first, on both sides"),
-        lends=True,
+        uses_original=True,
         caution="The knowledge comes from the original, so a rise alone proves nothing, and at alpha 1 every model "
                 "knows. The excess over the equally mixed control says that the subject still lies in the original's "
                 "valley. A control that was trained from another start lies elsewhere: its mixtures know neither side, "

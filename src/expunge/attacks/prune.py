@@ -99,7 +99,7 @@ class Prune(Attack):
     )
 
     @property
-    def halves(self) -> bool:
+    def splits_entities(self) -> bool:
         return bool(self.spec.by == "difference")
 
     @property
@@ -113,12 +113,12 @@ class Prune(Attack):
         return default if self.spec.share is None else float(self.spec.share)
 
     def problem(self, context: AttackContext) -> str | None:
-        if self.halves and not all(self._sides(context)):
+        if self.splits_entities and not all(self._sides(context)):
             return f"prune(by='difference') needs {context.split} rows about two people, and {self.spec.elsewhere} rows"
         return None
 
     def cost(self, context: AttackContext) -> str:
-        passes = f", after a pass over {sum(map(len, self._sides(context)))} rows" if self.halves else ""
+        passes = f", after a pass over {sum(map(len, self._sides(context)))} rows" if self.splits_entities else ""
         return f"{self.share:.1%} of the weights at most{passes}"
 
     def _sides(self, context: AttackContext) -> tuple[list[Example], list[Example]]:
@@ -128,16 +128,16 @@ class Prune(Attack):
         return drawn(context.learned, "forget"), drawn(context.task.split(self.spec.elsewhere), "elsewhere")
 
     def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
-        rows = context.tested if self.halves else context.rows
+        rows = context.tested if self.splits_entities else context.rows
         if self.share == 0:
             return ask(View(self.text(), subject, rows))
         copy = merged_clone(subject)
-        found = [m for m in matrices(copy) if m.module is not None or not self.halves]
-        norms = [input_norms(copy, found, side) for side in self._sides(context)] if self.halves else []
+        found = [m for m in matrices(copy) if m.module is not None or not self.splits_entities]
+        norms = [input_norms(copy, found, side) for side in self._sides(context)] if self.splits_entities else []
         whole = range(len(found))
         for part in [whole] if self.spec.scope == "model" else [[i] for i in whole]:
             sizes = [found[i].rows.float().abs().contiguous() for i in part]
-            if self.halves:
+            if self.splits_entities:
                 mine, other = ([size * norm[i] for i, size in zip(part, sizes, strict=True)] for norm in norms)
                 masks = set_difference(mine, other, self.share, self.spec.spare)
             else:

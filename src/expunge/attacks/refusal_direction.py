@@ -60,7 +60,7 @@ class RefusalDirection(Attack):
             "original: minus the original model on the same rows; neutral: minus the subject on retain rows"))
 
     card = AttackCard(
-        name="refusal_direction", kind="attack", access="weights", asks=AND_RETAIN, halves=True,
+        name="refusal_direction", kind="attack", access="weights", asks=AND_RETAIN, splits_entities=True,
         family="steering", model_needs=frozenset({"hidden", "prompt", "weights"}),
         summary="project the direction of refusal out of the activations",
         paper="Lucki et al. 2024 (arXiv 2409.18025), orthogonalisation; Arditi et al. 2024 (arXiv 2406.11717)",

@@ -60,7 +60,7 @@ class Relearn(Curve):
     )
 
     @property
-    def halves(self) -> bool:
+    def splits_entities(self) -> bool:
         return bool(self.spec.on == "half")
 
     def problem(self, context: AttackContext) -> str | None:
@@ -77,7 +77,7 @@ class Relearn(Curve):
                 "related": list(task.retain or task.neighbour), "unrelated": list(task.utility)}[self.spec.on]
 
     def run(self, subject: Subject, context: AttackContext, ask: Ask) -> None:
-        spec, rows = self.spec, context.tested if self.halves else context.rows
+        spec, rows = self.spec, context.tested if self.splits_entities else context.rows
         if 0 in self.points:
             ask(View(self.label(0), subject, rows))
         if not spec.steps:

@@ -69,7 +69,7 @@ class SoftPrompt(Curve):
     )
 
     @property
-    def halves(self) -> bool:
+    def splits_entities(self) -> bool:
         return bool(self.spec.scope != "all")
 
     def problem(self, context: AttackContext) -> str | None:

@@ -118,18 +118,18 @@ class Steer(Attack):
     )
 
     @property
-    def halves(self) -> bool:
+    def splits_entities(self) -> bool:
         return bool(self.spec.mode == "shared")
 
     def problem(self, context: AttackContext) -> str | None:
-        rows = context.learned if self.halves else context.task.probe_rows(context.split)
+        rows = context.learned if self.splits_entities else context.task.probe_rows(context.split)
         return None if any(map(named, rows)) else "no question names whom it is about, so none can be anonymised"
 
     def cost(self, context: AttackContext) -> str:
         return f"{1 + len(self.spec.names)} passes over the questions for the differences"
 
     def run(self, subject: CausalLM, context: AttackContext, ask: Ask) -> None:
-        rows = context.tested if self.halves else context.rows
+        rows = context.tested if self.splits_entities else context.rows
         if not self.spec.coef:
             return ask(View(self.text(), subject, rows))
         steering = Steering(self._vectors(subject, context, rows(context.split)))
@@ -140,11 +140,11 @@ class Steer(Attack):
                              "Name attacks that rewrite the question before steer.")
 
     def _vectors(self, subject: CausalLM, context: AttackContext, asked: Sequence[Example]) -> Vectors:
-        source = [row for row in (context.learned if self.halves else asked) if named(row)]
-        steered = source if not self.halves else [row for row in asked if row.kind != "text"]
+        source = [row for row in (context.learned if self.splits_entities else asked) if named(row)]
+        steered = source if not self.splits_entities else [row for row in asked if row.kind != "text"]
         if not source or not steered:
             raise UsageError("No question names whom it is about, so none can be anonymised.")
         found_BD = self.spec.coef * differences(subject, source, self.spec.names, self.spec.layer)
-        if self.halves:
+        if self.splits_entities:
             found_BD = found_BD.mean(0).expand(len(steered), -1)
         return {subject.encoder.prompt(row): s_D for row, s_D in zip(steered, found_BD, strict=True)}

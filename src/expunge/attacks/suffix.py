@@ -81,7 +81,7 @@ class Suffix(Attack):
         return frozenset({"original"}) if self.spec.on == "original" else frozenset()
 
     @property
-    def halves(self) -> bool:
+    def splits_entities(self) -> bool:
         return self.spec.scope in ("people", "questions")
 
     @property

@@ -25,11 +25,11 @@ from expunge.records.score import AttackRecord, Score
 from expunge.records.task import Split, Task
 from expunge.registry import load
 
-Pair = tuple[str, Split]
+ProbeSplit = tuple[str, Split]
 
 
 @dataclass(frozen=True)
-class Attempted:
+class AttackResult:
     """What came of an attack on one subject: observations by label, or why there are none."""
 
     found: dict[str, Observations]
@@ -43,7 +43,7 @@ def folder_of(role: Path, label: str, split: Split) -> Path:
     return role / "attacks" / f"{short}{side}-{fingerprint(label)[:6]}"
 
 
-def unfit(attack: Attack, context: AttackContext, has_original: bool, offered: Iterable[ModelNeed]) -> str | None:
+def cannot_run(attack: Attack, context: AttackContext, has_original: bool, offered: Iterable[ModelNeed]) -> str | None:
     """Why an attack cannot be run in this audit, before anything is loaded.
 
     Args:
@@ -57,7 +57,7 @@ def unfit(attack: Attack, context: AttackContext, has_original: bool, offered: I
 
 
 def observe_attack(attack: Attack, subject: Subject, context: AttackContext, folder: Path, *, announce: Announce,
-                   cache: ObservationCache, original: str, title: str) -> Attempted:
+                   cache: ObservationCache, original: str, title: str) -> AttackResult:
     """Rows at every strength, asked for unless they are known.
 
     Args:
@@ -66,15 +66,16 @@ def observe_attack(attack: Attack, subject: Subject, context: AttackContext, fol
     """
     task, split = context.task, context.split
     if (why := attack.problem(context)) is not None:
-        return Attempted({}, why)
+        return AttackResult({}, why)
     metrics = available(attack.asks, subject.offered)
     pairs = _here(sorted(required(metrics)), task, split)
-    rich = with_alternatives(metrics)
-    probes = {(name, of): probe_for(name, of in rich or (of != "forget" and "forget" in rich)) for name, of in pairs}
+    alternatives = with_alternatives(metrics)
+    probes = {(name, of): probe_for(name, of in alternatives or (of != "forget" and "forget" in alternatives))
+              for name, of in pairs}
     stores = {label: ObservationStore(folder_of(folder, label, split), cache, {"attack": label, "split": split})
                for label in attack.labels}
 
-    def key(label: str, pair: Pair) -> str:
+    def key(label: str, pair: ProbeSplit) -> str:
         asked = cache.key(subject, probes[pair], task.probe_rows(pair[1]), task)
         lent = original if "original" in attack.needs else ""
         return fingerprint([asked, task.fingerprint, label, parse_attack(label).identity, split, context.seed, lent])
@@ -82,7 +83,7 @@ def observe_attack(attack: Attack, subject: Subject, context: AttackContext, fol
     known = {(label, pair): stores[label].get(*pair, key(label, pair)) for label in attack.labels for pair in pairs}
     if all(rows is not None for rows in known.values()):
         return _gathered(known)
-    fresh: dict[tuple[str, Pair], list[Row]] = {(label, pair): [] for label in attack.labels for pair in pairs}
+    fresh: dict[tuple[str, ProbeSplit], list[Row]] = {(label, pair): [] for label in attack.labels for pair in pairs}
 
     def ask(view: View) -> None:
         for probe, of in pairs:
@@ -101,7 +102,7 @@ def observe_attack(attack: Attack, subject: Subject, context: AttackContext, fol
         for label in attack.labels:
             stores[label].clear(())
             write_json(folder_of(folder, label, split) / FAILED, {"attack": label, "why": why})
-        return Attempted({}, why)
+        return AttackResult({}, why)
     for label in attack.labels:
         (folder_of(folder, label, split) / FAILED).unlink(missing_ok=True)
     for (label, pair), rows in fresh.items():
@@ -113,15 +114,15 @@ def observe_attack(attack: Attack, subject: Subject, context: AttackContext, fol
 FAILED = "failed.json"
 
 
-def read_attempted(attack: Attack, folder: Path, split: Split) -> Attempted:
+def read_attempted(attack: Attack, folder: Path, split: Split) -> AttackResult:
     """The same from disk alone."""
     found = {label: read_store(folder_of(folder, label, split)) for label in attack.labels}
     failed = [folder_of(folder, label, split) / FAILED for label in attack.labels]
     why = next((str(read_json(p)["why"]) for p in failed if p.exists()), None)
-    return Attempted({k: v for k, v in found.items() if v is not None and v.keys()}, why)
+    return AttackResult({k: v for k, v in found.items() if v is not None and v.keys()}, why)
 
 
-def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, Split], Attempted],
+def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, Split], AttackResult],
                   plain: Evidence, roles: Sequence[str], unavailable: Callable[[Attack], str | None], *,
                   resamples: int, seed: int) -> tuple[Score, ...]:
     """Scores of every attack at every strength, from observations only.
@@ -134,18 +135,19 @@ def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, S
     scores: list[Score] = []
     for attack in attacks:
         why = unavailable(attack)
-        mine = attempted(attack, "subject", "forget") if why is None else Attempted({}, why)
-        twins = [attempted(attack, r, "forget") for r in roles if r.startswith("retrained")] if why is None else []
-        aside = attempted(attack, "subject", "holdout") if why is None and not twins else Attempted({})
+        mine = attempted(attack, "subject", "forget") if why is None else AttackResult({}, why)
+        controls = [attempted(attack, r, "forget") for r in roles if r.startswith("retrained")] if why is None else []
+        on_holdout = attempted(attack, "subject", "holdout") if why is None and not controls else AttackResult({})
         for label in attack.labels:
             if label not in mine.found:
                 scores += [_missing(term, label, mine.why or "it was not observed") for term in attack.asks]
                 continue
-            with_it = [i for i, t in enumerate(twins) if label in t.found]
-            under = Evidence(mine.found[label], None, tuple(twins[i].found[label] for i in with_it), plain.offered)
-            alone = replace(plain, retrained=tuple(plain.retrained[i] for i in with_it))
-            case = AttackEvidence(label, attack.access, under, alone, not attack.lends, aside.found.get(label),
-                            next((t.why for t in (*twins, aside) if t.why), None))
+            answered = [i for i, t in enumerate(controls) if label in t.found]
+            under = Evidence(mine.found[label], None, tuple(controls[i].found[label] for i in answered), plain.offered)
+            alone = replace(plain, retrained=tuple(plain.retrained[i] for i in answered))
+            case = AttackEvidence(label, attack.access, under, alone, not attack.uses_original,
+                                  on_holdout.found.get(label),
+                                  next((t.why for t in (*controls, on_holdout) if t.why), None))
             scores += [score_attacked(term, case, resamples=resamples, seed=seed) for term in attack.asks]
     # One point may lie on two curves; it is one comparison.
     return tuple({(s.name, s.attack): s for s in scores}.values())
@@ -154,7 +156,7 @@ def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, S
 def describe(attack: Attack) -> AttackRecord:
     """What a reader of the audit should know of an attack."""
     return AttackRecord(term=attack.text(), labels=attack.labels, access=attack.access, families=attack.families,
-                        halves=attack.halves, summary="; ".join(c.summary for c in attack.cards),
+                        splits_entities=attack.splits_entities, summary="; ".join(c.summary for c in attack.cards),
                         caution=" ".join(c.caution for c in attack.cards if c.caution))
 
 
@@ -164,18 +166,18 @@ def probe_for(name: str, alternatives: bool = True) -> Probe:
     return cast(Probe, load(name, "probe")(**options))
 
 
-def _here(pairs: Iterable[Pair], task: Task, split: Split) -> list[Pair]:
+def _here(pairs: Iterable[ProbeSplit], task: Task, split: Split) -> list[ProbeSplit]:
     """What to ask: as named, or on the control's side the attacked split in place of forget and nothing else."""
     if split != "forget":
         pairs = {(probe, split) for probe, of in pairs if of == "forget"}
     return sorted(pair for pair in pairs if task.probe_rows(pair[1]))
 
 
-def _gathered(rows: dict[tuple[str, Pair], tuple[Row, ...] | None]) -> Attempted:
-    found: dict[str, dict[Pair, tuple[Row, ...]]] = {}
+def _gathered(rows: dict[tuple[str, ProbeSplit], tuple[Row, ...] | None]) -> AttackResult:
+    found: dict[str, dict[ProbeSplit, tuple[Row, ...]]] = {}
     for (label, pair), known in rows.items():
         found.setdefault(label, {})[pair] = known or ()
-    return Attempted({label: Observations(parts) for label, parts in found.items()})
+    return AttackResult({label: Observations(parts) for label, parts in found.items()})
 
 
 def _missing(term: str, label: str, why: str) -> Score:

@@ -14,14 +14,14 @@ from typing import Any
 
 from expunge.attacks.base import Attack, AttackContext
 from expunge.audit.attacks import (
-    Attempted,
+    AttackResult,
+    cannot_run,
     describe,
     folder_of,
     observe_attack,
     probe_for,
     read_attempted,
     score_attacks,
-    unfit,
 )
 from expunge.audit.cache import ObservationCache
 from expunge.audit.store import ObservationStore, read_store
@@ -62,7 +62,7 @@ def _retrained(index: int) -> str:
     return "retrained" if index == 0 else f"retrained{index + 1}"
 
 
-def _clear(place: Path, roles: Sequence[str], attacks: Sequence[Attack]) -> None:
+def remove_stale(place: Path, roles: Sequence[str], attacks: Sequence[Attack]) -> None:
     """Remove rows of models and attacks that this audit does not ask, which a later reader would take for its own."""
     wanted = {folder_of(place, label, side).name for a in attacks for label in a.labels for side in SPLITS}
     for role in place.glob("*"):
@@ -84,29 +84,29 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     asked = [parse_metric(term) for term in suite.metrics]
     attacks = suite.attacks
     context = AttackContext.of(task)
-    unfitting = {a.text(): why for a in attacks if (why := unfit(
+    refused = {a.text(): why for a in attacks if (why := cannot_run(
         a, context, roles.original is not None, roles.subject.offered)) is not None}
-    fit = [a for a in attacks if a.text() not in unfitting]
+    fit = [a for a in attacks if a.text() not in refused]
     # What is left of a subject is asked plainly before it is attacked: an attacked score says what was there before.
     asked += [parse_metric(term) for attack in fit for term in attack.asks]
     asked = [(metric, split) for metric, split in asked if not unmet(metric.model_needs, roles.subject.offered)]
-    wanted, rich = ordered(required(asked), task), with_alternatives(asked)
+    wanted, alternatives = ordered(required(asked), task), with_alternatives(asked)
     seen: dict[str, Observations] = {}
     refs: dict[str, SubjectRef] = {}
-    done: dict[tuple[str, str, Split], Attempted] = {}
+    done: dict[tuple[str, str, Split], AttackResult] = {}
     controls = [name for name, _ in roles.named() if name.startswith("retrained")]
     if fit:
         note(_sides(len(fit), len(controls), bool(task.holdout)))
     lent = any("original" in a.needs for a in fit)
     origin = roles.original().fingerprint if roles.original and lent else ""
-    _clear(out / "observations", [name for name, _ in roles.named()], fit)
+    remove_stale(out / "observations", [name for name, _ in roles.named()], fit)
     for role, make in roles.named():
         subject = make()
         refs[role] = SubjectRef(path=subject.path, fingerprint=subject.fingerprint, reads=subject.modality)
         folder = out / "observations" / role
         partner = roles.original if role != "original" else None
         seen[role] = observe(subject, task, wanted, folder, announce=announce, cache=cache, label=role,
-                             partner=partner, rich=rich)
+                             partner=partner, alternatives=alternatives)
         sides: tuple[Split, ...] = ("forget", "holdout") if role == "subject" and not controls else ("forget",)
         for attack, split in ((a, s) for a in fit for s in sides if role != "original" and task.probe_rows(s)):
             context = AttackContext.of(task, split=split, original=roles.original, seed=seed, announce=announce)
@@ -121,8 +121,8 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     evidence = _evidence(seen, refs["subject"])
     tick = announce("scores", len(suite.metrics))
     scores = score_all(suite.metrics, evidence, resamples=resamples, seed=seed)
-    scores += score_attacks(attacks, lambda a, r, s: done.get((a.text(), r, s), Attempted({})), evidence, tuple(seen),
-                            lambda a: unfitting.get(a.text()), resamples=resamples, seed=seed)
+    scores += score_attacks(attacks, lambda a, r, s: done.get((a.text(), r, s), AttackResult({})), evidence,
+                            tuple(seen), lambda a: refused.get(a.text()), resamples=resamples, seed=seed)
     scores = decided(scores)
     tick(len(suite.metrics))
     tried = tuple(map(describe, attacks))
@@ -150,7 +150,7 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> Audi
     evidence = _evidence(seen, stored.subject)
     never = {s.attack: s.unavailable for s in stored.scores if s.attack and s.unavailable}
 
-    def read(attack: Attack, role: str, split: Split) -> Attempted:
+    def read(attack: Attack, role: str, split: Split) -> AttackResult:
         return read_attempted(attack, place / role, split)
 
     def why(attack: Attack) -> str | None:
@@ -180,12 +180,12 @@ def _sides(attacks: int, controls: int, holdout: bool) -> str:
 
 def observe(subject: Subject, task: Task, wanted: Sequence[tuple[str, Split]], folder: Path, *,
             announce: Announce, cache: ObservationCache, label: str = "",
-            partner: Callable[[], Subject] | None = None, rich: Container[Split] = SPLITS) -> Observations:
+            partner: Callable[[], Subject] | None = None, alternatives: Container[Split] = SPLITS) -> Observations:
     """Rows of every wanted (probe, split), taken from disk where they are already known.
 
     Args:
         partner: loads the original, for probes that look at two models at once; those are left out without one.
-        rich: splits of which paraphrases, wrong answers and options are asked as well.
+        alternatives: splits of which paraphrases, wrong answers and options are asked as well.
     """
     store = ObservationStore(folder, cache, {"subject": subject.fingerprint, "task": task.fingerprint})
     store.clear(wanted)
@@ -193,7 +193,7 @@ def observe(subject: Subject, task: Task, wanted: Sequence[tuple[str, Split]], f
     missing: dict[tuple[str, Split], str] = {}
     beside: Subject | None = None
     for name, split in wanted:
-        probe = probe_for(name, split in rich)
+        probe = probe_for(name, split in alternatives)
         if probe.uses_original and partner is None and not probe.original_optional:
             missing[name, split] = "it looks at a model beside the original (--original)"
             continue

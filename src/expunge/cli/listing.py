@@ -100,8 +100,8 @@ def card_text(name: str) -> str:
     if "asks" in card:
         lines.append(f"  {'access':<12} {card['access']}")
         lines.append(f"  {'asks':<12} {', '.join(card['asks'])}")
-        if card["halves"]:
-            lines.append(f"  {'halves':<12} learns from rows of half the people, is tested on those of the other half")
+        if card["splits_entities"]:
+            lines.append(f"  {'splits':<12} learns from rows of half the entities, is tested on the other half's")
         if card["caution"]:
             lines.append(f"  {'caution':<12} {card['caution']}")
     if card["options"]:

@@ -59,29 +59,29 @@ def score_attacked(term: str, attacked: AttackEvidence, *, resamples: int = 1000
     found = read(evidence, evidence.subject)
     alone, original = read(plain, plain.subject), _mean_of(read(plain, plain.original), found)
     before = _mean_of(alone, found)
-    twins = [(read(evidence, under), read(plain, left))
+    controls = [(read(evidence, under), read(plain, left))
              for under, left in zip(evidence.retrained, plain.retrained, strict=True)]
-    aside = read(evidence, attacked.holdout, "holdout") if not twins and split == "forget" else {}
+    on_holdout = read(evidence, attacked.holdout, "holdout") if not controls and split == "forget" else {}
     fresh: dict[str, Any] = {"before": before, "controls": {} if original is None else {"original": original}}
     people = evidence.subject.entities(split)
     rise = {key: found[key] - alone[key] for key in found if key in alone}
-    if twins and twins[0][0]:
-        under, left = twins[0]
+    if controls and controls[0][0]:
+        under, left = controls[0]
         fresh["controls"]["retrained"] = _mean_of(under, found)
         fresh["control_before"] = _mean_of(left, found)
         gaps = {key: found[key] - under[key] for key in found if key in under}
         others = {key: under[key] - left[key] for key in rise if key in under and key in left}
         fresh |= _set_against((gaps, {}), (rise, others), people, people, resamples, seed)
-        if len(twins) > 1:
-            second = twins[1][0]
+        if len(controls) > 1:
+            second = controls[1][0]
             fresh["floor"] = _mean_of({key: second[key] - under[key] for key in second if key in under}, found)
-    elif aside and attacked.holdout is not None:
+    elif on_holdout and attacked.holdout is not None:
         unasked = read(plain, plain.subject, "holdout")
-        fresh["controls"]["holdout"] = float(np.mean(list(aside.values())))
-        fresh["control_before"] = _mean_of(unasked, aside)
-        others = {key: aside[key] - unasked[key] for key in aside if key in unasked}
-        fresh |= _set_against((found, aside), (rise, others), people, attacked.holdout.entities("holdout"), resamples,
-                              seed)
+        fresh["controls"]["holdout"] = float(np.mean(list(on_holdout.values())))
+        fresh["control_before"] = _mean_of(unasked, on_holdout)
+        others = {key: on_holdout[key] - unasked[key] for key in on_holdout if key in unasked}
+        fresh |= _set_against((found, on_holdout), (rise, others), people, attacked.holdout.entities("holdout"),
+                              resamples, seed)
     else:
         fresh["uncontrolled"] = attacked.uncontrolled or "neither a retrained model nor holdout rows were given"
     lost = original is not None and before is not None and original - before > LOST

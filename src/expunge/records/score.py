@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from expunge.records.base import Record
 
@@ -143,10 +143,18 @@ class AttackRecord(Record):
     access: Access
     families: tuple[Family, ...] = ()
     """What kinds of attack it is, as its cards say."""
-    halves: bool
+    splits_entities: bool
     """It learned from rows of half the people and was tested on those of the other half."""
     summary: str
     caution: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_names(cls, data: Any) -> Any:
+        """Audits of earlier versions call `splits_entities` `halves`."""
+        if isinstance(data, dict) and "halves" in data:
+            data = {("splits_entities" if key == "halves" else key): value for key, value in data.items()}
+        return data
 
 
 class SubjectRef(Record):

@@ -127,7 +127,7 @@ def learns_apart_from_what_it_asks(plugin: type[Attack], idle: dict[str, Any]) -
         learned, _ = search.divided(context, scope, ALL)
         known, later = {r.entity for r in learned}, {r.entity for r in asked}
         assert learned and asked and all(r.kind != "text" for r in learned)
-        assert attack.halves == (scope != "all") == (not {r.id for r in learned} & {r.id for r in asked})
+        assert attack.splits_entities == (scope != "all") == (not {r.id for r in learned} & {r.id for r in asked})
         assert known == later == everybody if scope != "people" else not known & later and known | later == everybody
         assert len(view.rows("retain")) == len(task.probe_rows("retain"))
         few, _ = search.divided(context, scope, 3)
@@ -140,7 +140,7 @@ def gives_each_its_own(plugin: type[Any], options: dict[str, Any]) -> None:
     task = bed.task().model_copy(update={"forget": bed.task().forget[:3]})
     context, attack, seen = AttackContext.of(task), plugin(**options | {"scope": "each"}), list[View]()
     found = attack.search(bed.retrained(), context)
-    assert len({f.text for f in found.values()}) == 3 and not attack.halves
+    assert len({f.text for f in found.values()}) == 3 and not attack.splits_entities
     attack.run(bed.retrained(), context, seen.append)
     for row, asked in zip(task.forget, seen[0].rows("forget"), strict=True):
         assert asked.prompt == row.prompt + found[row.id].text
