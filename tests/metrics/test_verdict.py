@@ -10,7 +10,8 @@ from expunge.attacks.base import parse_attack
 from expunge.audit.attacks import describe
 from expunge.judgement.directions import is_above, is_below
 from expunge.judgement.leaks import doubt, leaks, succeeds
-from expunge.judgement.threats import NOT_TRIED, shown_alone
+from expunge.judgement.outcome import shown_alone
+from expunge.judgement.threats import NOT_TRIED
 from expunge.judgement.verdict import verdict
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import score_all

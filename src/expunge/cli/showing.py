@@ -11,7 +11,8 @@ from typing import Any
 from expunge.console import Reporter, format_number
 from expunge.judgement.directions import base, is_below
 from expunge.judgement.leaks import MIN_ROWS, compared, doubt, leaks, tried
-from expunge.judgement.threats import hidden_inside, shown_alone, told
+from expunge.judgement.outcome import hidden_inside, shown_alone
+from expunge.judgement.threat_wording import told
 from expunge.records.score import Audit, Score, Verdict
 from expunge.records.shadows import Shadows
 from expunge.report.text import HEADLINES

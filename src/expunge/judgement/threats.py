@@ -1,23 +1,24 @@
-"""What attacks brought out, against whoever holds each kind of access; sentences carry their figures.
+"""Deciding what the evidence supports against whoever holds each kind of access. The words are in `threat_wording.py`.
 
-An attacked score belongs to the access that attack and metric need together. `records/leak.py` says when an attack
+An attacked score belongs to the access that attack and metric need together. `leaks.py` says when an attack
 succeeded, corrected for the number of attacks; whoever holds more may use what needs less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-from expunge.judgement.directions import against, figure, is_above, is_below
+from expunge.judgement.directions import is_below
 from expunge.judgement.leaks import MIN_ROWS, compared, leaks
-from expunge.records.score import ACCESS, Access, AttackRecord, Family, Score, Threat
+from expunge.judgement.outcome import Outcome, hidden_inside, looks_inside, shown_alone
+from expunge.records.score import ACCESS, Access, AttackRecord, Family, Score
 
-Outcome = Literal["forgets", "suppresses", "retains", "over-forgets", "undecided"]
-DEEP: tuple[Access, ...] = ("gradients", "weights")
-"""Where a score is read off the inside of a model rather than off what it says."""
-SHOWN = 3
-"""How many successes a sentence tells of."""
+ThreatOutcome = Literal["forgets", "suppresses", "retains", "over-forgets", "undecided", "not tested"]
+ThreatReason = Literal["alone", "attack", "inside", "nothing asked", "no attack", "no control", "no plain score",
+                       "no retrained model", "below", "unsettled", "nothing found"]
+"""Which rule decided."""
 INSIDE = "model internals: whether hidden states still hold it"
 NOT_TRIED: dict[str, tuple[Access, tuple[Family, ...]]] = {
     "relearning: whether a little fine-tuning brings the knowledge back": ("weights", ("relearning",)),
@@ -32,153 +33,79 @@ NOT_TRIED: dict[str, tuple[Access, tuple[Family, ...]]] = {
 """What every audit should say it did not try -> the access it needs, and the families of attacks that try it."""
 
 
-def threats(scores: Sequence[Score], attacks: Sequence[AttackRecord], plain: Outcome,
-            overall: Outcome) -> tuple[Threat, ...]:
+@dataclass(frozen=True)
+class ThreatDecision:
+    """The outcome at one access, why, and the scores it rests on."""
+
+    access: Access
+    outcome: ThreatOutcome
+    reason: ThreatReason
+    attacked: tuple[Score, ...]
+    """Scores under attacks of just this access."""
+    found: tuple[Score, ...]
+    """Attacks that succeeded, here or with less, strongest first."""
+    evidence: tuple[Score, ...] = ()
+    """Scores of the model left alone that lie above or below their control, as the reason says."""
+    plain_excess_tested: bool = False
+    """Whether the model left alone was set against a retrained one at this access or with less."""
+
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """Labels of the attacks at this access."""
+        return tuple(dict.fromkeys(s.attack for s in self.attacked if s.attack))
+
+    @property
+    def set_against(self) -> tuple[str, ...]:
+        """Those of them that had a control."""
+        return tuple(dict.fromkeys(s.attack for s in compared(self.attacked) if s.attack))
+
+
+def decide_threats(scores: Sequence[Score], plain: Outcome, overall: Outcome) -> tuple[ThreatDecision, ...]:
     """One per access, weakest first; none where no attack was asked for.
 
     Args:
         plain: the outcome of the model left alone.
         overall: the outcome with the attacks.
     """
-    if not any(s.attack or (s.shows_knowledge and s.access in DEEP) for s in scores):
+    if not any(s.attack or looks_inside(s) for s in scores):
         return ()
-    return tuple(_threat(access, scores, attacks, plain, overall) for access in ACCESS)
+    return tuple(_decide(access, scores, plain, overall) for access in ACCESS)
 
 
-def _threat(access: Access, scores: Sequence[Score], attacks: Sequence[AttackRecord], plain: Outcome,
-            overall: Outcome) -> Threat:
+def _decide(access: Access, scores: Sequence[Score], plain: Outcome, overall: Outcome) -> ThreatDecision:
     within = ACCESS[:ACCESS.index(access) + 1]
     alone = [s for s in scores if s.attack is None and s.value is not None and s.access in within]
     known = [s for s in alone if s.shows_knowledge]
-    here = [s for s in scores if s.attack and s.value is not None and s.shows_knowledge and s.access == access]
-    found = [s for s in leaks(scores) if s.access in within]
-    above = [s for s in shown_alone(scores) if s.access in within]
-    inside, below = [s for s in hidden_inside(scores) if s.access in within], [s for s in known if is_below(s)]
-    labels = tuple(dict.fromkeys(s.attack for s in here if s.attack))
-    set_against = tuple(dict.fromkeys(s.attack for s in compared(here) if s.attack))
-    tried = f"{_count(set_against, attacks)} set against a control at this access"
-    nothing = (f"{'The' if tried.startswith('1 ') else 'None of the'} {tried} "
-               f"{'did not succeed' if tried.startswith('1 ') else 'succeeded'}{_largest(here)}")
-    outcome: Literal["forgets", "suppresses", "retains", "over-forgets", "undecided", "not tested"]
+    here = tuple(s for s in scores if s.attack and s.value is not None and s.shows_knowledge and s.access == access)
+    found = tuple(s for s in leaks(scores) if s.access in within)
+    above = tuple(s for s in shown_alone(scores) if s.access in within)
+    inside = tuple(s for s in hidden_inside(scores) if s.access in within)
+    below = tuple(s for s in known if is_below(s))
+
+    def decision(outcome: ThreatOutcome, reason: ThreatReason, evidence: tuple[Score, ...] = ()) -> ThreatDecision:
+        tested = any(s.n >= MIN_ROWS and s.controls.get("retrained") is not None for s in known)
+        return ThreatDecision(access, outcome, reason, here, found, evidence, tested)
+
     if above:
-        outcome = overall if overall in ("retains", "undecided") else "retains"
-        doubt = ", which nothing else confirms" if outcome == "undecided" else ""
-        sentence = f"Left alone it shows more than its control: {against(above[:SHOWN])}{doubt}."
-        sentence += f" The strongest attack: {told(found[0])}." if found else ""
-    elif found:
-        outcome = "suppresses"
-        sentence = f"Left alone it does not show it, but {told(found[0])}."
-        if found[0].access != access:
-            sentence += f" That takes no more than {found[0].access}."
-    elif inside:
-        outcome = "suppresses"
-        sentence = f"Its answers do not show it, but its inside does: {against(inside[:SHOWN])}."
-    elif not here and all(s.access != access for s in alone):
-        outcome, sentence = "not tested", "No attack and no score stands for this access."
-    elif not here:
-        alone_too = any(s.n >= MIN_ROWS and s.controls.get("retrained") is not None for s in known)
-        outcome = "undecided"
-        sentence = f"{'Left alone it shows no excess, but no' if alone_too else 'No'} attack was run at this access."
-    elif not set_against:
-        outcome = "undecided"
-        lent = f", and {_count([s.attack or '' for s in here if not s.counted], attacks)} lent it the original's " \
-               "knowledge" if any(not s.counted for s in here) else ""
-        sentence = f"No attack at this access had a control on {MIN_ROWS} rows or more{lent}, so nothing follows."
-    elif not known:
-        outcome, sentence = "undecided", f"{nothing}. No score at this access tells of the model left alone."
-    elif all(s.controls.get("retrained") is None for s in known):
-        outcome, sentence = "undecided", f"{nothing}. The model left alone has no retrained one to be compared with."
-    elif plain == "over-forgets" and below:
-        outcome = "over-forgets"
-        sentence = f"{nothing}, but it shows less than the retrained one: {against(below[:SHOWN])}."
-    elif plain == "undecided" and access != "text":
-        outcome, sentence = "undecided", f"{nothing}, but the scores of the model left alone do not settle it."
-    else:
-        outcome, sentence = "forgets", f"{nothing}."
-    return Threat(access=access, outcome=outcome, sentence=sentence, tested=labels,
-                  strongest=found[0].attack if found else None, metric=found[0].name if found else None,
-                  not_tested=(*(f"{what}: {why}" for what, why in _refused(scores, attacks, access)),
-                              *untried(scores, attacks, access)))
-
-
-def told(score: Score) -> str:
-    """One success: `relearn brings forget.probability from 0.05 to 0.64, against 0.22 of the retrained model ...`."""
-    named = score.control
-    value, before = score.value or 0.0, score.before
-    if before is not None and value <= before:
-        text = f"{score.attack} leaves {score.name} at {figure(value)} ({figure(before)} before)"
-    else:
-        start = "" if before is None else f"from {figure(before)} "
-        text = f"{score.attack} brings {score.name} {start}to {figure(value)}"
-    if named is not None:
-        whose = {"retrained": "of the retrained model under the same attack",
-                 "holdout": "on rows that were never trained on"}[named[0]]
-        text += f", against {figure(named[1])} {whose}"
-    low, high = score.excess_interval or (score.excess, score.excess)
-    text += f" (excess {figure(score.excess or 0.0)} [{figure(low or 0.0)}, {figure(high or 0.0)}]"
-    part = score.share
-    return text + (f", {part:.0%} of what there was to recover)" if part is not None else ")")
-
-
-def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> list[str]:
-    """The strongest successes, one per attack; how many did not succeed; what could not be run."""
-    found, run = leaks(scores), compared(scores)
-    best: dict[str, Score] = {}
-    for score in found:
-        best.setdefault(_term(score.attack or "", attacks), score)
-    labels = tuple(dict.fromkeys(s.attack for s in run if s.attack))
-    sentences = []
-    if best:
-        more = f"; and {len(best) - SHOWN} more" if len(best) > SHOWN else ""
-        sentences.append("Attacks bring out more than plain asking does, and more than of the control: "
-                         f"{'; '.join(told(s) for s in list(best.values())[:SHOWN])}{more}.")
-    if run:
-        terms = {_term(label, attacks) for label in labels}
-        rest = f"; the other {len(terms) - len(best)} did not" if 0 < len(best) < len(terms) else ""
-        sentences.append(f"{len(best)} of {_count(labels, attacks)} succeeded, in {len(found)} of {len(run)} "
-                         f"comparisons{rest}." if best else
-                         f"None of {_count(labels, attacks)} succeeded in any of {len(run)} comparisons.")
-    asked = [s for s in scores if s.attack and s.value is not None and s.shows_knowledge]
-    bare = {s.attack for s in asked if s.counted} - set(labels)
-    reasons = sorted({s.uncontrolled for s in asked if s.attack in bare and s.uncontrolled})
-    lent = list(dict.fromkeys(s.attack for s in asked if s.attack and not s.counted))
-    if lent:
-        sentences.append(f"Not counted, since the original's knowledge comes with it: {', '.join(lent)}.")
-    if bare:
-        sentences.append(f"{len(bare)} attack{'s' * (len(bare) > 1)} had no control on {MIN_ROWS} rows or more, so "
-                         f"what they brought out proves nothing{': ' * bool(reasons)}{'; '.join(reasons)}.")
-    refused = [f"{what} ({why})" for what, why in _refused(scores, attacks)]
-    if refused:
-        sentences.append(f"Not run, {len(refused)} in number: {'; '.join(refused)}.")
-    return sentences
-
-
-def shown_alone(scores: Sequence[Score]) -> list[Score]:
-    """What the model left alone says beyond its control: the retrained model, or the holdout rows without one."""
-    plain = {s.name: s for s in scores if s.attack is None and s.value is not None}
-    found = []
-    for score in plain.values():
-        if score.shows_knowledge and score.access not in DEEP:
-            aside = plain.get(score.name.replace("forget.", "holdout.", 1))
-            if score.controls.get("retrained") is None and aside is not None:
-                score = score.model_copy(update={"controls": {**score.controls, "holdout": aside.value}})
-            if is_above(score) or is_above(score, "holdout"):
-                found.append(score)
-    return found
-
-
-def hidden_inside(scores: Sequence[Score]) -> list[Score]:
-    """What can be read off its weights, gradients or hidden states beyond the retrained model."""
-    return [s for s in scores if s.attack is None and looks_inside(s) and is_above(s)]
-
-
-def looks_inside(score: Score) -> bool:
-    """A score that is read off the inside and rises with knowledge of the forget set.
-
-    Telling forget rows from rows that were never trained on (linear_probe) is membership, which unlearning itself may
-    leave a trace for, and being unlike the retrained model (cka) is no knowledge either.
-    """
-    return score.shows_knowledge and score.access in DEEP
+        return decision(overall if overall in ("retains", "undecided") else "retains", "alone", above)
+    if found:
+        return decision("suppresses", "attack")
+    if inside:
+        return decision("suppresses", "inside", inside)
+    if not here:
+        silent = all(s.access != access for s in alone)
+        return decision("not tested", "nothing asked") if silent else decision("undecided", "no attack")
+    if not compared(here):
+        return decision("undecided", "no control")
+    if not known:
+        return decision("undecided", "no plain score")
+    if all(s.controls.get("retrained") is None for s in known):
+        return decision("undecided", "no retrained model")
+    if plain == "over-forgets" and below:
+        return decision("over-forgets", "below", below)
+    if plain == "undecided" and access != "text":
+        return decision("undecided", "unsettled")
+    return decision("forgets", "nothing found")
 
 
 def untried(scores: Sequence[Score], attacks: Sequence[AttackRecord], access: Access | None = None) -> list[str]:
@@ -197,12 +124,12 @@ def unscored(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> list[s
     for s in scores:
         if s.attack in run and s.attack and s.unavailable is not None:
             lacking.setdefault((s.name, s.unavailable), set()).add(s.attack)
-    return [*(f"{what}: {why}" for what, why in _refused(scores, attacks)),
+    return [*(f"{what}: {why}" for what, why in refused(scores, attacks)),
             *(f"{name} under {next(iter(of)) if len(of) == 1 else f'{len(of)} attacks'}: {why}"
               for (name, why), of in lacking.items())]
 
 
-def _refused(scores: Sequence[Score], attacks: Sequence[AttackRecord],
+def refused(scores: Sequence[Score], attacks: Sequence[AttackRecord],
              access: Access | None = None) -> list[tuple[str, str]]:
     """(attack, why it gave no score at all), each attack once."""
     run = {s.attack for s in scores if s.attack and s.value is not None}
@@ -210,26 +137,10 @@ def _refused(scores: Sequence[Score], attacks: Sequence[AttackRecord],
     why: dict[str, str] = {}
     for s in scores:
         if s.attack and s.attack not in run and access in (None, needed.get(s.attack, s.access)):
-            why.setdefault(_term(s.attack, attacks), s.unavailable or "no reason was recorded")
+            why.setdefault(term_of(s.attack, attacks), s.unavailable or "no reason was recorded")
     return list(why.items())
 
 
-def _term(label: str, attacks: Sequence[AttackRecord]) -> str:
+def term_of(label: str, attacks: Sequence[AttackRecord]) -> str:
     """The attack a label belongs to: points of one curve are one attack."""
     return next((a.term for a in attacks if label in a.labels), label)
-
-
-def _count(labels: Sequence[str], attacks: Sequence[AttackRecord]) -> str:
-    count = len({_term(label, attacks) for label in labels})
-    return f"{count} attack{'s' * (count != 1)}"
-
-
-def _largest(scores: Sequence[Score]) -> str:
-    """How much at most: what a reader needs to judge an attack that found nothing."""
-    run = compared(scores)
-    if not run:
-        return ""
-    most = max(run, key=lambda s: s.strength)
-    low, high = most.excess_interval or (0.0, 0.0)
-    return (f"; the largest excess is {figure(most.excess or 0.0)} [{figure(low)}, {figure(high)}] "
-            f"({most.name} under {most.attack})")

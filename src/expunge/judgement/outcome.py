@@ -1,0 +1,134 @@
+"""Deciding the outcome: rules over scores, and what each decision rests on. The words are in `wording.py`.
+
+The outcome compares with the retrained model, on the untouched subject (attack None) first:
+
+1. Directions. A score of the forget split with `higher_is = knows` is *above* (*below*) when its
+   95 % interval lies wholly above (below) the retrained model's value. Above also needs a gap that
+   matters: at least a tenth of the way from the retrained to the original model, where the original
+   is known (and itself above: else the score cannot tell who knows). At least `MIN_ROWS` rows are
+   needed, since a few rows give an interval without width.
+   Without any retrained model a subject *retains* where it knows more of the forget rows than of the
+   holdout rows and a membership attack tells the two apart; nothing then shows that it forgets.
+2. `forget_quality` >= 0.05 and nothing above            -> forgets
+   the same, but probability far below                   -> over-forgets: truth ratios set right answers
+                                                            against wrong ones, so ruining both goes unseen
+   `forget_quality` >= 0.05 but something above          -> undecided: the evidence disagrees
+   `forget_quality` <  0.05 (or missing), something above -> retains
+   `forget_quality` <  0.05, probability below, nothing above -> over-forgets
+   anything else                                          -> undecided
+3. If an attack brings out more than it does of its control (`leaks.py`), the outcome is
+   "retains" where the model left alone shows more too, else "suppresses": what can be brought back
+   was not gone. The same holds for what is read off its inside (scores that need its weights).
+
+Directions of the model left alone are tested at 95 % each without correction, so one of them may
+cross by chance; attacks are corrected for their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from expunge.judgement.directions import base, is_above, is_below
+from expunge.judgement.leaks import MIN_ROWS, leaks
+from expunge.records.score import Access, Score
+
+Outcome = Literal["forgets", "suppresses", "retains", "over-forgets", "undecided"]
+Reason = Literal["familiar", "no scores", "no retrained model", "few rows", "disagrees", "ruined", "looks retrained",
+                 "above", "below", "no direction", "no quality"]
+"""Which rule decided about the model left alone."""
+P_LIMIT = 0.05
+FAR = 0.25
+"""Far below the retrained model: the interval of the probability ends before this share of the retrained one's."""
+DEEP: tuple[Access, ...] = ("gradients", "weights")
+"""Where a score is read off the inside of a model rather than off what it says."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The decision about the model left alone, and the scores it rests on."""
+
+    outcome: Outcome
+    reason: Reason
+    quality: Score | None = None
+    evidence: tuple[Score, ...] = ()
+    """Those above, below or far below their control, as the reason says."""
+    familiar: int = 0
+    """Membership attacks to which the forget set looks more familiar than rows that were never trained on."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The outcome with the attacks, and all it rests on."""
+
+    outcome: Outcome
+    alone: Alone
+    inside: tuple[Score, ...]
+    """Scores read off its inside that lie above the retrained model's."""
+    p_limit: float = P_LIMIT
+
+
+def decide(scores: Sequence[Score], p_limit: float = P_LIMIT) -> Decision:
+    """The outcome of one subject's scores, attacked ones included."""
+    plain = [s for s in scores if s.attack is None and s.value is not None]
+    alone, inside = _alone(plain, p_limit), tuple(hidden_inside(plain))
+    outcome = alone.outcome
+    if leaks(scores) or inside:
+        outcome = "retains" if shown_alone(plain) else "suppresses"
+    return Decision(outcome, alone, inside, p_limit)
+
+
+def _alone(plain: list[Score], p_limit: float) -> Alone:
+    quality = next((s for s in plain if base(s) == "forget_quality"), None)
+    known = [s for s in plain if s.shows_knowledge and s.access not in DEEP]
+    if quality is None and not any(s.controls.get("retrained") is not None for s in known):
+        shown, familiar = tuple(shown_alone(plain)), [
+            s for s in plain if s.name.startswith("mia.") and s.n >= MIN_ROWS and s.interval is not None
+            and s.interval[0] > 0.5]
+        if shown and familiar:
+            return Alone("retains", "familiar", evidence=shown, familiar=len(familiar))
+        return Alone("undecided", "no retrained model" if known else "no scores")
+    above, below = tuple(s for s in known if is_above(s)), tuple(s for s in known if is_below(s))
+    if quality is not None and quality.n < MIN_ROWS:
+        return Alone("undecided", "few rows", quality)
+    if quality is not None and (quality.value or 0.0) >= p_limit:
+        if above:
+            return Alone("undecided", "disagrees", quality, above)
+        ruined = tuple(s for s in below if base(s) == "forget.probability" and s.interval is not None
+                       and s.interval[1] < FAR * (s.controls.get("retrained") or 0.0))
+        return Alone("over-forgets", "ruined", quality, ruined) if ruined else \
+            Alone("forgets", "looks retrained", quality)
+    if above:
+        return Alone("retains", "above", quality, above)
+    if quality is not None and any(base(s) == "forget.probability" for s in below):
+        return Alone("over-forgets", "below", quality, below)
+    return Alone("undecided", "no direction" if quality is not None else "no quality", quality)
+
+
+def shown_alone(scores: Sequence[Score]) -> list[Score]:
+    """What the model left alone says beyond its control: the retrained model, or the holdout rows without one."""
+    plain = {s.name: s for s in scores if s.attack is None and s.value is not None}
+    found = []
+    for score in plain.values():
+        if score.shows_knowledge and score.access not in DEEP:
+            aside = plain.get(score.name.replace("forget.", "holdout.", 1))
+            if score.controls.get("retrained") is None and aside is not None:
+                score = score.model_copy(update={"controls": {**score.controls, "holdout": aside.value}})
+            if is_above(score) or is_above(score, "holdout"):
+                found.append(score)
+    return found
+
+
+def hidden_inside(scores: Sequence[Score]) -> list[Score]:
+    """What can be read off its weights, gradients or hidden states beyond the retrained model."""
+    return [s for s in scores if s.attack is None and looks_inside(s) and is_above(s)]
+
+
+def looks_inside(score: Score) -> bool:
+    """A score that is read off the inside and rises with knowledge of the forget set.
+
+    Telling forget rows from rows that were never trained on (linear_probe) is membership, which unlearning itself may
+    leave a trace for, and being unlike the retrained model (cka) is no knowledge either.
+    """
+    return score.shows_knowledge and score.access in DEEP

@@ -1,0 +1,127 @@
+"""The words of what attacks brought out; sentences carry their figures. What they say is decided in `threats.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from expunge.judgement.directions import against, figure
+from expunge.judgement.leaks import MIN_ROWS, compared, leaks
+from expunge.judgement.threats import ThreatDecision, refused, term_of, untried
+from expunge.records.score import AttackRecord, Score, Threat
+
+SHOWN = 3
+"""How many successes a sentence tells of."""
+
+
+def worded_threat(found: ThreatDecision, scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> Threat:
+    """The record of one decision, with its sentence."""
+    best = found.found[0] if found.found else None
+    return Threat(access=found.access, outcome=found.outcome, sentence=_sentence(found, attacks), tested=found.tested,
+                  strongest=best.attack if best else None, metric=best.name if best else None,
+                  not_tested=(*(f"{what}: {why}" for what, why in refused(scores, attacks, found.access)),
+                              *untried(scores, attacks, found.access)))
+
+
+def _sentence(found: ThreatDecision, attacks: Sequence[AttackRecord]) -> str:
+    tried = f"{_count(found.set_against, attacks)} set against a control at this access"
+    one = tried.startswith("1 ")
+    nothing = (f"{'The' if one else 'None of the'} {tried} {'did not succeed' if one else 'succeeded'}"
+               f"{_largest(found.attacked)}")
+    match found.reason:
+        case "alone":
+            unsure = ", which nothing else confirms" if found.outcome == "undecided" else ""
+            strongest = f" The strongest attack: {told(found.found[0])}." if found.found else ""
+            return f"Left alone it shows more than its control: {against(found.evidence[:SHOWN])}{unsure}.{strongest}"
+        case "attack":
+            best = found.found[0]
+            less = f" That takes no more than {best.access}." if best.access != found.access else ""
+            return f"Left alone it does not show it, but {told(best)}.{less}"
+        case "inside":
+            return f"Its answers do not show it, but its inside does: {against(found.evidence[:SHOWN])}."
+        case "nothing asked":
+            return "No attack and no score stands for this access."
+        case "no attack":
+            alone = found.plain_excess_tested
+            return f"{'Left alone it shows no excess, but no' if alone else 'No'} attack was run at this access."
+        case "no control":
+            lent = [s.attack or "" for s in found.attacked if not s.counted]
+            also = f", and {_count(lent, attacks)} lent it the original's knowledge" if lent else ""
+            return f"No attack at this access had a control on {MIN_ROWS} rows or more{also}, so nothing follows."
+        case "no plain score":
+            return f"{nothing}. No score at this access tells of the model left alone."
+        case "no retrained model":
+            return f"{nothing}. The model left alone has no retrained one to be compared with."
+        case "below":
+            return f"{nothing}, but it shows less than the retrained one: {against(found.evidence[:SHOWN])}."
+        case "unsettled":
+            return f"{nothing}, but the scores of the model left alone do not settle it."
+        case "nothing found":
+            return f"{nothing}."
+
+
+def told(score: Score) -> str:
+    """One success: `relearn brings forget.probability from 0.05 to 0.64, against 0.22 of the retrained model ...`."""
+    named = score.control
+    value, before = score.value or 0.0, score.before
+    if before is not None and value <= before:
+        text = f"{score.attack} leaves {score.name} at {figure(value)} ({figure(before)} before)"
+    else:
+        start = "" if before is None else f"from {figure(before)} "
+        text = f"{score.attack} brings {score.name} {start}to {figure(value)}"
+    if named is not None:
+        whose = {"retrained": "of the retrained model under the same attack",
+                 "holdout": "on rows that were never trained on"}[named[0]]
+        text += f", against {figure(named[1])} {whose}"
+    low, high = score.excess_interval or (score.excess, score.excess)
+    text += f" (excess {figure(score.excess or 0.0)} [{figure(low or 0.0)}, {figure(high or 0.0)}]"
+    part = score.share
+    return text + (f", {part:.0%} of what there was to recover)" if part is not None else ")")
+
+
+def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> list[str]:
+    """The strongest successes, one per attack; how many did not succeed; what could not be run."""
+    found, run = leaks(scores), compared(scores)
+    best: dict[str, Score] = {}
+    for score in found:
+        best.setdefault(term_of(score.attack or "", attacks), score)
+    labels = tuple(dict.fromkeys(s.attack for s in run if s.attack))
+    sentences = []
+    if best:
+        more = f"; and {len(best) - SHOWN} more" if len(best) > SHOWN else ""
+        sentences.append("Attacks bring out more than plain asking does, and more than of the control: "
+                         f"{'; '.join(told(s) for s in list(best.values())[:SHOWN])}{more}.")
+    if run:
+        terms = {term_of(label, attacks) for label in labels}
+        rest = f"; the other {len(terms) - len(best)} did not" if 0 < len(best) < len(terms) else ""
+        sentences.append(f"{len(best)} of {_count(labels, attacks)} succeeded, in {len(found)} of {len(run)} "
+                         f"comparisons{rest}." if best else
+                         f"None of {_count(labels, attacks)} succeeded in any of {len(run)} comparisons.")
+    asked = [s for s in scores if s.attack and s.value is not None and s.shows_knowledge]
+    bare = {s.attack for s in asked if s.counted} - set(labels)
+    reasons = sorted({s.uncontrolled for s in asked if s.attack in bare and s.uncontrolled})
+    lent = list(dict.fromkeys(s.attack for s in asked if s.attack and not s.counted))
+    if lent:
+        sentences.append(f"Not counted, since the original's knowledge comes with it: {', '.join(lent)}.")
+    if bare:
+        sentences.append(f"{len(bare)} attack{'s' * (len(bare) > 1)} had no control on {MIN_ROWS} rows or more, so "
+                         f"what they brought out proves nothing{': ' * bool(reasons)}{'; '.join(reasons)}.")
+    not_run = [f"{what} ({why})" for what, why in refused(scores, attacks)]
+    if not_run:
+        sentences.append(f"Not run, {len(not_run)} in number: {'; '.join(not_run)}.")
+    return sentences
+
+
+def _count(labels: Sequence[str], attacks: Sequence[AttackRecord]) -> str:
+    count = len({term_of(label, attacks) for label in labels})
+    return f"{count} attack{'s' * (count != 1)}"
+
+
+def _largest(scores: Sequence[Score]) -> str:
+    """How much at most: what a reader needs to judge an attack that found nothing."""
+    run = compared(scores)
+    if not run:
+        return ""
+    most = max(run, key=lambda s: s.strength)
+    low, high = most.excess_interval or (0.0, 0.0)
+    return (f"; the largest excess is {figure(most.excess or 0.0)} [{figure(low)}, {figure(high)}] "
+            f"({most.name} under {most.attack})")

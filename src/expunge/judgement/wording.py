@@ -1,0 +1,148 @@
+"""The words of a verdict: sentences that carry their figures. What they say is decided in `outcome.py`."""
+
+from __future__ import annotations
+
+from expunge.judgement.directions import against, base, compare, figure
+from expunge.judgement.leaks import MIN_ROWS
+from expunge.judgement.outcome import Alone, Decision
+from expunge.records.score import Score
+
+MEMBERSHIP = ("mia.", "linear_probe")
+"""Whether forget rows can be told from rows that were never trained on, by the losses or by hidden states."""
+BEHAVIOUR = ("forget.refusal", "forget.above_chance")
+"""Told in one sentence rather than one each."""
+
+
+def alone_sentences(decision: Decision) -> list[str]:
+    """What decided about the model left alone."""
+    alone = decision.alone
+    first = [] if alone.quality is None else [_quality(alone.quality, decision.p_limit)]
+    return first + ([said] if (said := _reason(alone)) else [])
+
+
+def inside_sentences(decision: Decision) -> list[str]:
+    """What can be read off its inside."""
+    return [f"Its inside holds more than the retrained model's: {against(decision.inside)}."] if decision.inside else []
+
+
+def figures(plain: list[Score]) -> list[str]:
+    """Every score of the model left alone that a reader should see, whatever was decided."""
+    return [sentence for part in (_behaviour, _knowledge, _membership, _utility) for sentence in part(plain)]
+
+
+def _reason(alone: Alone) -> str:
+    match alone.reason:
+        case "familiar":
+            return (f"More is known of the forget set than of rows that were never trained on, by "
+                    f"{against(alone.evidence)}, and it looks more familiar to {alone.familiar} membership "
+                    f"attack{'s' * (alone.familiar > 1)}. There is no retrained model, which alone could show that "
+                    "nothing is left.")
+        case "no scores":
+            return "No score of the model left alone was asked for, which attacks could add to."
+        case "no retrained model":
+            return ("There is no comparison with a retrained model, so whether the forget set is gone cannot be "
+                    "decided; the figures below only say how the model differs from its references.")
+        case "few rows":
+            return f"With {alone.quality.n if alone.quality else 0} rows that test cannot decide anything."
+        case "disagrees":
+            return ("The evidence disagrees: the truth ratios look retrained, yet clearly more is known than by the "
+                    f"retrained model: {against(alone.evidence)}.")
+        case "ruined":
+            return ("But the answers are far less likely than to the retrained model, by "
+                    f"{against(alone.evidence)}: the model was pushed past it, which truth ratios do not notice.")
+        case "looks retrained":
+            return ""
+        case "above":
+            return f"More of the forget set is left than in the retrained model, by {against(alone.evidence)}."
+        case "below":
+            return (f"The model was pushed past the retrained one, by {against(alone.evidence)}; such a gap is itself "
+                    "a trace of the forget set.")
+        case "no direction":
+            return "The average scores do not say in which direction it differs."
+        case "no quality":
+            return "Without forget_quality, no score here can show that the model looks retrained."
+
+
+def _quality(score: Score, p_limit: float) -> str:
+    p = score.value or 0.0
+    text = f"Forget quality is p = {figure(p)} over {score.n} forget rows: the truth ratios "
+    if p >= p_limit:
+        # Smallest gap between two distributions of n rows each that reaches 5 %: 1.36 sqrt(2 / n).
+        gap = min(1.0, 1.36 * (2 / max(score.n, 1)) ** 0.5)
+        text += (f"could not be told from those of the retrained model (limit {p_limit:g}). A test of this "
+                 f"size only notices distributions that are about {gap:.2f} apart or more")
+    else:
+        text += f"differ from those of the retrained model (limit {p_limit:g})"
+    floor = score.controls.get("retrained")
+    if floor is not None and floor != 1:
+        text += f"; other retrained models reach p = {figure(floor)} against the first"
+    return text + "."
+
+
+def _knowledge(plain: list[Score]) -> list[str]:
+    return [compare(s) for s in plain if s.name.startswith("forget.") and base(s) not in BEHAVIOUR]
+
+
+def _behaviour(plain: list[Score]) -> list[str]:
+    """Refusing, avoiding (below chance) and not knowing (at chance) are three different things."""
+    named = {base(s): s for s in plain}
+    words = {"forget.keyword": "answered with the right fact", "forget.refusal": "refused"}
+    told = [(named[name], text) for name, text in words.items() if name in named]
+    found = []
+    if "forget.refusal" in named:
+        parts = [f"{s.value:.0%} of {s.n} {'forget questions ' * (i == 0)}are {text}"
+                 + (f" (retrained {c:.0%})" if (c := s.controls.get("retrained")) is not None else "")
+                 for i, (s, text) in enumerate(told)]
+        found.append(", ".join(parts) + ".")
+    lift, right = named.get("forget.above_chance"), named.get("forget.accuracy")
+    if lift is not None and lift.value is not None and lift.interval is not None:
+        low, high = lift.interval
+        meaning = ("less often than a guess: it avoids the right one" if high < 0 else
+                   "more often than a guess: it still recognises the right one" if low > 0 else
+                   "which cannot be told from a guess: it does not know")
+        retrained = lift.controls.get("retrained")
+        if retrained is not None and low <= retrained <= high and not low <= 0 <= high:
+            meaning += ", no more so than the retrained model"
+        shares = (f"in {right.value:.0%} of {right.n} questions, a guess in {right.value - lift.value:.0%}"
+                  if right is not None and right.value is not None else f"in {lift.n} questions")
+        found.append(f"Among options it picks the right one {shares} (difference {figure(lift.value)} "
+                     f"[{figure(low)}, {figure(high)}]): {meaning}.")
+    return found
+
+
+def _membership(plain: list[Score]) -> list[str]:
+    found = []
+    for score in plain:
+        if base(score).startswith(MEMBERSHIP) and score.interval is not None and score.n >= MIN_ROWS:
+            low, high = score.interval
+            meaning = ("the forget rows still look more familiar than rows that were never trained on"
+                       if low > 0.5 else
+                       "the forget rows look less familiar than rows that were never trained on, which also "
+                       "gives them away" if high < 0.5 else
+                       "this attack does not tell forget rows from rows that were never trained on")
+            retrained = score.controls.get("retrained")
+            if retrained is not None and low <= retrained <= high and not low <= 0.5 <= high:
+                meaning += ", but no more so than in the retrained model"
+            found.append(f"{compare(score)[:-1]}: {meaning} (0.5 = no difference).")
+        elif base(score).startswith(MEMBERSHIP):
+            found.append(compare(score))
+        elif base(score) == "privleak":
+            found.append(f"{compare(score)[:-1]}, in per cent: -100 = the forget set is known by heart, "
+                         "0 = as in the retrained model, above 0 = pushed past it.")
+    return found
+
+
+def _utility(plain: list[Score]) -> list[str]:
+    asked = [s for s in plain if base(s) == "model_utility"]
+    asked = asked or [s for s in plain if s.name.startswith("retain.") and s.higher_is == "knows"]
+    asked += [s for s in plain if s.name.startswith("neighbour.") and s.higher_is == "knows"]
+    found = []
+    for score in asked:
+        original = score.controls.get("original")
+        share = f", {(score.value or 0.0) / original:.0%} of the original's" if original else ""
+        if share and score.interval is not None and score.interval[1] < (original or 0.0):
+            share += ", which is clearly less"
+        found.append(f"{compare(score)[:-1]}{share}.")
+    if not found:
+        found.append("Nothing here says what the model still can do: no utility, retain or neighbour score.")
+    return found
