@@ -29,9 +29,9 @@ def extracted(rows: Iterable[Row], tau: float = 0.9, stemmer: bool = True) -> di
 
 
 class Extracted(RowMetric):
+    Spec: ClassVar[type[plugin.Spec]] = ExtractedOptions
     card = MetricCard(
-        name="extracted",
-        kind="metric",
+        name="extracted", kind="metric",
         summary="Share of answers reproduced nearly word for word (A-ESR)",
         paper="A-ESR of Unlearned but Not Forgotten, arXiv 2505.24379",
         formula="mean 1[ROUGE-L recall > tau]",
@@ -40,7 +40,6 @@ class Extracted(RowMetric):
         higher_is="knows", range=(0.0, 1.0), ideal="reference", access="text",
         probes=(("generation", SPLITS),), per_split=True,
     )
-    Spec: ClassVar[type[plugin.Spec]] = ExtractedOptions
     must_show = (
         Property("value", {"world": "perfect", "split": "forget", "is_": 1.0}, "word for word"),
         Property("value", {"world": "collapsed", "split": "forget", "is_": 0.0}, "an empty answer"),

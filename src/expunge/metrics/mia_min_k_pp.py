@@ -23,8 +23,7 @@ def min_k_pp(row: Row, k: float = 0.4) -> float:
 
 class MiaMinKpp(MembershipAttack):
     card = MetricCard(
-        name="mia.min_k_pp",
-        kind="metric",
+        name="mia.min_k_pp", kind="metric",
         summary="AUC of separating forget from never-seen rows by their least likely tokens, standardised",
         paper="Min-K%++, Zhang et al., arXiv 2404.02936; OpenUnlearning, arXiv 2506.12618",
         formula="AUC of -mean(lowest k T of (log p_t - mu_t)/sigma_t), holdout against forget",
