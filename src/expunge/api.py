@@ -15,7 +15,7 @@ from expunge.audit.cache import ObservationCache
 from expunge.audit.requirements import check_conditions, require
 from expunge.audit.runner import Roles, ordered, rescore, run_audit
 from expunge.audit.suite import Suite, parse_suite, suite_from_terms
-from expunge.benchmarks.loading import load_task
+from expunge.benchmarks.loading import default_suite, load_task
 from expunge.console import Reporter
 from expunge.errors import ExpungeError, MissingError, PreflightError, UsageError
 from expunge.exact.deletion import trained_on_task
@@ -179,7 +179,7 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
     reporter = reporter or Reporter(quiet=True)
     processes.refuse_several("An audit")
     settings = AuditSettings.build(settings, **options)
-    asked = parse_suite(settings.suite or "standard")
+    named = parse_suite(settings.suite) if settings.suite else None
     retrained = [retrained] if isinstance(retrained, str | Path) else list(retrained)
     made_by = Path(subject) / "record.json"
     record = RunRecord.read(made_by) if made_by.exists() else None
@@ -192,6 +192,7 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         task = task_of(subject)
     task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
                    allow_overlap=allow_overlap)
+    asked = named or parse_suite(default_suite(task.name))
     models = [subject, *([original] if original else []), *retrained]
     configs = [check_model(m) for m in models]
     if dry_run:

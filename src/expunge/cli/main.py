@@ -126,6 +126,7 @@ def audit(
 ) -> None:
     """Ask a model what it still knows, beside the original and retrained models."""
     from expunge import api
+    from expunge.benchmarks.loading import default_suite
     from expunge.cli.showing import report_command, show_audit, show_rescored
     from expunge.records.score import Audit
 
@@ -136,10 +137,11 @@ def audit(
         return _demand(api.require(scores, require or ()), reporter)
     if subject is None:
         raise UsageError("No model was given to audit.", fix="Give a run folder, a model folder or a hub name.")
-    api.check_conditions(require or (), settings.suite or "standard")  # a typo should not cost an audit
-    made = api.audit(subject, out=out, task=load(rows, settings, api.task_of(subject)), original=original,
-                     retrained=retrained or (), settings=settings, resume=resume, overwrite=overwrite,
-                     dry_run=dry_run, reporter=reporter)
+    task = load(rows, settings, api.task_of(subject))
+    # A typo should not cost an audit.
+    api.check_conditions(require or (), settings.suite or default_suite(task.name))
+    made = api.audit(subject, out=out, task=task, original=original, retrained=retrained or (), settings=settings,
+                     resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter)
     if not isinstance(made, Audit):
         return print_json(made)
     if as_json:
