@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from expunge.data.text_encoder import TokenBatch, TokenRow, collate
 from expunge.methods._lib.divergence import kl
 from expunge.methods.stage import StageMethod
+from expunge.models import fast
 from expunge.models.language import CausalLM
 from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference
 from expunge.testing.support import fresh, gradient, moved, small_task, stage_of
@@ -83,6 +84,43 @@ def test_a_hook_sees_all_rows_at_once() -> None:
     with next(iter(subject.blocks.values())).register_forward_hook(lambda m, a, out: seen.append(len(a[0]))):
         subject.answers_of({"": batch})
     assert seen == [len(batch)]
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_mlps_see_what_is_read_and_nothing_else(lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = fresh(moved())
+    batch = collate(made(lengths), subject.encoder.pad_id)
+    seen: list[int] = []
+    blocks: list[Any] = list(subject.blocks.values())
+    real = [block.mlp.forward for block in blocks]
+
+    class Counting:
+        """Hooks would be noticed."""
+
+        def __init__(self, forward: Any) -> None:
+            self.forward = forward
+
+        def __call__(self, x: torch.Tensor) -> Any:
+            seen.append(x.shape[0] * x.shape[1])
+            return self.forward(x)
+
+    for block, forward in zip(blocks, real, strict=True):
+        monkeypatch.setattr(block.mlp, "forward", Counting(forward))
+    with torch.no_grad():
+        quick = subject.answers(batch).logits_NV
+        assert seen == [batch.count("positions")] * (len(blocks) - 1) + [batch.count("tokens")]
+        seen.clear()
+        subject.hidden(batch, 0)
+        assert seen == [batch.count("positions")]
+        seen.clear()
+        with blocks[0].register_forward_hook(lambda m, a, out: None):
+            subject.answers(batch)
+        assert seen == [batch.ids_BT.numel()] * len(blocks)
+        seen.clear()
+        monkeypatch.setenv(fast.VARIABLE, "real_positions")
+        torch.testing.assert_close(subject.answers(batch).logits_NV, quick, atol=1e-5, rtol=1e-5)
+        assert seen == [batch.ids_BT.numel()] * len(blocks)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in subject.model.modules())
 
 
 def test_a_model_of_several_modalities_answers() -> None:

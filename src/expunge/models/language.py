@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -116,7 +116,7 @@ class CausalLM(Subject):
             return Answers(batch, said.logits.flatten(0, 1)[batch.flat_N], _past(said) if keep else None)
         plain = fast.enabled("late_head") and is_plain(head, self.device) and self.bare
         late = plain and self._seen == (self.model, True)
-        with self._head_given(batch.flat_N, run=not late) as given:
+        with self._on_real_positions(batch, batch.flat_N), self._head_given(batch.flat_N, run=not late) as given:
             said = self.model(**inputs)
         logits_1NV, past = said.logits, _past(said) if keep else None
         if plain and self._seen[0] is not self.model and len(batch.flat_N):
@@ -128,6 +128,14 @@ class CausalLM(Subject):
         if plain and self._seen == (self.model, True):
             return Answers(batch, LazyLogits.from_states(given[0], head.weight, head.bias), past)
         return Answers(batch, logits_1NV.squeeze(0), past)
+
+    def _on_real_positions(self, batch: TokenBatch, last_N: Tensor | None) -> AbstractContextManager[None]:
+        """No MLP runs on padding, unless tricks are off."""
+        if not fast.enabled("real_positions"):
+            return nullcontext()
+        from expunge.models.fast.real_positions import mlps_on_real_positions
+
+        return mlps_on_real_positions(self, batch.attention_BT, last_N)
 
     @contextmanager
     def _head_given(self, flat_N: Tensor, run: bool = True) -> Iterator[list[Tensor]]:
@@ -168,7 +176,7 @@ class CausalLM(Subject):
         if not batch.rows:
             return torch.zeros(0, 0, self.width, device=self.device, dtype=self.model.dtype)
         batch = batch.to(self.device)
-        with stop_after(self, Site(block)) as values:
+        with self._on_real_positions(batch, None), stop_after(self, Site(block)) as values:
             self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
         out_BTD = values[0]
         # An ensemble runs the batch once per member, stacked; its representation is the mean.

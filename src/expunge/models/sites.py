@@ -132,12 +132,21 @@ def write(subject: Any, site: Site, function: Change,
     Raises:
         UsageError: the model has no such part.
     """
-    place, originals = site.place(subject), list[Tensor]()
+    def whole(given: Any, value: Tensor) -> Tensor:
+        return _merged(site, value, function(given, _chosen(site, value)))
+
+    with write_at(site.place(subject), whole, inputs):
+        yield
+
+
+@contextmanager
+def write_at(place: Place, function: Change, inputs: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
+    """As `write`, where the module is known already."""
+    originals: list[Tensor] = []
 
     def change(call: _Call) -> Any:
         given = originals.pop() if inputs is not None else call.given
-        new = function(given, _chosen(site, call.value))
-        return call.with_value(_merged(site, call.value, new))
+        return call.with_value(function(given, call.value))
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         assert inputs is not None

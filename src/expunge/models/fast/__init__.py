@@ -17,6 +17,7 @@ TRICKS: dict[str, str] = {
     "late_head": "the output head runs when its logits are asked for, and on some rows at a time",
     "block_gradients": "log-probs and divergences write their gradient over a block of logits, so that no second array "
                        "of that size exists",
+    "real_positions": "MLPs run on the positions that are read, and not on padding",
     "shared_prefixes": "what several rows begin with runs once while scoring",
     "known_tokens": "tokens that a likelihood says will be decoded are not decoded",
     "ended_rows": "rows that have ended leave a batch that decodes",
