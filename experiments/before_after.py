@@ -1,59 +1,76 @@
-"""The engine before and after a change: the same commands by two trees in turn; writes results/before_after.json.
+"""The engine before and after a change: the same steps by two trees in turn; writes results/before_after.json.
 
-    python experiments/before_after.py --before TREE --models FOLDER [--repeats 3]
+    python experiments/before_after.py --before TREE --models FOLDER [--repeats 10]
 
-TREE is a checkout of the commit before; the code of this checkout is the other side. Both run as whole processes on one
-thread with the same model, rows, recipe and seed. CPU seconds are compared, in turn (before, after, before, ...), so
-that other work on the machine disturbs less. The time of a step is that of a longer run less that of a shorter one, so
-that start-up does not count. Models are those of experiments/peer.py: `tiny` (2.6 M parameters, the TOFU pair's
+TREE is a checkout of the commit before; the code of this checkout is the other side. Each side is one process that
+loads the model once. The two take a step in turn (before, after, before, ...) and tell its CPU seconds, on one thread,
+so that other work on the machine disturbs both alike. A step is what `npo + retain_kl` asks of the engine: the
+log-probs of eight forget rows, the KL divergence of eight retain rows from the original's cached states, the backward
+pass and the update by AdamW. Models are those of experiments/peer.py: `tiny` (2.6 M parameters, the TOFU pair's
 original) and `deep` (16 M, random weights); EXPUNGE_DATA names the TOFU rows.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
-import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
-from common import RESULTS, log, store
-from peer import SETTINGS
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from common import log, store
 
 HERE = Path(__file__).resolve().parents[1]
-STEPS = {"tiny": (4, 24), "deep": (3, 9)}
-"""Of the shorter and of the longer run."""
-METHODS = ("npo + retain_kl",)
-WORDS = ("--task", "tofu:forget10", "--batch-size", "8", "--lr", "1e-4", "--keep", "last", "--eval-every", "999",
-         "--limit", "40")
+DEEP = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "head_dim": 64}
+"""As in experiments/peer.py, which an older tree cannot import."""
 
 
-def save_deep(models: Path, folder: Path) -> Path:
-    """Random weights in the shape of `deep`, with the pair's tokenizer."""
-    torch.manual_seed(0)
-    config = AutoConfig.from_pretrained(models / "original", **SETTINGS["deep"].config)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(models / "original").save_pretrained(folder)
-    return folder
+def worker(model: Path, part: str) -> None:
+    """Takes a step for every line it reads, and prints its CPU seconds; at the end its peak MB."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    from expunge.data.tasks import load_task
+    from expunge.models.load import load_subject
+    from expunge.models.reference import CachedStates
 
-def spent(tree: Path, place: str, *words: str) -> tuple[float, float]:
-    """CPU seconds and peak MB of one command by the code of a tree."""
-    environment = os.environ | {"PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1",
-                                "EXPUNGE_CACHE": f"{place}/cache"}
-    child = subprocess.Popen([sys.executable, "-m", "expunge.cli.main", *words], env=environment, cwd=place,
-                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert child.stderr is not None
-    errors = child.stderr.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        sys.exit(f"{' '.join(words)} failed:\n{errors.decode()[-2000:]}")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    try:
+        from expunge.models import fast
+
+        fast.use_process_wide_tricks()
+        from expunge.methods._lib.divergence import kl
+    except ImportError:  # before
+        from expunge.methods.divergence import kl  # type: ignore[import-not-found,no-redef]
+    torch.set_num_threads(1)
+    known: Any = load_subject(model)
+    encoder = getattr(known, "encoder", None) or known.tokens
+    if part == "deep":
+        torch.manual_seed(0)
+        config = AutoConfig.from_pretrained(model, **DEEP)
+        known = type(known)(AutoModelForCausalLM.from_config(config).eval(), encoder)
+    collate = sys.modules[type(encoder).__module__].collate  # type: ignore[attr-defined]
+    encode = getattr(encoder, "encode", None) or encoder.row
+    task = load_task("tofu:forget10")
+    batches = [{side: collate([encode(r) for r in rows[at: at + 8]], encoder.pad_id) for side, rows in (
+        ("forget", task.forget), ("retain", task.retain))} for at in range(0, 40, 8)]
+    original = CachedStates(known, [row for one in batches for row in one["retain"].rows])
+    parameters = list(known.model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
+    for number, _ in enumerate(sys.stdin):
+        before = time.process_time()
+        found = known.answers_of(batches[number % len(batches)])
+        towards = original.answers(found["retain"].batch)
+        source = "source" if hasattr(towards, "source") else "found"
+        kl_N = kl(getattr(towards, source), getattr(found["retain"], source))
+        for p, g in zip(parameters, torch.autograd.grad(found["forget"].logp_N.mean() + kl_N.mean(), parameters),
+                        strict=True):
+            p.grad = g
+        optimizer.step()
+        print(time.process_time() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
 
 
 def commit(tree: Path) -> str:
@@ -61,49 +78,49 @@ def commit(tree: Path) -> str:
                           text=True).stdout.strip()
 
 
-def measured(trees: dict[str, Path], model: Path, method: str, steps: tuple[int, int],
-             repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Per tree: CPU seconds of a step and peak MB, one of each per repeat."""
-    found: dict[str, dict[str, list[float]]] = {name: {"step_s": [], "peak_mb": []} for name in trees}
-    for _ in range(repeats):
-        for name, tree in trees.items():
-            times = []
-            for count in steps:
-                with tempfile.TemporaryDirectory() as place:
-                    seconds, peak = spent(tree, place, "forget", str(model), "--method", method, "--steps", str(count),
-                                          *WORDS, "--out", f"{place}/run")
-                times.append(seconds)
-            found[name]["step_s"].append((times[1] - times[0]) / (steps[1] - steps[0]))
-            found[name]["peak_mb"].append(peak)
-            log((model.name, method, name, found[name]["step_s"][-1], peak))
-    return found
+def measured(trees: dict[str, Path], models: Path, part: str, repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """Per tree: CPU seconds and peak MB, one of each per step; the first two steps are left out."""
+    sides = {name: subprocess.Popen(
+        [sys.executable, __file__, "--worker", part, "--models", str(models)], text=True, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1"})
+        for name, tree in trees.items()}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in trees}
+    for _ in range(repeats + 2):
+        for name, side in sides.items():
+            assert side.stdin is not None and side.stdout is not None
+            side.stdin.write("step\n")
+            side.stdin.flush()
+            seconds, peak = side.stdout.readline().split()
+            found[name].append((float(seconds), float(peak)))
+        log((part, {name: round(rows[-1][0], 3) for name, rows in found.items()}))
+    for side in sides.values():
+        side.communicate("")
+    return {name: rows[2:] for name, rows in found.items()}
 
 
 def main(given: argparse.Namespace) -> None:
     trees = {"before": given.before.resolve(), "after": HERE}
-    stored = RESULTS / "before_after.json"
-    table = [row for row in json.loads(stored.read_text())["table"] if row["model"] not in given.parts] if (
-        stored.exists()) else []
-    with tempfile.TemporaryDirectory() as place:
-        folders = {"tiny": given.models / "original", "deep": Path(place) / "deep"}
-        save_deep(given.models, folders["deep"])
-        for part in given.parts:
-            for method in METHODS:
-                found = measured(trees, folders[part], method, STEPS[part], given.repeats)
-                ratios = [a / b for a, b in zip(found["after"]["step_s"], found["before"]["step_s"], strict=True)]
-                table.append({"model": part, "method": method, "time_ratio": statistics.median(ratios),
-                              "least": min(ratios), "most": max(ratios)} | {
-                    f"{name}_{key}": statistics.median(values) for name, one in found.items()
-                    for key, values in one.items()})
-                log((store("before_after", {"commits": {name: commit(tree) for name, tree in trees.items()},
-                                            "repeats": given.repeats, "threads": 1, "unit": "CPU seconds",
-                                            "table": table}),))
+    table = []
+    for part in given.parts:
+        found = measured(trees, given.models, part, given.repeats)
+        ratios = [a[0] / b[0] for a, b in zip(found["after"], found["before"], strict=True)]
+        table.append({"model": part, "method": "npo + retain_kl", "time_ratio": statistics.median(ratios),
+                      "least": min(ratios), "most": max(ratios)} | {
+            f"{name}_{key}": statistics.median(row[at] for row in rows)
+            for name, rows in found.items() for at, key in enumerate(("step_s", "peak_mb"))})
+    log((store("before_after", {"commits": {name: commit(tree) for name, tree in trees.items()},
+                                "repeats": given.repeats, "threads": 1, "unit": "CPU seconds", "table": table}),))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", type=Path, required=True)
+    parser.add_argument("--before", type=Path, default=HERE)
     parser.add_argument("--models", type=Path, required=True, help="folder with original")
-    parser.add_argument("--parts", nargs="+", default=list(STEPS), choices=list(STEPS))
-    parser.add_argument("--repeats", type=int, default=3)
-    main(parser.parse_args())
+    parser.add_argument("--parts", nargs="+", default=["tiny", "deep"], choices=["tiny", "deep"])
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        worker(options.models / "original", options.worker)
+    else:
+        main(options)

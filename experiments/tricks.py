@@ -57,21 +57,22 @@ class Bench:
         self.asked = list(self.task.probe_rows("forget")[:rows])
         self.sides = {side: collate([subject.encoder.encode(r) for r in some[:batch]], subject.encoder.pad_id)
                       for side, some in (("forget", self.task.forget), ("retain", self.task.retain))}
+        with patch.dict(os.environ, {fast.VARIABLE: ""}):  # states can be cached only where the head runs late
+            self.original = CachedStates(subject, self.sides["retain"].rows)
         self.parameters = [p for p in subject.model.parameters() if p.requires_grad]
 
-    def step(self, count: int = 4) -> None:
+    def step(self, count: int = 2) -> None:
         """Forget and retain rows through the model and back."""
         for _ in range(count):
             found = self.subject.answers_of(self.sides)
             losses = torch.stack([a.logp_N.mean() for a in found.values()])
             torch.autograd.grad(losses.sum(), self.parameters)
 
-    def divergence(self, count: int = 4) -> None:
+    def divergence(self, count: int = 2) -> None:
         """KL from the original's cached states on the retain rows, forwards and backwards."""
-        original = CachedStates(self.subject, self.sides["retain"].rows)
         for _ in range(count):
             answers = self.subject.answers(self.sides["retain"])
-            kl_N = kl(original.answers(answers.batch).source, answers.source)
+            kl_N = kl(self.original.answers(answers.batch).source, answers.source)
             torch.autograd.grad(kl_N.mean(), self.parameters)
 
     def score(self) -> None:
@@ -137,14 +138,14 @@ def cells(given: argparse.Namespace) -> Iterator[Cell]:
     small = Bench(load_subject(given.models / "original"), given.rows, 8)
     forgetful = Bench(load_subject(given.models / "retrained"), given.rows, 8)
     deep = Bench(random_model(small.subject, **SETTINGS["deep"].config), given.rows // 4, 8)
-    places = [("2.6 M", small), ("16 M", deep)]
+    places = [("2.6 M", small, 2), ("16 M", deep, 1)]
     if given.real:
-        places.append(("135 M", Bench(load_subject(given.real), 3, 2)))
-    for name, bench in places:
-        count = 1 if name == "135 M" else 4
+        places.append(("135 M", Bench(load_subject(given.real), 2, 2), 1))
+    for name, bench, count in places:
         if linear._is_faster():
             yield "numpy_products", name, "training", lambda b=bench, n=count: b.step(n)
             yield "numpy_products", name, "scoring", bench.score
+        yield "real_positions", name, "training", lambda b=bench, n=count: b.step(n)
         yield "late_head,block_gradients", name, "training", lambda b=bench, n=count: b.step(n)
         yield "late_head,block_gradients", name, "retain_kl", lambda b=bench, n=count: b.divergence(n)
         yield "late_head,block_gradients", name, "scoring", bench.score
@@ -186,7 +187,7 @@ def main(given: argparse.Namespace) -> None:
     for trick, which in (("late_head,block_gradients", "step"), ("late_head,block_gradients", "divergence"),
                          ("late_head,block_gradients", "score"), ("large_pages", "step")):
         with_it, without = [], []
-        for _ in range(given.repeats):
+        for _ in range(given.memory_repeats):
             with_it.append(elsewhere(given, which))
             with patch.dict(os.environ, {fast.VARIABLE: trick}):
                 without.append(elsewhere(given, which))
@@ -202,8 +203,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, required=True, help="folder with original and retrained")
     parser.add_argument("--real", type=Path, help="what `expunge fetch smollm2-135m` prints")
-    parser.add_argument("--rows", type=int, default=60)
+    parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory-repeats", type=int, default=1, help="of what runs in a process of its own")
     parser.add_argument("--inner", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
