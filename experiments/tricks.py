@@ -15,6 +15,7 @@ Rows are TOFU's (EXPUNGE_DATA). What needs a process of its own (memory, pages, 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import statistics
@@ -23,10 +24,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
-from common import log, store
+from common import RESULTS, log, store
 from peer import SETTINGS
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -41,6 +43,7 @@ from expunge.models.load import load_subject
 from expunge.models.reference import CachedStates
 from expunge.probes.generation import Generation
 from expunge.probes.likelihood import Likelihood
+from expunge.records.run import environment
 
 Work = Callable[[], object]
 Cell = tuple[str, str, str, Work]
@@ -172,31 +175,42 @@ def compared(pairs: list[tuple[float, float]]) -> dict[str, float]:
             "with": statistics.median(a for a, _ in pairs), "without": statistics.median(b for _, b in pairs)}
 
 
+def keep(part: str, row: dict[str, Any]) -> None:
+    """Write one row of the results, in place of an older one of the same work; others stay as they are."""
+    path = RESULTS / "tricks.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    key = [row["trick"], row.get("model"), row["work"]]
+    rows = [old for old in stored.get(part, []) if [old["trick"], old.get("model"), old["work"]] != key]
+    parts = {"table": stored.get("table", []), "memory": stored.get("memory", [])}
+    parts[part] = [*rows, row | {"commit": environment()["commit"]}]
+    store("tricks", {"threads": 1, "unit": "CPU seconds", **parts})
+    log((part, row))
+
+
 def main(given: argparse.Namespace) -> None:
     fast.use_process_wide_tricks()
-    table, memory = [], []
     for trick, model, what, work in cells(given):
+        if given.only and f"{trick}:{model}" not in given.only:
+            continue
         seconds(work)  # caches are warm for both
         pairs = []
         for _ in range(given.repeats):
             with_it = seconds(work)
             with patch.dict(os.environ, {fast.VARIABLE: trick}):
                 pairs.append((with_it, seconds(work)))
-        table.append({"trick": trick, "model": model, "work": what} | compared(pairs))
-        log((trick, model, what, {k: round(v, 3) for k, v in table[-1].items() if isinstance(v, float)}))
+        keep("table", {"trick": trick, "model": model, "work": what, "repeats": given.repeats} | compared(pairs))
     for trick, which in (("late_head,block_gradients", "step"), ("late_head,block_gradients", "divergence"),
                          ("late_head,block_gradients", "score"), ("large_pages", "step")):
+        if given.only and f"{trick}:{which}" not in given.only:
+            continue
         with_it, without = [], []
         for _ in range(given.memory_repeats):
             with_it.append(elsewhere(given, which))
             with patch.dict(os.environ, {fast.VARIABLE: trick}):
                 without.append(elsewhere(given, which))
-        memory.append({"trick": trick, "work": which, "tokens": LARGE,
-                       "time": compared([(a[0], b[0]) for a, b in zip(with_it, without, strict=True)]),
-                       "peak_mb": compared([(a[1], b[1]) for a, b in zip(with_it, without, strict=True)])})
-        log((trick, which, memory[-1]))
-    log((store("tricks", {"rows": given.rows, "repeats": given.repeats, "threads": 1, "unit": "CPU seconds",
-                          "table": table, "memory": memory}),))
+        keep("memory", {"trick": trick, "work": which, "tokens": LARGE, "repeats": given.memory_repeats,
+                        "time": compared([(a[0], b[0]) for a, b in zip(with_it, without, strict=True)]),
+                        "peak_mb": compared([(a[1], b[1]) for a, b in zip(with_it, without, strict=True)])})
 
 
 if __name__ == "__main__":
@@ -206,6 +220,8 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory-repeats", type=int, default=1, help="of what runs in a process of its own")
+    parser.add_argument("--only", nargs="+", metavar="TRICK:MODEL", help="these alone, such as 'fused_adamw:16 M', or "
+                                                                          "TRICK:WORK of the table of memory")
     parser.add_argument("--inner", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
