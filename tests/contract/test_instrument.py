@@ -32,7 +32,7 @@ def test_sees_what_the_original_knows(entry: Entry) -> None:
     text, metric = asked_of_a_retrained_model(plugin)
     score = bed.strongest(text, "original", metric)
     assert score.value is not None and score.excess is not None and score.excess_interval is not None
-    if plugin.card.uses_original:  # the control is lent the same knowledge, so its value is what there is to see
+    if plugin.card.uses_original:  # the control gets the same knowledge, so its value is what there is to see
         assert score.value > 0.5
     else:
         assert score.excess > 0.1 and score.excess_interval[0] > 0, score

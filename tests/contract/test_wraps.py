@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from expunge import registry
-from expunge.attacks._lib.vectors import beside, placed
+from expunge.attacks._lib.vectors import placeholders_filled, with_placeholders
 from expunge.attacks.base import Attack, AttackContext, View
 from expunge.errors import InterruptedRun, UsageError
 from expunge.guards.uld import ULD
@@ -239,10 +239,10 @@ def test_every_attack_runs(entry: Entry, attack: Entry) -> None:
 def test_a_soft_prompt_reaches_target_and_assistant() -> None:
     """Vectors beside the question are beside the assistant's question too."""
     subject, seen = wrapped("uld"), []
-    prompted = beside(subject, 2, "before")
+    prompted = with_placeholders(subject, 2, "before")
     module = subject.model.get_input_embeddings()
     assert module is subject.model.assistant.get_input_embeddings()
-    with placed(prompted, torch.ones(2, subject.width)):
+    with placeholders_filled(prompted, torch.ones(2, subject.width)):
         handle = module.register_forward_hook(lambda module, args, out: seen.append(out[:, :3].eq(1).all(-1).any()))
         prompted.answers(batch_of(prompted, small_task().forget[:1]))
         handle.remove()

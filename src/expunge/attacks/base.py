@@ -1,7 +1,7 @@
-"""The seam of an attack: it tampers with a subject, its prompts or its decoding, has probes ask, and leaves no trace.
+"""Base classes of attacks: an attack changes a subject, its prompts or its decoding, and restores it afterwards.
 
-An attack never scores itself. It calls `ask` with one `View` per strength and attempt, and the same attack with
-the same budget runs on the control: a retrained model, or, where there is none, the never-trained holdout rows.
+An attack never scores itself. It calls `ask` with one `View` per strength and attempt, on which the audit runs
+probes. The same attack with the same budget runs on the control: a retrained model or, without one, holdout rows.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ from expunge.seeding import stream
 from expunge.terms import parse_sum
 
 Rows = Callable[[Split], Sequence[Example]]
-"""A split -> what is asked of it."""
+"""Split -> the rows that probes observe."""
 
 
 ASKS = ("forget.probability", "forget.rouge_l", "forget.keyword")
 AND_RETAIN = (*ASKS, "retain.probability")
-"""What is taken under an attack that may cost the model what it should keep."""
+"""Metrics under an attack that may damage retained knowledge too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackCard(Card):
-    """A card that also says what the attacker must hold and what is asked afterwards."""
+    """A card that also states the attacker's access and the metrics under the attack."""
 
     access: Access
-    """What the attacker needs of the subject."""
+    """Access to the subject that the attacker needs."""
     family: Family
-    """What kind of attack it is: an audit names the families that it has not tried."""
+    """Kind of attack; an audit lists the families it has not tried."""
     asks: tuple[str, ...] = ASKS
-    """Metrics that are taken under the attack."""
+    """Metrics computed under the attack."""
     splits_entities: bool = False
-    """True when it learns from rows of half the people and is tested on those of the other half."""
+    """True when it learns from rows of half the entities and is tested on rows of the other half."""
     uses_original: bool = False
-    """True when it hands out knowledge of the original model: what it brings out need not be the subject's."""
+    """True when it uses knowledge of the original model, so that a recovered answer need not come from the subject."""
     version: int = 1
-    """Raise when the same options come to do something else, so that old rows are not taken for new ones."""
+    """Increase when the same options have another effect, so that cached rows are not reused."""
     caution: str = ""
-    """What a reader must know before believing a recovery, for the report."""
+    """What a reader must consider before believing a recovery; shown in the report."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackContext:
-    """What an attack stands on.
+    """The inputs of an attack.
 
     Args:
-        task: all rows; generation length.
-        split: whose knowledge is attacked: forget, or holdout when the never-trained side is the control.
-        rows: what is asked of a split, as earlier attacks of a sum left it; the task's own rows by default.
-        original: loads the model before unlearning; None where the audit has none.
-        seed: the same for the subject and its controls, so that they meet the same draws.
+        task: all rows and the generation length.
+        split: the attacked split: forget, or holdout when the never-trained rows are the control.
+        rows: split -> observed rows, as changed by earlier attacks of a sum; the task's own rows by default.
+        original: loads the model before unlearning; None if the audit has none.
+        seed: the same for the subject and its controls, so that both get the same random draws.
     """
 
     task: Task
@@ -75,29 +75,31 @@ class AttackContext:
         return cls(task=task, rows=task.probe_rows, **options)  # type: ignore[arg-type]
 
     @cached_property
-    def _known(self) -> frozenset[str]:
-        """People (or rows that are about nobody) whose rows the attacker may learn from: every second one, drawn."""
-        people = list(dict.fromkeys(r.entity or r.id for r in self.task.probe_rows(self.split)))
-        stream(0, "halves", self.split).shuffle(people)  # not by seed: attack and test rows are the same in every audit
-        return frozenset(people[: len(people) // 2])
+    def _learned_entities(self) -> frozenset[str]:
+        """Entities (or ids of rows without one) whose rows the attacker may learn from: a random half."""
+        entities = list(dict.fromkeys(r.entity or r.id for r in self.task.probe_rows(self.split)))
+        stream(0, "halves", self.split).shuffle(entities)  # not by seed: every audit has the same split
+        return frozenset(entities[: len(entities) // 2])
 
     @property
     def learned(self) -> list[Example]:
         """Rows of the attacked split that the attacker holds, in their plain form.
 
-        A row that follows from one of a tested person would tell of them, and is nobody's.
+        Rows linked to a row of a tested entity are excluded, since they would reveal it.
         """
         rows = self.task.probe_rows(self.split)
-        tested = {r.id for r in rows if (r.entity or r.id) not in self._known}
-        return [r for r in rows if (r.entity or r.id) in self._known and tested.isdisjoint(r.links)]
+        tested = {r.id for r in rows if (r.entity or r.id) not in self._learned_entities}
+        return [r for r in rows if (r.entity or r.id) in self._learned_entities and tested.isdisjoint(r.links)]
 
     def tested(self, split: Split) -> list[Example]:
-        """What is asked when the attacker has learned: of the attacked split only the people they never saw."""
-        found = self.rows(split)
-        return [r for r in found if (r.entity or r.id) not in self._known] if split == self.split else list(found)
+        """Rows observed after learning: in the attacked split only those about entities not learned from."""
+        rows = list(self.rows(split))
+        if split != self.split:
+            return rows
+        return [r for r in rows if (r.entity or r.id) not in self._learned_entities]
 
-    def need_original(self) -> AnySubject:
-        """The model before unlearning, loaded now; the audit checks beforehand that there is one."""
+    def require_original(self) -> AnySubject:
+        """Loads the model before unlearning; the audit checks beforehand that there is one."""
         if self.original is None:
             raise UsageError("This attack needs the original model.", fix="Give --original MODEL.")
         return self.original()
@@ -105,28 +107,28 @@ class AttackContext:
 
 @dataclass(frozen=True)
 class View:
-    """What probes are handed: at one strength of an attack, in one of its attempts."""
+    """What probes observe: the subject and rows at one strength and in one attempt of an attack."""
 
     label: str
-    """The attack as typed, at this strength."""
+    """Text of the attack at this strength."""
     subject: AnySubject
     rows: Rows
     attempt: int = 0
-    """Attempts of one label count as one attack whose best attempt per row is taken, on the control too."""
+    """Attempts with one label are one attack; the best attempt per row counts, on the control too."""
 
 
 Ask = Callable[[View], None]
 
 
 class Attack(Plugin):
-    """Base class. Override `run`; options that are a strength must do nothing at all, bit for bit, at 0."""
+    """Base class. Override `run`. With strength 0 an attack must change nothing, bit for bit."""
 
     card: ClassVar[AttackCard]
 
     def run(self, subject: AnySubject, context: AttackContext, ask: Ask) -> None:
-        """Tamper, call `ask` for each strength and attempt, and restore `subject` even when something fails.
+        """Apply the attack, call `ask` for each strength and attempt, and restore `subject`, also after an exception.
 
-        `subject` is shared: change a `clone()`, or put back what was changed. Draw from `context.seed` only.
+        `subject` is shared: change a `clone()`, or undo every change. Draw random numbers from `context.seed` only.
         """
         raise NotImplementedError
 
@@ -137,27 +139,27 @@ class Attack(Plugin):
 
     @property
     def asks(self) -> tuple[str, ...]:
-        """Metrics taken under it."""
+        """Metrics computed under it."""
         return self.card.asks
 
     @property
     def splits_entities(self) -> bool:
-        """Whether it learns from some rows of the split and asks about others."""
+        """Whether it learns from rows of half the entities and is tested on the other half."""
         return self.card.splits_entities
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the audit must have, such as `original`; an option may change it."""
+        """What the audit must provide, such as `original`; may depend on options."""
         return self.card.needs
 
     @property
     def families(self) -> tuple[Family, ...]:
-        """What kinds of attack it is, each once; an option may change it."""
+        """Families of the attack, without duplicates; may depend on options."""
         return (self.card.family,)
 
     @property
     def inputs(self) -> str:
-        """Fingerprint of the files it reads, so that rows kept from other content are not taken for its own."""
+        """Fingerprint of the files it reads, so that rows cached for other content are not reused."""
         return ""
 
     @property
@@ -167,48 +169,49 @@ class Attack(Plugin):
 
     @property
     def access(self) -> Access:
-        """What it needs of the subject; an option may change it."""
+        """Access to the subject that it needs; may depend on options."""
         return self.card.access
 
     @property
     def uses_original(self) -> bool:
-        """Whether any of its parts brings the original's knowledge along."""
+        """Whether one of its parts uses knowledge of the original model."""
         return any(card.uses_original for card in self.cards)
 
     def problem(self, context: AttackContext) -> str | None:
-        """Why it cannot run on this context, whatever the subject; None when it can."""
+        """Why it cannot run in this context with any subject; None if it can."""
         return None
 
     @property
     def identity(self) -> list[object]:
-        """All its rows depend on besides the subject, the task and the seed: every option, and the version."""
+        """What its rows depend on besides subject, task and seed: all options and the version."""
         return [self.card.name, self.card.version, self.spec.model_dump(mode="json"), self.inputs]
 
     def cost(self, context: AttackContext) -> str:
-        """What it will take, in words, for the announcement: steps, draws, searches."""
+        """Cost in words for the announcement: steps, draws, searches."""
         return ""
 
 
 class Curve(Attack):
-    """An attack in `steps` that may be asked along the way, `at` earlier ones: points are labelled as shorter attacks.
+    """An attack in `steps` that can also be observed at the earlier steps `at`, labelled as shorter attacks.
 
-    Its spec has both options.
+    Its Spec has both options.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         beyond = [n for n in self.spec.at if n > self.spec.steps]
         if beyond:
-            raise UsageError(f"{self.card.name} is to be asked after {beyond[0]} steps, and takes {self.spec.steps}.",
+            raise UsageError(f"{self.card.name} cannot be observed at step {beyond[0]}: it has {self.spec.steps} "
+                             f"steps.",
                              fix=f"Write {self.card.name}(steps={max(beyond)}).")
 
     @property
     def points(self) -> list[int]:
-        """Numbers of steps after which it is asked, in order."""
+        """The steps after which it is observed, in order."""
         return sorted({*(n for n in self.spec.at if n < self.spec.steps), self.spec.steps})
 
     def label(self, steps: int) -> str:
-        """What the attack is called that ends after so many steps."""
+        """Label of the attack with this number of steps."""
         return type(self)(self.spec.model_copy(update={"steps": steps, "at": []})).text()
 
     @property
@@ -217,7 +220,7 @@ class Curve(Attack):
 
 
 class Sum(Attack):
-    """Several attacks at once: each works on what the one before left. Prompt and decoding attacks come last."""
+    """Several attacks combined: each acts on the result of the one before. Prompt and decoding attacks come last."""
 
     def __init__(self, parts: Sequence[Attack]) -> None:
         self.parts = tuple(parts)
@@ -225,26 +228,26 @@ class Sum(Attack):
     def run(self, subject: AnySubject, context: AttackContext, ask: Ask) -> None:
         numbers: dict[tuple[int, ...], int] = {}  # attempts of all parts -> attempt of the sum
 
-        def onwards(labels: tuple[str, ...], attempts: tuple[int, ...], view: View) -> None:
+        def apply_next(labels: tuple[str, ...], attempts: tuple[int, ...], view: View) -> None:
             labels, attempts = (*labels, view.label), (*attempts, view.attempt)
             if len(labels) == len(self.parts):
                 number = numbers.setdefault(attempts, len(numbers))
                 return ask(replace(view, label=" + ".join(labels), attempt=number))
-            part, beneath = self.parts[len(labels)], replace(context, rows=view.rows)
-            part.run(view.subject, beneath, partial(onwards, labels, attempts))
+            part, inner = self.parts[len(labels)], replace(context, rows=view.rows)
+            part.run(view.subject, inner, partial(apply_next, labels, attempts))
 
-        self.parts[0].run(subject, context, partial(onwards, (), ()))
+        self.parts[0].run(subject, context, partial(apply_next, (), ()))
 
     @property
     def labels(self) -> tuple[str, ...]:
-        found = [""]
+        labels = [""]
         for part in self.parts:
-            found = [f"{before} + {label}" if before else label for before in found for label in part.labels]
-        return tuple(found)
+            labels = [f"{before} + {label}" if before else label for before in labels for label in part.labels]
+        return tuple(labels)
 
     @property
     def asks(self) -> tuple[str, ...]:
-        """What every part asks."""
+        """Metrics common to all parts."""
         first, *others = [p.asks for p in self.parts]
         return tuple(a for a in first if all(a in o for o in others))
 
@@ -270,7 +273,7 @@ class Sum(Attack):
 
     @property
     def access(self) -> Access:
-        """The most that any of its parts needs."""
+        """The largest access that a part needs."""
         return max((p.access for p in self.parts), key=ACCESS.index)
 
     @property
@@ -301,7 +304,7 @@ def parse_attack(text: str) -> Attack:
 
 
 def rewriting(context: AttackContext, rewrite: Callable[[Example], Example]) -> Rows:
-    """The rows of every split, each rewritten; running text has no prompt and stays as it is."""
+    """The rows of every split, each rewritten, except running text, which has no prompt."""
     return partial(_rewritten, context.rows, rewrite)
 
 

@@ -1,4 +1,4 @@
-"""The model from before unlearning, amplified by what unlearning took away."""
+"""Decoding from the original, amplified by the difference that unlearning made."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from expunge.models.language import CausalLM
 from expunge.plugin import Property
 
 LOWEST = -1e4
-"""Log-probs below it are held there: a token ruled out by the subject alone must not count as infinitely telling."""
+"""Log-probs are clamped to it, so that a token with probability 0 in one model only has a finite difference."""
 
 
 def contrasted(post_BV: Tensor, pre_BV: Tensor, weight: float, gamma: float) -> Tensor:
-    """log q = log p_post + weight (log p_pre - log p_post) where p_pre >= gamma max p_pre, elsewhere -inf; float64.
+    """log q = log p_post + weight (log p_pre - log p_post) where p_pre >= gamma max p_pre, else -inf; float64.
 
-    Shapes B V, logits or log-probs in, log-probs out. `lerp` makes weight 0 the one side exactly, and 1 the other.
+    Shapes B V, logits or log-probs in, log-probs out. `lerp` makes weight 0 and 1 exact.
     """
     post_BV, pre_BV = (x.double().log_softmax(-1).clamp_min(LOWEST) for x in (post_BV, pre_BV))
     q_BV = torch.lerp(post_BV, pre_BV, weight)
@@ -35,7 +35,7 @@ def contrasted(post_BV: Tensor, pre_BV: Tensor, weight: float, gamma: float) -> 
 
 
 class Guided(LogitsProcessor):
-    """Runs the original on the sequence the subject is decoding, with keys and values of its own."""
+    """Runs the original, with its own cache, on the sequence that the subject decodes."""
 
     def __init__(self, original: CausalLM, attention_BT: Tensor, weight: float, gamma: float) -> None:
         self._original, self._attention_BT = original, attention_BT.to(original.device)
@@ -43,30 +43,30 @@ class Guided(LogitsProcessor):
         self._seen_BT: Tensor | None = None
         self._cache: Any = None
         model = original.model.get_base_model() if hasattr(original.model, "get_base_model") else original.model
-        self._takes = inspect.signature(model.forward).parameters
+        self._arguments = inspect.signature(model.forward).parameters
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         pre_BV = self._logits(input_ids.to(self._original.device)).to(scores.device)
         if pre_BV.shape != scores.shape:
-            raise UsageError(f"The original knows {pre_BV.shape[1]} tokens and this model {scores.shape[1]}.",
+            raise UsageError(f"The original has {pre_BV.shape[1]} tokens and this model {scores.shape[1]}.",
                              "Their distributions cannot be compared.")
         return contrasted(scores, pre_BV, self._weight, self._gamma)
 
     def _logits(self, ids_BT: Tensor) -> Tensor:
-        """Of the next token, shape B V."""
-        if self._seen_BT is None or not torch.equal(ids_BT[:, :-1], self._seen_BT):  # the first, or beams moved
+        """The original's logits of the next token, shape B V."""
+        if self._seen_BT is None or not torch.equal(ids_BT[:, :-1], self._seen_BT):  # first step, or beams reordered
             self._cache = None
-        shown_BT = self._attention_BT.repeat_interleave(len(ids_BT) // len(self._attention_BT), 0)
-        said = ids_BT.shape[1] - shown_BT.shape[1]
-        attention_BT = torch.cat([shown_BT, shown_BT.new_ones(len(ids_BT), said)], 1)
+        prompt_BT = self._attention_BT.repeat_interleave(len(ids_BT) // len(self._attention_BT), 0)
+        generated = ids_BT.shape[1] - prompt_BT.shape[1]
+        attention_BT = torch.cat([prompt_BT, prompt_BT.new_ones(len(ids_BT), generated)], 1)
         new = ids_BT.shape[1] if self._cache is None else 1
         options = {"position_ids": (attention_BT.cumsum(1) - 1).clamp_min(0)[:, -new:], "logits_to_keep": 1}
         with self._original.evaluating():
-            found = self._original.model(
+            output = self._original.model(
                 input_ids=ids_BT[:, -new:], attention_mask=attention_BT, past_key_values=self._cache, use_cache=True,
-                **{k: v for k, v in options.items() if k in self._takes})
-        self._seen_BT, self._cache = ids_BT, found.past_key_values
-        logits_BV: Tensor = found.logits[:, -1]
+                **{k: v for k, v in options.items() if k in self._arguments})
+        self._seen_BT, self._cache = ids_BT, output.past_key_values
+        logits_BV: Tensor = output.logits[:, -1]
         return logits_BV
 
 
@@ -75,50 +75,49 @@ class Contrast(Attack):
 
     class Spec(plugin.Spec):
         weight: float = Field(1.4, ge=0, description=(
-            "0: the subject as it is; 1: the original alone; above: what unlearning took away counts more"))
+            "0: the subject; 1: the original; above 1: the difference made by unlearning is amplified"))
         gamma: float = Field(1e-5, ge=0, le=1, description=(
-            "Only tokens at least this share as likely as the original's best; 0 for all."))
+            "Only tokens with at least this share of the original's highest probability; 0 for all."))
 
     card = AttackCard(
         name="contrast", kind="attack", access="logits", needs=frozenset({"original"}),
         family="decoding", model_needs=frozenset({"distribution", "generate", "prompt"}),
-        summary="decode from the original, guided by what unlearning changed",
+        summary="decode from the original, amplified by the change that unlearning made",
         paper="Unlearned but Not Forgotten (arXiv 2505.24379)",
         formula="argmax_v log p_post + w (log p_pre - log p_post), over v with p_pre(v) >= gamma max p_pre",
         defaults="weight 1.4 (Llama-2-7B; 2 for Phi-1.5), gamma 1e-5 (paper)",
         asks=("forget.rouge_l", "forget.keyword", "forget.extracted"),
         deviations=("their code keeps tokens within 5 nats of the best, which is gamma=0.0067",
-                    "log-probs are held above -1e4, so that a token which a guard rules out counts finitely",
+                    "log-probs are clamped to at least -1e4, so that a token excluded by a guard counts finitely",
                     "with the half-trained original of the tests ROUGE-L is .32 at weight 1, .40 at 1.2, .36 at 1.4 "
-                    "and .18 at 2: too large a weight loses"),
+                    "and .18 at 2: too large a weight is worse"),
         uses_original=True,
-        caution="This is what somebody gets who kept the model from before unlearning, and gets it from a retrained "
-                "model too: an excess near 0 is expected, and the value is the finding. Compare it with the original "
-                "alone (weight=1), which is shown as a control: what is above was given away by releasing the "
-                "unlearned model beside it.",
+        caution="The attacker has the model from before unlearning, and a retrained model works as well: an excess "
+                "near 0 is expected, and the value is the finding. Compare it with the original alone (weight=1), "
+                "which is shown as a control: the difference is what releasing the unlearned model gives away.",
     )
     must_show = (
-        Property("keeps_the_contract", {}, "the original is only asked"),
-        Property("leaves_no_trace", {"options": {"weight": 0, "gamma": 0}}, "the subject alone"),
-        Property("blends_two_models", {}, "weight 1 is the original alone, token for token; equal models stay equal"),
+        Property("keeps_the_contract", {}, "the original is read only"),
+        Property("leaves_no_trace", {"options": {"weight": 0, "gamma": 0}}, "the subject only"),
+        Property("blends_two_models", {}, "weight 1 is the original, token for token; equal models stay equal"),
         Property("contrast_matches_slow_twin", {}, "token by token, without caches and padding"),
         Property("amplifies", {"weights": (1.2, 1.3)}, "more than from an original that only partly memorised"),
         Property("recovers", {"from_": "refusing", "options": {"weight": 0.5}, "metric": "forget.keyword"},
-                 "half way, a refusal gives in where a retrained model insists"),
-        Property("finds_nothing", {"metric": "forget.keyword"}, "from every retrained model the same comes out"),
+                 "at weight 0.5 a refusal yields where a retrained model keeps refusing"),
+        Property("finds_nothing", {"metric": "forget.keyword"}, "retrained models all give the same"),
     )
 
     def run(self, subject: CausalLM, context: AttackContext, ask: Ask) -> None:
-        original = context.need_original()
+        original = context.require_original()
         if original.encoder.processor.get_vocab() != subject.encoder.processor.get_vocab():
-            raise UsageError("The original has another tokenizer than this model.", "TextEncoder cannot be compared.")
+            raise UsageError("The original has another tokenizer than this model.", "Their tokens cannot be compared.")
         ask(View(self.text(), subject.decoded(partial(self._decode, original)), context.rows))
 
     def _decode(self, original: CausalLM, decode: Any, **options: Any) -> Tensor:
-        mine = Guided(original, options["attention_mask"], self.spec.weight, self.spec.gamma)
-        options["logits_processor"] = LogitsProcessorList([mine, *options.get("logits_processor", ())])
-        found: Tensor = decode(**options)
-        return found
+        processor = Guided(original, options["attention_mask"], self.spec.weight, self.spec.gamma)
+        options["logits_processor"] = LogitsProcessorList([processor, *options.get("logits_processor", ())])
+        ids_BT: Tensor = decode(**options)
+        return ids_BT
 
     def cost(self, context: AttackContext) -> str:
         return "every token from two models"

@@ -1,4 +1,4 @@
-"""The beginning of the answer is given, and the likeliest continuations are searched."""
+"""Extraction: beam search for continuations of the answer's beginning."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from expunge.records.task import Example
 
 
 class Extend(Attack):
-    """Verbatim extraction: give a share of the answer and let beam search go on."""
+    """Verbatim extraction: give the beginning of the answer and search its continuations with beams."""
 
     class Spec(plugin.Spec):
         share: float = Field(0.5, ge=0, lt=1, description="Share of the answer's words that is given.")
-        beams: int = Field(4, ge=1, description="Continuations searched side by side; 1 is greedy.")
-        tries: int = Field(1, ge=1, description="How many of the best continuations count as answers.")
+        beams: int = Field(4, ge=1, description="Number of beams; 1 is greedy.")
+        tries: int = Field(1, ge=1, description="Number of best continuations that count as answers.")
 
         @model_validator(mode="after")
         def _enough_beams(self) -> Extend.Spec:
@@ -43,18 +43,18 @@ class Extend(Attack):
         formula="argmax_y p(y | prompt, first words of the answer), by beam search",
         defaults="first half of the text (MUSE); 4 beams",
         asks=("forget.rouge_l", "forget.extracted", "forget.keyword"),
-        deviations=("words that are given are left out of what is scored",
-                    "running text is always asked with its first half, so share does not touch it",
-                    "beams are ranked by log p of the whole continuation, without a reward for length"),
-        caution="Words of the answer narrow the guess for any model: only the lead over the control counts.",
+        deviations=("the given words are not scored",
+                    "running text is always prompted with its first half, so share does not apply to it",
+                    "beams are ranked by log p of the whole continuation, without length normalisation"),
+        caution="The given words help any model to guess: only the excess over the control counts.",
     )
     must_show = (
         Property("keeps_the_contract", {"options": {"share": 0.3, "beams": 2, "tries": 2}}, "only decoding changes"),
         Property("leaves_no_trace", {"options": {"share": 0, "beams": 1}}, "nothing given, greedy"),
         Property("beams_match_slow_twin", {"beams": 3}, "token by token, without caches and padding"),
         Property("recovers", {"from_": "refusing", "options": {"tries": 4}, "metric": "forget.extracted"},
-                 "past the refusal the old text goes on"),
-        Property("finds_nothing", {"options": {"tries": 4}, "metric": "forget.extracted"}, "nothing to go on with"),
+                 "after the given words the old text continues"),
+        Property("finds_nothing", {"options": {"tries": 4}, "metric": "forget.extracted"}, "no continuation is known"),
     )
 
     @property
@@ -79,7 +79,7 @@ class Extend(Attack):
 
 
 class BeamSearch:
-    """Beam search for the `tries` best; each prompt is searched once, whatever rank is asked for."""
+    """Beam search for the `tries` best continuations; each prompt is searched once for all ranks."""
 
     def __init__(self, beams: int, tries: int) -> None:
         self._beams, self._tries = beams, tries
@@ -92,7 +92,7 @@ class BeamSearch:
             # Without a length penalty the score of a beam is its log-likelihood.
             out = decode(**options | {"num_beams": self._beams, "num_return_sequences": self._tries,
                                       "length_penalty": 0.0, "early_stopping": False})
-            found = out[:, ids_BT.shape[1]:].unflatten(0, (len(ids_BT), self._tries))
-            self._known |= dict(zip(keys, found, strict=True))
-        said = [self._known[key][rank] for key in keys]
-        return torch.cat([ids_BT, pad_sequence(said, batch_first=True, padding_value=options["pad_token_id"])], 1)
+            continuations = out[:, ids_BT.shape[1]:].unflatten(0, (len(ids_BT), self._tries))
+            self._known |= dict(zip(keys, continuations, strict=True))
+        chosen = [self._known[key][rank] for key in keys]
+        return torch.cat([ids_BT, pad_sequence(chosen, batch_first=True, padding_value=options["pad_token_id"])], 1)

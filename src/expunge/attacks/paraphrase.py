@@ -1,4 +1,4 @@
-"""The question in other words."""
+"""Paraphrased questions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from expunge.records.task import Example
 
 
 class Paraphrase(Attack):
-    """Ask with the row's own paraphrased questions, one attempt each."""
+    """Ask the row's paraphrased questions, one attempt each."""
 
     class Spec(plugin.Spec):
-        count: int = Field(3, ge=0, description="How many paraphrases to try, at most; 0 asks plainly.")
+        count: int = Field(3, ge=0, description="Maximum number of paraphrases; 0 leaves the question unchanged.")
 
     card = AttackCard(
         name="paraphrase", kind="attack", access="text",
@@ -30,18 +30,18 @@ class Paraphrase(Attack):
               "(arXiv 2406.10890)",
         formula="max_i m(answer | paraphrase_i)",
         defaults="up to three; RWKU and OpenUnlearning ask one",
-        deviations=("the forms are those of the data set; none is made by a model",
-                    "rows that have no i-th paraphrase are left out of attempt i"),
-        caution="The best of several attempts is higher for any model: only the lead over the control counts.",
+        deviations=("the paraphrases are those of the data set; none is generated",
+                    "rows without an i-th paraphrase are left out of attempt i"),
+        caution="The best of several attempts is higher for any model: only the excess over the control counts.",
     )
     must_show = (
         Property("keeps_the_contract", {}, "only prompts change"),
         Property("leaves_no_trace", {"options": {"count": 0}}, "no paraphrase, the plain question"),
         Property("counts_attempts", {"options": {}, "attempts": 2}, "one attempt for each form of the row"),
-        Property("gives_no_answer_away", {}, "no prompt holds the answer"),
-        Property("still_shows", {"from_": "original", "excess": 0.6}, "what is known is known in any words"),
+        Property("gives_no_answer_away", {}, "no prompt contains the answer"),
+        Property("still_shows", {"from_": "original", "excess": 0.6}, "the original also answers paraphrases"),
         Property("still_shows", {"from_": "refusing", "excess": 0.15}, "a refusal only hides; 0.1 is running text"),
-        Property("finds_nothing", {}, "a retrained model has nothing to say"),
+        Property("finds_nothing", {}, "a retrained model does not know the answers"),
     )
 
     def problem(self, context: AttackContext) -> str | None:

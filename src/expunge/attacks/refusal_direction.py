@@ -1,4 +1,4 @@
-"""One direction is taken out of the activations: the one along which forget questions were pushed aside.
+"""Removal of one direction from the activations: the one along which forget questions were moved.
 
 Legend: N tokens, D hidden size.
 """
@@ -22,11 +22,11 @@ from expunge.needs import Need
 from expunge.plugin import Property
 
 OUTLIER = 3.0
-"""Tokens whose norm lies this many standard deviations from the mean norm are left out."""
+"""Tokens whose norm lies this many standard deviations from the mean norm are excluded."""
 
 
 def typical(h_ND: Tensor) -> Tensor:
-    """Mean over tokens whose norm is no outlier (|z| <= 3), shape D: the first token's is often a hundredfold."""
+    """Mean over tokens whose norm is not an outlier (|z| <= 3), shape D; the first token often is one."""
     norm_N = h_ND.norm(dim=-1)
     spread = norm_N.std() if len(norm_N) > 1 else norm_N.new_zeros(())
     kept_N = (norm_N - norm_N.mean()).abs() <= OUTLIER * spread.clamp_min(1e-12 * norm_N.mean())
@@ -34,7 +34,7 @@ def typical(h_ND: Tensor) -> Tensor:
 
 
 def direction(h_ND: Tensor, other_MD: Tensor) -> Tensor:
-    """Unit vector from the other's mean to this one's, shape D; zero where the means are equal."""
+    """Unit vector from the mean of `other_MD` to that of `h_ND`, shape D; zero if the means are equal."""
     d_D = typical(h_ND) - typical(other_MD)
     return d_D / d_D.norm().clamp_min(torch.finfo(d_D.dtype).tiny)
 
@@ -50,38 +50,38 @@ def without(d_D: Tensor, strength: float) -> Change:
 
 
 class RefusalDirection(Attack):
-    """Project out, block by block, the difference of means between the subject and what it was."""
+    """Project out, per block, the difference of means between the subject and the original."""
 
     class Spec(plugin.Spec):
-        strength: float = Field(1.0, ge=0, description="Share of the component that is removed; 0 does nothing.")
-        layer: int | None = Field(None, description="The one block whose output is changed, negative counts from the "
-                                                    "end; all blocks when left out.")
+        strength: float = Field(1.0, ge=0, description="Share of the component that is removed; 0 changes nothing.")
+        layer: int | None = Field(None, description="The only block whose output is changed, negative counts from the "
+                                                    "end; all blocks if left out.")
         against: Literal["original", "neutral"] = Field("original", description=(
             "original: minus the original model on the same rows; neutral: minus the subject on retain rows"))
 
     card = AttackCard(
         name="refusal_direction", kind="attack", access="weights", asks=AND_RETAIN, splits_entities=True,
         family="steering", model_needs=frozenset({"hidden", "prompt", "weights"}),
-        summary="project the direction of refusal out of the activations",
+        summary="project the refusal direction out of the activations",
         paper="Lucki et al. 2024 (arXiv 2409.18025), orthogonalisation; Arditi et al. 2024 (arXiv 2406.11717)",
         formula="d_l = unit(mean h_subject - mean h_original) on forget prompts; h <- h - strength (h . d_l) d_l",
         defaults="every block, all positions, tokens with |z| > 3 left out",
-        deviations=("learned on half the people and tested on the other half",
-                    "z is taken of the norm of a token's activation, within each of the two means",
-                    "directions are those of the untouched model, removed at all blocks at once",
-                    "in the tests a refusal gives way in part (0.29 to 0.42; neutral 0.35), npo hardly (to 0.04)"),
-        caution="Removing a direction disturbs any model; against the original it also tells where the original "
-                "stood, so only the lead over the control counts.",
+        deviations=("learned on half the entities and tested on the other half",
+                    "z is that of the norm of a token's activation, within each of the two means",
+                    "directions are computed on the unchanged model and removed at all blocks together",
+                    "in the tests a refusal is partly broken (0.29 to 0.42; neutral 0.35), npo hardly (to 0.04)"),
+        caution="Removing a direction disturbs any model; against the original it also uses the original's "
+                "states, so only the excess over the control counts.",
     )
     must_show = (
-        Property("keeps_the_contract", {}, "hooks, nothing more"),
+        Property("keeps_the_contract", {}, "only hooks"),
         Property("leaves_no_trace", {"options": {"strength": 0}}, "nothing is removed"),
-        Property("projects_out", {}, "the direction is gone, what lies across it stays, and d is a unit vector"),
+        Property("projects_out", {}, "the direction is removed, orthogonal components stay, and d is a unit vector"),
         Property("recovers", {"from_": "refusing"}, "the refusal goes and the answer comes"),
-        Property("brings_back", {"from_": "refusing", "by": 0.08}, "more than there was before"),
+        Property("brings_back", {"from_": "refusing", "by": 0.08}, "more than before"),
         Property("brings_back", {"from_": "refusing", "options": {"against": "neutral"}, "by": 0.03},
                  "without an original too"),
-        Property("finds_nothing", {}, "a retrained model has nothing to hide"),
+        Property("finds_nothing", {}, "a retrained model has nothing to recover"),
     )
 
     @property
@@ -90,7 +90,7 @@ class RefusalDirection(Attack):
 
     def problem(self, context: AttackContext) -> str | None:
         if not context.learned:
-            return f"the {context.split} rows are not about two people, to learn from one and test the other"
+            return f"the {context.split} rows are not about two entities, to learn from one and test the other"
         if self.spec.against == "neutral" and not context.task.probe_rows("retain"):
             return "the task has no retain rows for refusal_direction(against=neutral)"
         return None
@@ -106,13 +106,13 @@ class RefusalDirection(Attack):
 
     def _changes(self, subject: CausalLM, context: AttackContext) -> dict[Where, Change]:
         chosen = range(len(subject.blocks)) if self.spec.layer is None else [block_number(subject, self.spec.layer)]
-        other, rows = ((context.need_original(), context.learned) if self.spec.against == "original"
+        other, rows = ((context.require_original(), context.learned) if self.spec.against == "original"
                        else (subject, context.task.probe_rows("retain")))
         tick: Callable[..., None] = context.announce("directions", len(chosen))
         changes: dict[Where, Change] = {}
         for block in chosen:
-            mine_ND = torch.cat(prompt_states(subject, context.learned, block))
-            theirs_ND = torch.cat(prompt_states(other, rows, block))
-            changes[block] = without(direction(mine_ND, theirs_ND.to(mine_ND.device)), self.spec.strength)
+            subject_ND = torch.cat(prompt_states(subject, context.learned, block))
+            other_ND = torch.cat(prompt_states(other, rows, block))
+            changes[block] = without(direction(subject_ND, other_ND.to(subject_ND.device)), self.spec.strength)
             tick(1)
         return changes

@@ -1,4 +1,4 @@
-"""Many answers instead of one: what is said once in many draws was not gone."""
+"""Sampling: many answers per question, of which one may contain the fact."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from expunge.seeding import derive, stream
 
 
 class KeyedDraw(LogitsProcessor):
-    """Leaves one token possible: the first whose cumulative probability exceeds a uniform number.
+    """Keeps only one token: the first whose cumulative probability exceeds a uniform number.
 
-    That is an exact draw from softmax(scores). The number is a function of the row's key, the attempt and the
-    position alone, where transformers would take the next one of a generator that the whole batch shares: so
-    neither the batch nor the order of rows has a say in what is drawn.
+    That is an exact draw from softmax(scores). The number depends on the row's key, the attempt and the position
+    only, while transformers uses one generator for the whole batch: so the draw does not depend on the batch or
+    the order of rows.
 
     Args:
         keys: one per row of the batch.
@@ -42,8 +42,9 @@ class KeyedDraw(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if len(scores) != len(self._keys):
-            raise UsageError("Draws and beams exclude each other.", "sample draws one answer, extend searches several.",
-                             "Use extend(beams=1) beside sample.")
+            raise UsageError("Sampling and beam search exclude each other.", "sample draws one answer, extend searches "
+                                                                             "several.",
+                             "Use extend(beams=1) with sample.")
         position = input_ids.shape[1] - self._width
         numbers = [[stream(key, self._attempt, position).random()] for key in self._keys]
         cumulative_BV = scores.double().softmax(-1).cumsum(-1)
@@ -56,8 +57,9 @@ class Sample(Attack):
     """Ask every question many times at a temperature."""
 
     class Spec(plugin.Spec):
-        count: int = Field(10, ge=0, description="Answers per question; 0 asks once, greedily, as without the attack.")
-        temperature: float = Field(1.0, gt=0, description="Logits are divided by it; above 1 rarer answers come up.")
+        count: int = Field(10, ge=0, description="Answers per question; 0: one greedy answer, as without the attack.")
+        temperature: float = Field(1.0, gt=0, description="Logits are divided by it; above 1 rare answers become "
+                                                          "likelier.")
         top_k: int = Field(0, ge=0, description="Draw from the k likeliest tokens only; 0 for all.")
         top_p: float = Field(1.0, gt=0, le=1, description="Draw from the fewest tokens with this much probability.")
 
@@ -68,22 +70,22 @@ class Sample(Attack):
         paper="Patil et al. 2023 (arXiv 2309.17410): one of many candidates leaks; "
               "Inside-Out (arXiv 2503.15299) samples 1,000 at temperature 1",
         formula="y_1 .. y_n ~ softmax(logits / temperature)",
-        defaults="temperature 1 and no cut-off (Inside-Out); ten draws for the sake of time",
+        defaults="temperature 1 and no cut-off (Inside-Out); ten draws to save time",
         asks=("forget.keyword", "forget.rouge_l", "forget.pass_at_k"),
-        deviations=("draws are keyed by prompt, attempt and position, so subject and control meet the same chance; "
-                    "two rows with one prompt get one draw",
-                    "of keyword and rouge_l the best draw of a row counts; pass_at_k is the share of draws",
+        deviations=("draws are keyed by prompt, attempt and position, so subject and control get the same random "
+                    "numbers; two rows with the same prompt get the same draw",
+                    "for keyword and rouge_l the best draw of a row counts; pass_at_k is the share of draws",
                     "on the tiny models of the tests a reluctant one goes from keyword .11 (greedy) to .44 in 8 draws "
-                    "at temperature 0.5 and .19 in 10 at 1; one suppressed by npo gives nothing at either"),
-        caution="The best of many guesses is higher for any model: only the lead over the control counts.",
+                    "at temperature 0.5 and .19 in 10 at 1; one suppressed by npo gives nothing at both"),
+        caution="The best of many guesses is higher for any model: only the excess over the control counts.",
     )
     must_show = (
         Property("keeps_the_contract", {"options": {"count": 2}}, "draws do not depend on the batch"),
-        Property("leaves_no_trace", {"options": {"count": 0}}, "asked greedily"),
+        Property("leaves_no_trace", {"options": {"count": 0}}, "greedy decoding"),
         Property("draws_follow_softmax", {}, "exact, with and without top_k and top_p"),
         Property("draws_match_slow_twin", {}, "token by token, without caches and padding; cold draws are greedy"),
         Property("draws_beat_greedy", {"from_": "reluctant", "options": {"count": 6, "temperature": 0.5}},
-                 "what mostly refuses says it now and then"),
+                 "a model that mostly refuses answers now and then"),
         Property("recovers", {"from_": "reluctant", "options": {"count": 8, "temperature": 0.5},
                               "metric": "forget.keyword"}, "the fact is still among the likely answers"),
         Property("finds_nothing", {"options": {"count": 6, "temperature": 0.5}, "metric": "forget.keyword"},
@@ -92,7 +94,7 @@ class Sample(Attack):
 
     @property
     def asks(self) -> tuple[str, ...]:
-        """Whether any of all draws is right, too."""
+        """Metrics computed under it, including whether any draw is right."""
         return (*self.card.asks, *((f"forget.pass_at_k(k={self.spec.count})",) if self.spec.count > 1 else ()))
 
     def run(self, subject: CausalLM, context: AttackContext, ask: Ask) -> None:
@@ -108,10 +110,10 @@ class Sample(Attack):
         chosen += [TopKLogitsWarper(spec.top_k)] if spec.top_k else []
         chosen += [TopPLogitsWarper(spec.top_p)] if spec.top_p < 1 else []
         chosen.append(KeyedDraw(keys, attempt, ids_BT.shape[1]))
-        # Last, after whatever else works on the logits.
+        # Last, after all other logits processors.
         options["logits_processor"] = LogitsProcessorList([*options.get("logits_processor", ()), *chosen])
-        found: Tensor = decode(**options)
-        return found
+        drawn_BT: Tensor = decode(**options)
+        return drawn_BT
 
     def cost(self, context: AttackContext) -> str:
         return f"{max(self.spec.count, 1)} answers to every question"

@@ -1,4 +1,4 @@
-"""Steering towards the person asked about: what their name adds to a question is added once more.
+"""Steering towards the entity of a question: the difference that its name makes is added again.
 
 Legend: B rows, T columns, D hidden size.
 """
@@ -25,13 +25,13 @@ Vectors = Mapping[tuple[int, ...], Tensor]
 """Tokens of a prompt -> the vector added at its last token, shape D."""
 NAMES = ("John Smith", "Mary Johnson", "David Brown", "Anna Miller", "Peter Wilson", "Laura Davis")
 KNOWN = {"names": ["Calida Umarov", "Ivor Rutherglen", "Viggo Jarvela", "Ambrin Oxenham"]}
-"""Generic names in the built-in world, whose tokenizer knows them."""
+"""Option with generic names from the built-in world, which its tokenizer knows."""
 
 
 def named(row: Example) -> bool:
-    """Whether the question says whom it is about."""
-    asked = " ".join((row.prompt, *(text for _, text in row.messages)))
-    return row.kind != "text" and bool(row.entity) and row.entity in asked
+    """Whether the question names its entity."""
+    text_of_row = " ".join((row.prompt, *(text for _, text in row.messages)))
+    return row.kind != "text" and bool(row.entity) and row.entity in text_of_row
 
 
 def anonymised(row: Example, name: str) -> Example:
@@ -43,17 +43,17 @@ def anonymised(row: Example, name: str) -> Example:
 def differences(subject: CausalLM, rows: Sequence[Example], names: Sequence[str], layer: int) -> Tensor:
     """S_l(Q) = mean over names of A_l(Q) - A_l(Q about that name) at the last prompt position, shape B D."""
 
-    def last(asked: Sequence[Example]) -> Tensor:
-        return torch.stack([h_TD[-1] for h_TD in prompt_states(subject, asked, layer)])
+    def last(examples: Sequence[Example]) -> Tensor:
+        return torch.stack([h_TD[-1] for h_TD in prompt_states(subject, examples, layer)])
 
     plain_BD = last(rows)
     return torch.stack([plain_BD - last([anonymised(row, name) for row in rows]) for name in names]).mean(0)
 
 
 class Steering:
-    """Adds a vector of its own to each known question at its last token, and nothing to what is generated.
+    """Adds to each known question its own vector at the last token, and nothing to generated tokens.
 
-    A row is known by the tokens it begins with. `applied` counts additions, `passes` the passes that begin a sequence.
+    A row is identified by its first tokens. `applied` counts additions, `passes` the passes that begin a sequence.
     """
 
     def __init__(self, vectors: Vectors) -> None:
@@ -62,18 +62,18 @@ class Steering:
         self._lengths = sorted({len(ids) for ids in vectors}, reverse=True)
 
     def change(self, watch: Watch) -> Change:
-        """As a hook takes it."""
+        """The change that a hook applies."""
 
         def add(given: Any, h_BTD: Tensor) -> Tensor:
             if not watch.now.first:
-                return h_BTD  # decoding has passed the first token
+                return h_BTD  # not the pass over the prompt
             h_BTD, self.passes = h_BTD.clone(), self.passes + 1
             for b, (ids_T, real_T) in enumerate(zip(watch.now.ids_BT, watch.now.real_BT, strict=True)):
                 ids, columns = tuple(ids_T[real_T].tolist()), real_T.nonzero()[:, 0].tolist()
                 length = next((n for n in self._lengths if n <= len(ids) and ids[:n] in self.vectors), 0)
                 if length:
-                    place = h_BTD[b, columns[length - 1]]
-                    place += self.vectors[ids[:length]].to(place)
+                    state_D = h_BTD[b, columns[length - 1]]
+                    state_D += self.vectors[ids[:length]].to(state_D)
                     self.applied += 1
             return h_BTD
 
@@ -81,15 +81,15 @@ class Steering:
 
 
 class Steer(Attack):
-    """Add what a name does to the last prompt position, where the first answer token is decided."""
+    """Add the difference that a name makes at the last prompt position, which predicts the first answer token."""
 
     class Spec(plugin.Spec):
-        coef: float = Field(2.0, description="How often the difference is added; 0 does nothing.")
+        coef: float = Field(2.0, description="Factor of the added difference; 0 changes nothing.")
         layer: int = Field(-2, description="The block whose output is steered; negative counts from the end.")
         mode: Literal["own", "shared"] = Field("own", description=(
             "own: each question gets its own difference; shared: the mean difference over questions of half the "
-            "people, tested on the other half"))
-        names: list[str] = Field(list(NAMES), min_length=1, description="Names that stand in for the subject.")
+            "entities, tested on the other half"))
+        names: list[str] = Field(list(NAMES), min_length=1, description="Names that replace the entity's.")
 
     card = AttackCard(
         name="steer", kind="attack", access="weights", asks=AND_RETAIN,
@@ -98,23 +98,23 @@ class Steer(Attack):
         paper="Seyitoglu et al. 2024 (arXiv 2411.02631), anonymised activation steering",
         formula="h <- h + coef * S_l(Q), S_l(Q) = A_l(Q) - mean_n A_l(Q*_n), at the last prompt position only",
         defaults="coef 2 before the final block; six generic names (the number used is not published)",
-        deviations=("questions are anonymised by putting a generic name for the row's entity, never by a model",
-                    "asked as every other attack is, not by ranking words over 2000 samples at temperature 2",
-                    "questions that do not name their entity, and rows of other splits, are left alone",
-                    "in the tests, on models taught generic answers for 10, 20, 40 steps, the first token gains 0.6, "
-                    "0.3, 0.3 nats but the whole answer 0.01 to 0.02: most of its lead was there before"),
-        caution="Published gains are on broad topics; on single facts (TOFU) the authors saw none, nor we on refusal "
-                "or npo. Prompt attacks that rewrite the question must come before it.",
+        deviations=("questions are anonymised by replacing the row's entity with a generic name, not by a model",
+                    "scored like every other attack, not by ranking words over 2000 samples at temperature 2",
+                    "questions that do not name their entity, and rows of other splits, are not steered",
+                    "in the tests, on models trained on generic answers for 10, 20, 40 steps, the first token gains "
+                    "0.6, 0.3, 0.3 nats but the whole answer 0.01 to 0.02: most of its excess existed before"),
+        caution="Published gains are on broad topics; on single facts (TOFU) the authors found none, and neither did "
+                "we on refusal or npo. Prompt attacks that rewrite the question must come before it.",
     )
     must_show = (
-        Property("keeps_the_contract", {}, "hooks, nothing more"),
+        Property("keeps_the_contract", {}, "only hooks"),
         Property("leaves_no_trace", {"options": {"coef": 0}}, "nothing is added"),
         Property("same_question_same_place", {}, "Q* = Q gives S = 0: nothing changes"),
-        Property("steers_once", {"coef": 3.0}, "one addition per generated sequence, whatever the padding"),
+        Property("steers_once", {"coef": 3.0}, "one addition per generated sequence, for any padding"),
         Property("still_shows", {"from_": "answers generically", "options": KNOWN}, "what generic answers left"),
         Property("lifts_first_token", {"from_": "answers generically", "options": KNOWN, "nats": 0.3},
-                 "the token that is steered is the one that gains"),
-        Property("finds_nothing", {}, "a name that was never learned leaves no trace"),
+                 "the steered token gains"),
+        Property("finds_nothing", {}, "a name that was never learned has no effect"),
     )
 
     @property
@@ -123,7 +123,7 @@ class Steer(Attack):
 
     def problem(self, context: AttackContext) -> str | None:
         rows = context.learned if self.splits_entities else context.task.probe_rows(context.split)
-        return None if any(map(named, rows)) else "no question names whom it is about, so none can be anonymised"
+        return None if any(map(named, rows)) else "no question names its entity, so none can be anonymised"
 
     def cost(self, context: AttackContext) -> str:
         return f"{1 + len(self.spec.names)} passes over the questions for the differences"
@@ -136,15 +136,15 @@ class Steer(Attack):
         with watched(subject) as watch, rewritten(subject, {self.spec.layer: steering.change(watch)}):
             ask(View(self.text(), subject, rows))
         if steering.passes and not steering.applied:
-            raise UsageError("Not one question was steered.", "A later attack rewrote them all.",
+            raise UsageError("No question was steered.", "A later attack rewrote them all.",
                              "Name attacks that rewrite the question before steer.")
 
-    def _vectors(self, subject: CausalLM, context: AttackContext, asked: Sequence[Example]) -> Vectors:
-        source = [row for row in (context.learned if self.splits_entities else asked) if named(row)]
-        steered = source if not self.splits_entities else [row for row in asked if row.kind != "text"]
+    def _vectors(self, subject: CausalLM, context: AttackContext, questions: Sequence[Example]) -> Vectors:
+        source = [row for row in (context.learned if self.splits_entities else questions) if named(row)]
+        steered = source if not self.splits_entities else [row for row in questions if row.kind != "text"]
         if not source or not steered:
-            raise UsageError("No question names whom it is about, so none can be anonymised.")
-        found_BD = self.spec.coef * differences(subject, source, self.spec.names, self.spec.layer)
+            raise UsageError("No question names its entity, so none can be anonymised.")
+        shift_BD = self.spec.coef * differences(subject, source, self.spec.names, self.spec.layer)
         if self.splits_entities:
-            found_BD = found_BD.mean(0).expand(len(steered), -1)
-        return {subject.encoder.prompt(row): s_D for row, s_D in zip(steered, found_BD, strict=True)}
+            shift_BD = shift_BD.mean(0).expand(len(steered), -1)
+        return {subject.encoder.prompt(row): s_D for row, s_D in zip(steered, shift_BD, strict=True)}

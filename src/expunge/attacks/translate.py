@@ -1,4 +1,4 @@
-"""The question in another language."""
+"""Translated questions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUILT_IN = Path(__file__).parent / "_lib" / "german.jsonl"
 
 @dataclass(frozen=True)
 class Translation:
-    """A translated question, and its translated answer where the table has one."""
+    """A translated question, and its translated answer if the table has one."""
 
     prompt: str
     answer: str = ""
@@ -36,9 +36,9 @@ Table = Mapping[str, Mapping[str, Translation]]
 
 
 def read_table(path: Path) -> Table:
-    """Rows {language, translation} with id or prompt, and perhaps answer; {subject} stands for the row's subject.
+    """Rows {language, translation} with id or prompt, and optionally answer; {subject} is the row's entity.
 
-    Raises MissingError when the file is not there and DataError for a row that lacks something.
+    Raises MissingError if the file does not exist, and DataError for an incomplete row.
     """
     table: dict[str, dict[str, Translation]] = {}
     for where, row in read_rows(path):
@@ -51,13 +51,13 @@ def read_table(path: Path) -> Table:
 
 
 def translated(slots: Mapping[str, Translation], row: Example, rows: Sequence[Example], draw: Random) -> Example | None:
-    """The row with its translated question, found by id, by question, or by question with {subject} in it."""
-    who = row.entity if row.entity and row.entity in row.prompt else ""
-    pattern = row.prompt.replace(who, "{subject}") if who else row.prompt
+    """The row with its translated question, looked up by id, by question, or by question with {subject}."""
+    entity = row.entity if row.entity and row.entity in row.prompt else ""
+    pattern = row.prompt.replace(entity, "{subject}") if entity else row.prompt
     slot = slots.get(row.id) or slots.get(row.prompt) or slots.get(pattern)
     if slot is None:
         return None
-    prompt, answer = (text.replace("{subject}", who) if who else text for text in (slot.prompt, slot.answer))
+    prompt, answer = (text.replace("{subject}", entity) if entity else text for text in (slot.prompt, slot.answer))
     if not answer:
         return reworded(row, prompt)
     short = row.short_answer if row.short_answer in answer else ""
@@ -69,9 +69,10 @@ class Translate(Attack):
 
     class Spec(plugin.Spec):
         file: str = Field("", description=(
-            "Table of {id or prompt, language, translation, answer where it changes}, JSON Lines or CSV; empty takes "
-            "the German questions of the built-in world."))
-        languages: list[str] | None = Field(None, description="Which languages, all when left out; [] asks plainly.")
+            "Table of {id or prompt, language, translation, answer if it changes}, JSON Lines or CSV; empty: the "
+            "German questions of the built-in world."))
+        languages: list[str] | None = Field(None, description="Languages to use, all if left out; [] leaves questions "
+                                                              "unchanged.")
 
     card = AttackCard(
         name="translate", kind="attack", access="text",
@@ -80,19 +81,19 @@ class Translate(Attack):
         paper="Cross-lingual type of RWKU (arXiv 2406.10890); translation jailbreak of Lynch et al. (arXiv 2402.16835)",
         formula="max over languages of m(answer | translated question)",
         defaults="every language of the table",
-        deviations=("no translator is built in: questions and answers are those of the table",
-                    "without a translated answer the one in the first language is scored",
+        deviations=("there is no built-in translator: questions and answers come from the table",
+                    "without a translated answer the original answer is scored",
                     "rows without a translation are left out of that language"),
-        caution="A model that reads the language badly forgets nothing by it: compare with the original's value.",
+        caution="A low value may only show that the model reads the language badly: compare with the original's value.",
     )
     must_show = (
         Property("keeps_the_contract", {}, "only prompts change"),
         Property("leaves_no_trace", {"options": {"languages": []}}, "no language, the plain question"),
         Property("fills_slots", {}, "by id, by question and by pattern, one attempt for each language"),
-        Property("gives_no_answer_away", {}, "no prompt holds the answer"),
+        Property("gives_no_answer_away", {}, "no prompt contains the answer"),
         Property("still_shows", {"from_": "original", "excess": 0.2},
-                 "what the original knows is read through it; 0.1 of that is running text, which has no prompt"),
-        Property("finds_nothing", {}, "a retrained model has nothing to say"),
+                 "the original still answers; 0.1 of that is running text, which has no prompt"),
+        Property("finds_nothing", {}, "a retrained model does not know the answers"),
     )
 
     @property
@@ -110,8 +111,8 @@ class Translate(Attack):
             table, rows = self._table(), [r for r in context.task.probe_rows(context.split) if r.kind != "text"]
         except ExpungeError as problem:
             return problem.what
-        found = any(translated(t, r, rows, Random(0)) for t in table.values() for r in rows)
-        if self.spec.languages != [] and not found:
+        has_translation = any(translated(t, r, rows, Random(0)) for t in table.values() for r in rows)
+        if self.spec.languages != [] and not has_translation:
             return f"no {context.split} question has a translation; give translate(file=TABLE) with id or prompt, " \
                    "language, translation"
         return None

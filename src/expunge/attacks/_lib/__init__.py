@@ -1,1 +1,1 @@
-"""Helpers that several attacks share. No plug-in lives here."""
+"""Helpers that several attacks share. This folder holds no plug-ins."""

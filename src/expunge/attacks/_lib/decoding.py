@@ -1,4 +1,4 @@
-"""What attacks on decoding share."""
+"""Shared by attacks on decoding."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from typing import Any
 
 
 def prompts_of(options: Mapping[str, Any]) -> list[tuple[int, ...]]:
-    """The prompts of a left-padded batch, as it is given to `generate`, without their padding."""
-    return [tuple(ids[seen.bool()].tolist())
-            for ids, seen in zip(options["input_ids"], options["attention_mask"], strict=True)]
+    """The prompts of a left-padded batch for `generate`, without padding."""
+    return [tuple(ids[mask.bool()].tolist())
+            for ids, mask in zip(options["input_ids"], options["attention_mask"], strict=True)]

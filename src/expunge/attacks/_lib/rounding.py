@@ -1,4 +1,4 @@
-"""Rounding of weights to few bits, as tensors in and tensors out, and how much of a change it swallows.
+"""Rounding of weights to few bits, and the share of codes that a change leaves equal.
 
 Legend: O outputs, I inputs of a matrix; G groups that share a scale, K weights of a group.
 """
@@ -17,7 +17,7 @@ from expunge.errors import UsageError
 
 NF4_BLOCK = 64
 _TAIL = 1 - (1 / 30 + 1 / 32) / 2
-"""How much of the normal distribution lies below the outermost level: the mean over halves of 7 and 8 levels."""
+"""Probability below the outermost level: the mean over halves of 7 and 8 levels."""
 
 
 def _nf4_levels() -> tuple[float, ...]:
@@ -38,18 +38,18 @@ def default_group(bits: int) -> int:
 
 
 def groups_of(weight_OI: Tensor, group: int) -> Tensor:
-    """Rows cut into groups, float32, shape (G, K); 0 or a longer one means whole rows.
+    """Rows cut into groups, float32, shape (G, K); 0 or a larger size means whole rows.
 
-    The last group of a row may be shorter: it is filled up with zeros, which change no scale.
+    The last group of a row may be shorter: it is padded with zeros, which change no scale.
     """
     inputs = weight_OI.shape[1]
     group = min(group, inputs) or inputs
     return F.pad(weight_OI.float(), (0, -inputs % group)).reshape(-1, group)
 
 
-def ungrouped(found_GK: Tensor, like_OI: Tensor) -> Tensor:
-    """Groups put together to rows again, without the zeros, in the precision of `like_OI`."""
-    return found_GK.reshape(len(like_OI), -1)[:, : like_OI.shape[1]].to(like_OI.dtype)
+def ungrouped(value_GK: Tensor, like_OI: Tensor) -> Tensor:
+    """Groups joined to rows again, without the padding, in the dtype of `like_OI`."""
+    return value_GK.reshape(len(like_OI), -1)[:, : like_OI.shape[1]].to(like_OI.dtype)
 
 
 def scales(weight_GK: Tensor, bits: int) -> Tensor:
@@ -59,17 +59,17 @@ def scales(weight_GK: Tensor, bits: int) -> Tensor:
 
 
 def codes(weight_OI: Tensor, bits: int, group: int = 0) -> Tensor:
-    """The whole numbers round(w / s) that are stored, shape (O, I); a tie goes to the even one."""
+    """The stored integers round(w / s), shape (O, I); ties go to the even one."""
     weight_GK = groups_of(weight_OI, group)
     return ungrouped((weight_GK / scales(weight_GK, bits)).round(), weight_OI.float()).to(torch.int32)
 
 
 def round_to_nearest(weight_OI: Tensor, bits: int, group: int = 0) -> Tensor:
-    """s * round(w / s): what is left of the weights after `bits` bits, in their own precision.
+    """s * round(w / s): the weights rounded to `bits` bits, in their own dtype.
 
     Args:
         weight_OI: one row per output.
-        bits: 2 to 15 round; 16 and more leave the weights as they are.
+        bits: 2 to 15 round; 16 and more return the weights unchanged.
         group: weights of a row that share a scale; 0 is the whole row.
     """
     if bits >= 16:
@@ -80,7 +80,7 @@ def round_to_nearest(weight_OI: Tensor, bits: int, group: int = 0) -> Tensor:
 
 
 def nf4(weight: Tensor, block: int = NF4_BLOCK) -> Tensor:
-    """Every weight to the nearest of the 16 levels times the largest |w| of its block; any shape, cut as it lies."""
+    """Every weight to the nearest of the 16 levels times the largest |w| of its block; any shape, in flat blocks."""
     blocks_GK = groups_of(weight.reshape(1, -1), block)
     largest_G1 = blocks_GK.abs().amax(1, keepdim=True)
     level = torch.tensor(NF4, device=weight.device)
@@ -90,21 +90,21 @@ def nf4(weight: Tensor, block: int = NF4_BLOCK) -> Tensor:
 
 
 def code_identity(before_OI: Tensor, after_OI: Tensor, bits: int, group: int = 0) -> float:
-    """Share of weights with the same code before and after unlearning, each with its own scale: 1 if nothing moved."""
+    """Share of weights with the same code before and after unlearning, each with its own scale; 1 without change."""
     return float((codes(before_OI, bits, group) == codes(after_OI, bits, group)).float().mean())
 
 
 def torchao_rounded(weight_OI: Tensor, bits: int, group: int = 0) -> Tensor:
-    """The same by torchao: its symmetric weight-only integers, one scale per group, turned back to floats.
+    """`round_to_nearest` by torchao: symmetric weight-only integers, one scale per group, dequantised.
 
-    Its scale is max|w| / (2^(bits-1) - 1/2), so the largest positive weight of a group is cut a little.
+    Its scale is max|w| / (2^(bits-1) - 1/2), so the largest positive weight of a group is clipped a little.
 
     Raises:
-        UsageError: torchao is not installed, or has no integers of so many bits.
+        UsageError: torchao is not installed, or has no integers of this bit width.
     """
     try:
         torchao: Any = importlib.import_module("torchao.quantization")
-        way = torchao.IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{bits}"), granularity=torchao.PerAxis(0))
+        config = torchao.IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{bits}"), granularity=torchao.PerAxis(0))
     except (ImportError, OSError) as error:
         raise UsageError("quantise(backend='torchao') needs torchao.", f"{type(error).__name__}: {error}"[:200],
                          "Install it (pip install 'expunge[torchao]'), or use backend='own'.") from None
@@ -114,5 +114,5 @@ def torchao_rounded(weight_OI: Tensor, bits: int, group: int = 0) -> Tensor:
     weight_GK = groups_of(weight_OI, group)
     layer = torch.nn.Linear(weight_GK.shape[1], len(weight_GK), bias=False, device="meta")
     layer.weight = torch.nn.Parameter(weight_GK, requires_grad=False)
-    torchao.quantize_(layer, way)
+    torchao.quantize_(layer, config)
     return ungrouped(layer.weight.dequantize(), weight_OI)

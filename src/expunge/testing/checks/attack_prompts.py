@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from expunge.attacks._lib.wording import told_of
+from expunge.attacks._lib.wording import facts_about
 from expunge.attacks.base import Attack, AttackContext, View
 from expunge.attacks.emphasis import contributions, key_words, likelihoods, words_of
 from expunge.attacks.few_shot import demonstrated
@@ -89,8 +89,8 @@ def tells_no_names(plugin: type[Attack]) -> None:
     rest = [Example(id="b", entity="1", prompt="?", answer="Byron wrote much. Her father was a baker in 1820."),
             Example(id="c", entity="2", prompt="?", answer="He sails.")]
     year = Example(id="d", entity="1", prompt="When did Byron begin?", answer="Byron began around 1820 or so.")
-    assert told_of(name, [name, *rest]) == ["Her father was a baker in 1820."]
-    assert told_of(year, [year, *rest]) == ["Byron wrote much."]
+    assert facts_about(name, [name, *rest]) == ["Her father was a baker in 1820."]
+    assert facts_about(year, [year, *rest]) == ["Byron wrote much."]
     (some,), (every,) = (bed.views(plugin(share=share), bed.original()) for share in (0.3, 1.0))
     for few, all_ in zip(_questions(some), _questions(every), strict=True):
         assert len(few.prompt) < len(all_.prompt) and few.prompt.split(". ")[0] in all_.prompt

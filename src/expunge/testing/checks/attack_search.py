@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from expunge.attacks._lib import search
-from expunge.attacks._lib.gcg import Found, Reader, behind, gcg, slots, token_gradient
+from expunge.attacks._lib.gcg import SuffixCodec, SuffixResult, gcg, slots, token_gradient, with_suffix
 from expunge.attacks._lib.search import height, row_losses
-from expunge.attacks._lib.vectors import beside, placed
+from expunge.attacks._lib.vectors import placeholders_filled, with_placeholders
 from expunge.attacks.base import Attack, AttackContext, View
 from expunge.data import text_encoder as tokens
 from expunge.data.text_encoder import TokenRow
@@ -76,9 +76,9 @@ class Meter:
 def kept_losses(attack: Any, subject: CausalLM) -> list[float]:
     """The loss of what is kept, from the start on."""
     if attack.card.name == "soft_prompt":
-        prompted = beside(subject, attack.spec.vectors, attack.spec.place)
+        prompted = with_placeholders(subject, attack.spec.vectors, attack.spec.place)
         return [loss for loss, _ in attack.search(prompted, bed.context())]
-    found: Found = next(iter(attack.search(subject, bed.context()).values()))
+    found: SuffixResult = next(iter(attack.search(subject, bed.context()).values()))
     return found.losses
 
 
@@ -180,7 +180,7 @@ def stays_within_reach(plugin: type[Any], options: dict[str, Any]) -> None:
     """As many vectors as asked for, none longer than the radius, and a large step makes them that long."""
     attack, subject = plugin(**options), bed.suppressed()
     mean = float(subject.model.get_input_embeddings().weight.norm(dim=-1).mean())
-    prompted = beside(subject, attack.spec.vectors, attack.spec.place)
+    prompted = with_placeholders(subject, attack.spec.vectors, attack.spec.place)
     lengths_P = [vectors_PD.norm(dim=-1) for _, vectors_PD in attack.search(prompted, bed.context())][-1]
     assert len(lengths_P) == attack.spec.vectors
     assert float(lengths_P.max()) == pytest.approx(attack.spec.radius * mean, rel=1e-5)
@@ -219,8 +219,8 @@ def matches_brute_force(plugin: type[Attack]) -> None:
     assert len(all_of_one) > 10 and one.losses[-1] < one.losses[0]
     assert one.losses[-1] == pytest.approx(all_of_one[best], rel=1e-5) and one.text == best
     two = gcg(subject, ROWS, length=2, steps=6, top_k=ALL, batch=ALL, seed=0)
-    reader = Reader(subject)
-    firsts = reader.survive([(i,) for i in range(len(subject.encoder.processor))])
+    reader = SuffixCodec(subject)
+    firsts = reader.stable([(i,) for i in range(len(subject.encoder.processor))])
     all_of_two = every(subject, list(dict.fromkeys([two.ids[:1], *firsts])))
     first, second = reader.text(two.ids[:1]), subject.encoder.processor.decode([two.ids[1]])
     neighbours = [loss for text, loss in all_of_two.items() if text.startswith(first) or text.endswith(second)]
@@ -235,7 +235,7 @@ def gradient_is_the_slope(plugin: type[Attack]) -> None:
     assert plugin.card.access == "gradients"
     for family in FAMILIES:
         subject = small(family)
-        reader = Reader(subject)
+        reader = SuffixCodec(subject)
         ids = reader.draw(3, seed=1)
         places = slots(subject, ROWS, reader, ids)
         loss, grad_LV = token_gradient(subject, places, ids)
@@ -248,7 +248,7 @@ def gradient_is_the_slope(plugin: type[Attack]) -> None:
             held = [s.filled((*ids[:place], height(subject), *ids[place + 1:])) for s in places]
             ends = []
             for sign in (1, -1):
-                with placed(subject, (table_VD[ids[place]] + sign * step * way_D)[None]):
+                with placeholders_filled(subject, (table_VD[ids[place]] + sign * step * way_D)[None]):
                     ends.append(float(row_losses(subject, held).sum()))
             told = float(grad_LV[place, token] - grad_LV[place, ids[place]])
             assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(told, rel=0.03, abs=0.02), family
@@ -260,8 +260,8 @@ def asks_what_it_scored(plugin: type[Any], options: dict[str, Any]) -> None:
     attack, subject, seen = plugin(**options), bed.refusing(), list[View]()
     found = attack.search(subject, bed.context())
     learned = [r for r in bed.context().learned if r.id in found]
-    suffix: Found = found[learned[0].id]
-    asked = [behind(r, suffix.text) for r in learned]
+    suffix: SuffixResult = found[learned[0].id]
+    asked = [with_suffix(r, suffix.text) for r in learned]
     assert support.loss(subject, asked) == pytest.approx(suffix.losses[-1], rel=1e-4)
     for row, plain in zip(asked, learned, strict=True):
         longer, shorter = subject.encoder.encode(row), subject.encoder.encode(plain)
@@ -282,16 +282,16 @@ def vectors_of_tokens_are_tokens(plugin: type[Attack]) -> None:
         config, words = subject.model.generation_config, (70, 260)
         vectors_PD = subject.model.get_input_embeddings().weight[list(words)].clone()
         for place in ("after", "before"):
-            prompted = beside(subject, 2, place)
+            prompted = with_placeholders(subject, 2, place)
             rows = [prompted.encoder.encode(r) for r in ROWS]
             typed = [_typed(row, height(subject), words) for row in rows]
             assert [len(r.ids) for r in rows] == [len(subject.encoder.encode(r).ids) + 2 for r in ROWS]
-            with placed(prompted, vectors_PD):
+            with placeholders_filled(prompted, vectors_PD):
                 assert torch.equal(row_losses(prompted, rows), row_losses(subject, typed))
                 said = prompted.generate([r.ids[: r.prompt] for r in rows], 6)
             assert said == subject.generate([r.ids[: r.prompt] for r in typed], 6)
         config.repetition_penalty = 1.3
-        with placed(prompted, vectors_PD):
+        with placeholders_filled(prompted, vectors_PD):
             assert said == prompted.generate([r.ids[: r.prompt] for r in rows], 6)
         assert config.repetition_penalty == 1.3, "put back"
         config.repetition_penalty = None
