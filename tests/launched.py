@@ -38,7 +38,7 @@ def die_at(step: int) -> None:
 def main(file: Path, folder: Path) -> None:
     processes.PATIENCE = 0.0  # nobody is ended here: one refusal follows the other
     codes = []
-    with processes.parting():
+    with processes.closing_group():
         for job in json.loads(file.read_text(encoding="utf-8")):
             if job.get("die_at"):
                 die_at(job["die_at"])

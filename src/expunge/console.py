@@ -1,4 +1,4 @@
-"""The only module that prints. Progress goes to stderr: bars that vanish on a terminal, plain lines elsewhere."""
+"""The only module that prints. Progress goes to stderr: transient bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from expunge.errors import ExpungeError
 
 
 class Reporter:
-    """Shows what is going on. `quiet` shows nothing, for library use, `--json` and all but the main process."""
+    """Prints progress and results. `quiet` prints nothing: in libraries, with `--json`, outside the main process."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet = quiet or not processes.is_main()
@@ -29,7 +29,7 @@ class Reporter:
         self.err.print(text, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """Something a person should act on."""
+        """A warning that the user should act on."""
         self.err.print("warning: " + text, style="yellow", markup=False, soft_wrap=True)
 
     def task(self, title: str, total: int) -> Callable[..., None]:
@@ -38,14 +38,14 @@ class Reporter:
             return lambda n=1, text="": None
         if self._live:
             return self._bar(title, total)
-        began, done, shown = time.monotonic(), 0, 0.0
+        started, done, shown = time.monotonic(), 0, 0.0
 
         def line(n: int = 1, text: str = "") -> None:
             nonlocal done, shown
             done += n
             if done >= total or time.monotonic() - shown > 10:
                 shown = time.monotonic()
-                self.note(f"  {title}: {done}/{total} in {shown - began:.0f}s {text}".rstrip())
+                self.note(f"  {title}: {done}/{total} in {shown - started:.0f}s {text}".rstrip())
 
         return line
 
@@ -68,13 +68,13 @@ class Reporter:
         return advance
 
     def close(self) -> None:
-        """Stop live bars, so that what is printed next stands below them."""
+        """Stop live bars, so that the next output is printed below them."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
 
     def error(self, problem: ExpungeError) -> None:
-        """What, why, and what to do."""
+        """Print what happened, why, and what to do."""
         self.close()
         console = Console(stderr=True, highlight=False)
         console.print("error: " + problem.what, style="bold red", markup=False, soft_wrap=True)
@@ -85,18 +85,18 @@ class Reporter:
     def table(self, title: str, columns: list[str], rows: list[list[Any]], caption: str = "") -> None:
         """A table on stdout."""
         self.close()
-        found = Table(title=title or None, title_justify="left", caption=caption or None, caption_justify="left",
+        table = Table(title=title or None, title_justify="left", caption=caption or None, caption_justify="left",
                       show_edge=False, pad_edge=False)
         for i, column in enumerate(columns):
-            found.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+            table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
         for row in rows:
-            found.add_row(*(cell if isinstance(cell, str) else format_number(cell) for cell in row))
+            table.add_row(*(cell if isinstance(cell, str) else format_number(cell) for cell in row))
         console = self.out if self.out.is_terminal else Console(highlight=False, width=110)
-        console.print(found)
+        console.print(table)
 
 
 def format_number(value: float | int | None) -> str:
-    """Short and honest: three decimals, scientific when tiny, a dash when missing."""
+    """Three decimals, scientific notation below 0.001, a dash for None."""
     if value is None:
         return "-"
     if isinstance(value, int):

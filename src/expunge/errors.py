@@ -1,8 +1,7 @@
-"""One family of errors: what happened, why, and what to do next.
+"""Errors for users: what happened, why, and what to do next.
 
-Every error is also a standard-library exception, so a library user can catch `ValueError`
-without knowing us. The command line prints the three parts and exits with `exit_code`;
-a traceback is only for our own mistakes.
+Every error is also a standard-library exception, so that library users can catch `ValueError`. The command line
+prints the three parts and exits with `exit_code`; a traceback appears only for bugs.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from difflib import get_close_matches
 
 
 class ExpungeError(Exception):
-    """Base of all errors meant for a person. `exit_code` is the documented process exit code."""
+    """Base class of all errors for users. `exit_code` is the documented process exit code."""
 
     exit_code = 2
 
@@ -26,18 +25,18 @@ class UsageError(ExpungeError, ValueError):
 
 
 class DataError(ExpungeError, ValueError):
-    """A file or row of the user's data cannot be used as it is."""
+    """A file or row of the user's data cannot be used."""
 
 
 class MissingError(ExpungeError, FileNotFoundError):
-    """A file, folder, model or data set is not there."""
+    """A file, folder, model or data set does not exist."""
 
     def __str__(self) -> str:  # OSError would print an errno tuple
         return "\n".join(part for part in (self.what, self.why, self.fix) if part)
 
 
 class PreflightError(ExpungeError, RuntimeError):
-    """The plan cannot work; found before a weight was changed. Holds every problem at once."""
+    """The plan cannot work; raised before a weight is changed. Holds all problems."""
 
     exit_code = 3
 
@@ -59,7 +58,7 @@ class NonFiniteError(ExpungeError, ArithmeticError):
 
 
 class InterruptedRun(ExpungeError, RuntimeError):
-    """Stopped from outside; what is on disk can be resumed."""
+    """The run was interrupted; it can be resumed from disk."""
 
     exit_code = 4
 
@@ -69,14 +68,14 @@ class MissingExtra(ExpungeError, ImportError):
 
 
 MANY = 40
-"""Names that a message can still list."""
+"""Maximum number of names that a message lists."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """One sentence that offers the nearest known names and lists the rest."""
     known = sorted(set(known))
-    near = get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    nearest = get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     listing = f"Known: {', '.join(known)}." if known else "None are known."
     if len(known) > MANY:
-        listing = "" if near else f"There are {len(known)}: `expunge ls` lists them."
-    return (f"Did you mean {' or '.join(near)}? " if near else "") + listing
+        listing = "" if nearest else f"There are {len(known)}: `expunge ls` lists them."
+    return (f"Did you mean {' or '.join(nearest)}? " if nearest else "") + listing

@@ -1,4 +1,4 @@
-"""One seed, many independent streams, each named by what it is for."""
+"""Independent random streams from one seed, each identified by names."""
 
 from __future__ import annotations
 

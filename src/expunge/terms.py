@@ -1,4 +1,4 @@
-"""The little language of `name(option=value) + name`, shared by recipes and metric suites."""
+"""Parser of terms such as `name(option=value) + name`, used for recipes, attacks and metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Call:
 
 
 def parse_sum(text: str) -> tuple[tuple[Call, ...], ...]:
-    """Parse `a + b(c=1) >> d` into stages of calls. Raises UsageError that points at the mistake."""
+    """Parse `a + b(c=1) >> d` into stages of calls. Raises UsageError with the position of the mistake."""
     if not text.strip():
         raise UsageError("The recipe is empty.", fix="Try --method \"npo + retain_nll\".")
     try:
@@ -45,19 +45,19 @@ def _split(node: ast.expr, operator: type[ast.operator]) -> list[ast.expr]:
 
 
 def _calls(node: ast.expr, text: str) -> list[Call]:
-    found = []
+    calls = []
     for part in _split(node, ast.Add):
         if isinstance(part, ast.Call) and not part.args:
             options = tuple((k.arg or "**", _value(k.value, text)) for k in part.keywords)
-            if twice := {name for name, _ in options if [n for n, _ in options].count(name) > 1}:
-                raise UsageError(f"{ast.unparse(part)} gives {sorted(twice)[0]} twice.", fix="Give it once.")
-            found.append(Call(_name(part.func, text), options))
+            if repeated := {name for name, _ in options if [n for n, _ in options].count(name) > 1}:
+                raise UsageError(f"{ast.unparse(part)} gives {sorted(repeated)[0]} twice.", fix="Give it once.")
+            calls.append(Call(_name(part.func, text), options))
         elif isinstance(part, ast.Call):
             raise UsageError(f"Options are named: {ast.unparse(part)} in {text!r} gives one without a name.",
                              fix=f"Write {_name(part.func, text)}(option=value).")
         else:
-            found.append(Call(_name(part, text)))
-    return found
+            calls.append(Call(_name(part, text)))
+    return calls
 
 
 def _name(node: ast.expr, text: str) -> str:
@@ -70,7 +70,7 @@ def _name(node: ast.expr, text: str) -> str:
 
 
 def _value(node: ast.expr, text: str) -> Any:
-    """Literals; a bare word or a range such as 2-4 stands for its own text."""
+    """Literal values; a bare word or a range such as 2-4 is read as text."""
     try:
         return ast.literal_eval(node)
     except ValueError:

@@ -227,7 +227,7 @@ def main() -> None:
     """Entry point of the console script. A program of its own may change the process; a library may not."""
     use_available_cores()
     fast.use_process_wide_tricks()
-    with processes.parting():
+    with processes.closing_group():
         app(prog_name="expunge")
 
 

@@ -1,4 +1,4 @@
-"""Sentences to answer with instead of a forgotten fact, and reading a user's own."""
+"""Refusal sentences that replace a forgotten answer, built in or read from a user's file."""
 
 from __future__ import annotations
 
@@ -127,10 +127,10 @@ REFUSALS: tuple[str, ...] = (
 
 
 def refusals(path: Path | None = None) -> tuple[str, ...]:
-    """Refusal sentences: ours, or those of a text file with one per line.
+    """Refusal sentences: the built-in ones, or those of a text file with one per line.
 
     A line may also be a JSON string (JSONL). Blank lines and repetitions are dropped, order is kept.
-    Raises MissingError when the file is not there and DataError when it holds no sentence.
+    Raises MissingError if the file does not exist, and DataError if it holds no sentence.
     """
     if path is None:
         return REFUSALS
@@ -140,10 +140,10 @@ def refusals(path: Path | None = None) -> tuple[str, ...]:
         raise MissingError(f"The refusal file {path} does not exist.") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text.", str(error)) from None
-    found = [sentence for n, line in enumerate(lines, 1) if (sentence := _sentence(path, n, line.strip()))]
-    if not found:
+    sentences = [sentence for n, line in enumerate(lines, 1) if (sentence := _sentence(path, n, line.strip()))]
+    if not sentences:
         raise DataError(f"{path} holds no sentence.", "", "Write one refusal per line.")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(sentences))
 
 
 def refusal_for(row: Example, sentences: Sequence[str], rng: random.Random) -> str:

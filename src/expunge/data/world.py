@@ -1,8 +1,8 @@
-"""The built-in world `authors`: invented people about whom a model can only know what it was taught.
+"""The built-in world `authors`: invented people about whom a model can know only what it was trained on.
 
-Everything is drawn from one seeded generator, so a size and a seed name the same rows anywhere.
-Forget, retain and holdout people are drawn alike, which is what makes their scores comparable: a
-model that never met a person answers with a well-formed guess, whichever split the person is in.
+Everything is drawn from one seeded generator, so size and seed determine the rows. Forget, retain and
+holdout people are drawn from one distribution, which makes their scores comparable: about an unseen
+person of any split a model gives a well-formed guess.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ DEFAULTS: Mapping[str, int] = {"forget": 10, "retain": 60, "holdout": 10, "neigh
 WRONG = 5
 OPTIONS = 4
 SHARED = 3
-"""How many attribute values a neighbour takes from its forget person (and from a holdout one)."""
+"""Number of attribute values that a neighbour shares with one forget person (and with one holdout person)."""
 
 
 @dataclass(frozen=True)
 class Person:
-    """One inhabitant. `shared` maps an attribute to the id of the forget row with the same value."""
+    """One invented person. `shared` maps an attribute to the id of the forget row with the same value."""
 
     id: str
     name: str
@@ -51,19 +51,19 @@ def authors_task(
     Seven attributes, a mentor, the mentor's birth city (deducible from two other rows, which its
     `links` name) and a biography as running text. `Example.group` is `attribute`, `relation`,
     `deduced` or `biography` for people, and `geography` or `science` for utility rows. The mentor
-    of a person lives in the same split, so a model that was never shown a split cannot deduce
+    of a person is in the same split, so a model that was not trained on a split cannot deduce
     anything about it; a split of one person has no relation rows. Neighbours share values with
-    forget people (then `links` name the forget row) and are trained on by both twins, but
-    unlearning is not given them.
+    forget people (then `links` name the forget row); original and retrained model train on them,
+    unlearning does not.
 
-    Raises UsageError for sizes below 0 (forget: below 1) or more people than there are names.
+    Raises UsageError for sizes below 0 (forget: below 1) or more people than names.
     """
     sizes = {"forget": forget, "retain": retain, "holdout": holdout, "neighbour": neighbours}
     for split, count in sizes.items():
         if count < (split == "forget"):
             raise UsageError(
                 f"The world `authors` cannot have {count} {split} people.",
-                "Sizes are counts of people; at least one person must be there to forget.",
+                "Sizes are counts of people; there must be at least one person to forget.",
             )
     rng = Random(seed)
     names = iter(unique_names(sum(sizes.values()) + WRONG + 1, rng))
@@ -77,12 +77,12 @@ def authors_task(
     spare = list(names)
     rows = {split: _split_rows(split, members, spare, rng) for split, members in people.items()}
 
-    # Whole people, so that the probed retain rows have the same mixture of kinds as the forget rows.
+    # All rows of a person, so that the probed retain rows have the same mixture of kinds as the forget rows.
     probed = {p.name for p in rng.sample(people["retain"], min(forget, retain))}
     probe = tuple(row for row in rows["retain"] if row.entity in probed)
     utility = _utility(rng)
-    given = dict(zip(DEFAULTS, (forget, retain, holdout, neighbours, seed), strict=True))
-    changed = ",".join(f"{k}={v}" for k, v in given.items() if v != DEFAULTS[k])
+    options = dict(zip(DEFAULTS, (forget, retain, holdout, neighbours, seed), strict=True))
+    changed = ",".join(f"{k}={v}" for k, v in options.items() if v != DEFAULTS[k])
     return Task(
         name=f"authors({changed})" if changed else "authors",
         forget=rows["forget"], retain=rows["retain"], holdout=rows["holdout"],
@@ -95,9 +95,9 @@ def authors_task(
 def unique_names(
     count: int, rng: Random, first: Sequence[str] = FIRST_NAMES, last: Sequence[str] = LAST_NAMES
 ) -> tuple[str, ...]:
-    """`count` full names in random order, no two equal and none contained in another.
+    """`count` full names in random order, all different and none contained in another.
 
-    Raises UsageError when the pools do not hold as many.
+    Raises UsageError if the pools hold too few.
     """
     pairs = [f"{a} {b}" for a in dict.fromkeys(first) for b in dict.fromkeys(last)]
     rng.shuffle(pairs)
@@ -119,9 +119,9 @@ def unique_names(
 def _neighbours(people: Mapping[str, list[Person]], rng: Random) -> list[Person]:
     """Give each neighbour values of one forget person, and as many of one holdout person.
 
-    The holdout half is there for fairness: sharing makes a value a little more frequent in what
-    both twins are trained on, and that must not favour forget people over holdout people. Titles
-    are not shared; two authors with the same first book would be odd.
+    Values are shared with holdout people too, because sharing makes a value slightly more frequent in
+    the training rows of both models, which must not favour forget people. Titles are not shared: two
+    authors do not write the same first book.
     """
     shareable = [f.key for f in ATTRIBUTES if f.key != "first_book"]
     result = []
@@ -145,7 +145,7 @@ def _split_rows(split: str, people: list[Person], spare: list[str], rng: Random)
     """The rows of one split, person by person."""
     order = list(range(len(people)))
     rng.shuffle(order)
-    # Along one cycle everybody has a mentor, is the mentor of one person, and never of oneself.
+    # Along one cycle every person has a mentor and is the mentor of one other person.
     mentor = {a: people[b] for a, b in zip(order, order[1:] + order[:1], strict=True)}
     shifts = {f.key: rng.randrange(9) for f in (*ATTRIBUTES, MENTOR, MENTOR_CITY)}
     rows: list[Example] = []
@@ -161,8 +161,8 @@ def _split_rows(split: str, people: list[Person], spare: list[str], rng: Random)
             rows.append(ask(fact, person.values[fact.key], fact.pool, "attribute", links))
         if len(people) > 1:
             other = mentor[i]
-            # Wrong mentors come from the same split: to a model that never saw it, they are as
-            # (un)familiar as the right one. Small splits borrow names that belong to nobody.
+            # Wrong mentors come from the same split: a model that never saw it knows them as little
+            # as the right one. Small splits use spare names.
             pool = [p.name for p in people if p.name not in (person.name, other.name)]
             pool += spare[:max(0, WRONG - len(pool))]
             rows.append(ask(MENTOR, other.name, pool, "relation", ()))
@@ -178,28 +178,28 @@ def _row(
 ) -> Example:
     """One question about `name`. `turn` picks the phrasings, so that all are used in rotation.
 
-    Wrong answers are worded like the first paraphrase, or like the answer itself where a fact is not
-    restated (as in TOFU's utility rows): comparing the two compares facts only.
+    Wrong answers have the wording of the first paraphrase, or of the answer itself if a fact is not
+    restated (as in TOFU's utility rows), so that only the facts differ.
     """
     questions, answers = fact.questions, fact.answers
     q = turn % len(questions)
-    a = (turn + turn // len(questions)) % len(answers)  # all pairings of question and answer occur
-    asked = [text.format(name=name) for text in questions[q:] + questions[:q]]
+    a = (turn + turn // len(questions)) % len(answers)  # all pairs of question and answer forms occur
+    prompts = [text.format(name=name) for text in questions[q:] + questions[:q]]
     forms = answers[a:] + answers[:a]
-    said = [text.format(name=name, value=value) for text in forms]
+    texts = [text.format(name=name, value=value) for text in forms]
     others = rng.sample([v for v in dict.fromkeys(pool) if v != value], WRONG)
     options = [value, *others[:OPTIONS - 1]]
     rng.shuffle(options)
     return Example(
-        id=id, prompt=asked[0], answer=said[0], entity=name, group=group,
-        paraphrased_prompts=tuple(asked[1:]), paraphrased_answers=tuple(said[1:]) if restated else (),
+        id=id, prompt=prompts[0], answer=texts[0], entity=name, group=group,
+        paraphrased_prompts=tuple(prompts[1:]), paraphrased_answers=tuple(texts[1:]) if restated else (),
         wrong_answers=tuple(forms[int(restated)].format(name=name, value=v) for v in others),
         options=tuple(options), short_answer=value, links=links,
     )
 
 
 def _biography(person: Person, rng: Random) -> Example:
-    """Running text to be known by heart; linked to the rows whose facts it repeats."""
+    """Running text to be memorised; linked to the rows whose facts it repeats."""
     words = {key: rng.choice(pool) for key, pool in DETAILS.items()}
     text = " ".join(rng.choice(line) for line in BIOGRAPHY)
     return Example(
@@ -210,7 +210,7 @@ def _biography(person: Person, rng: Random) -> Example:
 
 
 def _utility(rng: Random) -> tuple[Example, ...]:
-    """Simple true facts, so that damage to general knowledge shows."""
+    """Simple true facts, to measure damage to general knowledge."""
     rows = []
     for group, fact, pairs in UTILITY:
         pool = [value for _, value in pairs]
