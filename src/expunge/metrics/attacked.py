@@ -1,4 +1,4 @@
-"""What an attack got: the metric under it, beside the control that went through the same."""
+"""Scores under an attack: the metric of the subject and of the control under the same attack."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from expunge.records.score import ACCESS, Access, Score
 from expunge.records.task import Split
 
 LOST = 0.05
-"""Difference between original and subject below which there was nothing to recover."""
+"""Difference between original and subject up to which there is nothing to recover."""
 Values = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class AttackEvidence:
-    """Observations at one strength of an attack, and of the same models left alone."""
+    """Observations at one strength of an attack, and of the same models without it."""
 
     label: str
     access: Access
     evidence: Evidence
     """The subject and the retrained models, all under the attack."""
     plain: Evidence
-    """The subject and its references, left alone."""
+    """The subject and its references, without the attack."""
     counted: bool = True
-    """Whether what comes out can only have been in the subject."""
+    """Whether recovered knowledge can only come from the subject."""
     holdout: Observations | None = None
-    """The subject attacked for its holdout rows: the control where there is no retrained model."""
+    """The subject attacked on its holdout rows: the control if there is no retrained model."""
     uncontrolled: str | None = None
-    """Why there is no control, where there is none."""
+    """Reason why there is no control, if there is none."""
 
 
 def score_attacked(term: str, attacked: AttackEvidence, *, resamples: int = 1000, seed: int = 0) -> Score:
-    """One score under an attack: value, the same rows before, control, excess and gain, share recovered."""
+    """One score under an attack: value, value before it, control, excess, gain and recovered share."""
     metric, split = parse_metric(term)
     score = metric.score(attacked.evidence, split, resamples=resamples, seed=seed)
     needed = max(score.access, attacked.access, key=ACCESS.index)
@@ -49,44 +49,44 @@ def score_attacked(term: str, attacked: AttackEvidence, *, resamples: int = 1000
         return score
 
     def read(evidence: Evidence, of: Observations | None, where: Split = split) -> Values:
-        """Values of one model; empty when there are none."""
+        """Values of one model by row; empty if not available."""
         try:
             return {} if of is None else metric.best(evidence.of(of), where)
         except NotAvailable:
             return {}
 
     evidence, plain = attacked.evidence, attacked.plain
-    found = read(evidence, evidence.subject)
-    alone, original = read(plain, plain.subject), _mean_of(read(plain, plain.original), found)
-    before = _mean_of(alone, found)
-    controls = [(read(evidence, under), read(plain, left))
-             for under, left in zip(evidence.retrained, plain.retrained, strict=True)]
-    on_holdout = read(evidence, attacked.holdout, "holdout") if not controls and split == "forget" else {}
-    fresh: dict[str, Any] = {"before": before, "controls": {} if original is None else {"original": original}}
-    people = evidence.subject.entities(split)
-    rise = {key: found[key] - alone[key] for key in found if key in alone}
-    if controls and controls[0][0]:
-        under, left = controls[0]
-        fresh["controls"]["retrained"] = _mean_of(under, found)
-        fresh["control_before"] = _mean_of(left, found)
-        gaps = {key: found[key] - under[key] for key in found if key in under}
-        others = {key: under[key] - left[key] for key in rise if key in under and key in left}
-        fresh |= _set_against((gaps, {}), (rise, others), people, people, resamples, seed)
-        if len(controls) > 1:
-            second = controls[1][0]
-            fresh["floor"] = _mean_of({key: second[key] - under[key] for key in second if key in under}, found)
-    elif on_holdout and attacked.holdout is not None:
-        unasked = read(plain, plain.subject, "holdout")
-        fresh["controls"]["holdout"] = float(np.mean(list(on_holdout.values())))
-        fresh["control_before"] = _mean_of(unasked, on_holdout)
-        others = {key: on_holdout[key] - unasked[key] for key in on_holdout if key in unasked}
-        fresh |= _set_against((found, on_holdout), (rise, others), people, attacked.holdout.entities("holdout"),
-                              resamples, seed)
+    values, values_before = read(evidence, evidence.subject), read(plain, plain.subject)
+    before, original = _mean_of(values_before, values), _mean_of(read(plain, plain.original), values)
+    retrained = [(read(evidence, under), read(plain, left))
+                 for under, left in zip(evidence.retrained, plain.retrained, strict=True)]
+    holdout = read(evidence, attacked.holdout, "holdout") if not retrained and split == "forget" else {}
+    update: dict[str, Any] = {"before": before, "controls": {} if original is None else {"original": original}}
+    entities = evidence.subject.entities(split)
+    rise = {key: values[key] - values_before[key] for key in values if key in values_before}
+    if retrained and retrained[0][0]:
+        control, control_before = retrained[0]
+        update["controls"]["retrained"] = _mean_of(control, values)
+        update["control_before"] = _mean_of(control_before, values)
+        gaps = {key: values[key] - control[key] for key in values if key in control}
+        control_rise = {key: control[key] - control_before[key] for key in rise
+                        if key in control and key in control_before}
+        update |= _compared((gaps, {}), (rise, control_rise), entities, entities, resamples, seed)
+        if len(retrained) > 1:
+            second = retrained[1][0]
+            update["floor"] = _mean_of({key: second[key] - control[key] for key in second if key in control}, values)
+    elif holdout and attacked.holdout is not None:
+        holdout_before = read(plain, plain.subject, "holdout")
+        update["controls"]["holdout"] = float(np.mean(list(holdout.values())))
+        update["control_before"] = _mean_of(holdout_before, holdout)
+        control_rise = {key: holdout[key] - holdout_before[key] for key in holdout if key in holdout_before}
+        update |= _compared((values, holdout), (rise, control_rise), entities, attacked.holdout.entities("holdout"),
+                            resamples, seed)
     else:
-        fresh["uncontrolled"] = attacked.uncontrolled or "neither a retrained model nor holdout rows were given"
-    lost = original is not None and before is not None and original - before > LOST
-    fresh["recovered"] = (score.value - before) / (original - before) if lost else None  # type: ignore[operator]
-    return score.model_copy(update=fresh)
+        update["uncontrolled"] = attacked.uncontrolled or "neither a retrained model nor holdout rows were given"
+    recoverable = original is not None and before is not None and original - before > LOST
+    update["recovered"] = (score.value - before) / (original - before) if recoverable else None  # type: ignore[operator]
+    return score.model_copy(update=update)
 
 
 def _mean_of(values: Values, only: Values) -> float | None:
@@ -94,52 +94,52 @@ def _mean_of(values: Values, only: Values) -> float | None:
     return float(np.mean(kept)) if kept else None
 
 
-def _set_against(gaps: tuple[Values, Values], rises: tuple[Values, Values], people: Mapping[str, str],
-                 others: Mapping[str, str], resamples: int, seed: int) -> dict[str, Any]:
-    """Excess and gain with intervals, each the wider of redrawing rows and redrawing people.
+def _compared(gaps: tuple[Values, Values], rises: tuple[Values, Values], entities: Mapping[str, str],
+              control_entities: Mapping[str, str], resamples: int, seed: int) -> dict[str, Any]:
+    """Excess and gain with intervals, each the wider one of resampling rows and resampling entities.
 
     Args:
-        gaps: what the subject's mean and the control's differ by; one mapping and {} where rows are paired.
-        rises: by how much the attack lifted rows of the subject, and of the control.
-        people: row -> whom it is about, for the subject's rows; `others` for the control's.
+        gaps: values of subject and control; or, for paired rows, their differences and {}.
+        rises: change under the attack per row, of the subject and of the control.
+        entities, control_entities: row -> its entity, for rows of the subject and of the control.
     """
-    mine, theirs = gaps
-    if not mine:
+    subject, control = gaps
+    if not subject:
         return {}
-    clusters = [len(_sums(values, of)) for values, of in ((mine, people), (theirs, others)) if values]
-    fresh: dict[str, Any] = {"entities": min(clusters), "excess": _mean(mine) - (_mean(theirs) if theirs else 0.0)}
+    groups = [len(_sums(values, of)) for values, of in ((subject, entities), (control, control_entities)) if values]
+    update: dict[str, Any] = {"entities": min(groups), "excess": _mean(subject) - (_mean(control) if control else 0.0)}
     gained = bool(rises[0]) and bool(rises[1])
     if gained:
-        fresh["gain"] = _mean(rises[0]) - max(_mean(rises[1]), 0.0)
+        update["gain"] = _mean(rises[0]) - max(_mean(rises[1]), 0.0)
     if resamples < 1:
-        return fresh
+        return update
     excess, gain = [], []
-    for of, whose in (({}, {}), (people, others)):
-        away = _redrawn(_sums(theirs, whose), resamples, seed + 1) if theirs else 0.0
-        excess.append(_redrawn(_sums(mine, of), resamples, seed) - away)
+    for of, control_of in (({}, {}), (entities, control_entities)):
+        base = _resampled(_sums(control, control_of), resamples, seed + 1) if control else 0.0
+        excess.append(_resampled(_sums(subject, of), resamples, seed) - base)
         if gained:
-            control = _redrawn(_sums(rises[1], whose), resamples, seed + bool(theirs))
-            gain.append(_redrawn(_sums(rises[0], of), resamples, seed) - np.maximum(control, 0.0))
-    fresh["excess_interval"] = _span(fresh["excess"], excess)
+            control_rise = _resampled(_sums(rises[1], control_of), resamples, seed + bool(control))
+            gain.append(_resampled(_sums(rises[0], of), resamples, seed) - np.maximum(control_rise, 0.0))
+    update["excess_interval"] = _span(update["excess"], excess)
     if gained:
-        fresh["gain_interval"] = _span(fresh["gain"], gain)
-    return fresh
+        update["gain_interval"] = _span(update["gain"], gain)
+    return update
 
 
 def _mean(values: Values) -> float:
     return float(np.mean(list(values.values())))
 
 
-def _sums(values: Values, people: Mapping[str, str]) -> NDArray[np.float64]:
-    """(sum, count) per person; per row where nobody is named."""
+def _sums(values: Values, entity_of: Mapping[str, str]) -> NDArray[np.float64]:
+    """(sum, count) per entity, or per row if it has none; shape G 2."""
     gathered: dict[str, list[float]] = {}
     for key, value in values.items():
-        gathered.setdefault(people.get(key, key), []).append(value)
+        gathered.setdefault(entity_of.get(key, key), []).append(value)
     return np.asarray([(sum(v), len(v)) for v in gathered.values()], dtype=float)
 
 
-def _redrawn(sums: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    """Means over clusters redrawn with replacement, one per resample."""
+def _resampled(sums: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
+    """Means over groups resampled with replacement, one per resample."""
     draws = np.random.default_rng(seed).integers(0, len(sums), size=(resamples, len(sums)))
     total = sums[draws].sum(axis=1)
     return np.asarray(total[:, 0] / total[:, 1])

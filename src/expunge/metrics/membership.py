@@ -2,7 +2,7 @@
 
 An attack gives one number per row; larger = less likely to have been trained on. The value is
 P(a holdout row scores higher than a forget row) + half the ties: 1 = every forget row looks more
-familiar than every holdout row (memorised), 0.5 = the two cannot be told apart, 0 = forget rows
+familiar than every holdout row (memorised), 0.5 = the two are indistinguishable, 0 = forget rows
 look *less* familiar than rows that were never trained on. OpenUnlearning has the same convention
 (forget = label 0, holdout = label 1). MUSE prints the complement, see `privleak`.
 """
