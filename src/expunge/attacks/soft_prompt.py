@@ -86,17 +86,17 @@ class SoftPrompt(Curve):
 
     def run(self, subject: CausalLM, context: AttackContext, ask: Ask) -> None:
         spec = self.spec
-        _, asked = divided(context, spec.scope, spec.rows)
+        _, tested = divided(context, spec.scope, spec.rows)
         if not spec.vectors:
             for label in self.labels:
-                ask(View(label, subject, asked.rows))
+                ask(View(label, subject, tested.rows))
             return
-        subject.check_room(asked.rows(context.split), spec.vectors)
+        subject.check_room(tested.rows(context.split), spec.vectors)
         prompted = with_placeholders(subject, spec.vectors, spec.place)
         for step, (_, vectors_PD) in enumerate(self.search(prompted, context)):
             if step in self.points:
                 with placeholders_filled(prompted, vectors_PD):
-                    ask(View(self.label(step), prompted, asked.rows))
+                    ask(View(self.label(step), prompted, tested.rows))
 
     def search(self, prompted: CausalLM, context: AttackContext) -> Iterator[tuple[float, Tensor]]:
         """After 0, 1, ... steps: the lowest loss so far and its vectors; `prompted` has placeholders for them."""

@@ -107,16 +107,16 @@ class Suffix(Attack):
         return 10**9 if self.spec.scope == "each" else int(self.spec.rows)
 
     def run(self, subject: CausalLM, context: AttackContext, ask: Ask) -> None:
-        _, asked = divided(context, self.spec.scope, self._max_rows)
+        _, tested = divided(context, self.spec.scope, self._max_rows)
         results = self.search(subject, context) if self.spec.length else {}
-        subject.check_room(asked.rows(context.split), self.spec.length)
+        subject.check_room(tested.rows(context.split), self.spec.length)
         one = next((f.text for f in results.values()), "") if self.spec.scope != "each" else ""
 
         def suffixed(row: Example) -> Example:
             text = one or (results[row.id].text if row.id in results else "")
             return with_suffix(row, text) if text else row
 
-        ask(View(self.text(), subject, rewriting(asked, suffixed)))
+        ask(View(self.text(), subject, rewriting(tested, suffixed)))
 
     def search(self, subject: CausalLM, context: AttackContext) -> dict[str, SuffixResult]:
         """Result per learned row; the same for all unless scope=each."""

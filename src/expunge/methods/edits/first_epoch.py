@@ -32,7 +32,7 @@ class FirstEpoch(Edit):
             [], description="The model before fine-tuning, where the first-epoch gradient is computed. A list of "
                             "checkpoints, one per epoch, sums their gradients: the all-epoch form.")
         moves: int = Field(1, ge=1, description="1 is one shot; more take a fresh gradient before each, at the "
-                                                "current weights, and share the way evenly.")
+                                                "current weights, and split the target evenly.")
         target: float | None = Field(None, gt=0, description="Mean loss of forget answers to reach, in nats per "
                                                              "token; that of the holdout rows if left out.")
         step: float | None = Field(None, gt=0, description="c * eta: a fixed factor of the gradient for every move, "

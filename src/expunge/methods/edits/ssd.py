@@ -57,7 +57,7 @@ class SSD(Edit):
     space = {"alpha": ("log", 1.0, 100.0), "lambda_": ("log", 0.05, 1.0)}
     must_show = (
         Property("dampens_elementwise", {}, "no weight grows, and none moves where I_f <= alpha I_D; "
-                                            "the selection depends on importances alone; lambda 0 prunes"),
+                                            "the selection depends on importances only; lambda 0 prunes"),
         Property("keeps_everything", {"options": {"alpha": 1e30}}, "alpha to infinity is the identity"),
         Property("keeps_when_forgetting_all", {"options": {"alpha": 1.0}}, "no weight is specific if D_f is D"),
         Property("counts_rows_not_batches", {}, "importances are those of the definition, row by row"),
