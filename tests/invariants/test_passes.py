@@ -20,7 +20,7 @@ from expunge.models.language import CausalLM
 from expunge.models.reference import CachedLogProbs, CachedStates, LiveReference
 from expunge.testing.support import fresh, gradient, moved, small_task, stage_of
 from expunge.training import gradients as training
-from expunge.training.gradients import _takes_turns, make_step
+from expunge.training.gradients import _one_by_one, make_step
 from expunge.training.step import Step
 
 LENGTHS = ([9, 41, 10, 40, 3, 12, 39], [5], [7, 7, 7], [2, 60], [30, 2, 2, 2, 29])
@@ -220,7 +220,7 @@ def test_nothing_of_one_turn_is_left_in_the_next(monkeypatch: pytest.MonkeyPatch
 def test_sides_that_share_a_pass_do_not_take_turns(recipe: str, cpu: bool, cuda: bool) -> None:
     task = small_task()
     method = StageMethod(stage_of(recipe), moved(), task, task.forget, task.retain, 0)
-    assert (_takes_turns(method, torch.device("cpu")), _takes_turns(method, torch.device("cuda"))) == (cpu, cuda)
+    assert (_one_by_one(method, torch.device("cpu")), _one_by_one(method, torch.device("cuda"))) == (cpu, cuda)
 
 
 @pytest.mark.parametrize(("reads", "apart"), [(("forget",), True), (("forget", "retain"), False)])

@@ -89,7 +89,7 @@ def test_a_model_without_it_is_refused(subject: CausalLM, monkeypatch: pytest.Mo
     monkeypatch.setattr(type(subject.model), "supports_gradient_checkpointing", False)
     with recomputing(subject, False):
         pass
-    with pytest.raises(UsageError, match="knows no gradient checkpointing"), recomputing(subject, True):
+    with pytest.raises(UsageError, match="does not support gradient checkpointing"), recomputing(subject, True):
         pass
 
 

@@ -1,4 +1,4 @@
-"""Complete training state on disk, written beside and renamed, so a kill leaves the one before."""
+"""Complete training state on disk, written to a new folder and renamed, so that a kill leaves the previous one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from expunge.records.base import read_json, write_json
 
 @dataclass
 class Progress:
-    """How far a loop is and what it has seen. Mutable on purpose; saved whole."""
+    """Progress of a loop. Mutable; saved as a whole."""
 
     step: int = 0
     seconds: float = 0.0
@@ -32,23 +32,23 @@ class Progress:
 
 @dataclass
 class FitState:
-    """What one call of `fit` hands to the next, and what a checkpoint holds beside the weights."""
+    """State passed from one call of `fit` to the next; a checkpoint holds it and the weights."""
 
     progress: Progress = field(default_factory=Progress)
     optimizer: dict[str, Any] = field(default_factory=dict)
-    """`state_dict` of the optimizer; without "param_groups" those of the new optimizer stay."""
+    """`state_dict` of the optimizer; without "param_groups" those of the new optimizer are kept."""
     method: dict[str, Any] = field(default_factory=dict)
-    """What the method remembers, as its `state` gives it."""
+    """The method's `state`."""
     best: dict[str, Tensor] | None = None
-    """Weights of the best reading so far, where the rule keeps them."""
+    """Weights of the best reading so far, if the rule keeps them."""
     watched: list[Tensor] = field(default_factory=list)
     """A few weights at the start (see `Movement`); a checkpoint leaves them out."""
 
 
 class Checkpoints:
-    """Newest state of one loop in `folder`, with the weights.
+    """The newest state of one loop in `folder`, with the weights.
 
-    Random streams need no saving: every step derives its own from the seed and its number.
+    Random streams are not saved: every step derives its own from the seed and its number.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,25 +60,25 @@ class Checkpoints:
         return max(complete, key=lambda p: int(p.name.split("-")[1]), default=None)
 
     def save(self, parameters: Mapping[str, nn.Parameter], state: FitState) -> None:
-        """Write step-N.new, rename it to step-N, then drop the older ones."""
+        """Write step-N.new, rename it to step-N, then delete older ones."""
         target = self.folder / f"step-{state.progress.step}"
-        fresh = target.with_name(target.name + ".new")
-        if target.exists():  # the same step: replacing it would leave a moment without any checkpoint
+        unfinished = target.with_name(target.name + ".new")
+        if target.exists():  # the same step: replacing it would leave no checkpoint for a moment
             return
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        save_file({n: p.detach().cpu().contiguous() for n, p in parameters.items()}, fresh / "weights.safetensors")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        save_file({n: p.detach().cpu().contiguous() for n, p in parameters.items()}, unfinished / "weights.safetensors")
         if state.best is not None:
-            save_file(dict(state.best), fresh / "best.safetensors")
-        torch.save({"optimizer": state.optimizer, "method": state.method}, fresh / "state.pt")
-        write_json(fresh / "progress.json", vars(state.progress))
-        os.replace(fresh, target)
+            save_file(dict(state.best), unfinished / "best.safetensors")
+        torch.save({"optimizer": state.optimizer, "method": state.method}, unfinished / "state.pt")
+        write_json(unfinished / "progress.json", vars(state.progress))
+        os.replace(unfinished, target)
         for old in self.folder.glob("step-*"):
             if old != target:
                 shutil.rmtree(old, ignore_errors=True)
 
     def restore(self, parameters: Mapping[str, nn.Parameter]) -> FitState | None:
-        """Put the weights back and return the rest; None without a checkpoint."""
+        """Restore the weights and return the state; None without a checkpoint."""
         folder = self.latest()
         if folder is None:
             return None

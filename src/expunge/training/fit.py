@@ -22,13 +22,13 @@ from expunge.training.schedule import Schedule
 def fit(method: Method, subject: Subject, scope: Scope, schedule: Schedule, loop: Loop,
         state: FitState | None = None, *, folder: Path | None = None, reference: Reference | None = None,
         monitor: Monitored | None = None, on_step: OnStep | None = None) -> FitState:
-    """Train what `scope` lets move, in place, and return what another call can go on from.
+    """Train the parameters of `scope` in place and return a state from which another call can continue.
 
     Args:
-        state: that of an earlier call. Its progress says at which step to go on; with an optimizer state alone,
-            a new loop starts from step 0 with the moments of the one before. It is not changed.
-        folder: where log and checkpoints are kept, so that a killed run goes on; nothing is kept when left out.
-        reference: the original's outputs, when some term asks for them.
+        state: state of an earlier call. Its progress sets the step to continue at; with an optimizer state only, a new
+            loop starts from step 0 with the earlier moments. It is not changed.
+        folder: folder of log and checkpoints, from which a killed run resumes; nothing is kept if left out.
+        reference: the original's outputs, if a term uses them.
         monitor: read every `loop.eval_every` steps, for the stopping rule and the choice of the best step.
 
     Raises:
@@ -36,7 +36,7 @@ def fit(method: Method, subject: Subject, scope: Scope, schedule: Schedule, loop
         InterruptedRun: Ctrl-C; the state after the last whole step is in the folder.
     """
     with ExitStack() as stack:
-        # The loop seeds every step; code that draws numbers afterwards finds the generators as they were.
+        # The loop seeds every step; afterwards the global random generators are restored.
         stack.enter_context(torch.random.fork_rng([subject.device] if subject.device.type == "cuda" else []))
         if folder is None:
             folder, loop = Path(stack.enter_context(tempfile.TemporaryDirectory())), replace(loop, checkpoint_every=0)

@@ -1,4 +1,4 @@
-"""Gradients of one optimizer step over its micro-batches, and whether the weights move at all."""
+"""Gradients of one optimizer step over its micro-batches, and a check that weights change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from expunge.training.method import Method
 
 Gradient = Sequence[Tensor]
-"""One tensor per parameter of the scope, in its order. May be computed part by part, while it is iterated."""
+"""One tensor per parameter of the scope, in its order. May be computed lazily during iteration."""
 Tamper = Callable[[Step], None]
 """Called on a micro-batch before its terms are computed."""
 Estimate = Callable[..., "Gradients"]
@@ -38,21 +38,21 @@ def inner(a: Gradient, b: Gradient) -> float:
 
 
 class Oracle(Protocol):
-    """Gives the forget gradient at the weights as they are when it is called."""
+    """Returns the forget gradient at the current weights."""
 
     def __call__(self, tamper: Tamper | None = None) -> Gradient: ...
 
 
 @dataclass
 class Gradients:
-    """Gradients of one optimizer step, by role when each was asked for."""
+    """Gradients of one optimizer step, by role if computed separately."""
 
     forget: Gradient
     retain: Gradient
     together: Gradient
     values: dict[str, float]
     losses: dict[str, float]
-    """Weighted loss of each role; one entry "both" when only their sum was asked for."""
+    """Weighted loss of each role; one entry "both" if only the sum was computed."""
     nll: dict[str, float] = field(default_factory=dict)
 
     def total(self) -> Gradient:
@@ -60,7 +60,7 @@ class Gradients:
 
     def note(self, named: Mapping[str, Tensor], losses: Mapping[Any, Tensor | None], step: Step,
              counts: Mapping[Any, int]) -> None:
-        """Add one micro-batch to what the log will say, waiting once for the device."""
+        """Add one micro-batch to the logged values, with one device synchronisation."""
         sums = step.logp_sums()
         reached = {role or "both": value for role, value in losses.items() if value is not None}
         scalars = [*named.values(), *sums.values(), *reached.values()]
@@ -73,7 +73,7 @@ class Gradients:
             self.losses[role] = self.losses.get(role, 0.0) + next(figures)
 
     def add_up(self) -> None:
-        """Make what the log will say that of all processes together."""
+        """Sum the logged values over all processes."""
         self.values, self.losses, self.nll = processes.add_figures(self.values, self.losses, self.nll)
 
     def describe(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Gradients:
             dot, *squares = (sum(column) for column in zip(*pairs, strict=True))
             norms = [square ** 0.5 for square in squares]
             line |= {"grad_norm_forget": norms[0], "grad_norm_retain": norms[1],
-                      "cosine": dot / (norms[0] * norms[1]) if norms[0] * norms[1] > 0 else None}
+                     "cosine": dot / (norms[0] * norms[1]) if norms[0] * norms[1] > 0 else None}
         return line
 
 
@@ -94,26 +94,26 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
               only: Role | None = None, tamper: Tamper | None = None) -> Gradients:
     """Sum gradients over micro-batches and processes; every term is divided by its count over the whole step.
 
-    Roles that read different sides take turns, so that what one keeps for its way back is gone before the other runs;
-    not on an accelerator where their rows share a pass.
+    Roles that read different sides are computed one after the other, so that the activations of one are freed before
+    the other runs; except on an accelerator if their rows share a forward pass.
 
     Args:
-        micro: the whole step; of several processes each computes its share.
-        separate: one gradient per role, rather than that of the summed loss.
-        only: the one role to compute; its terms are the only ones computed.
+        micro: micro-batches of the whole step; each of several processes computes its share.
+        separate: one gradient per role instead of that of the summed loss.
+        only: compute only the terms and gradient of this role.
         tamper: called on every micro-batch before its terms.
     """
     parameters = list(scope.parameters.values())
     counts = totals(micro)
     roles: tuple[Any, ...] = (only,) if only else BOTH if separate else (None,)
-    by_turns = _takes_turns(method, subject.device)
-    turns: tuple[Role | None, ...] = (only,) if only else BOTH if by_turns else (None,)
+    one_by_one = _one_by_one(method, subject.device)
+    turns: tuple[Role | None, ...] = (only,) if only else BOTH if one_by_one else (None,)
     sums: dict[Any, list[Tensor]] = {}
     total = Gradients([], [], [], {}, {})
     subject.train()
     try:
         for batches, turn in product(share(micro, subject.encoder), turns):
-            step = make_step(method, subject, reference, batches, tamper, share_pass=not by_turns)
+            step = make_step(method, subject, reference, batches, tamper, share_pass=not one_by_one)
             with accelerator.autocast():
                 terms = method.terms(step, turn)
                 named = reduce_terms(terms, counts)
@@ -123,8 +123,8 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
             del step, terms, named, losses  # logits too: the next turn needs the memory
     finally:
         subject.model.eval()
-    for found_sums in sums.values():
-        scope.mask(found_sums)
+    for role_sums in sums.values():
+        scope.mask(role_sums)
     zeros = {role: sums.get(role) or [torch.zeros_like(p) for p in parameters] for role in roles}
     processes.add([total for parts in zeros.values() for total in parts])
     total.add_up()
@@ -133,7 +133,7 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
 
 
 def perturbed(method: Method, scope: Scope, estimate: Estimate, step: int, total: int) -> Gradients:
-    """Gradients of a step whose perturbations reach the forget side; the retain side is that of clean weights."""
+    """Gradients of a step with perturbations: only the forget side is perturbed."""
     retain = estimate(only="retain")
     seen: list[Gradients] = []
 
@@ -147,17 +147,17 @@ def perturbed(method: Method, scope: Scope, estimate: Estimate, step: int, total
                      first.nll | retain.nll)
 
 
-def _takes_turns(method: Method, device: torch.device) -> bool:
-    """A processor gains nothing by a pass of all sides."""
+def _one_by_one(method: Method, device: torch.device) -> bool:
+    """Whether roles are computed one after the other: always on a CPU, where a shared pass is not faster."""
     return method.disjoint and (device.type == "cpu" or not method.shared_pass)
 
 
 def make_step(method: Method, subject: Subject, reference: Reference | None, batches: Mapping[str, Batch],
               tamper: Tamper | None, share_pass: bool = True) -> Step:
-    """One micro-batch on the subject's device, tampered with where a perturbation asks for it.
+    """One micro-batch on the subject's device, after `tamper` if given.
 
     Args:
-        share_pass: sides that the method wants in one forward pass get one.
+        share_pass: run the method's `shared_pass` sides in one forward pass.
     """
     on_device = {side: batch.to(subject.device) for side, batch in batches.items()}
     step = Step(subject, on_device, reference, method.shared_pass if share_pass and not tamper else ())
@@ -181,7 +181,7 @@ def _differentiate(losses: Mapping[Any, Tensor | None], parameters: Sequence[Ten
 
 
 def _owned(parameters: Sequence[Tensor], parts: Sequence[Tensor | None]) -> list[Tensor]:
-    """The first micro-batch's gradients as the sum so far. Autograd may hand one tensor out twice: copy that."""
+    """The first micro-batch's gradients as the initial sum; tensors that autograd returned twice are copied."""
     seen: set[int] = set()
     owned = []
     for parameter, part in zip(parameters, parts, strict=True):
@@ -195,7 +195,7 @@ def _owned(parameters: Sequence[Tensor], parts: Sequence[Tensor | None]) -> list
 
 
 def apply(optimizer: torch.optim.Optimizer, scope: Scope, update: Gradient, scale: float) -> None:
-    """One optimizer step. A gradient that is computed while it is iterated is never in memory as a whole."""
+    """One optimizer step. A lazily computed gradient is applied parameter by parameter, never stored as a whole."""
     whole = isinstance(update, list)
     for parameter, part in zip(scope.parameters.values(), update, strict=True):
         parameter.grad = part.mul_(scale)
@@ -208,10 +208,10 @@ def apply(optimizer: torch.optim.Optimizer, scope: Scope, update: Gradient, scal
 
 
 class Movement:
-    """Watches a few elements of every trainable tensor, to notice when nothing moves.
+    """Watches a few elements of every trainable tensor, to detect when no weight changes.
 
     Args:
-        start: what they were when training began, where that was before.
+        start: their values at the start of training, if it began earlier.
     """
 
     def __init__(self, scope: Scope, seed: int, start: Sequence[Tensor] = ()) -> None:
@@ -225,6 +225,6 @@ class Movement:
         return parameter.detach().flatten()[index].clone()
 
     def mean(self) -> float:
-        """Mean absolute movement over mean absolute starting value."""
+        """Mean absolute change over mean absolute starting value."""
         moved = torch.cat([(self._read(p, i) - s).abs() for (p, i), s in zip(self._watched, self.start, strict=True)])
         return float(moved.mean() / (torch.cat(self.start).abs().mean() + 1e-12))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM between steps rather than within one."""
+"""Handling of Ctrl-C and SIGTERM between steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def interruptible() -> Iterator[list[int]]:
-    """Turn the first Ctrl-C or SIGTERM into a flag, so that a step is never cut in half."""
+    """Turn the first Ctrl-C or SIGTERM into a flag, so that a step is always completed."""
     flag: list[int] = []
 
     def note(signum: int, frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""The one loop. Read `run_loop` as the algorithm box; the rest is its vocabulary."""
+"""The training loop. `run_loop` reads like the algorithm box of a paper."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from expunge.training.stopping import StopRule, alarms
 from expunge.training.zeroth import zeroth
 
 Monitored = Callable[[], dict[str, float]]
-"""Reads `forget`, `forget_loss` and `utility` of the subject as it is now."""
+"""Returns `forget`, `forget_loss` and `utility` of the current subject."""
 OnStep = Callable[[dict[str, Any]], None]
 """Called with the log line of every step."""
 
@@ -43,7 +43,7 @@ class Loop:
 
     steps: int
     until: int | None = None
-    """Hand the state over after this step, although more are planned."""
+    """Return the state after this step, although more are planned."""
     seed: int = 0
     eval_every: int = 0
     """Steps between monitor readings; 0 reads only at the end."""
@@ -55,9 +55,9 @@ class Loop:
 def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule, loop: Loop, folder: Path,
              state: FitState, *, reference: Reference | None = None, monitor: Monitored | None = None,
              on_step: OnStep | None = None) -> FitState:
-    """Change `subject` in place until a rule says stop; the kept checkpoint is what remains. Called by `fit`.
+    """Change `subject` in place until the last step or a stopping rule; ends with the kept weights. Called by `fit`.
 
-    Writes folder/steps.jsonl and folder/checkpoint/. Resumes by itself when a checkpoint is there.
+    Writes folder/steps.jsonl and folder/checkpoint/. Resumes if there is a checkpoint.
 
     Raises:
         NonFiniteError: a term or gradient was NaN or infinite; the last finite state is on disk.
@@ -65,14 +65,14 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
     """
     processes.start()
     accelerator = Accelerator()
-    processes.check_precision(accelerator.mixed_precision)  # a caller's own state may say more than the launcher
+    processes.check_precision(accelerator.mixed_precision)  # the caller's state may differ from the launcher's
     optimizer = method.optimizer(scope)
-    probe = Movement(scope, loop.seed, state.watched)  # before a checkpoint is put back: it counts from the start
+    probe = Movement(scope, loop.seed, state.watched)  # before a checkpoint is restored: it measures from the start
     state = _restored(folder, scope, optimizer, method, state)
     state.watched, progress, end = probe.start, state.progress, min(loop.until or loop.steps, loop.steps)
     processes.check_same("weights", lambda: f"{progress.step} {checksum(subject.model.state_dict())}")
     checkpoints = Checkpoints(folder / "checkpoint")
-    monitor = partial(processes.on_main, monitor) if monitor else None  # all decide by the same reading
+    monitor = partial(processes.on_main, monitor) if monitor else None  # all processes use the same reading
     if monitor and not progress.start:
         progress.start = monitor()
 
@@ -86,21 +86,21 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
     with (interruptible() as interrupted, open(path, "a", encoding="utf-8") as log,
           recomputing(subject, loop.gradient_checkpointing)):
         while progress.step < end and not progress.stopped:
-            began, index = time.perf_counter(), progress.step
+            started, index = time.perf_counter(), progress.step
             torch.manual_seed(derive(loop.seed, "step", index))
             micro = list(schedule.micro_batches(index))
             line: dict[str, Any] = {"step": index + 1, "epoch": index // schedule.steps_per_epoch}
             evaluate = index + 1 == loop.steps or (loop.eval_every > 0 and (index + 1) % loop.eval_every == 0)
             probing = method.probing(index, loop.steps)
-            way = gradients if probing is None else partial(zeroth, probing=probing, seed=derive(loop.seed, index))
-            estimate = partial(way, method, subject, scope, reference, micro,
+            compute = gradients if probing is None else partial(zeroth, probing=probing, seed=derive(loop.seed, index))
+            estimate = partial(compute, method, subject, scope, reference, micro,
                                method.separate or evaluate or index == 0, accelerator)
             grads = perturbed(method, scope, estimate, index, loop.steps) if method.perturbs else estimate()
             line |= grads.describe()
             bad = [n for n, v in grads.values.items() if not math.isfinite(v)]
             fine = not bad and all(math.isfinite(line.get(f"grad_norm_{role}", 0.0)) for role in BOTH)
             update = method.combine(grads, index // schedule.steps_per_epoch) if fine else ()
-            del grads  # only the update is needed now, and gradients are large
+            del grads  # free memory: only the update is needed now
             norm = float(torch.stack([g.norm() for g in update]).norm()) if fine else math.nan
             line |= method.figures() | {"grad_norm": norm}
             if not math.isfinite(norm):
@@ -126,13 +126,13 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
                     progress.best = now | {"step": progress.step}
                     state.best = take(scope.parameters) if loop.stop.keep == "best" else None
                 done = progress.step / loop.steps
-                fresh = alarms(now, progress.start, probe.mean(), done, method.forgets)
-                progress.alarms += [a for a in fresh if a.split("(")[0] not in str(progress.alarms)]
+                new_alarms = alarms(now, progress.start, probe.mean(), done, method.forgets)
+                progress.alarms += [a for a in new_alarms if a.split("(")[0] not in str(progress.alarms)]
                 line["alarms"] = progress.alarms
                 reason = loop.stop.reason_to_stop(now, progress.start)
                 if reason:
                     progress.reason, progress.stopped = reason, True
-            line["seconds"] = time.perf_counter() - began
+            line["seconds"] = time.perf_counter() - started
             progress.seconds += line["seconds"]
             progress.tokens += sum(b.count("positions") for m in micro for b in m.values())
             log.write(json.dumps(line) + "\n")
@@ -143,7 +143,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
                 save()
                 raise InterruptedRun(f"Interrupted after step {progress.step} of {loop.steps}.",
                                      "What was finished is kept.",
-                                     "The same command with --resume goes on, or without where it has no such option.")
+                                     "Run the same command with --resume, or without if it has no such option.")
             due = progress.stopped or progress.step == end or progress.step % (loop.checkpoint_every or 1) == 0
             if due and loop.checkpoint_every:
                 save()
@@ -155,7 +155,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
 
 def _restored(folder: Path, scope: Scope, optimizer: torch.optim.Optimizer, method: Method,
               state: FitState) -> FitState:
-    """The checkpoint's state where there is one, else `state`, taken over; with the log cut back to it."""
+    """The checkpoint's state if there is one, else `state`; loads it, and truncates the log to its step."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "steps.jsonl"
     stored = Checkpoints(folder / "checkpoint").restore(scope.parameters)
@@ -165,7 +165,7 @@ def _restored(folder: Path, scope: Scope, optimizer: torch.optim.Optimizer, meth
     if state.method:
         method.restore(state.method)
     if processes.is_main():
-        # A kill can cut the last line in half, so lines are counted rather than parsed.
+        # The last line may be incomplete after a kill, so lines are counted instead of parsed.
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if stored else []
         write_text(log, "".join(lines[: state.progress.step]))
     return state

@@ -1,4 +1,4 @@
-"""The most memory that a run took."""
+"""Peak memory of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def peak_memory() -> int:
-    """Peak bytes since `reset_peak_memory`: of the accelerator where there is one, else of the process."""
+    """Peak bytes since `reset_peak_memory`: of the accelerator if there is one, else of the process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     with contextlib.suppress(OSError, StopIteration):
@@ -22,7 +22,7 @@ def peak_memory() -> int:
 
 
 def reset_peak_memory() -> None:
-    """Count from here: an earlier run in the same process is not this one's. Where the system cannot, nothing."""
+    """Restart the measurement, so that earlier runs in the same process do not count; no effect if not supported."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What the loop runs: a recipe stage, plain training, an assistant. The base class does nothing special."""
+"""What the loop runs: a recipe stage, plain training, an assistant. Base class with defaults."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from expunge.training.zeroth import Probing
 
 
 class Method:
-    """One step's terms, gradients and update. A subclass says only what differs."""
+    """Terms, gradients and update of one step. A subclass overrides what differs."""
 
     shared_pass: tuple[str, ...] = ()
     """Sides whose rows go through the model in one forward pass."""
     disjoint: bool = False
-    """Whether the two roles read different sides, so that one can be computed after the other."""
+    """Whether the two roles read different sides, so that they can be computed one after the other."""
     separate: bool = False
-    """Whether `combine` needs the gradients of the two roles one by one."""
+    """Whether `combine` needs the gradients of the two roles separately."""
     clip: float | None = None
-    """Largest gradient norm; None never clips."""
+    """Maximum gradient norm; None disables clipping."""
     forgets: bool = False
-    """Whether a forget probability that stays is a failure."""
+    """Whether an unchanged forget probability raises an alarm."""
     perturbs: bool = False
     """Whether `perturb` changes the forget gradient."""
 
     def terms(self, step: Step, only: Role | None = None) -> list[WeightedTerm]:
-        """The named terms of a micro-batch; those of one role where it is named."""
+        """The named terms of a micro-batch; with `only` those of one role."""
         raise NotImplementedError
 
     def optimizer(self, scope: Scope) -> torch.optim.Optimizer:
-        """A new optimizer of the parameters that may move."""
+        """A new optimizer of the trainable parameters."""
         raise NotImplementedError
 
     def learning_rate(self, step: int, total: int, steps_per_epoch: int) -> float:
@@ -43,7 +43,7 @@ class Method:
         raise NotImplementedError
 
     def perturb(self, scope: Scope, plain: Oracle, step: int, total: int) -> Gradient:
-        """The forget gradient in place of `plain()`."""
+        """The forget gradient that replaces `plain()`."""
         return plain()
 
     def combine(self, grads: Gradients, epoch: int) -> Gradient:
@@ -51,20 +51,20 @@ class Method:
         return grads.total()
 
     def around_step(self, scope: Scope, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
-        """Entered before the optimizer steps and left after it."""
+        """Context manager around the optimizer step."""
         return nullcontext()
 
     def figures(self) -> dict[str, float]:
-        """What the log says of this step beside losses and gradients."""
+        """Further figures of this step for the log."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run has to know."""
+        """State for a resumed run."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Restore what `state` returned."""
 
     def probing(self, step: int, total: int) -> Probing | None:
-        """How gradients are estimated without backpropagation; None takes backpropagation."""
+        """How gradients are estimated without backpropagation; None uses backpropagation."""
         return None

@@ -1,4 +1,4 @@
-"""What a run steers by: answer probabilities on samples of rows, read between steps."""
+"""Monitor of a run: answer probabilities on samples of rows, read between steps."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from expunge.records.task import Example, Task
 from expunge.seeding import stream
 
 MONITORED = 64
-"""Rows per side the monitor reads: enough to steer by, cheap enough to read every epoch."""
+"""Number of rows per side that the monitor reads."""
 
 
 class Monitor:
-    """Mean answer probabilities on samples of forget and retain rows, with the subject as it is now."""
+    """Mean answer probabilities of the current subject on samples of forget and retain rows."""
 
     def __init__(self, subject: Subject, task: Task, seed: int) -> None:
         self._subject = subject
@@ -33,7 +33,7 @@ class Monitor:
                 "utility": _mean(map(math.exp, utility)) if utility else 1.0}
 
     def never_trained(self) -> float | None:
-        """The level of rows no model was trained on: where forgetting is complete."""
+        """Mean probability on holdout rows, the target of forgetting; None without holdout rows."""
         means = self._token_means(self._holdout)
         return _mean(map(math.exp, means)) if means else None
 
@@ -51,10 +51,10 @@ class Monitor:
 
 
 class CheckedMonitor(Monitor):
-    """The monitor of a run in `folder`, which refuses what the last update may have ruined.
+    """The monitor of a run in `folder`; raises an error if a reading is not finite.
 
     Raises:
-        NonFiniteError: a reading is not finite. No later loss would show it after the last step.
+        NonFiniteError: a reading is not finite. After the last step no loss would show this.
     """
 
     def __init__(self, subject: Subject, task: Task, seed: int, folder: Path) -> None:

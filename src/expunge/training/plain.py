@@ -1,4 +1,4 @@
-"""Plain likelihood training without a recipe, for attacks, which may not see one."""
+"""Plain likelihood training without a recipe; used by attacks, which must not import methods."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from expunge.training.step import Role, Step, Term, WeightedTerm
 class Plain(Method):
     """Mean token loss on rows, AdamW with a constant rate.
 
-    Without a curve over the steps the first n of N steps are the very run of n steps.
+    With a constant rate the first n of N steps equal a run of n steps.
     """
 
     clip = 1.0
@@ -42,16 +42,16 @@ class Plain(Method):
 
 def train_plainly(subject: Subject, scope: Scope, rows: Sequence[Example], method: Plain, *, steps: int,
                   batch_size: int, seed: int, on_step: Callable[[int], None] | None = None) -> None:
-    """Train on the answers of `rows`, in a new order each epoch; `on_step` is told steps done, from 1."""
+    """Train on the answers of `rows`, in a new order each epoch; `on_step` receives the steps done, from 1."""
     def order(epoch: int) -> list[dict[str, Example]]:
         shuffled = list(rows)
         stream(derive(seed, "plain"), epoch).shuffle(shuffled)
         return [{"rows": r} for r in shuffled]
 
-    def tell(line: dict[str, Any]) -> None:
+    def report(line: dict[str, Any]) -> None:
         if on_step:
             on_step(line["step"])
 
     if steps > 0:
         fit(method, subject, scope, Schedule(order, subject.encoder, batch_size), Loop(steps=steps, seed=seed),
-            on_step=tell)
+            on_step=report)

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: activations are computed again on the way back rather than kept."""
+"""Gradient checkpointing: activations are recomputed in the backward pass instead of stored."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from expunge.models.subject import Subject
 
 
 def without_checkpointing(what: str) -> UsageError:
-    """Why something that works within the forward pass is refused."""
+    """The error for plug-ins that act within the forward pass."""
     return UsageError(f"{what} does not go with gradient checkpointing.",
-                      "What is computed again on the way back would be computed without it.",
+                      "The backward pass would recompute activations without it.",
                       "Leave --gradient-checkpointing out.")
 
 
 @contextmanager
 def recomputing(subject: Subject, wanted: bool) -> Iterator[None]:
-    """While it lasts, the model keeps only the inputs of its blocks when it trains; the former way comes back.
+    """In this context a training model stores only the inputs of its blocks; restores the setting on exit.
 
     Raises:
-        UsageError: the model's class knows no gradient checkpointing.
+        UsageError: the model's class does not support gradient checkpointing.
     """
     if not wanted or subject.recomputes:
         yield
         return
     model = getattr(subject.model, "get_base_model", lambda: subject.model)()  # below an adapter
     if not getattr(model, "supports_gradient_checkpointing", False):
-        raise UsageError(f"{type(model).__name__} knows no gradient checkpointing.",
+        raise UsageError(f"{type(model).__name__} does not support gradient checkpointing.",
                          fix="Leave --gradient-checkpointing out; --accumulate with a smaller --batch-size saves "
                              "memory too.")
-    new = hasattr(model, "activation_checkpointing_enable")  # transformers renames it on the way to version 6
+    new = hasattr(model, "activation_checkpointing_enable")  # renamed in later versions of transformers
     enable, disable = (getattr(model, ("activation" if new else "gradient") + "_checkpointing_" + verb)
                        for verb in ("enable", "disable"))
-    # Gradients are asked for by name (torch.autograd.grad), which the reentrant kind does not allow.
+    # torch.autograd.grad does not work with the reentrant kind.
     enable({"use_reentrant": False})
     try:
         yield
     finally:
         disable()
-        with suppress(AttributeError):  # a hook that newer versions leave on the embedding; there may be none
+        with suppress(AttributeError):  # newer versions leave a hook on the embedding
             model.disable_input_require_grads()

@@ -1,4 +1,4 @@
-"""Which rows step i sees: a pure function of the seed and i, so resuming needs no state."""
+"""Rows of step i: a pure function of the seed and i, so that resuming needs no state."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Draw = Mapping[str, Example]
 
 
 class Schedule:
-    """Cuts the sampler's epochs into optimizer steps of `accumulate` micro-batches.
+    """Splits the sampler's epochs into optimizer steps of `accumulate` micro-batches.
 
     Args:
         order: epoch number -> the draws of that epoch, in order.
-        encoder: how examples become rows.
+        encoder: turns examples into rows.
         batch_size: rows of each side in one micro-batch, over all processes together.
         accumulate: micro-batches per optimizer step.
         rollout: (step, its draws) -> those draws with rows that the current model makes, as new sides; asked before
@@ -50,7 +50,7 @@ class Schedule:
             yield {side: self._encoder.collate([self._encoder.encode(d[side]) for d in part]) for side in part[0]}
 
     def token_rows(self, steps: int, sides: set[str]) -> list[Row]:
-        """Every distinct row the first `steps` steps ask for on these sides."""
+        """Every distinct row of the first `steps` steps on these sides."""
         rows: dict[str, Row] = {}
         for step in range(steps if sides else 0):
             for draw in self.draws(step):
@@ -61,12 +61,12 @@ class Schedule:
 
 
 def steps_in(draws: int, rows_per_step: int) -> int:
-    """Optimizer steps of an epoch of so many draws; the last may be shorter."""
+    """Optimizer steps of an epoch of `draws` draws; the last may be shorter."""
     return math.ceil(draws / rows_per_step)
 
 
 def share(micro: Sequence[Mapping[str, Batch]], encoder: Encoder) -> Sequence[Mapping[str, Batch]]:
-    """This process's rows of a step's micro-batches; one that has no row for it is left out."""
+    """This process's rows of a step's micro-batches; micro-batches without rows for it are left out."""
     if processes.count() == 1:
         return micro
     own = ({side: processes.share(batch.rows) for side, batch in batches.items()} for batches in micro)

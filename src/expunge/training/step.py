@@ -1,4 +1,4 @@
-"""What a method sees of one micro-batch, and how its terms become a loss.
+"""One micro-batch as methods see it, and the reduction of their terms to a loss.
 
 Legend: B rows of one side, N supervised tokens (flat), T padded length, D hidden size.
 """
@@ -22,16 +22,15 @@ from expunge.training.recomputing import without_checkpointing
 
 Role = Literal["forget", "retain"]
 Over = Count | Callable[[Batch], int]
-"""What a mean is taken over: a named count, or a method of a plug-in that counts part of a batch."""
+"""Denominator of a mean: a named count, or a function that counts part of a batch."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """One named part of a loss: per-sample sums, and what the sum over samples is divided by.
+    """One named part of a loss: per-sample sums and their denominator.
 
-    `over` counts the supervised tokens, all real positions, or the rows of `side`, or what a function
-    of a batch counts, over the whole optimizer step, not the micro-batch; so 8 x 1 accumulation gives
-    what 1 x 8 gives.
+    `over` counts supervised tokens, real positions or rows of `side`, or calls a function of a batch. It is
+    summed over the whole optimizer step, not the micro-batch, so that 8 x 1 accumulation equals 1 x 8.
     """
 
     sum_B: Tensor
@@ -40,12 +39,12 @@ class Term:
 
 
 class Step:
-    """A read-only view of one micro-batch. Forwards run once however many terms ask.
+    """A read-only view of one micro-batch. Forward passes run once for any number of terms.
 
     Args:
         subject: the model being changed.
         batches: side ("forget", "retain", "refusal", ...) -> rows.
-        reference: the original's outputs, when some term needs them.
+        reference: the original's outputs, if a term needs them.
         shared_pass: sides whose answers are computed in one forward pass.
     """
 
@@ -58,13 +57,13 @@ class Step:
         self._answers: dict[str, Answers] = {}
         self._hidden: dict[tuple[str, int], Tensor] = {}
         self.during: dict[str, Callable[[], AbstractContextManager[object]]] = {}
-        """Side -> what its forward pass runs inside; see `inside`."""
+        """Side -> context manager around its forward pass; see `inside`."""
 
     def inside(self, side: str, context: Callable[[], AbstractContextManager[object]]) -> None:
-        """Run the side's forward pass inside `context` as well; perturbations of activations put themselves here.
+        """Run the side's forward pass inside `context` as well; used by perturbations of activations.
 
         Raises:
-            UsageError: under gradient checkpointing, where blocks run again once the context is gone.
+            UsageError: under gradient checkpointing, where blocks run again after the context has ended.
         """
         if self.subject.recomputes:
             raise without_checkpointing("A perturbation of activations")
@@ -94,20 +93,20 @@ class Step:
         return self._hidden[side, block]
 
     def logp_sums(self) -> dict[str, Tensor]:
-        """Summed answer log-prob of every side some term asked for, for the log."""
+        """Summed answer log-prob of every side that a term used, for the log."""
         return {side: a.detached_logp().sum() for side, a in self._answers.items()}
 
     @property
     def reference(self) -> Reference:
-        """The original; a plug-in that asks must say so in its card's needs."""
+        """The original; the card of a plug-in that uses it must name it in `needs`."""
         if self._reference is None:
-            raise ExpungeError("This run has no reference model.", "A term asked for one its card does not name.")
+            raise ExpungeError("This run has no reference model.", "A term uses one that its card does not name.")
         return self._reference
 
 
 @dataclass(frozen=True)
 class WeightedTerm:
-    """A term in its place: its printed name, whether it forgets or retains, and its coefficient."""
+    """A term with its logged name, its role and its coefficient."""
 
     name: str
     role: Role
@@ -116,7 +115,7 @@ class WeightedTerm:
 
 
 class Totals(dict[tuple[str, Over], int]):
-    """Denominators of one optimizer step: (side, what is counted) -> count over all micro-batches, when asked."""
+    """Denominators of one optimizer step: (side, over) -> count over all micro-batches, computed on access."""
 
     def __init__(self, micro: Sequence[Mapping[str, Batch]]) -> None:
         super().__init__()
@@ -135,12 +134,12 @@ def totals(micro: Sequence[Mapping[str, Batch]]) -> Totals:
 
 
 def reduce_terms(terms: Sequence[WeightedTerm], counts: Mapping[tuple[str, Over], int]) -> dict[str, Tensor]:
-    """Named scalars before their weights: sum over samples / global count (0 where nothing counts)."""
+    """Named scalars before their weights: sum over samples / global count (0 if the count is 0)."""
     return {t.name: t.term.sum_B.sum() / max(counts[t.term.side, t.term.over], 1) for t in terms}
 
 
 def weighted_sum(terms: Sequence[WeightedTerm], values: Mapping[str, Tensor],
                  role: Role | None = None) -> Tensor | None:
-    """The loss of one role, or of both; None when no term has that role."""
+    """The loss of one role, or of both; None if no term has that role."""
     parts = [t.weight * values[t.name] for t in terms if role in (None, t.role)]
     return torch.stack(parts).sum() if parts else None

@@ -1,4 +1,4 @@
-"""When to stop, which checkpoint to keep, and when to raise an alarm. Plain rules, stated in words."""
+"""Stopping rule, choice of the kept checkpoint, and alarms."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from expunge.records.base import Record
 
 
 class StopRule(Record):
-    """Thresholds on what the monitor reports every `eval_every` steps.
+    """Thresholds on the monitor's readings every `eval_every` steps.
 
     `forget` and `utility` are mean length-normalised answer probabilities (0 to 1) on a sample of
     forget rows and of retain rows.
     """
 
     forget_target: float | None = None
-    """Where forgetting is complete: the level of rows never trained on, when the task has holdout."""
+    """Forget probability at which forgetting is complete: that of holdout rows, if the task has them."""
     stop_at_target: bool = False
     """Stop as soon as `forget` is at or below the target."""
     utility_floor: float = Field(0.9, ge=0, le=1)
@@ -38,7 +38,7 @@ class StopRule(Record):
         return f"{aim} among checkpoints with at least {self.utility_floor:.0%} of the starting utility"
 
     def reason_to_stop(self, now: Mapping[str, float], start: Mapping[str, float]) -> str | None:
-        """Why to stop after this evaluation, or None."""
+        """Reason to stop after this reading, or None."""
         if self.forget_ceiling is not None and now["forget_loss"] > self.forget_ceiling:
             return f"forget loss {now['forget_loss']:.2f} passed the ceiling {self.forget_ceiling:.2f}"
         if self.stop_at_floor and now["utility"] < self.utility_floor * start["utility"]:
@@ -66,7 +66,7 @@ class StopRule(Record):
 
 def alarms(now: Mapping[str, float], start: Mapping[str, float], moved: float, done: float,
            forgets: bool) -> list[str]:
-    """What a person should hear early rather than after hours.
+    """Warnings that the user should see early.
 
     Args:
         now, start: monitor readings.
@@ -77,11 +77,11 @@ def alarms(now: Mapping[str, float], start: Mapping[str, float], moved: float, d
     raised = []
     if done >= 0.25 and moved < 1e-6:
         raised.append(f"Almost no weight has moved (mean relative change {moved:.1e}): "
-                     "the learning rate may be too small for these weights.")
+                      "the learning rate may be too small for these weights.")
     if forgets and done >= 0.5 and start["forget"] - now["forget"] < 0.01 * start["forget"]:
         raised.append(f"Forget probability has hardly moved ({start['forget']:.3f} to {now['forget']:.3f}): "
-                     "try a larger learning rate or more steps.")
+                      "try a larger learning rate or more steps.")
     if now["utility"] < 0.5 * start["utility"]:
         raised.append(f"Utility collapsed ({start['utility']:.3f} to {now['utility']:.3f}): "
-                     "try a smaller learning rate or a stronger retain term.")
+                      "try a smaller learning rate or a stronger retain term.")
     return raised

@@ -1,7 +1,7 @@
 """Gradients from loss differences: two forward passes per direction, no backpropagation.
 
 Source: Spall 1992 (two-point estimate); Malladi et al. 2023, MeZO (arXiv 2305.17333), for directions
-that are drawn again from their seeds rather than kept.
+that are drawn again from their seeds instead of stored.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Probing:
 
 
 class Directions(Sequence[Tensor]):
-    """sum_i coefficient_i * u_i, one parameter's part at a time, drawn again whenever it is asked for.
+    """sum_i coefficient_i * u_i, one parameter's part at a time, drawn again on every access.
 
     u_i is uniform on the sphere of radius sqrt(d) over all parameters together, so that the mean of
     u u^T is the identity and the estimate has the scale of the gradient.
@@ -47,7 +47,7 @@ class Directions(Sequence[Tensor]):
         self._parameters, self._seeds, self._coefficients = parameters, seeds, coefficients
         self._masks = list(masks) or [None] * len(parameters)
         self.scales = list(scales) or [self._measure(seed) for seed in seeds]
-        """What brings each draw to its sphere; known ones spare drawing everything once more."""
+        """Factor that scales each draw to its sphere; if given, the draws need not be measured."""
 
     def _measure(self, seed: int) -> float:
         squares = sum(float(self._normal(seed, i).square().sum()) for i in range(len(self)))
@@ -56,7 +56,7 @@ class Directions(Sequence[Tensor]):
         return float((free / squares) ** 0.5)
 
     def _normal(self, seed: int, index: int) -> Tensor:
-        """Standard normal numbers of one parameter's shape, always the same for a seed; 0 outside its mask."""
+        """Standard normal numbers of one parameter's shape, the same for the same seed; 0 outside its mask."""
         parameter, mask = self._parameters[index], self._masks[index]
         generator = torch.Generator().manual_seed(derive(seed, index))
         drawn = torch.randn(parameter.shape, generator=generator).to(parameter.device)
@@ -87,7 +87,7 @@ class Directions(Sequence[Tensor]):
 def zeroth(method: Method, subject: Subject, scope: Scope, reference: Reference | None,
            micro: Sequence[Mapping[str, Batch]], separate: bool, accelerator: Accelerator, *,
            probing: Probing, seed: int, only: Role | None = None, tamper: Tamper | None = None) -> Gradients:
-    """What `gradients` returns, from losses alone. Dropout is off and both ends see the same rows."""
+    """Like `gradients`, estimated from losses only. Dropout is off and both points use the same rows."""
     counts = totals(micro)
     roles = (only,) if only else BOTH
     parameters = list(scope.parameters.values())
@@ -95,7 +95,7 @@ def zeroth(method: Method, subject: Subject, scope: Scope, reference: Reference 
     subject.model.eval()
     seeds = [derive(seed, "direction", i) for i in range(probing.queries)]
 
-    def look() -> Gradients:
+    def losses_here() -> Gradients:
         grads = Gradients([], [], [], {}, {})
         for batches in share(micro, subject.encoder):
             step = make_step(method, subject, reference, batches, tamper)
@@ -112,18 +112,18 @@ def zeroth(method: Method, subject: Subject, scope: Scope, reference: Reference 
         direction = Directions(parameters, [one], [probing.radius], masks=masks)
         scales += direction.scales
         with subject.evaluating(), scope.shifted(direction, 1):
-            ahead = look()
+            ahead = losses_here()
         with subject.evaluating(), scope.shifted(direction, -1):
-            ends.append((ahead, look()))
+            ends.append((ahead, losses_here()))
     slopes = {role: [(a.losses.get(role, 0.0) - b.losses.get(role, 0.0)) / (2 * probing.radius * probing.queries)
                      for a, b in ends] for role in roles}
     seen = [one for pair in ends for one in pair]
     values, weighted, nll = ({k: sum(getattr(g, part)[k] for g in seen) / len(seen) for k in getattr(seen[0], part)}
                              for part in ("values", "losses", "nll"))
     mean = Gradients([], [], [], values, weighted, nll)
-    made = {role: Directions(parameters, seeds, slopes[role], scales, masks) for role in roles}
+    estimates = {role: Directions(parameters, seeds, slopes[role], scales, masks) for role in roles}
     if separate or only:
-        mean.forget, mean.retain = made.get("forget", []), made.get("retain", [])
+        mean.forget, mean.retain = estimates.get("forget", []), estimates.get("retain", [])
     else:
         both = [sum(slope) for slope in zip(*slopes.values(), strict=True)]
         mean.together = Directions(parameters, seeds, both, scales, masks)
