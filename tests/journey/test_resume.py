@@ -117,7 +117,7 @@ def test_interrupting(cli: Any, model: Path, rows: Any, whole: Callable[..., Pat
     process.send_signal(number)
     _, err = process.communicate()
     assert process.returncode == 4, err
-    assert "error: Interrupted after step" in err and "--resume goes on" in err and "Traceback" not in err
+    assert "error: Interrupted after step" in err and "same command with --resume" in err and "Traceback" not in err
     record = json.loads((out / "record.json").read_text())
     assert record["status"] == "interrupted" and record["reason"].startswith("Interrupted after step")
     done = len(logged(out))
