@@ -13,7 +13,7 @@ import torch
 
 from expunge import api, registry
 from expunge.attacks.base import AttackContext, View, parse_attack
-from expunge.audit.attacks import probe_for, unfit
+from expunge.audit.attacks import cannot_run, probe_for
 from expunge.benchmarks.digits import digits_task
 from expunge.errors import PreflightError
 from expunge.metrics.base import Evidence
@@ -38,7 +38,7 @@ LR = 1e-3
 @cache
 def task() -> Task:
     """Ten rows of every class, and the 3 is to be forgotten."""
-    return digits_task(limit=24)
+    return digits_task(per_class=24)
 
 
 @cache
@@ -106,7 +106,7 @@ def test_an_attack_works_or_is_refused(entry: Entry) -> None:
     attack = parse_attack({"relearn": "relearn(steps=2)", "noise": "noise(draws=2)"}.get(entry.name, entry.name))
     original = load_subject(tiny())
     context = AttackContext.of(task(), original=lambda: original)
-    why = unfit(attack, context, True, OFFERED)
+    why = cannot_run(attack, context, True, OFFERED)
     if "image" not in registry.serves_of(entry.name):
         assert why is not None and "this kind of model" in why
         return

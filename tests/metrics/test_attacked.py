@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from expunge.attacks.base import Attack, parse_attack
-from expunge.audit.attacks import Attempted, score_attacks
+from expunge.audit.attacks import AttackResult, score_attacks
 from expunge.judgement.leaks import succeeds
 from expunge.metrics.attacked import AttackEvidence, score_attacked
 from expunge.metrics.base import Evidence
@@ -82,17 +82,17 @@ def test_noise_rarely_succeeds_however_few_the_people(entities: int) -> None:
     assert wins <= 2
 
 
-def scored(attack: Attack, roles: dict[tuple[str, Split], Attempted], plain: Evidence,
+def scored(attack: Attack, roles: dict[tuple[str, Split], AttackResult], plain: Evidence,
            names: tuple[str, ...]) -> tuple[Score, ...]:
-    return score_attacks([attack, attack], lambda a, role, split: roles.get((role, split), Attempted({})), plain, names,
-                         lambda a: None, resamples=20, seed=0)
+    return score_attacks([attack, attack], lambda a, role, split: roles.get((role, split), AttackResult({})), plain,
+                         names, lambda a: None, resamples=20, seed=0)
 
 
 def test_a_control_that_failed_says_why_and_a_label_counts_once() -> None:
     attack = parse_attack("quantise")
     ids = {f"p{i}": 0.5 for i in range(12)}
-    mine = Attempted({"quantise": seen(ids)})
-    failed = {("subject", "forget"): mine, ("subject", "holdout"): Attempted({}, "it is about one person")}
+    mine = AttackResult({"quantise": seen(ids)})
+    failed = {("subject", "forget"): mine, ("subject", "holdout"): AttackResult({}, "it is about one person")}
     found = scored(attack, failed, Evidence(both(ids, ids)), ("subject",))
     assert len(found) == len(attack.asks), "twice the same attack is one"
     (score,) = (s for s in found if s.name == METRIC)
@@ -104,9 +104,10 @@ def test_models_are_compared_with_themselves_where_one_of_several_failed() -> No
     attack = parse_attack("quantise")
     ids = [f"p{i}" for i in range(12)]
     under, one, two = (seen(dict.fromkeys(ids, p)) for p in (0.5, 0.3, 0.2))
-    roles: dict[tuple[str, Split], Attempted] = {
-        ("subject", "forget"): Attempted({"quantise": under}), ("retrained", "forget"): Attempted({}, "too large"),
-        ("retrained2", "forget"): Attempted({"quantise": two})}
+    roles: dict[tuple[str, Split], AttackResult] = {
+        ("subject", "forget"): AttackResult({"quantise": under}),
+        ("retrained", "forget"): AttackResult({}, "too large"),
+        ("retrained2", "forget"): AttackResult({"quantise": two})}
     plain = Evidence(under, None, (one, two))
     (score,) = (s for s in scored(attack, roles, plain, ("subject", "retrained", "retrained2")) if s.name == METRIC)
     assert score.controls["retrained"] == pytest.approx(0.2) == score.control_before and score.floor is None
