@@ -48,7 +48,7 @@ def screen() -> str:
     reporter = Reporter(quiet=True)
     reporter.out = Console(file=written, width=WIDTH, highlight=False)
     with contextlib.redirect_stdout(written):
-        show_audit(audit, reporter, page=f"{OUT}/report.html", follow_up=more)
+        show_audit(audit, reporter, OUT, page=f"{OUT}/report.html", follow_up=more)
     lines = [*found["notes"], *written.getvalue().splitlines()]
     return "```text\n" + "\n".join(line.rstrip() for line in lines) + "\n```"
 

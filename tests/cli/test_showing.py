@@ -55,7 +55,7 @@ def audit_of(*scores: Score, **verdict: Any) -> Audit:
 
 
 def shown(capsys: pytest.CaptureFixture[str], audit: Audit, **options: Any) -> str:
-    show_audit(audit, Reporter(), **options)
+    show_audit(audit, Reporter(), "runs/here", **options)
     return capsys.readouterr().out
 
 
@@ -89,7 +89,9 @@ def test_what_decided_is_among_the_figures() -> None:
 def test_an_attack_that_failed_says_at_what(capsys: pytest.CaptureFixture[str]) -> None:
     said = shown(capsys, audit_of(PLAIN, under("prefix", 0.0)))
     assert "It did not succeed: no excess." in " ".join(said.split())
-    assert "Attacks: none was run." in shown(capsys, audit_of(PLAIN))
+    said = shown(capsys, audit_of(PLAIN))
+    assert "Attacks: none was run." in said and "Kept in runs/here (" in said
+    assert "Next: expunge report runs/here --out runs/here/report.html" in said
 
 
 def test_verbose_adds_scores_and_findings(capsys: pytest.CaptureFixture[str]) -> None:

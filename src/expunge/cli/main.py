@@ -48,7 +48,7 @@ def demo(
     if as_json:
         return print_json({"record": record.to_json(), "audit": result.to_json(), "report": str(page)})
     more = f"expunge audit {shown_path(out)} --retrained {shown_path(result.retrained[0].path)} --out audit"
-    show_audit(result, reporter, page=str(page), follow_up=more, verbose=verbose)
+    show_audit(result, reporter, out, page=page, follow_up=more, verbose=verbose)
 
 
 @app.command()
@@ -127,7 +127,7 @@ def audit(
     """Ask a model what it still knows, beside the original and retrained models."""
     from expunge import api
     from expunge.benchmarks.loading import default_suite
-    from expunge.cli.showing import report_command, show_audit, show_rescored
+    from expunge.cli.showing import show_audit, show_rescored
     from expunge.records.score import Audit
 
     reporter = reporter_for(as_json)
@@ -147,7 +147,7 @@ def audit(
     if as_json:
         print_json(made.to_json())
     else:
-        show_audit(made, reporter, follow_up=report_command(out or subject), verbose=verbose)
+        show_audit(made, reporter, out or subject, verbose=verbose)
     _demand(api.require(made.scores, require or ()), reporter)
 
 

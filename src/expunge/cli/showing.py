@@ -49,13 +49,14 @@ FEW = 12
 """Rows under attack that --verbose shows; of more, those that succeeded and then the strongest."""
 
 
-def show_audit(found: Audit, reporter: Reporter, *, page: str | Path | None = None, follow_up: str = "",
-               verbose: bool = False) -> None:
+def show_audit(found: Audit, reporter: Reporter, folder: str | Path, *, page: str | Path | None = None,
+               follow_up: str | None = None, verbose: bool = False) -> None:
     """The result on one screen; with `verbose` every score and finding before it.
 
     Args:
+        folder: where the audit is kept.
         page: the report page, where one was written.
-        follow_up: the next command, as it can be pasted.
+        follow_up: the next command, as it can be pasted; that which makes the page by default.
     """
     reporter.close()
     if verbose:
@@ -70,10 +71,9 @@ def show_audit(found: Audit, reporter: Reporter, *, page: str | Path | None = No
     if found.verdict:
         _paragraph(_strongest(found), reporter)
         _paragraph(_not_tested(found, found.verdict), reporter, lines=2)
-    more = "" if verbose else "every score here: --verbose"
-    reporter.out.print(f"Page: {page}" + f" ({more})" * bool(more) if page else more, markup=False, soft_wrap=True)
-    if follow_up:
-        reporter.out.print(f"Next: {follow_up}", markup=False, soft_wrap=True)
+    more = "" if verbose else " (every score here: --verbose)"
+    reporter.out.print(f"Page: {page}{more}" if page else f"Kept in {folder}{more}", markup=False, soft_wrap=True)
+    reporter.out.print(f"Next: {follow_up or report_command(folder)}", markup=False, soft_wrap=True)
 
 
 def show_rescored(folder: Path, scores: Sequence[Score], reporter: Reporter, verbose: bool = False) -> None:
@@ -82,7 +82,7 @@ def show_rescored(folder: Path, scores: Sequence[Score], reporter: Reporter, ver
 
     stored = Audit.read(folder / "audit.json")
     found = stored.model_copy(update={"scores": tuple(scores), "verdict": verdict(scores, stored.attacks)})
-    show_audit(found, reporter, follow_up=report_command(folder), verbose=verbose)
+    show_audit(found, reporter, folder, verbose=verbose)
 
 
 def report_command(folder: str | Path) -> str:
