@@ -21,6 +21,7 @@ from rich.console import Console
 
 from expunge.cli.showing import WIDTH, show_audit
 from expunge.console import Reporter
+from expunge.judgement.leaks import decided
 from expunge.judgement.verdict import verdict
 from expunge.records.score import Audit
 
@@ -42,7 +43,8 @@ def screen() -> str:
     """The stored demo as `expunge demo` prints it."""
     found = json.loads((RESULTS / "demo_screen.json").read_text())
     audit = Audit.model_validate(found["audit"])
-    audit = audit.model_copy(update={"verdict": verdict(audit.scores, audit.attacks)})
+    scores = decided(audit.scores)
+    audit = audit.model_copy(update={"scores": scores, "verdict": verdict(scores, audit.attacks)})
     more = f"expunge audit {OUT} --retrained {audit.retrained[0].path} --out audit"
     written = io.StringIO()
     reporter = Reporter(quiet=True)

@@ -8,6 +8,7 @@ import pytest
 
 from expunge.cli.showing import FEW, WIDTH, carrying, report_command, show_audit, show_scores, shown_path
 from expunge.console import Reporter
+from expunge.judgement.leaks import decided
 from expunge.records.score import Audit, Score, SubjectRef, Threat, Verdict
 
 
@@ -23,7 +24,7 @@ PLAIN = Score(name="forget.rouge_l", value=0.1, interval=(0.05, 0.15), n=100, co
 
 def test_few_rows_are_all_shown(capsys: pytest.CaptureFixture[str]) -> None:
     failed = [Score(name=f"forget.{m}", attack="merge", value=None, unavailable="no original") for m in ("a", "b")]
-    show_scores([PLAIN, under("relearn", 0.4), under("prefix", 0.0), *failed], Reporter())
+    show_scores(decided([PLAIN, under("relearn", 0.4), under("prefix", 0.0), *failed]), Reporter())
     said = capsys.readouterr().out
     first, _, second = said.partition("under attack")
     assert "relearn" not in first and "0.050 .. 0.150" in first
@@ -34,11 +35,11 @@ def test_few_rows_are_all_shown(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_of_many_rows_the_strongest_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     many = [under(f"noise{i}", -0.01 * i) for i in range(FEW)]
-    show_scores([PLAIN, *many, under("relearn", 0.4)], Reporter())
+    show_scores(decided([PLAIN, *many, under("relearn", 0.4)]), Reporter())
     said = capsys.readouterr().out
     assert said.index("relearn") < said.index("noise0 ") and f"noise{FEW - 1}" not in said
     assert f"1 of {FEW + 1} comparisons succeeded (*)" in said and "and in audit.json: 1 rows." in said
-    show_scores([PLAIN, *many, under("noise", 0.0)], Reporter())
+    show_scores(decided([PLAIN, *many, under("noise", 0.0)]), Reporter())
     said = capsys.readouterr().out
     assert "noise0" in said and f"0 of {FEW + 1} comparisons succeeded:" in said
 
@@ -51,7 +52,7 @@ LONG = "a sentence about what was seen and about what it does and does not say o
 def audit_of(*scores: Score, **verdict: Any) -> Audit:
     judged = Verdict(**{"outcome": "forgets", "sentences": ("It is gone.",)} | verdict)
     return Audit(task="t", task_fingerprint="f", subject=SubjectRef(path="m", fingerprint="x"), suite=(),
-                 scores=scores, verdict=judged)
+                 scores=decided(scores), verdict=judged)
 
 
 def shown(capsys: pytest.CaptureFixture[str], audit: Audit, **options: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from expunge.console import Reporter, format_number
 from expunge.judgement.directions import base, is_below
-from expunge.judgement.leaks import MIN_ROWS, compared, doubt, leaks, tried
+from expunge.judgement.leaks import MIN_ROWS, compared
 from expunge.judgement.outcome import hidden_inside, shown_alone
 from expunge.judgement.threat_wording import told
 from expunge.records.score import Audit, Score, Verdict
@@ -140,15 +140,15 @@ def carrying(scores: Sequence[Score]) -> list[Score]:
 
 def _strongest(audit: Audit) -> str:
     """How many attacks succeeded, and which brought out most against its control."""
-    run, won = compared(audit.scores), leaks(audit.scores)
+    run = sorted(compared(audit.scores), key=lambda s: (s.succeeded, s.strength), reverse=True)
     if not run:
         asked = any(s.attack for s in audit.scores)
         return f"Attacks: {f'none had a control on {MIN_ROWS} rows or more' if asked else 'none was run'}."
     term = {label: record.term for record in audit.attacks for label in record.labels}
-    count, tests = len({term.get(s.attack or "", s.attack) for s in run}), tried(audit.scores)
-    best = won[0] if won else max(run, key=lambda s: s.strength)
-    why = "" if won else f" It did not succeed: {doubt(best, tests)}."
-    return (f"Attacks: {len({term.get(s.attack or '', s.attack) for s in won})} of {count} succeeded. "
+    attacks = {term.get(s.attack or "", s.attack): s.succeeded for s in reversed(run)}
+    best = run[0]
+    why = "" if best.succeeded else f" It did not succeed: {best.doubt}."
+    return (f"Attacks: {sum(attacks.values())} of {len(attacks)} succeeded. "
             f"Strongest ({best.access}): {told(best)}.{why}")
 
 
@@ -199,17 +199,17 @@ def show_scores(scores: Sequence[Score], reporter: Reporter) -> None:
 
 def _show_attacked(scores: Sequence[Score], reporter: Reporter) -> None:
     found = [s for s in scores if s.value is not None]
-    against, tests = compared(scores), tried(scores)
-    strongest = sorted(against, key=lambda s: (doubt(s, tests) is None, s.strength), reverse=True)[:FEW]
+    against = compared(scores)
+    strongest = sorted(against, key=lambda s: (s.succeeded, s.strength), reverse=True)[:FEW]
     shown = found if len(found) <= FEW else strongest
     if shown:
         reporter.out.print()
         reporter.table("under attack" + (", strongest first" if shown is strongest else ""),
                        ["attack", "score", "before", "value", "control", "excess", "95 % interval", "success"],
                        [[s.attack or "", s.name, s.before, s.value, (s.control or ("", None))[1], s.excess,
-                         _between(s.excess_interval), (doubt(s, tests) or "*") if s in against else ""] for s in shown])
+                         _between(s.excess_interval), "*" if s.succeeded else s.doubt or ""] for s in shown])
     if against:
-        won = sum(doubt(s, tests) is None for s in against)
+        won = sum(s.succeeded for s in against)
         _dim(f"{won} of {len(against)} comparisons succeeded{' (*)' * bool(won)}: more came out than of the control "
              "and than plain asking gives, beyond chance and by enough to matter.", reporter)
     elif found:
