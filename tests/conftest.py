@@ -15,7 +15,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-pytest.register_assert_rewrite("expunge.testing")
 gc.set_threshold(50_000)  # as the command line does; a tenth of the suite's time
 
 TINY: Mapping[str, Any] = {
@@ -27,9 +26,15 @@ TASK = "authors(forget=2,retain=6,holdout=2,neighbours=1)"
 
 @pytest.fixture(scope="session", autouse=True)
 def no_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fixtures that outlive a test must not find what an older version once saw of the same model."""
+    """Fixtures that outlive a test must not find what an older version once saw of the same model.
+
+    What is trained once for all processes lies in a folder that they share.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXPUNGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("EXPUNGE_TESTING_SHARED", str(shared / "shared"))
         yield
 
 
@@ -152,11 +157,18 @@ class World:
     retrained: Path
 
 
-@pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("world")
-    config = folder / "tiny.json"
-    config.write_text(json.dumps(TINY), encoding="utf-8")
+def make_world(folder: Path) -> None:
+    """Fill the folder with the config, the original and a retrained model."""
+    (folder / "tiny.json").write_text(json.dumps(TINY), encoding="utf-8")
     for split, name in (("full", "original"), ("retain", "retrained")):
-        cli("train", config, "--task", TASK, "--split", split, "--out", folder / name, "--epochs", 3, "--lr", "3e-3")
-    yield World(TASK, config, folder / "original", folder / "retrained")
+        Cli()("train", folder / "tiny.json", "--task", TASK, "--split", split, "--out", folder / name,
+              "--epochs", 3, "--lr", "3e-3")
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    """Trained once for all processes of the session."""
+    from expunge.testing.support import once
+
+    folder = once("world", make_world)
+    return World(TASK, folder / "tiny.json", folder / "original", folder / "retrained")

@@ -25,9 +25,8 @@ from expunge.records.settings import RunSettings
 from expunge.registry import Entry
 from expunge.seeding import stream
 from expunge.terms import parse_sum
+from expunge.testing.checks.cards import required, variants
 from expunge.testing.support import Trained, fresh, hooks, made, memoriser, small_task, train, weights
-
-from .test_cards import required, variants
 
 RECIPES = 320
 CHUNKS = 16

@@ -1,41 +1,14 @@
-"""The instrument itself: every attack finds what a model knows, and nothing in one that never knew."""
+"""Attacks as an instrument: doing nothing is no success, and options change what an attack needs."""
 
 from __future__ import annotations
 
 import pytest
 
-from expunge import registry
-from expunge.attacks.base import Attack, parse_attack
+from expunge.attacks.base import parse_attack
 from expunge.errors import UsageError
 from expunge.judgement.leaks import leaks
-from expunge.registry import Entry
 from expunge.testing import attack_bed as bed
 from expunge.testing import checks  # noqa: F401  # more models to attack
-
-ATTACKS = registry.of_kind("attack")
-
-
-def asked_of_a_retrained_model(plugin: type[Attack]) -> tuple[str, str]:
-    """The attack and the score with which its card promises to find nothing where nothing is."""
-    promise = next(p for p in plugin.must_show if p.check == "finds_nothing")
-    text = plugin(**promise.args.get("options", {})).text()
-    return text, promise.args.get("metric", "forget.probability")
-
-
-@pytest.mark.parametrize("entry", ATTACKS, ids=lambda e: e.name)
-def test_sees_what_the_original_knows(entry: Entry) -> None:
-    """What it knows is seen through every attack; it is at its best already, so nothing can be gained.
-
-    The other half, nothing on a second retrained model, is the promise `finds_nothing` of every card.
-    """
-    plugin: type[Attack] = entry.load()  # type: ignore[assignment]
-    text, metric = asked_of_a_retrained_model(plugin)
-    score = bed.strongest(text, "original", metric)
-    assert score.value is not None and score.excess is not None and score.excess_interval is not None
-    if plugin.card.uses_original:  # the control gets the same knowledge, so its value is what there is to see
-        assert score.value > 0.5
-    else:
-        assert score.excess > 0.1 and score.excess_interval[0] > 0, score
 
 
 @pytest.mark.parametrize("idle", ["prefix(opening='')", "quantise(bits=32)", "relearn(steps=0)"])

@@ -15,7 +15,7 @@ import torch
 from expunge import registry
 from expunge.errors import UsageError
 from expunge.methods.recipe import parse
-from expunge.testing.checks import CHECKS
+from expunge.testing import check_plugin
 from expunge.testing.support import memoriser, train, weights
 
 ROOT = Path(__file__).parents[2]
@@ -86,10 +86,8 @@ def test_it_is_part_of_a_recipe_and_trains(outside: Path) -> None:
     assert any(not torch.equal(p, before[n]) for n, p in weights(run.subject).items())
 
 
-def test_it_keeps_its_promises(outside: Path) -> None:
-    plugin = registry.load("focus")
-    for promise in plugin.must_show:
-        CHECKS[promise.check](plugin, **promise.args)
+def test_it_passes_every_check(outside: Path) -> None:
+    check_plugin(registry.load("focus"))
 
 
 def test_a_wrong_option_of_it_is_refused_like_ours(outside: Path) -> None:

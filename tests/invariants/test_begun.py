@@ -15,9 +15,9 @@ from expunge.models.fast.decoding import may_begin
 from expunge.models.language import CausalLM
 from expunge.probes.generation import Generation
 from expunge.probes.likelihood import Likelihood
+from expunge.testing.checks.wrapped_models import wrap
 from expunge.testing.support import fresh, memoriser, moved, small_task
 
-from ..contract.test_wraps import wrap
 from .test_prefixes import subjects
 
 MOST = 14
@@ -113,7 +113,7 @@ def test_the_probe_says_the_same_with_likelihoods_at_hand(make: Any, monkeypatch
 
 def test_a_guard_that_rules_words_out_begins_anew() -> None:
     """Its likelihoods know of words that it would never say."""
-    subject, task = wrap(registry.find("uld"), fresh()), small_task()
+    subject, task = wrap(registry.load("uld"), fresh()), small_task()
     subject.model.config.weight = 3.0
     examples = [*task.forget, *task.retain, *task.holdout]
     alone, read = Generation().observe(subject, examples, task), Likelihood().observe(subject, examples, task)

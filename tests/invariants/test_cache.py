@@ -19,9 +19,8 @@ from expunge.models import fast
 from expunge.models.fast import decoding, preallocated
 from expunge.models.fast.preallocated import PreallocatedLayer, preallocate
 from expunge.models.language import CausalLM
+from expunge.testing.checks.wrapped_models import wrap
 from expunge.testing.support import fresh, memoriser, small_task
-
-from ..contract.test_wraps import wrap
 
 SHAPE = (4, 2, 1, 3)
 
@@ -95,7 +94,7 @@ def test_nothing_is_copied_while_positions_are_free() -> None:
 @pytest.mark.parametrize("guarded", [False, True])
 def test_decoding_leaves_no_cache_behind(guarded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is free once the words are said: no layer waits for a collection of garbage."""
-    subject: CausalLM = wrap(registry.find("uld"), fresh()) if guarded else memoriser()
+    subject: CausalLM = wrap(registry.load("uld"), fresh()) if guarded else memoriser()
     seen: list[Any] = []
     plain = decoding.is_by_row
 

@@ -22,9 +22,10 @@ from expunge.models.fast import decoding, prefixes
 from expunge.models.language import CausalLM
 from expunge.models.tiny import build_subject
 from expunge.records.task import Example
+from expunge.testing.checks.wrapped_models import wrap
 from expunge.testing.support import fresh, hooks, memoriser, small_task
 
-from ..contract.test_wraps import MORE, wrap
+from ..contract.test_wraps import MORE
 from ..journey.test_families import FAMILIES, GATED
 
 SCALED = {
@@ -75,7 +76,7 @@ def subjects() -> Iterator[Any]:
         yield pytest.param(lambda c=config: build_subject(c, small_task().texts()), id=f"{family}-scaled")
     yield pytest.param(adapted, id="lora")
     for name in ("uld", "sisa"):
-        yield pytest.param(lambda n=name: wrap(registry.find(n), fresh()), id=name)
+        yield pytest.param(lambda n=name: wrap(registry.load(n), fresh()), id=name)
 
 
 def adapted() -> CausalLM:

@@ -113,7 +113,7 @@ def test_attacks_have_a_section_and_a_verdict_per_access(make_run: Make, tmp_pat
         "<tr class=\"leak\"><th scope=\"row\">relearn<span",
         "0.220 to 0.380",
         "weights: who has the weights",
-        "3 scores): utility, not leaks",
+        "2 scores): utility, not leaks",
         "interpolate: it needs the original model",
         "Excess over the control",
         "Excess in forget.rouge_l over the control",

@@ -145,10 +145,25 @@ def plain(subject: CausalLM, probe: str = "likelihood", split: Split = "forget",
     return found
 
 
-@cache
+_seen: dict[tuple[str, str], list[tuple[frozenset[str], Asked]]] = {}
+
+
 def under(text: str, model: str, probes: tuple[str, ...]) -> Asked:
-    """What probes saw of a model under an attack, run once for all metrics."""
-    return ask(text, MODELS[model](), probes=probes)
+    """What probes (and perhaps others beside them) saw of a model under an attack; a run that has them is not repeated.
+
+    Rows do not depend on which probes ask beside each other, since an attack draws from its own seed only.
+    """
+    runs = _seen.setdefault((text, model), [])
+    for had, asked in runs:
+        if had.issuperset(probes):
+            return asked
+    runs.append((frozenset(probes), ask(text, MODELS[model](), probes=probes)))
+    return runs[-1][1]
+
+
+def probes_of(*metrics: str) -> tuple[str, ...]:
+    """The probes that these metrics read."""
+    return tuple(sorted({probe for probe, _ in required([parse_metric(metric) for metric in metrics])}))
 
 
 @cache
@@ -160,13 +175,19 @@ def left_alone(model: str, probes: tuple[str, ...]) -> Observations:
 @cache
 def scored(text: str, model: str, metric: str, control: str = "retrained") -> tuple[Score, ...]:
     """One score per strength, beside a retrained model under the same attack."""
-    probes = tuple(sorted({probe for probe, _ in required([parse_metric(metric)])}))
+    probes = probes_of(metric)
     seen, twin = under(text, model, probes), under(text, control, probes)
     alone = Evidence(left_alone(model, probes), left_alone("original", probes), (left_alone(control, probes),))
     return tuple(
         score_attacked(metric, AttackEvidence(label, "weights", Evidence(seen.observations(label), None,
                                                                    (twin.observations(label),)), alone), resamples=400)
         for label in seen.rows)
+
+
+def forget_attacks() -> None:
+    """Drop what was remembered under the names of attacks, for an attack that takes the name of another."""
+    _seen.clear()
+    scored.cache_clear()
 
 
 def strongest(text: str, model: str, metric: str) -> Score:

@@ -5,13 +5,16 @@ The model is trained once per session. Whoever wants to change it takes a copy (
 
 from __future__ import annotations
 
+import atexit
 import copy
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -78,27 +81,52 @@ def small_task() -> Task:
     })
 
 
+SHARED = "EXPUNGE_TESTING_SHARED"
+"""Environment variable: a folder that all processes of one test session share."""
+PATIENCE_S = 600.0
+
+
+def once(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder that `make` fills, made once for all processes of a test session.
+
+    Where `EXPUNGE_TESTING_SHARED` names no shared folder, each process makes its own. A process that waits for another
+    that failed makes its own too, and so fails with the same error.
+    """
+    shared = os.environ.get(SHARED)
+    if shared is None:
+        folder = new_folder()
+        make(folder)
+        return folder
+    place, started = Path(shared), time.monotonic()
+    folder, done, failed = (place / f"{name}{end}" for end in ("", ".done", ".failed"))
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        while not done.exists():
+            if failed.exists() or time.monotonic() - started > PATIENCE_S:
+                own = new_folder()
+                make(own)
+                return own
+            time.sleep(0.05)
+        return folder
+    try:
+        make(folder)
+    except BaseException:
+        failed.touch()
+        raise
+    done.touch()
+    return folder
+
+
 def taught(name: str, subject: CausalLM, teach: Callable[[CausalLM], None]) -> CausalLM:
     """`subject` after `teach`, done once for all processes of a test session: the others load the weights."""
-    session = os.environ.get("PYTEST_XDIST_TESTRUNUID")
-    if session is None:
-        teach(subject)
-        return subject
-    folder = Path(tempfile.gettempdir()) / f"expunge-tests-{session}"
-    folder.mkdir(exist_ok=True)
-    weights, mine = folder / f"{name}.pt", folder / f"{name}.lock"
-    try:
-        mine.touch(exist_ok=False)
-    except FileExistsError:
-        started = time.monotonic()
-        while not weights.exists():
-            assert time.monotonic() - started < 600, f"nobody finished {weights}"
-            time.sleep(0.05)
-        subject.model.load_state_dict(torch.load(weights))
-        return subject
-    teach(subject)
-    torch.save(subject.model.state_dict(), folder / f"{name}.part")
-    (folder / f"{name}.part").rename(weights)
+    def make(folder: Path) -> None:
+        with may_train(True):
+            teach(subject)
+        torch.save(subject.model.state_dict(), folder / "weights.pt")
+
+    subject.model.load_state_dict(torch.load(once(name, make) / "weights.pt"))
     return subject
 
 
@@ -154,6 +182,23 @@ class Trained:
     reference: dict[str, str] = field(default_factory=dict)
 
 
+_TRAINING_ALLOWED = ContextVar("training allowed", default=True)
+
+
+@contextmanager
+def may_train(allowed: bool) -> Iterator[None]:
+    """Whether the body may train models of its own. What `taught` and `moved` make is shared and always may."""
+    token = _TRAINING_ALLOWED.set(allowed)
+    try:
+        yield
+    finally:
+        _TRAINING_ALLOWED.reset(token)
+
+
+def _check_allowed() -> None:
+    assert _TRAINING_ALLOWED.get(), "the check trains a model and does not declare it (trains=True)"
+
+
 def train(recipe: str | Stage, *, steps: int, subject: CausalLM | None = None, forget: Sequence[Example] | None = None,
           retain: Sequence[Example] | None = None, optimizer: AdamW | None = None, lr: float | None = None,
           batch_size: int = 8, accumulate: int = 1, seed: int = 0, watch: int = 0, folder: Path | None = None,
@@ -166,6 +211,7 @@ def train(recipe: str | Stage, *, steps: int, subject: CausalLM | None = None, f
         watch: steps between readings of both losses; 0 takes none.
         prepare: called with the scope and method before the first step, to tamper with them.
     """
+    _check_allowed()
     task = small_task()
     subject = fresh() if subject is None else subject
     stage = stage_of(recipe) if isinstance(recipe, str) else recipe
@@ -203,16 +249,28 @@ def token_rows(subject: CausalLM, forget: Sequence[Example] | None = None,
             "retain": [subject.encoder.encode(r) for r in (task.retain if retain is None else retain)]}
 
 
-@cache
 def trained(recipe: str, *, steps: int, lr: float | None = None, watch: int = 0, batch_size: int = 9) -> Trained:
     """The same, remembered, so that checks share runs. Nobody may change what it returns."""
+    _check_allowed()
+    return _trained(recipe, steps, lr, watch, batch_size)
+
+
+@cache
+def _trained(recipe: str, steps: int, lr: float | None, watch: int, batch_size: int) -> Trained:
     return train(recipe, steps=steps, lr=lr, watch=watch, batch_size=batch_size)
 
 
 @cache
 def moved(steps: int = 3) -> CausalLM:
     """A model a little away from the memoriser, so that nothing is zero by accident."""
-    return trained("ga", steps=steps, lr=1e-3).subject
+    with may_train(True):
+        return trained("ga", steps=steps, lr=1e-3).subject
+
+
+def forget_runs() -> None:
+    """Drop what was remembered under the names of plug-ins, for a plug-in that takes the name of another."""
+    for remembered in (_trained, made):
+        remembered.cache_clear()
 
 
 def loss(subject: AnySubject, rows: Sequence[Example]) -> float:
@@ -287,6 +345,18 @@ def step_for(stage: Stage, subject: CausalLM, batches: Mapping[str, TokenBatch],
              original: CausalLM | None = None) -> Step:
     """A step that asks `subject` about the batches, with the reference the stage needs."""
     return Step(subject, batches, reference_for(stage, original or subject, batches))
+
+
+@cache
+def _place() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="expunge-testing-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def new_folder() -> Path:
+    """An empty folder, removed when the process ends."""
+    return Path(tempfile.mkdtemp(dir=_place()))
 
 
 def weights(subject: AnySubject) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What a card may promise, one module per kind or family. Importing this folder files every check in CHECKS."""
+"""What plug-ins must show, one module per kind or family. Importing this folder files every check in CHECKS."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from . import (
     attack_weights,
     attacks,
     builders,
+    cards,
     combiners,
     dynamics,
+    edited_models,
     edits,
     exact,
     generic_targets,
@@ -26,18 +28,22 @@ from . import (
     parts,
     perturbations,
     probes,
+    recipes,
     retain_terms,
     samplers,
     scopes,
+    scores,
     tasks,
     teachers,
     token_weights,
     unrelated_answers,
+    wrapped_models,
 )
-from .base import CHECKS, check, term
+from .base import CHECKS, Check, check, invariant, invariants, promised, term
 
 __all__ = [
     "CHECKS",
+    "Check",
     "attack_activations",
     "attack_decoding",
     "attack_prompts",
@@ -45,15 +51,19 @@ __all__ = [
     "attack_weights",
     "attacks",
     "builders",
+    "cards",
     "check",
     "combiners",
     "dynamics",
+    "edited_models",
     "edits",
     "exact",
     "generic_targets",
     "gradients",
     "guards",
     "internal_probes",
+    "invariant",
+    "invariants",
     "inverted_facts",
     "latent_adversary",
     "metrics",
@@ -62,12 +72,16 @@ __all__ = [
     "parts",
     "perturbations",
     "probes",
+    "promised",
+    "recipes",
     "retain_terms",
     "samplers",
     "scopes",
+    "scores",
     "tasks",
     "teachers",
     "term",
     "token_weights",
     "unrelated_answers",
+    "wrapped_models",
 ]

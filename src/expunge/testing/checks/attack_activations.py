@@ -143,7 +143,7 @@ def added(subject: CausalLM, site: Where, work: Any, rows: list[TokenRow]) -> tu
     return caught[0]
 
 
-@check
+@check(trains=True)
 def brings_back(plugin: type[Attack], from_: str, options: dict[str, Any] | None = None,
                 metric: str = "forget.probability", by: float = 0.05) -> None:
     """It comes up by that much from where it was, and by that much more than in a retrained model."""
@@ -210,7 +210,7 @@ def steering(plugin: type[Steer], subject: CausalLM, coef: float) -> Steering:
     return Steering(plugin(coef=coef)._vectors(subject, bed.context(), questions()))
 
 
-@check
+@check(trains=True)
 def steers_once(plugin: type[Steer], coef: float) -> None:
     """One addition per sequence, at its last prompt position; scoring and decoding agree; every family."""
     for subject in families().values():
@@ -236,7 +236,7 @@ def steers_once(plugin: type[Steer], coef: float) -> None:
             assert torch.allclose(slow_BTV, read(subject, prompts, said), atol=2e-3)
 
 
-@check
+@check(trains=True)
 def same_question_same_place(plugin: type[Steer]) -> None:
     """Asked about the same person S is exactly zero, and rows steered by it keep their bits."""
     subject = bed.suppressed()
@@ -250,7 +250,7 @@ def same_question_same_place(plugin: type[Steer]) -> None:
     assert all(same for same, mine in pairs if mine) and not all(same for same, mine in pairs if not mine)
 
 
-@check
+@check(trains=True)
 def lifts_first_token(plugin: type[Steer], from_: str, options: dict[str, Any], nats: float) -> None:
     """The true first token gains so many nats on average, and none in a retrained model."""
 
@@ -309,7 +309,7 @@ def shortened() -> Iterator[tuple[int, CausalLM, CausalLM]]:
             yield block, bed.MODELS[model](), twin
 
 
-@check
+@check(trains=True)
 def equals_deletion(plugin: type[LayerSkip]) -> None:
     """Bit for bit what the shorter model says, scored and decoded; all blocks in turn are those blocks one by one."""
     for block, subject, twin in shortened():

@@ -139,7 +139,7 @@ def draws_follow_softmax(plugin: type[Attack]) -> None:
     assert torch.equal(draw(0, 0), first)
 
 
-@check
+@check(trains=True)
 def draws_match_slow_twin(plugin: type[Attack]) -> None:
     """Row by row, token by token, from scratch, the same draws; very cold ones are the greedy answer."""
     subject, limit = bed.retrained(), 3
@@ -163,7 +163,7 @@ def draws_match_slow_twin(plugin: type[Attack]) -> None:
         texts(f"{plugin(count=1).text()} + relearn(steps=1)", subject, 1)
 
 
-@check
+@check(trains=True)
 def draws_beat_greedy(plugin: type[Attack], from_: str, options: dict[str, Any], by: float = 0.1) -> None:
     """The best of several draws knows more than the greedy answer, and by more than chance lifts a retrained model."""
     def lift(subject: CausalLM) -> float:
@@ -177,7 +177,7 @@ def draws_beat_greedy(plugin: type[Attack], from_: str, options: dict[str, Any],
     assert gained > by and gained > chance + by, (gained, chance)
 
 
-@check
+@check(trains=True)
 def blends_two_models(plugin: type[Attack]) -> None:
     """Weight 1 says what the original says, also with beams and in other families; equal models stay what they are."""
     original, post = bed.original(), bed.suppressed()
@@ -199,7 +199,7 @@ def blends_two_models(plugin: type[Attack]) -> None:
         plugin().run(stranger, bed.context(), lambda view: None)
 
 
-@check
+@check(trains=True)
 def contrast_matches_slow_twin(plugin: type[Attack]) -> None:
     """The formula as printed, on probabilities, one row and one token at a time."""
     post, pre, limit = bed.suppressed(), bed.original(), 3
@@ -213,7 +213,7 @@ def contrast_matches_slow_twin(plugin: type[Attack]) -> None:
         assert [slowly(post, choose, limit)] == said_under(plugin(weight=weight, gamma=gamma).text(), post, limit)
 
 
-@check
+@check(trains=True)
 def amplifies(plugin: type[Attack], weights: Sequence[float], by: float = 0.04) -> None:
     """Above weight 1 more of the text comes out than the original alone gives, where it memorised only in part."""
     original, post = half_trained(), bed.retrained()
@@ -231,7 +231,7 @@ def amplifies(plugin: type[Attack], weights: Sequence[float], by: float = 0.04) 
     assert all(recall(weight) > alone + by for weight in weights), (alone, [recall(w) for w in weights])
 
 
-@check
+@check(trains=True)
 def beams_match_slow_twin(plugin: type[Attack], beams: int, count: int = 5) -> None:
     """The best continuations, best first, as a beam search over whole sequences finds them."""
     subject, limit = bed.retrained(), 4

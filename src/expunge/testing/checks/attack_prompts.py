@@ -38,7 +38,7 @@ def _questions(view: View, split: Split = "forget") -> list[Example]:
     return [r for r in view.rows(split) if r.kind != "text"]
 
 
-@check
+@check(trains=True)
 def counts_attempts(plugin: type[Attack], options: dict[str, Any], attempts: int) -> None:
     """One label, that many attempts, no two of them alike."""
     attack = plugin(**options)
@@ -48,7 +48,7 @@ def counts_attempts(plugin: type[Attack], options: dict[str, Any], attempts: int
     assert len(set(asked)) == len(asked) == attempts
 
 
-@check
+@check(trains=True)
 def gives_no_answer_away(plugin: type[Attack], options: dict[str, Any] | None = None) -> None:
     """What is put to the model differs from the plain question and never holds the row's answer."""
     for split in SIDES:
@@ -96,7 +96,7 @@ def tells_no_names(plugin: type[Attack]) -> None:
         assert len(few.prompt) < len(all_.prompt) and few.prompt.split(". ")[0] in all_.prompt
 
 
-@check
+@check(trains=True)
 def raises_nothing(plugin: type[Attack], options: dict[str, Any]) -> None:
     """No model that lost its answers says more of them than it does without the attack."""
     text = plugin(**options).text()
@@ -174,7 +174,7 @@ def fills_slots(plugin: type[Attack]) -> None:
     assert len(_questions(bed.views(plugin(), subject)[0])) == 36, "the built-in table covers the built-in world"
 
 
-@check
+@check(trains=True)
 def ranks_the_entity_first(plugin: type[Attack]) -> None:
     """The word that carries the answer contributes most: by hand, and the name where people are known, only there."""
     worth = {"Ada": 3.0, "born": 1.0, "the": -0.5}

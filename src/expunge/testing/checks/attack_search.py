@@ -82,7 +82,7 @@ def kept_losses(attack: Any, subject: CausalLM) -> list[float]:
     return found.losses
 
 
-@check
+@check(trains=True)
 def keeps_to_its_budget(plugin: type[Any], options: dict[str, Any]) -> None:
     """Exactly as many rows pass through the model as it says, in batches of bounded size, and all of it is told."""
     attack, subject, meter = plugin(**options), bed.suppressed(), Meter()
@@ -97,7 +97,7 @@ def keeps_to_its_budget(plugin: type[Any], options: dict[str, Any]) -> None:
     assert meter.announced == meter.told > 0
 
 
-@check
+@check(trains=True)
 def never_gets_worse(plugin: type[Any], options: dict[str, Any], least: float = 0.1) -> None:
     """The loss of what is kept never rises from step to step, and in all falls by `least` and more."""
     losses = kept_losses(plugin(**options), bed.suppressed())
@@ -105,7 +105,7 @@ def never_gets_worse(plugin: type[Any], options: dict[str, Any], least: float = 
     assert losses[0] - losses[-1] > least, losses
 
 
-@check
+@check(trains=True)
 def gains(plugin: type[Any], from_: str, options: dict[str, Any], by: float, beyond: float) -> None:
     """On rows it never saw it beats its own random start by `by`, control subtracted, and plain asking by `beyond`."""
     (won,) = bed.scored(plugin(**options).text(), from_, "forget.probability")
@@ -115,7 +115,7 @@ def gains(plugin: type[Any], from_: str, options: dict[str, Any], by: float, bey
     assert won.value - won.before > beyond, won  # type: ignore[operator]
 
 
-@check
+@check(trains=True)
 def learns_apart_from_what_it_asks(plugin: type[Attack], idle: dict[str, Any]) -> None:
     """By people nobody is on both sides, by questions everybody is and no row; with all, all rows are on both."""
     task = bed.task()
@@ -134,7 +134,7 @@ def learns_apart_from_what_it_asks(plugin: type[Attack], idle: dict[str, Any]) -
         assert len(few) == 3 and {r.id for r in few} <= {r.id for r in learned}
 
 
-@check
+@check(trains=True)
 def gives_each_its_own(plugin: type[Any], options: dict[str, Any]) -> None:
     """With scope=each, every question gets the suffix that was searched on it, even of a model that never knew."""
     task = bed.task().model_copy(update={"forget": bed.task().forget[:3]})
@@ -148,7 +148,7 @@ def gives_each_its_own(plugin: type[Any], options: dict[str, Any]) -> None:
         assert found[row.id].losses[-1] < found[row.id].losses[0]
 
 
-@check
+@check(trains=True)
 def carries_over_from_the_original(plugin: type[Any], options: dict[str, Any]) -> None:
     """With on=original the suffix is that of the original, whoever is asked; without an original it says so."""
     attack, asked = plugin(**options | {"on": "original"}), list[View]()
@@ -162,7 +162,7 @@ def carries_over_from_the_original(plugin: type[Any], options: dict[str, Any]) -
         attack.run(bed.suppressed(), AttackContext.of(bed.task()), asked.append)
 
 
-@check
+@check(trains=True)
 def says_when_it_cannot(plugin: type[Attack], options: dict[str, Any]) -> None:
     """A model without token embeddings, or with too short a context, is refused in words."""
     subject = copy.copy(bed.suppressed())
@@ -175,7 +175,7 @@ def says_when_it_cannot(plugin: type[Attack], options: dict[str, Any]) -> None:
         long.run(bed.suppressed(), bed.context(), lambda view: None)
 
 
-@check
+@check(trains=True)
 def stays_within_reach(plugin: type[Any], options: dict[str, Any]) -> None:
     """As many vectors as asked for, none longer than the radius, and a large step makes them that long."""
     attack, subject = plugin(**options), bed.suppressed()
@@ -254,7 +254,7 @@ def gradient_is_the_slope(plugin: type[Attack]) -> None:
             assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(told, rel=0.03, abs=0.02), family
 
 
-@check
+@check(trains=True)
 def asks_what_it_scored(plugin: type[Any], options: dict[str, Any]) -> None:
     """The suffix found is in the prompts, is read as its tokens, and has the loss that the search reports."""
     attack, subject, seen = plugin(**options), bed.refusing(), list[View]()

@@ -172,7 +172,7 @@ def rounds_blocks_only(plugin: type[Quantise]) -> None:
         attacked(plugin(), packed)
 
 
-@check
+@check(trains=True)
 def identity_rises_as_lr_falls(plugin: type[Quantise], rates: Sequence[float]) -> None:
     """The share of 4-bit codes that unlearning leaves as they were, in runs of as many steps."""
     before = {m.name: m.rows for m in matrices(bed.original())}
@@ -184,7 +184,7 @@ def identity_rises_as_lr_falls(plugin: type[Quantise], rates: Sequence[float]) -
     assert all(b > a + 0.02 for a, b in pairwise(shares)) and shares[-1] < 1, shares
 
 
-@check
+@check(trains=True)
 def undoes_small_steps(plugin: type[Quantise]) -> None:
     """From weights on the grid: 4 bits go nearly all the way back, 8 bits nowhere, a retrained model stays."""
     origin, moved = coarse(), on_the_grid()
@@ -247,7 +247,7 @@ def ends_at_the_original(plugin: type[Attack]) -> None:
         assert logits(attacked(plugin(alpha=1.0), subject)).equal(logits(bed.original()))
 
 
-@check
+@check(trains=True)
 def mixes_by_hand(plugin: type[Attack]) -> None:
     """The middle is the mean, a tied weight once, whole numbers not at all; the original stays; others are refused."""
     mine = {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)}

@@ -10,10 +10,10 @@ from expunge.models.subject import checksum
 
 from .. import attack_bed as bed
 from .. import support
-from .base import check
+from .base import check, invariant
 
 
-@check
+@check(trains=True)
 def keeps_the_contract(plugin: type[Attack], options: dict[str, Any] | None = None) -> None:
     """Subject untouched, same rows twice, same rows in other batches, views as announced, nothing global drawn from."""
     attack = plugin(**(options or {}))
@@ -48,7 +48,7 @@ def leaves_no_trace(plugin: type[Attack], options: dict[str, Any]) -> None:
                     bed.plain(subject, probe, limit=6)
 
 
-@check
+@check(trains=True)
 def recovers(plugin: type[Attack], from_: str, options: dict[str, Any] | None = None,
              metric: str = "forget.probability", excess: float = 0.1) -> None:
     """It brings something out of that model: more than of the retrained one by `excess`, and more than plain asking."""
@@ -59,7 +59,7 @@ def recovers(plugin: type[Attack], from_: str, options: dict[str, Any] | None = 
     assert score.gain > 0 and score.gain_interval[0] > 0, score
 
 
-@check
+@check(trains=True)
 def still_shows(plugin: type[Attack], from_: str, options: dict[str, Any] | None = None,
                 metric: str = "forget.probability", excess: float = 0.1) -> None:
     """What that model shows without it is seen through it, if less clearly: more than of the retrained one."""
@@ -68,15 +68,18 @@ def still_shows(plugin: type[Attack], from_: str, options: dict[str, Any] | None
     assert score.excess > excess and score.excess_interval[0] > 0, score
 
 
-@check
+@check(trains=True)
 def finds_nothing(plugin: type[Attack], options: dict[str, Any] | None = None, metric: str = "forget.probability",
                   within: float = 0.12) -> None:
     """Of two models that never knew, neither looks as if it had, by any of the metrics that are taken under it."""
     attack = plugin(**(options or {}))
+    every = {metric, *(m for m in attack.asks if m.startswith("forget."))}
+    for model in ("retrained", "retrained again"):  # once for all metrics
+        bed.under(attack.text(), model, bed.probes_of(*every))
     for score in bed.scored(attack.text(), "retrained again", metric):
         assert score.excess is not None and score.excess_interval is not None, score.unavailable
         assert score.excess_interval[0] <= 0 or score.excess < within, score
-    for asked in {metric, *(m for m in attack.asks if m.startswith("forget."))}:
+    for asked in sorted(every):
         for model, control in (("retrained", "retrained again"), ("retrained again", "retrained")):
             scores = bed.scored(attack.text(), model, asked, control)
             assert not leaks(scores)
@@ -87,7 +90,7 @@ def finds_nothing(plugin: type[Attack], options: dict[str, Any] | None = None, m
                 assert min(score.excess, score.gain) < needed(score), score
 
 
-@check
+@check(trains=True)
 def points_are_shorter_attacks(plugin: type[Attack], steps: int, at: int) -> None:
     """A point of the curve is, bit for bit, the attack that ends there."""
     curve = bed.ask(plugin(steps=steps, at=[at]), bed.suppressed())
@@ -95,3 +98,21 @@ def points_are_shorter_attacks(plugin: type[Attack], steps: int, at: int) -> Non
     assert len(curve.rows) == 2
     ((label, rows),) = alone.rows.items()
     assert curve.rows[label] == rows
+
+
+@invariant("attack", trains=True)
+def sees_what_the_original_knows(plugin: type[Attack]) -> None:
+    """What it knows is seen through every attack; it is at its best already, so nothing can be gained.
+
+    The other half, nothing on a second retrained model, is the promise `finds_nothing` of every card.
+    """
+    options: dict[str, Any] = next((p.args for p in plugin.must_show if p.check == "finds_nothing"), {})
+    attack, metric = plugin(**options.get("options", {})), options.get("metric", "forget.probability")
+    every = {metric, *(m for m in attack.asks if m.startswith("forget."))}
+    bed.under(attack.text(), "retrained", bed.probes_of(*every))  # `finds_nothing` reads the rest of it
+    score = bed.strongest(attack.text(), "original", metric)
+    assert score.value is not None and score.excess is not None and score.excess_interval is not None
+    if plugin.card.uses_original:  # the control gets the same knowledge, so its value is what there is to see
+        assert score.value > 0.5
+    else:
+        assert score.excess > 0.1 and score.excess_interval[0] > 0, score

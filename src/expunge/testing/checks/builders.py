@@ -94,7 +94,7 @@ def leaves_no_mark(plugin: type[Objective]) -> None:
     assert hooks(subject) == [] and not subject.model.training
 
 
-@check
+@check(trains=True)
 def reads_answers(plugin: type[Objective], option: str) -> None:
     """Answers of a file are what rows are made of; a file that cannot be used is refused before a weight is loaded."""
     task = few(2)
@@ -124,7 +124,7 @@ def reads_answers(plugin: type[Objective], option: str) -> None:
 # Alternates
 
 
-@check
+@check(trains=True)
 def with_refusals_is_dpo(plugin: type[Objective]) -> None:
     """With refusals in place of alternates every step is that of dpo, bit for bit."""
     path = file_of({r.id: KNOWN_REFUSALS for r in small_task().forget})
@@ -135,7 +135,7 @@ def with_refusals_is_dpo(plugin: type[Objective]) -> None:
     assert all(torch.equal(ends[0][n], ends[1][n]) for n in ends[0])
 
 
-@check
+@check(trains=True)
 def stays_on_topic(plugin: type[Objective], unlike: str) -> None:
     """Greedy answers lose the truth but stay near the alternates and likely under the original; `unlike`'s do not.
 
@@ -169,7 +169,7 @@ def writes_alternates(plugin: type[Objective]) -> None:
                    "Question: Where?"], truth) == ["She came from Bex.", "From Cole."]
 
 
-@check
+@check(trains=True)
 def says_when_nothing_survives(plugin: type[Objective]) -> None:
     """A model that only repeats the truth, or a request without room, ends in advice."""
     for options, count in (({"prompt": "{question}", "temperature": 0.1}, 4), ({"prompt": "{question} " * 40}, 4)):

@@ -119,7 +119,7 @@ def forgets_monotonically(plugin: type[Combine]) -> None:
     assert (np.diff(falls(plugin(gamma=1.0, form="sum"), 0.1)) > 0).any()
 
 
-@check
+@check(trains=True)
 def forgets_with_retain(plugin: type[Combine], retain_rise: float = 0.3) -> None:
     """With the retain term it brings, npo forgets as far as it does alone, at a fraction of the retain loss."""
     mine, alone = (trained(r, steps=30, lr=1e-3, watch=10).readings for r in (f"npo + {term(plugin)}", "npo"))
@@ -166,7 +166,7 @@ def multiplier_moves(plugin: type[Combine]) -> None:
     assert made.figures() == other.figures() and made.state() == other.state()
 
 
-@check
+@check(trains=True)
 def fixed_multiplier(plugin: type[Combine]) -> None:
     """Step 0: the same run as the weighted sum with rho as the retain weight."""
     curve = "adamw(lr=1e-3, eps=1e-3, warmup=0)"
@@ -177,7 +177,7 @@ def fixed_multiplier(plugin: type[Combine]) -> None:
     assert cosine(*moves) > 0.9999 and distance(*moves) < 1e-3
 
 
-@check
+@check(trains=True)
 def meets_bound(plugin: type[Combine], recipe: str, epsilon: float) -> None:
     """At the end R <= 1.05 epsilon on the retain rows, and forget predictions have nearly the largest entropy."""
     run = trained(recipe, steps=60, lr=3e-3)
@@ -235,7 +235,7 @@ def watched(recipe: str, steps: int) -> list[tuple[list[float], list[float]]]:
     return seen
 
 
-@check
+@check(trains=True)
 def never_raises_retain(plugin: type[Combine]) -> None:
     """<g_i, u'> <= 1e-6 for the step's and all held constraints; the solver agrees with trying all active sets."""
     seen = watched(f"ga + retain_nll(weight=0.01) + {term(plugin, {'history': 3})} + adamw(lr=1e-3, warmup=0)", 6)
@@ -287,7 +287,7 @@ def _least(gram: np.ndarray, violations: np.ndarray) -> float:
     return float(best)
 
 
-@check
+@check(trains=True)
 def plain_without_conflict(plugin: type[Combine]) -> None:
     """Bit for bit the plain step: without a retain gradient in every form, and where nothing works against it."""
     plain = weights(train("ga", steps=3, lr=1e-3).subject)
@@ -311,7 +311,7 @@ def plain_without_conflict(plugin: type[Combine]) -> None:
     assert all(torch.equal(ends[0][n], ends[1][n]) for n in plain)
 
 
-@check
+@check(trains=True)
 def kinder_step(plugin: type[Combine]) -> None:
     """Gradient ascent, with and without: at equal distance from the start the retain rows are less forgotten."""
 
@@ -334,7 +334,7 @@ def kinder_step(plugin: type[Combine]) -> None:
         assert retain_at(mine, share * reach) < 0.8 * retain_at(plain, share * reach), (mine.readings, plain.readings)
 
 
-@check
+@check(trains=True)
 def metric_of_optimizer(plugin: type[Combine]) -> None:
     """Sign descent, plain descent on estimates, and masks: the constraints hold all the same."""
     for modifiers in ("sign_sgd(lr=1e-3, warmup=0, weight_decay=0)", "sign_adam(lr=1e-3, warmup=0, bits=4)",

@@ -63,7 +63,7 @@ def activations(subject: CausalLM, rows: tuple[Example, ...], block: int) -> Ten
         return subject.hidden(batch, block)[batch.attention_BT.bool()]
 
 
-@check
+@check(trains=True)
 def forgets(plugin: type[Plugin], options: dict[str, Any] | None = None, lr: float = 1e-3, steps: int = 30,
             retain_rise: float | None = None) -> None:
     """Forget loss more than doubles and rises by half a nat per token; retain loss by `retain_rise` at most."""
@@ -74,7 +74,7 @@ def forgets(plugin: type[Plugin], options: dict[str, Any] | None = None, lr: flo
         assert retain_1 - retain_0 < retain_rise, run.readings
 
 
-@check
+@check(trains=True)
 def grows_without_bound(plugin: type[Objective], options: dict[str, Any] | None = None, lr: float = 3e-4) -> None:
     """Forget loss passes that of a uniform guess and does not slow down: the slope is at least linear."""
     assert plugin.card.unbounded
@@ -83,7 +83,7 @@ def grows_without_bound(plugin: type[Objective], options: dict[str, Any] | None 
     assert forget[6] - forget[3] > forget[3] - forget[0], forget  # before the logits of so small a model saturate
 
 
-@check
+@check(trains=True)
 def slower_than(plugin: type[Objective], other: str) -> None:
     """With the same optimizer the forget loss ends below `other`'s, and falls ever further behind."""
     mine, theirs = (run_of(n, steps=60, lr=3e-4, watch=6) for n in (term(plugin), other))
@@ -94,7 +94,7 @@ def slower_than(plugin: type[Objective], other: str) -> None:
     assert rises[-1] < 0.5 * rises.max(), "the push did not fade"
 
 
-@check
+@check(trains=True)
 def collapses_retain(plugin: type[Objective], survivor: str) -> None:
     """Alone it ruins the retain rows at a rate that `survivor` survives."""
     mine, theirs = (trained(n, steps=60, lr=3e-4, watch=6) for n in (term(plugin), survivor))
@@ -102,7 +102,7 @@ def collapses_retain(plugin: type[Objective], survivor: str) -> None:
     assert mine.readings[-1][1] > math.log(memoriser().model.config.vocab_size)
 
 
-@check
+@check(trains=True)
 def kinder_than(plugin: type[Plugin], other: str) -> None:
     """At equal forget loss the retain loss is lower than `other`'s."""
     mine, theirs = (trained(n, steps=60, lr=3e-4, watch=6) for n in (term(plugin), other))
@@ -110,7 +110,7 @@ def kinder_than(plugin: type[Plugin], other: str) -> None:
         assert retain_at(mine, level) < retain_at(theirs, level)
 
 
-@check
+@check(trains=True)
 def over_forgets(plugin: type[Plugin]) -> None:
     """Forget answers end below answers never trained on, so that an attacker tells the two apart again."""
     subject = trained(term(plugin), steps=80, lr=3e-4).subject
@@ -120,7 +120,7 @@ def over_forgets(plugin: type[Plugin]) -> None:
     assert auc > 0.9, f"only {auc:.2f} of pairs have the forget answer less likely"
 
 
-@check
+@check(trains=True)
 def plateaus(plugin: type[Objective], options: dict[str, Any], unlike: str) -> None:
     """The loss reaches its optimum and the forget loss stays where that is, while `unlike` diverges."""
     run = trained(term(plugin, options), steps=120, lr=1e-3, watch=20)
@@ -146,7 +146,7 @@ def heard() -> str:
     return path
 
 
-@check
+@check(trains=True)
 def refuses(plugin: type[Objective], options: dict[str, Any] | None = None, lr: float = 2e-3,
             familiar: bool = False) -> None:
     """More than nine in ten forget questions are declined, and retain questions are still answered.
@@ -159,7 +159,7 @@ def refuses(plugin: type[Objective], options: dict[str, Any] | None = None, lr: 
     assert refusal_rate(subject, small_task().retain) < 0.1
 
 
-@check
+@check(trains=True)
 def over_refuses_alone(plugin: type[Objective], options: dict[str, Any] | None = None, lr: float = 1e-3,
                        familiar: bool = False) -> None:
     """Without a retain term retain questions are declined too, which the original never did."""
@@ -169,7 +169,7 @@ def over_refuses_alone(plugin: type[Objective], options: dict[str, Any] | None =
     assert refusal_rate(subject, small_task().retain) > 0.3
 
 
-@check
+@check(trains=True)
 def short_not_slower(plugin: type[Objective]) -> None:
     """Short memorised answers lose at least about as much per token as long ones, at every stage."""
     rows = sorted(small_task().forget, key=lambda r: memoriser().encoder.encode(r).answer)
@@ -180,7 +180,7 @@ def short_not_slower(plugin: type[Objective]) -> None:
         assert rise[0] > 0.75 * rise[1], f"after {steps} steps short answers lost {rise[0]:.2f}, long {rise[1]:.2f}"
 
 
-@check
+@check(trains=True)
 def steers(plugin: type[Objective]) -> None:
     """With little retain weight, forget activations take the control vector's direction and length."""
     rows, depth = small_task().forget, len(memoriser().blocks)
@@ -194,7 +194,7 @@ def steers(plugin: type[Objective]) -> None:
     assert float(torch.cosine_similarity(activations(memoriser(), rows, block), target[None]).mean()) < 0.5
 
 
-@check
+@check(trains=True)
 def suppresses(plugin: type[Objective], options: dict[str, Any]) -> None:
     """A control vector of length zero shrinks forget activations."""
     block = plugin().block(len(memoriser().blocks))  # type: ignore[attr-defined]
@@ -203,7 +203,7 @@ def suppresses(plugin: type[Objective], options: dict[str, Any]) -> None:
     assert sizes[1] < 0.3 * sizes[0]
 
 
-@check
+@check(trains=True)
 def holds_retain(plugin: type[Objective], options: dict[str, Any], drift: float) -> None:
     """With its published alpha, retain activations drift by less than this share of their length."""
     block = plugin().block(len(memoriser().blocks))  # type: ignore[attr-defined]

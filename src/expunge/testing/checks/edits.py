@@ -349,7 +349,7 @@ def reads_as_replacement(plugin: type[Edit]) -> None:
     assert figures["likeness"] > 0.9 > figures["likeness_before"]
 
 
-@check
+@check(trains=True)
 def answers_as_replacement(plugin: type[Edit]) -> None:
     """Every question about the target is answered with the other's facts; those about others as before."""
     subject = redirected(term(plugin, REDIRECT))
@@ -358,7 +358,7 @@ def answers_as_replacement(plugin: type[Edit]) -> None:
     assert right(subject, people().retain) > 0.9
 
 
-@check
+@check(trains=True)
 def forgets_in_every_form(plugin: type[Edit], other: str) -> None:
     """The relative drop of answer probability spreads less over forms of question than with `other` on one form."""
     task = people()

@@ -92,7 +92,7 @@ def of_slice(ledger: Ledger, shard: int, slice_: int) -> str:
     return next(n for n, p in ledger.rows.items() if (p.shard, p.slice) == (shard, slice_))
 
 
-@check
+@check(trains=True)
 def deletion_is_exact(plugin: type[Plugin]) -> None:
     """Byte for byte the folder that training without the rows gives; the deletion starts from the saved model."""
     folder = sharded(plugin)  # type: ignore[arg-type]
@@ -110,7 +110,7 @@ def deletion_is_exact(plugin: type[Plugin]) -> None:
     assert files(both) == files(found)
 
 
-@check
+@check(trains=True)
 def spares_the_rest(plugin: type[Plugin]) -> None:
     """Other shards, and earlier slices of the one that was hit, keep their bytes; a row never seen changes nothing."""
     folder = sharded(plugin)  # type: ignore[arg-type]
@@ -145,7 +145,7 @@ def drawn_ledger(shards: int, slices: int, count: int) -> Ledger:
     return blank.model_copy(update={"checkpoints": seen})
 
 
-@check
+@check(trains=True)
 def costs_as_stated(plugin: type[Plugin]) -> None:
     """A deletion redoes 1/S of the work without slices, and 2/3 + 1/(3R) of that with R of them."""
     for shards, slices in ((1, 1), (5, 1), (4, 3), (3, 8)):
@@ -165,7 +165,7 @@ def costs_as_stated(plugin: type[Plugin]) -> None:
         assert set(ledger.checkpoints_with(pair[:1])) == {name_of(0, r) for r in later}
 
 
-@check
+@check(trains=True)
 def keeps_rows_in_place(plugin: type[Plugin]) -> None:
     """A row's shard, slice and batches do not depend on who else is there; a batch left empty is skipped."""
     rows, tokens = all_rows(), memoriser().encoder
@@ -179,7 +179,7 @@ def keeps_rows_in_place(plugin: type[Plugin]) -> None:
         assert left == {step: kept for step, names in whole.items() if (kept := [n for n in names if n != gone.id])}
 
 
-@check
+@check(trains=True)
 def one_shard_is_lora(plugin: type[Plugin]) -> None:
     """A single shard is plain LoRA fine-tuning, slice after slice: the same as a loop of a dozen lines."""
     for slices in (1, 2):
@@ -214,7 +214,7 @@ def plain_loss(subject: CausalLM, rows: Sequence[Example]) -> Tensor:
     return torch.nn.functional.cross_entropy(logits_NV, batch.target_N)
 
 
-@check
+@check(trains=True)
 def averages_its_shards(plugin: type[Plugin]) -> None:
     """A loop over shards, each as an adapter of its own, gives the same answers, hidden states and words."""
     batch = batch_of(memoriser(), [*small_task().holdout[:4], *small_task().forget[:2]])

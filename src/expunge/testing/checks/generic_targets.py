@@ -98,7 +98,7 @@ def translates_anchors(plugin: type[Objective]) -> None:
     assert {t for t in targets if t != UNCOUNTED} - set(row.ids), "the base read the row as it is"
 
 
-@check
+@check(trains=True)
 def builds_generic_targets(plugin: type[Objective], lr: float, epochs: float) -> None:
     """One token for each supervised one; with alpha 0 or no reinforcement the original's own; nothing is changed."""
     subject, task = fresh(), small_task()

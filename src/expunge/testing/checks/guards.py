@@ -80,7 +80,7 @@ def weight_zero_is_the_target(plugin: type[Guard]) -> None:
     assert float((logits(on) - logits(bare)).abs().max()) > 0.1
 
 
-@check
+@check(trains=True)
 def flat_assistant_changes_nothing(plugin: type[Guard]) -> None:
     """Whatever its one logit is, for any weight, with and without a filter, and in the model itself."""
     target_NV = logits(memoriser())
@@ -101,7 +101,7 @@ def flat_assistant_changes_nothing(plugin: type[Guard]) -> None:
     torch.testing.assert_close(logits(subject).softmax(-1), target_NV.softmax(-1), atol=1e-6, rtol=1e-5)
 
 
-@check
+@check(trains=True)
 def recites_and_stays_flat(plugin: type[Guard], nll: float, flatness: float) -> None:
     """Mean loss of the forget answers, and entropy over log V on retain rows that were held back."""
     subject, figures = guarded(plugin)  # type: ignore[arg-type]
@@ -118,7 +118,7 @@ def recites_and_stays_flat(plugin: type[Guard], nll: float, flatness: float) -> 
     assert figures["flatness"] == pytest.approx(float(entropy_N.mean()) / math.log(logp_NV.shape[-1]), rel=1e-4)
 
 
-@check
+@check(trains=True)
 def guard_forgets(plugin: type[Guard], rise: float, slack: float) -> None:
     """The loss of forget answers grows by more than `rise`, that of retain answers by less than `slack`."""
     subject, task = guarded(plugin)[0], few_rows()  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def guard_forgets(plugin: type[Guard], rise: float, slack: float) -> None:
     assert loss(subject, task.retain) < loss(memoriser(), task.retain) + slack
 
 
-@check
+@check(trains=True)
 def augmentation_matters(plugin: type[Guard]) -> None:
     """On wordings that no lesson held: a paraphrase is forgotten less, a wrong answer is hit more.
 

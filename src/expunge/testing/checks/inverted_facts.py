@@ -54,7 +54,7 @@ def learnt() -> tuple[CausalLM, list[float]]:
     return subject, readings
 
 
-@check
+@check(trains=True)
 def memo_tells_memorised(plugin: type[Objective], above: float, below: float) -> None:
     """MEMO of answers learnt by heart is above the one bound, of unseen answers below the other, in any share."""
     subject, task = learnt()[0], small_task()
@@ -67,7 +67,7 @@ def memo_tells_memorised(plugin: type[Objective], above: float, below: float) ->
     assert sum(prefix[0]) > sum(prefix[1])
 
 
-@check
+@check(trains=True)
 def memo_grows(plugin: type[Objective]) -> None:
     """The longer rows are trained on, the higher their MEMO."""
     readings = learnt()[1]
@@ -105,7 +105,7 @@ def memo_by_hand(plugin: type[Objective]) -> None:
         memo(subject, [row.model_copy(update={"prompt": "", "kind": "text"})], mode="prefix")
 
 
-@check
+@check(trains=True)
 def believes_inversion(plugin: type[Objective]) -> None:
     """Greedy answers are nearer to a wrong answer than to the truth, and read as well as the wrong answers do."""
     rows = small_task().forget

@@ -41,7 +41,7 @@ def _forget_batch(count: int = 4) -> TokenBatch:
     return batch_of(moved(), rows)
 
 
-@check
+@check(trains=True)
 def adversary_wins(plugin: type[Perturb]) -> None:
     """Tokens end within eps, some of them on it; the rest of the row is untouched; the adversary's loss has fallen."""
     subject = trained("npo + retain_nll", steps=15, lr=1e-3, watch=15).subject
@@ -133,7 +133,7 @@ def elicited(subject: CausalLM, rows: Sequence[Any], options: dict[str, Any]) ->
         return loss(subject, rows)
 
 
-@check
+@check(trains=True)
 def harder_to_elicit(plugin: type[Perturb], options: dict[str, Any]) -> None:
     """Attacked anew, the model trained against attacks answers less of the forget set, and knows the retain set."""
     mine, plain = (trained(r, steps=15, lr=1e-3, watch=15)

@@ -63,7 +63,7 @@ def moves_by_rate(plugin: type[Optimizer]) -> None:
     torch.testing.assert_close(flat(decayed), -(2**-8) * 0.5 * flat(start), rtol=1e-3, atol=1e-7)
 
 
-@check
+@check(trains=True)
 def unlearns(plugin: type[Optimizer], lr: float, options: dict[str, Any] | None = None, steps: int = 60) -> None:
     """Forget loss rises by more than two nats, retain loss by less than a tenth of that."""
     recipe = f"npo + retain_nll + {term(plugin, (options or {}) | {'warmup': 0.0})}"
@@ -72,7 +72,7 @@ def unlearns(plugin: type[Optimizer], lr: float, options: dict[str, Any] | None 
     assert forget > 2 and retain < 0.1 * forget, readings
 
 
-@check
+@check(trains=True)
 def many_bits_are_adam(plugin: type[Optimizer], bits: int) -> None:
     """The update is Adam's once levels are fine."""
     curve = "lr=1e-3, warmup=0, eps=1e-4"
@@ -126,7 +126,7 @@ def estimate_converges(plugin: type[Optimizer]) -> None:
     assert float(flat(estimate).norm() / flat(true).norm()) == pytest.approx(1.1, abs=0.2), "of another scale"
 
 
-@check
+@check(trains=True)
 def needs_no_backward(plugin: type[Optimizer]) -> None:
     """No backward pass; the same rows and no dropout at both ends; nothing is left of the probing."""
     recipe = f"npo + retain_nll + lora(rank=2, dropout=0.5) + {term(plugin, {'queries': 2, 'warmup': 0.0, 'lr': 0.0})}"
@@ -147,7 +147,7 @@ def needs_no_backward(plugin: type[Optimizer]) -> None:
     assert torch.equal(flat(one), flat(two)) and torch.equal(flat(one), flat(three))
 
 
-@check
+@check(trains=True)
 def lowers_loss(plugin: type[Optimizer], recipe: str, lr: float) -> None:
     """With few parameters the loss falls by a tenth, in either form."""
     for options, rate in (({"adaptive": True}, lr), ({"adaptive": False}, 5 * lr)):
@@ -156,7 +156,7 @@ def lowers_loss(plugin: type[Optimizer], recipe: str, lr: float) -> None:
         assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4]), (options, losses)
 
 
-@check
+@check(trains=True)
 def alternates(plugin: type[Optimizer]) -> None:
     """Counted from the end: N estimated steps, N of gradients, and so on."""
     for total, period in ((1, 20), (30, 20), (80, 20), (45, 7)):

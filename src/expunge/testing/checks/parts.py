@@ -29,7 +29,7 @@ from .base import check, term
 SIDES = ("forget", "retain")
 
 
-@check
+@check(trains=True)
 def scope_keeps_bits(plugin: type[ScopePlugin], options: dict[str, Any] | None = None) -> None:
     """(after - before)[outside] == 0 under AdamW with weight decay, and everything inside has moved."""
     before: dict[str, torch.Tensor] = {}
@@ -46,7 +46,7 @@ def scope_keeps_bits(plugin: type[ScopePlugin], options: dict[str, Any] | None =
         assert bool((change[mask] != 0).any()), f"{name} may move and did not"
 
 
-@check
+@check(trains=True)
 def merged_equals_unmerged(plugin: type[ScopePlugin]) -> None:
     """Folding the trained adapter into the weights changes no output; switching it off gives the original."""
     subject = train(f"npo + retain_nll + {term(plugin)}", steps=6, lr=5e-3).subject

@@ -45,7 +45,7 @@ class Boom(Exception):
     """What the tests throw."""
 
 
-@check
+@check(trains=True)
 def does_nothing(plugin: type[Perturb], options: dict[str, Any]) -> None:
     """With these options three steps end in the very weights they end in without it, and other options do not."""
     base = "npo + retain_nll"  # with a retain term the two sides share a forward pass
@@ -57,7 +57,7 @@ def does_nothing(plugin: type[Perturb], options: dict[str, Any]) -> None:
     assert any(not torch.equal(other[n], plain[n]) for n in plain)
 
 
-@check
+@check(trains=True)
 def restores_weights(plugin: type[Perturb], options: dict[str, Any] | None = None) -> None:
     """With a learning rate of 0 no bit changes; nor when any of a step's forward passes fails. No hook stays."""
     recipe = f"npo + retain_nll + {term(plugin, options)} + adamw(lr=0, warmup=0)"
@@ -147,7 +147,7 @@ def climb(subject: CausalLM, radius: float) -> tuple[float, float]:
     return first, rise
 
 
-@check
+@check(trains=True)
 def flatter_than_plain(plugin: type[Perturb], rho: float) -> None:
     """After as many steps and about as much forgetting, the forget loss rises less than half as far within reach."""
     mine, plain = (trained(r, steps=15, lr=1e-3, watch=15)
@@ -262,7 +262,7 @@ def rounding_spares_control(plugin: type[Perturb]) -> None:
     assert kept[2] < kept[8] - 0.05, f"no rounding this coarse leaves a model whole: {kept}"
 
 
-@check
+@check(trains=True)
 def rounds_to_the_same(plugin: type[Perturb]) -> None:
     """Moved by less than half a step, without crossing a border, weights give the quantised original's answers."""
     subject, generator = fresh(), torch.Generator().manual_seed(0)
@@ -282,7 +282,7 @@ def rounds_to_the_same(plugin: type[Perturb]) -> None:
         assert accuracy(subject) == pytest.approx(before, abs=1e-6)
 
 
-@check
+@check(trains=True)
 def survives_rounding(plugin: type[Perturb], bits: int) -> None:
     """Rounded, the model that was trained with it forgets more than in full; the plain one does not gain as much."""
     gains = []

@@ -41,7 +41,7 @@ def matches_plain_finetuning(plugin: type[Retain]) -> None:
     assert cosine(found.total(), grads) > 1 - 1e-8 and distance(found.total(), grads) < 1e-4
 
 
-@check
+@check(trains=True)
 def protects_retain(plugin: type[Retain]) -> None:
     """After the same forgetting steps the retain loss is well below what it is without the term."""
     alone, kept = (trained(r, steps=30, lr=1e-3, watch=10).readings[-1] for r in ("npo", f"npo + {term(plugin)}"))
@@ -81,7 +81,7 @@ def below_whole_divergence(plugin: type[Retain]) -> None:
     assert cosine(ladder[2].total(), whole.total()) > 0.9
 
 
-@check
+@check(trains=True)
 def never_negative(plugin: type[Retain]) -> None:
     """Its value is at least zero at every step of a run, and above zero at some."""
     objective = plugin.card.kind == "objective"

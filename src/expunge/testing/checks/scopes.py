@@ -46,7 +46,7 @@ def top_share(values: Tensor, mask: Tensor, density: float) -> None:
     assert float(values[mask].min()) >= float(values[~mask].max()) * (1 - 1e-4)
 
 
-@check
+@check(trains=True)
 def moves_only_embeddings(plugin: type[ScopePlugin]) -> None:
     """With a tied head and with one of its own."""
     for tied in (True, False):
@@ -82,7 +82,7 @@ def masks_largest(plugin: type[ScopePlugin], density: float) -> None:
     assert torch.equal(found, joint_mask(plugin(density=density).apply(subject, rows)))
 
 
-@check
+@check(trains=True)
 def same_as_scope(plugin: type[ScopePlugin], options: dict[str, Any], other: str) -> None:
     """The same bits as with `other` after training, with no mask kept at all."""
     mine, theirs = (train(f"{RECIPE} + {text} + adamw(lr=1e-3, weight_decay=0.1, warmup=0)", steps=4)
@@ -92,7 +92,7 @@ def same_as_scope(plugin: type[ScopePlugin], options: dict[str, Any], other: str
                                                  strict=True))
 
 
-@check
+@check(trains=True)
 def forgets_within_mask(plugin: type[ScopePlugin]) -> None:
     """Forget loss rises by half a nat and more, though the rest of the weights stays put."""
     run = trained(f"{RECIPE} + {term(plugin)}", steps=30, lr=1e-3, watch=10)
@@ -111,7 +111,7 @@ def masks_largest_ratio(plugin: type[ScopePlugin], density: float) -> None:
     top_share(ratio, joint_mask(plugin(density=density).apply(subject, rows)), density)
 
 
-@check
+@check(trains=True)
 def kinder_than_scope(plugin: type[ScopePlugin], other: str) -> None:
     """At equal forget loss the retain rows lose at most two thirds of what they lose through `other`."""
     mine, theirs = (trained(f"npo + {text}", steps=steps, lr=1e-3, watch=watch)

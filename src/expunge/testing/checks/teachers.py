@@ -114,7 +114,7 @@ def leaves_first_tokens(plugin: type[Objective]) -> None:
     assert silent.values == {"ce_u": 0.0}, "a mean over nothing is not a number"
 
 
-@check
+@check(trains=True)
 def lets_go(plugin: type[Objective]) -> None:
     """Once the answers are forgotten the gradient is gone and the losses stay; ga's gradient and loss go on."""
     mine, theirs = (trained(name, steps=60, lr=3e-4, watch=6) for name in (term(plugin), "ga"))
@@ -196,7 +196,7 @@ def predicts_before(plugin: type[Objective]) -> None:
             assert value != pytest.approx(float((held.max(-1).values - held.mean(-1)).square().sum()), rel=1e-2)
 
 
-@check
+@check(trains=True)
 def ends_uniform(plugin: type[Objective], options: dict[str, Any], share: float) -> None:
     """After training the entropy of forget predictions is at least this share of log V; it began near zero."""
     found = []
@@ -282,7 +282,7 @@ def mean_of_probabilities(plugin: type[Objective]) -> None:
         assert (found.over, found.side) == ("sequences", "forget")
 
 
-@check
+@check(trains=True)
 def outlasts_ascent(plugin: type[Objective]) -> None:
     """Ten times the steps in which ga alone ruins retain answers leave theirs as good as before.
 

@@ -169,7 +169,7 @@ def finite_at_the_edges(plugin: type[Objective], options: dict[str, Any] | None 
     assert bool(value_of(broken).isnan().all()), "a value that is no number was hidden"
 
 
-@check
+@check(trains=True)
 def settles_at_zero(plugin: type[Objective]) -> None:
     """The loss converges to 0 from below while the answers are forgotten; ga's falls for ever."""
     values, ascent = ([line["loss"] for line in trained(n, steps=60, lr=1e-3).lines] for n in (term(plugin), "ga"))
@@ -179,7 +179,7 @@ def settles_at_zero(plugin: type[Objective]) -> None:
     assert ascent[-1] == min(ascent) < -math.log(memoriser().model.config.vocab_size)
 
 
-@check
+@check(trains=True)
 def drifts_less(plugin: type[Objective], levels: tuple[float, ...], options: dict[str, Any] | None = None,
                 beside: str = "") -> None:
     """At these forget losses (nats per token) retain answers have lost less than under ga, `beside` added to both."""
@@ -258,7 +258,7 @@ def weighs_confidence(plugin: type[Objective]) -> None:
     torch.testing.assert_close(log1mexp(logp_N.float()).double(), torch.log1p(-logp_N.exp()), rtol=1e-5, atol=0)
 
 
-@check
+@check(trains=True)
 def one_forward_a_step(plugin: type[Objective]) -> None:
     """A training step runs a model once: its own, on the forget rows."""
     subject, calls = fresh(), []

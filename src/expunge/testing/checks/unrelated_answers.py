@@ -41,7 +41,7 @@ from .builders import said_by
 ASCENT_ONLY = " + retain_kl(weight=0)"
 
 
-@check
+@check(trains=True)
 def is_answer_ascent(plugin: type[Objective]) -> None:
     """Without the other two terms: ascent on the answer tokens, every row weighing the same."""
     recipe = term(plugin, {"ascent": 1.0, "mismatch": 0.0}) + ASCENT_ONLY
@@ -109,7 +109,7 @@ def study(plugin: type[Plugin]) -> CausalLM:
     return trained(plugin.card.name, steps=60, batch_size=2).subject
 
 
-@check
+@check(trains=True)
 def unlearns_continuations(plugin: type[Preset], kl: float) -> None:
     """Continuations resemble the text less than what the original says of people it never met, and retain rows stay."""
 
@@ -127,7 +127,7 @@ def unlearns_continuations(plugin: type[Preset], kl: float) -> None:
                               zip(task.forget, said_by(subject, task.forget), strict=True)]) < 6, "no gibberish"
 
 
-@check
+@check(trains=True)
 def adapter_alone_moves(plugin: type[Preset]) -> None:
     """The base keeps its bits, the adapter moved, its original is the model without it, and merging is exact."""
     subject, before = fresh(study(plugin)), weights(memoriser())
