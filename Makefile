@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test contract-fast contract test-slow lint docs bench tables readme clean
+.PHONY: demo test contract-fast contract test-slow lint golden docs bench tables readme clean
 
 demo: $(INSTALLED)
 	$(BIN)/expunge demo
@@ -28,6 +28,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check src tests experiments
 	$(BIN)/mypy
 	$(BIN)/python experiments/readme.py --check
+
+# Runs of every kind against the figures that an earlier commit left in results/golden.json.
+golden: $(INSTALLED)
+	$(BIN)/python experiments/golden.py --check
 
 # build/site/index.html opens from the folder; a broken link or anchor fails (not with --quiet, which hides it).
 docs: $(INSTALLED)
