@@ -24,7 +24,7 @@ def refuse_output(out: Path, *, resume: bool, overwrite: bool, reads: Sequence[s
                 if Path(path).exists() and Path(path).resolve().is_relative_to(out.resolve()):
                     raise UsageError(f"{out} holds {path}, which this command reads, so it is not {done}.",
                                      "Nothing was changed.", "Use another --out.")
-            if not (out.is_dir() and _ours(out)):
+            if not (out.is_dir() and _written_by_expunge(out)):
                 raise UsageError(f"{out} was not written by expunge, so it is not {done}.",
                                  "Nothing was changed.", "Use another --out.")
         else:
@@ -46,7 +46,7 @@ def prepare_output(out: Path, *, resume: bool, overwrite: bool, reads: Sequence[
         raise UsageError(f"Cannot write to {out}.", str(error.strerror), "Choose another --out.") from None
 
 
-def _ours(out: Path) -> bool:
+def _written_by_expunge(out: Path) -> bool:
     """Whether a folder is a run's, an audit's, a sweep's or one of shadows, finished or not."""
     for name in ("record.json", "audit.json", "sweep.json", "shadows.json"):
         if (out / name).is_file():

@@ -91,7 +91,7 @@ def test_reference_outputs_are_the_originals_without_gradient(number: int) -> No
     torch.testing.assert_close(found, expected.logp_N, atol=1e-5, rtol=1e-5)
     assert not found.requires_grad
     if "log-probs" not in kind:
-        _same_likeliest(reference.likeliest(batch, 5), Likeliest.of(expected.found, 5))
+        _same_likeliest(reference.likeliest(batch, 5), Likeliest.of(expected.source, 5))
     if "log-probs" not in kind and "likeliest" not in kind:
         answers = reference.answers(batch)
         torch.testing.assert_close(answers.logits_NV, expected.logits_NV, atol=1e-5, rtol=1e-5)
@@ -141,7 +141,7 @@ def test_only_rows_that_ask_are_kept_wide_and_counted() -> None:
     kept = CachedLikeliest(moved(), [*forget, *retain], 4, retain)
     batch = collate(retain, memoriser().encoder.pad_id)
     with torch.no_grad():
-        rest_N = Likeliest.of(moved().answers(batch).found, 4).rest_N.exp()
+        rest_N = Likeliest.of(moved().answers(batch).source, 4).rest_N.exp()
     assert kept.notes == {"others": f"{rest_N.mean():.2g} of 1 on average, {rest_N.max():.2g} at most"}
     assert kept.likeliest(batch, 4).ids_NK.shape == (batch.count("tokens"), 4)
     both = collate([*retain, *forget], memoriser().encoder.pad_id)
