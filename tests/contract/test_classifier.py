@@ -29,7 +29,7 @@ from expunge.records.task import Split, Task
 from expunge.registry import Entry
 
 OFFERED = OFFERS["image"]
-OPTIONS: dict[str, str] = {"layers": "index=0", "ce_u": "skip=0", "lora": "rank=4", "first_epoch": "checkpoints='x'"}
+OPTIONS: dict[str, str] = {"layers": "index=0", "ce_u": "skip=0", "lora": "rank=4"}
 """What a plug-in is typed with here where its defaults do not stand alone, or need tokens."""
 ALONE = {"exact", "edit", "guard", "preset", "objective"}
 LR = 1e-3

@@ -23,7 +23,6 @@ from expunge.plugin import Property
 from expunge.seeding import derive
 
 STEP, FIRST, SECOND = (n - (1 << 64) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-"""Constants of the splitmix64 generator, as signed 64-bit numbers."""
 
 
 def mixed(x: Tensor) -> Tensor:
@@ -77,14 +76,13 @@ class NoiseDraw:
         else:
             raise UsageError("Decoding began before the noise was added.", "Its cache holds tokens without noise.")
         key_BT = prefix_keys(now.ids_BT, now.real_BT, key_B)
+        shape = h_BTD.shape
         if not now.columns:  # one key and one scale for all activations of a row
-            whole_B1D = h_BTD.flatten(1)[:, None]
-            noise_B1D = normal(key_BT[:, -1:].to(h_BTD.device), whole_B1D.shape[-1])
-            return (self.amp * whole_B1D.float().std(-1, keepdim=True) * noise_B1D).view(h_BTD.shape)
+            h_BTD, key_BT = h_BTD.flatten(1)[:, None], key_BT[:, -1:]
         if now.cache is not None:
             self._keys[now.cache] = key_BT[:, -1]
         scale = h_BTD.float().std(-1, keepdim=True) if self.scale_D is None else self.scale_D.to(h_BTD.device)
-        return self.amp * scale * normal(key_BT.to(h_BTD.device), h_BTD.shape[-1])
+        return (self.amp * scale * normal(key_BT.to(h_BTD.device), h_BTD.shape[-1])).view(shape)
 
     def change(self, watch: Watch) -> Change:
         """The change that a hook applies."""
@@ -103,21 +101,17 @@ class Noise(Attack):
         draws: int = Field(8, ge=1, description="Number of draws; the best per row counts, on the control too.")
 
     card = AttackCard(
-        name="noise", kind="attack", access="weights",
-        family="noise", model_needs=frozenset({"blocks", "weights"}),
+        name="noise", kind="attack", access="weights", family="noise", model_needs=frozenset({"blocks", "weights"}),
         summary="add normal noise to the activations, best of several draws",
-        paper="Activation perturbation audit, Chen et al. 2025 (arXiv 2505.23270), reconstructed from secondary "
-              "sources",
+        paper="Activation perturbation audit, Chen et al. 2025 (arXiv 2505.23270), from secondary sources",
         formula="h' = h + eps, eps ~ N(0, (amp * std(h))^2), best of R draws",
         defaults="amp within the swept range of 0.01 to 0.5; we could not confirm the paper's layer, amp and R",
         deviations=("std(h) is over the channels of each token; with per_channel, over the tokens of the attacked "
                     "questions except the first, whose norm is a hundred times larger in many models",
                     "noise is a hash of the tokens so far: prompts with a common beginning share its noise",
-                    "the gain of R draws for any model is corrected by the same R draws on the control, not by "
-                    "sampling",
+                    "the gain of R draws for any model is corrected by the same R draws on the control",
                     "in the tests (keyword, amp 0.5, block 1, best of 8) a refusal of 12 steps is partly broken, 0.06 "
-                    "to 0.33; of 20 steps, 0 to 0.08, and of 60, 0.03 to 0.06, hardly more than the control, 0.06; npo "
-                    "stays at 0"),
+                    "to 0.33; of 20 and of 60 steps hardly more than the control, 0.06; npo stays at 0"),
         caution="The best of several draws is better for any model: only the excess over the control counts.",
     )
     must_show = (

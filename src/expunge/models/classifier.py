@@ -5,6 +5,7 @@ Legend: B rows, N supervised units (one per row, so N = B), V classes, C channel
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from expunge.data.image_encoder import ImageBatch, ImageEncoder
 from expunge.errors import UsageError
 from expunge.models.answers import Answers
+from expunge.models.load import own_module
 from expunge.models.subject import Subject
 from expunge.records.task import Example
 
@@ -98,6 +100,8 @@ def build_classifier(config: Mapping[str, Any], rows: Iterable[Example], *, seed
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # its bars would tear ours
+    for module in own_module(str(config["model_type"])):
+        importlib.import_module(module)
     found = list(rows)
     shapes = {(r.image.channels, r.image.height, r.image.width) for r in found if r.image is not None}
     if len(shapes) != 1:

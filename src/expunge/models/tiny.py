@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -60,7 +59,6 @@ def build_for(config: Mapping[str, Any], task: Task, *, seed: int = 0, max_lengt
     """A randomly initialised model of this config for the rows of a task: their words, or their images and classes."""
     if config["model_type"] not in CLASSIFIERS:
         return build_subject(config, task.texts(), seed=seed, template=task.template, max_length=max_length)
-    importlib.import_module(CLASSIFIERS[config["model_type"]])
     return build_classifier(config, task.rows(), seed=seed)
 
 
