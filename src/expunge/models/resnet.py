@@ -24,7 +24,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What the published weights were trained with."""
 
 
-class ResNetConfig(PretrainedConfig):
+class SmallResNetConfig(PretrainedConfig):
     """Sizes of the network.
 
     Args:
@@ -59,14 +59,14 @@ class Block(nn.Module):
         return F.relu(found + beside)
 
 
-class ResNet(PreTrainedModel):  # type: ignore[misc, no-any-unimported, unused-ignore]
+class SmallResNet(PreTrainedModel):  # type: ignore[misc, no-any-unimported, unused-ignore]
     """Three stages of blocks, the mean over all pixels, and a head."""
 
-    config_class = ResNetConfig
+    config_class = SmallResNetConfig
     base_model_prefix = "resnet"
     main_input_name = "pixel_values"
 
-    def __init__(self, config: ResNetConfig) -> None:
+    def __init__(self, config: SmallResNetConfig) -> None:
         super().__init__(config)
 
         def norm(width: int) -> nn.Module:
@@ -99,7 +99,7 @@ class ResNet(PreTrainedModel):  # type: ignore[misc, no-any-unimported, unused-i
         return ImageClassifierOutput(logits=self.linear(x_BCHW.mean((2, 3))))
 
 
-def from_cifar10(path: str | Path) -> ResNet:
+def from_cifar10(path: str | Path) -> SmallResNet:
     """The published weights (a file such as resnet20-12fca82f.th) as a model of this class.
 
     Raises:
@@ -111,7 +111,7 @@ def from_cifar10(path: str | Path) -> ResNet:
     found = torch.load(path, map_location="cpu", weights_only=True)
     state = {name.removeprefix("module."): value for name, value in found.get("state_dict", found).items()}
     depth = 2 + 2 * sum(name.endswith("conv1.weight") for name in state if name.startswith("layer"))
-    model = ResNet(ResNetConfig(norm="batch", depth=depth, id2label=dict(enumerate(CIFAR10)),
+    model = SmallResNet(SmallResNetConfig(norm="batch", depth=depth, id2label=dict(enumerate(CIFAR10)),
                                 label2id={name: i for i, name in enumerate(CIFAR10)}))
     try:
         model.load_state_dict(state)
@@ -121,5 +121,5 @@ def from_cifar10(path: str | Path) -> ResNet:
     return model.eval()
 
 
-AutoConfig.register(ResNetConfig.model_type, ResNetConfig)
-AutoModelForImageClassification.register(ResNetConfig, ResNet)
+AutoConfig.register(SmallResNetConfig.model_type, SmallResNetConfig)
+AutoModelForImageClassification.register(SmallResNetConfig, SmallResNet)
