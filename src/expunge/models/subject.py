@@ -193,6 +193,7 @@ def checksum(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         if tensor.numel():
             flat = tensor.view(-1)
-            flat = flat if flat.stride(0) == 1 else flat.clone()  # a lone element may come with any stride
+            if flat.stride(0) != 1:  # a lone element may come with any stride
+                flat = flat.new_empty(1).copy_(flat)
             digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
