@@ -43,7 +43,9 @@ class Digits(TaskPlugin):
         paper="Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits (UCI)",
         defaults="class 3 is forgotten; three in ten rows of each class are kept for testing",
         licence="CC BY 4.0", source="comes with scikit-learn (`sklearn.datasets.load_digits`)",
-        suite="forget.probability, retain.probability, holdout.probability, utility.probability, mia.loss",
+        suite="forget_quality, forget.accuracy, retain.accuracy, holdout.accuracy, utility.accuracy, "
+              "forget.probability, retain.probability, utility.probability, mia.loss, mia.entropy, mia.confidence, "
+              "relearn(steps=20), quantise, prune, noise, interpolate",
         deviations=("the 17 grey levels are stretched to the 256 of a byte",),
     )
     must_show = (
