@@ -34,7 +34,6 @@ def worker(model: Path, part: str) -> None:
     """Takes a step for every line it reads, and prints its CPU seconds; at the end its peak MB."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from expunge.data.tasks import load_task
     from expunge.models.load import load_subject
     from expunge.models.reference import CachedStates
 
@@ -42,9 +41,12 @@ def worker(model: Path, part: str) -> None:
         from expunge.models import fast
 
         fast.use_process_wide_tricks()
+        from expunge.benchmarks.loading import load_task
         from expunge.methods._lib.divergence import kl
     except ImportError:  # before
         from expunge.methods.divergence import kl  # type: ignore[import-not-found,no-redef]
+
+        from expunge.data.tasks import load_task  # type: ignore[attr-defined,no-redef,unused-ignore]
     torch.set_num_threads(1)
     known: Any = load_subject(model)
     encoder = getattr(known, "encoder", None) or known.tokens

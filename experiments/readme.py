@@ -202,18 +202,19 @@ def _ratio(found: dict[str, float], digits: int = 2) -> str:
 def tricks() -> str:
     """What each trick buys in time, and those of large vocabularies in memory, without it over with it."""
     found = results("tricks")
-    times = table([{"trick": " and ".join(f"`{name}`" for name in row["trick"].split(",")), "model": row["model"],
-                    "work": row["work"], "times faster": _ratio(row), "with it": f"{row['with']:.2f} s",
-                    "without": f"{row['without']:.2f} s"} for row in found["table"]],
-                  ["trick", "model", "work", "times faster", "with it", "without"])
-    memory = table([{"trick": " and ".join(f"`{name}`" for name in row["trick"].split(",")),
-                     f"work, {found['memory'][0]['tokens'] // 1000}k tokens": row["work"],
-                     "times faster": _ratio(row["time"]), "peak with it": f"{row['peak_mb']['with']:.0f} MB",
-                     "without": f"{row['peak_mb']['without']:.0f} MB",
-                     "share": f"{1 / row['peak_mb']['ratio']:.2f}"} for row in found["memory"]],
-                   ["trick", f"work, {found['memory'][0]['tokens'] // 1000}k tokens", "times faster", "peak with it",
-                    "without", "share"])
-    return f"{times}\n\n{memory}"
+    times = [{"trick": _names(row["trick"]), "model": row["model"], "work": row["work"], "times faster": _ratio(row),
+              "with it": f"{row['with']:.2f} s", "without": f"{row['without']:.2f} s",
+              "commit": f"`{row['commit'][:7]}`"}
+             for row in found["table"]]
+    memory = [{"trick": _names(row["trick"]), "work": f"{row['work']}, {row['tokens'] // 1000}k tokens",
+               "times faster": f"{row['time']['ratio']:.2f}", "peak MB with it": f"{row['peak_mb']['with']:.0f}",
+               "without": f"{row['peak_mb']['without']:.0f}", "share": f"{1 / row['peak_mb']['ratio']:.2f}",
+               "commit": f"`{row['commit'][:7]}`"} for row in found["memory"]]
+    return "\n\n".join(table(rows, list(rows[0])) for rows in (times, memory) if rows)
+
+
+def _names(trick: str) -> str:
+    return " and ".join(f"`{name}`" for name in trick.split(","))
 
 
 def before_after() -> str:
