@@ -95,7 +95,7 @@ class Prune(Attack):
                                        "order"),
         Property("difference_by_hand", {}, "importance by a loop; the difference of the two sets"),
         Property("recovers", {"from_": "sparse", "options": {"share": 0.5}}, "small steps that filled its zeros"),
-        Property("recovers", {"from_": "gated", "options": {"by": "difference"}}, "a gate for forget rows is found"),
+        Property("recovers", {"from_": "gated", "options": {"by": "difference"}}, "detects a gate for forget rows"),
         Property("finds_nothing", {}, "a retrained model has nothing to recover"),
         Property("finds_nothing", {"options": {"by": "difference"}}, "nor a gate"),
     )

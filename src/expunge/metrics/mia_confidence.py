@@ -17,13 +17,13 @@ LEAST = 5
 """Rows of each side below which no classifier is trained."""
 
 
-def predicted_members(members: Floats, nonmembers: Floats, asked: Floats) -> Floats:
-    """1 where a support vector machine takes a confidence for that of a training row, else 0.
+def predicted_members(members: Floats, nonmembers: Floats, tested: Floats) -> Floats:
+    """1 where a support vector machine classifies a confidence as that of a training row, else 0.
 
-    It is trained on as many members as nonmembers; of the larger side, evenly spaced ones of the sorted values.
+    It is trained on equally many members and nonmembers: evenly spaced sorted values of the larger side.
 
     Args:
-        members, nonmembers, asked: probabilities of the right answer.
+        members, nonmembers, tested: probabilities of the right answer.
     """
     from sklearn.svm import SVC
 
@@ -31,10 +31,10 @@ def predicted_members(members: Floats, nonmembers: Floats, asked: Floats) -> Flo
     chosen = [np.sort(side)[np.linspace(0, len(side) - 1, count).round().astype(int)] for side in (members, nonmembers)]
     seen = np.concatenate(chosen)[:, None]
     labels = np.repeat([1, 0], count)
-    if np.ptp(seen) == 0:  # nothing tells the sides apart
-        return np.full(len(asked), 0.5)
-    found: Floats = SVC(C=3, gamma="auto", kernel="rbf").fit(seen, labels).predict(asked[:, None]).astype(float)
-    return found
+    if np.ptp(seen) == 0:  # the sides are indistinguishable
+        return np.full(len(tested), 0.5)
+    predicted: Floats = SVC(C=3, gamma="auto", kernel="rbf").fit(seen, labels).predict(tested[:, None]).astype(float)
+    return predicted
 
 
 class MiaConfidence(Metric):

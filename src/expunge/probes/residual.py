@@ -1,4 +1,4 @@
-"""The residual stream between decoder blocks: look at it, and run a model with part of it given.
+"""The residual stream between decoder blocks: reading it, and running a model with part of it replaced.
 
 Legend: B rows, T padded length, D hidden size, N supervised tokens (flat).
 """
@@ -32,8 +32,8 @@ def watch(subject: CausalLM, batch: TokenBatch, keep: Callable[[Any], Kept],
 
 def states(output: Any) -> Tensor:
     """The hidden states in what a block returned, shape B T D (members of an ensemble stacked along B)."""
-    found: Tensor = output[0] if isinstance(output, tuple) else output
-    return found
+    states_BTD: Tensor = output[0] if isinstance(output, tuple) else output
+    return states_BTD
 
 
 def with_states(output: Any, states_BTD: Tensor) -> Any:
@@ -53,7 +53,7 @@ def answerable(tokens: Sequence[TokenRow]) -> list[int]:
 
 
 def heading(example: Example) -> Row:
-    """What every row begins with."""
+    """The fields that every row starts with."""
     return {"id": example.id, "entity": example.entity, "group": example.group, "form": "answer", "index": 0}
 
 

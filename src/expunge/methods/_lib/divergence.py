@@ -45,10 +45,10 @@ def _kl(target_NV: Tensor, logits_NV: Tensor) -> Tensor:
 
 
 def coarse_kl(target: Likeliest, source: LogitSource) -> Tensor:
-    """The KL divergence where only the likeliest tokens of q are told apart and all others count as one; shape N.
+    """KL divergence over the likeliest tokens of q and all other tokens as one event; shape N.
 
-    At most the whole divergence. It is smaller by r KL(q's others || p's others), each made to sum to 1, where r is
-    what q gives them together.
+    At most the full divergence: smaller by r KL(q's others || p's others), each normalised, with r the probability
+    that q gives to the others.
     """
     if fast.enabled("block_gradients"):
         from expunge.models.fast.block_gradients import CoarseDivergence, reduced

@@ -37,7 +37,7 @@ def positions(batch: TokenBatch, mask: Literal["prompt", "all"]) -> Tensor:
 
 
 def project(delta_BTD: Tensor, eps: float, ball: Literal["token", "row"]) -> None:
-    """Scale back, in place, what lies outside the L2 ball of each token, or of each row."""
+    """Project in place onto the L2 ball of radius eps, per token or per row."""
     norm = delta_BTD.norm(dim=-1 if ball == "token" else (1, 2), keepdim=True)
     delta_BTD.mul_((eps / norm.clamp_min(1e-12)).clamp_max(1.0))
 
