@@ -98,7 +98,7 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, method: str |
     rows = [subject.encoder.encode(r) for r in chosen]
     problems: list[ExpungeError] = [*subject.encoder.check(rows, subject.model.config, "training")]
     if isinstance(stage.wrap, Exact):
-        problems += [*stage.wrap.unfit(subject, chosen), *trained_on_task(model, task)]
+        problems += [*stage.wrap.training_problems(subject, chosen), *trained_on_task(model, task)]
     if problems:
         raise PreflightError(problems)
     cut = sum(r.truncated for r in rows)

@@ -69,7 +69,7 @@ class Sisa(Exact):
         Property("averages_its_shards", {}, "predictions are those of a loop over the shards"),
     )
 
-    def unfit(self, subject: CausalLM, rows: Sequence[Example]) -> list[ExpungeError]:
+    def training_problems(self, subject: CausalLM, rows: Sequence[Example]) -> list[ExpungeError]:
         problems: list[ExpungeError] = []
         if str(getattr(subject.model.config, "model_type", "")).startswith(OWN):
             problems.append(UsageError("sisa trains on a plain model, and this one is wrapped by a method.",
@@ -88,7 +88,7 @@ class Sisa(Exact):
         return problems
 
     def train(self, subject: CausalLM, rows: Sequence[Example], run: RunContext) -> tuple[CausalLM, dict[str, Any]]:
-        for problem in self.unfit(subject, rows):
+        for problem in self.training_problems(subject, rows):
             raise problem
         spec, tokens, settings = self.spec, subject.encoder, run.settings
         rows_per_step = spec.shards * spec.slices * settings.batch_size * settings.accumulate

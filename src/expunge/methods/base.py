@@ -244,7 +244,7 @@ class Guard(Wrap):
 class Exact(Wrap):
     """Retrains the stages that saw a row, on a model trained for exact deletion."""
 
-    def unfit(self, subject: AnySubject, rows: Sequence[Example]) -> list[ExpungeError]:
+    def training_problems(self, subject: AnySubject, rows: Sequence[Example]) -> list[ExpungeError]:
         """Reasons why `train` cannot start from this model with these rows; called before anything is written."""
         return []
 
