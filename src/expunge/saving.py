@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from expunge.models.load import own_module, save_in
+from expunge.models.load import auto_class, own_module, save_in
 from expunge.models.subject import Subject
 from expunge.records.base import write_text
 from expunge.records.run import RunRecord
@@ -19,16 +19,16 @@ def save_run(subject: Subject, folder: Path, dtype: torch.dtype, record: RunReco
     fresh = folder.with_name(".model.new")
     shutil.rmtree(fresh, ignore_errors=True)
     save_in(subject, fresh, dtype, record.seed)
-    write_text(fresh / "README.md", model_card(record, subject.model.config.model_type))
+    write_text(fresh / "README.md", model_card(record, subject))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(fresh, folder)
 
 
-def model_card(record: RunRecord, model_type: str) -> str:
+def model_card(record: RunRecord, subject: Subject) -> str:
     """README.md of the saved weights: what they are, where they come from and what loading them needs."""
     done = "unlearned" if record.kind == "forget" else "trained"
     kept = {k: v for k, v in record.best.get("kept", {}).items() if isinstance(v, int | float)}
-    own = own_module(model_type)
+    own, loader = own_module(subject.model.config.model_type), auto_class(type(subject)).__name__
     return "\n".join([
         "---", "library_name: transformers", "tags: [machine-unlearning, expunge]", "---", "",
         f"# {Path(record.model).name}, {done}", "",
@@ -37,6 +37,6 @@ def model_card(record: RunRecord, model_type: str) -> str:
         *(f"- {name} at the kept step: {value:.4g}" for name, value in kept.items()), "",
         "The run's `record.json` holds every option, input and version. What the model still knows is",
         "for an audit to say: `expunge audit`.", "",
-        *(f"Its class is expunge's own: `import {module}` before `AutoModelForCausalLM.from_pretrained`.\n"
+        *(f"Its class is expunge's own: `import {module}` before `{loader}.from_pretrained`.\n"
           for module in own),
     ])

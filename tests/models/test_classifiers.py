@@ -14,7 +14,10 @@ from expunge.errors import DataError, MissingError, UsageError
 from expunge.models.classifier import ImageClassifier, build_classifier
 from expunge.models.load import load_subject
 from expunge.models.resnet import CIFAR10, MEAN, STD, from_cifar10
+from expunge.records.run import RunRecord
+from expunge.records.settings import TrainSettings
 from expunge.records.task import Example, Image
+from expunge.saving import model_card
 
 DATA = Path(os.environ.get("EXPUNGE_TEST_DATA") or Path(__file__).resolve().parents[2].parent / "shared" / "data")
 WEIGHTS = DATA / "models" / "resnet_cifar10" / "resnet20-12fca82f.th"
@@ -60,6 +63,14 @@ def test_a_built_classifier_has_the_classes_of_its_rows(tmp_path: Path) -> None:
     assert list(again.blocks) == ["stages.0", "stages.1"] and again.outcomes == 2 and again.width == 64
     with pytest.raises(UsageError, match="images of one size"):
         build_classifier({"model_type": "expunge_cnn"}, [picture(1), picture(2, side=4)])
+
+
+def test_the_model_card_names_the_class_that_loads_it() -> None:
+    subject = build_classifier({"model_type": "expunge_cnn"}, [picture(1), picture(2)])
+    record = RunRecord(kind="train", recipe="retain_nll", recipe_full={}, settings=TrainSettings(), model="cnn",
+                       model_fingerprint="0", task="digits", task_fingerprints={}, seed=0, environment={})
+    card = model_card(record, subject)
+    assert "`import expunge.models.cnn` before `AutoModelForImageClassification.from_pretrained`" in card
 
 
 def test_a_folder_of_transformers_own_classifier_loads(tmp_path: Path) -> None:
