@@ -84,3 +84,14 @@ def test_rescoring_from_disk_gives_the_same_scores(tmp_path: Path) -> None:
     evidence.subject.write(tmp_path)
     again = evidence.of(Observations.read(tmp_path))
     assert score_all(SUITE, again, 50) == score_all(SUITE, evidence, 50)
+
+
+def test_rows_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    """They call an entity a subject."""
+    evidence = world("retrained")
+    evidence.subject.write(tmp_path)
+    for path in tmp_path.glob("*.jsonl"):
+        path.write_text(path.read_text(encoding="utf-8").replace('"entity":', '"subject":'), encoding="utf-8")
+    again = Observations.read(tmp_path)
+    assert again.entities("forget") == evidence.subject.entities("forget")
+    assert score_all(SUITE, evidence.of(again), 50) == score_all(SUITE, evidence, 50)

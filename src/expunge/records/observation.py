@@ -105,7 +105,14 @@ class Observations:
         found: dict[tuple[str, Split], Sequence[Row]] = {}
         for path in sorted(folder.glob("*.jsonl")):
             probe, split = path.stem.rsplit(".", 1)
-            found[probe, split] = tuple(read_jsonl(path))  # type: ignore[index]
+            found[probe, split] = tuple(map(_with_entity, read_jsonl(path)))  # type: ignore[index]
         path = folder / MISSING
         reasons = read_json(path) if path.exists() else {}
         return cls(found, {tuple(name.rsplit(".", 1)): why for name, why in reasons.items()})
+
+
+def _with_entity(row: dict[str, Any]) -> Row:
+    """The row with its field `entity`, which earlier versions called `subject`."""
+    if "entity" in row or "subject" not in row:
+        return row
+    return {("entity" if key == "subject" else key): value for key, value in row.items()}
