@@ -16,8 +16,10 @@ from expunge import registry
 from expunge.benchmarks.loading import default_suite, load_task, parse_task, task_names
 from expunge.cli.listing import listing
 from expunge.data.published import DATA_VARIABLE
+from expunge.data.tasks import check_overlap
 from expunge.data.world import authors_task
 from expunge.errors import DataError, MissingError, UsageError
+from expunge.records.task import Example, Image, Task
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:
@@ -146,6 +148,16 @@ def test_overlap_is_refused_with_count_and_example(tmp_path: Path) -> None:
     assert len(load_task(None, forget=forget, retain=retain, allow_overlap=True).forget) == 3
     with pytest.raises(DataError, match="1 of 3 holdout rows"):
         load_task(None, forget=write(tmp_path / "g.jsonl", qa("Who?", "Ann.")), holdout=forget)
+
+
+def test_images_whose_data_differ_in_case_only_do_not_overlap() -> None:
+    def row(name: str, data: str) -> Example:
+        image = Image(channels=1, height=1, width=3, data=data)
+        return Example(id=name, prompt="", answer="Cat", kind="image", image=image)
+
+    check_overlap(Task(name="t", forget=(row("a", "AAAB"),), retain=(row("b", "AAAb"),)))
+    with pytest.raises(DataError, match="1 of 1 forget rows"):
+        check_overlap(Task(name="t", forget=(row("a", "AAAB"),), retain=(row("b", "AAAB"),)))
 
 
 def test_nothing_to_forget(tmp_path: Path) -> None:

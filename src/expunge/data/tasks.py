@@ -37,9 +37,10 @@ def check_limit(limit: int) -> None:
 
 
 def _key(row: Example) -> tuple[str, ...]:
-    """What makes two rows the same: prompt (or all turns, or the image) and answer, without case and spacing."""
-    parts = [content for _, content in row.messages] or [row.image.data if row.image else row.prompt]
-    return tuple(" ".join(part.casefold().split()) for part in (*parts, row.answer))
+    """What makes two rows the same: image, prompt (or all turns) and answer, without case and spacing of their text."""
+    parts = [content for _, content in row.messages] or ([] if row.image else [row.prompt])
+    image = (row.image.data,) if row.image else ()  # base64: another case is another image
+    return (*image, *(" ".join(part.casefold().split()) for part in (*parts, row.answer)))
 
 
 def check_overlap(task: Task) -> None:
