@@ -265,12 +265,12 @@ def score_again(folder: str | Path, *, suite: str | None = None, resamples: int 
 
 def _check_audited(path: str | Path, config: Any, task: Task, max_length: int | None, reporter: Reporter) -> None:
     """Every row an audit may ask, wrong answers and options too, must fit this model."""
-    tokens = load_encoder(resolve(path), config, task.template, max_length)
+    encoder = load_encoder(resolve(path), config, task.template, max_length)
     examples = [r for split in SPLITS for r in task.probe_rows(split)]
-    answers = [tokens.encode(r) for r in examples]
-    problems: list[ExpungeError] = [*tokens.check(answers, config, "audited")]
-    others = [tokens.encode(r, answer=a) for r in examples for a in (*r.paraphrased_answers, *r.wrong_answers)]
-    problems += tokens.check_alternatives(others, config, "audited alternative")
+    answers = [encoder.encode(r) for r in examples]
+    problems: list[ExpungeError] = [*encoder.check(answers, config, "audited")]
+    others = [encoder.encode(r, answer=a) for r in examples for a in (*r.paraphrased_answers, *r.wrong_answers)]
+    problems += encoder.check_alternatives(others, config, "audited alternative")
     if problems:
         raise PreflightError(problems)
     if cut := sum(r.truncated for r in answers):

@@ -55,9 +55,9 @@ class Keyed(Schedule):
         batch_size: rows of a micro-batch; a fuller batch is accumulated.
     """
 
-    def __init__(self, rows: Sequence[Example], tokens: TextEncoder, *, steps: int, batches: int, batch_size: int,
+    def __init__(self, rows: Sequence[Example], encoder: TextEncoder, *, steps: int, batches: int, batch_size: int,
                  seed: int) -> None:
-        self._encoder, self._micro, self.steps_per_epoch = tokens, batch_size, batches
+        self._encoder, self._micro, self.steps_per_epoch = encoder, batch_size, batches
         self._rollout = None
         self.planned = steps
         self._rows, self._seed = sorted(rows, key=lambda row: row.id), seed
@@ -120,9 +120,9 @@ def copy_into(source: Path, target: Path) -> None:
     os.replace(fresh, target)
 
 
-def schedule_of(plan: ShardPlan, shard: int, slice_: int, rows: Sequence[Example], tokens: TextEncoder) -> Keyed:
+def schedule_of(plan: ShardPlan, shard: int, slice_: int, rows: Sequence[Example], encoder: TextEncoder) -> Keyed:
     """The batches of a stage."""
-    return Keyed(rows, tokens, steps=plan.stage_steps(slice_), batches=plan.batches * (slice_ + 1),
+    return Keyed(rows, encoder, steps=plan.stage_steps(slice_), batches=plan.batches * (slice_ + 1),
                  batch_size=plan.batch_size, seed=derive(plan.seed, "sisa", shard, slice_))
 
 

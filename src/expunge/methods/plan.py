@@ -78,7 +78,7 @@ MET: dict[RowNeed, Callable[[Task], bool]] = {
 """Whether a task brings what a plug-in needs of its rows."""
 
 
-def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Encoder, config: Any,
+def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, encoder: Encoder, config: Any,
               settings: RunSettings) -> Plan:
     """Check the plan against task, tokenizer and model config.
 
@@ -110,12 +110,12 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Encode
         problems += _estimate_problems(stage)
         depth = getattr(config, "num_hidden_layers", None)
         problems += _depth_problems(stage, depth)
-        problems += [] if stage.scope.reads or lacking else _scope_problems(stage, tokens, config)
-    rows = [tokens.encode(r) for r in task.forget + task.retain]
-    problems += tokens.check(rows, config, "forget and retain")
+        problems += [] if stage.scope.reads or lacking else _scope_problems(stage, encoder, config)
+    rows = [encoder.encode(r) for r in task.forget + task.retain]
+    problems += encoder.check(rows, config, "forget and retain")
     # The monitor reads these too, and without retain rows it reads the background's.
-    watched = [tokens.encode(r) for r in task.holdout + (() if task.retain else task.background)]
-    problems += tokens.check(watched, config, "holdout" if task.retain else "holdout and background")
+    watched = [encoder.encode(r) for r in task.holdout + (() if task.retain else task.background)]
+    problems += encoder.check(watched, config, "holdout" if task.retain else "holdout and background")
     rows += watched
     if problems:
         raise PreflightError(problems)
@@ -129,7 +129,7 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, tokens: Encode
     texts = sum(r.kind == "text" for r in task.forget)
     if texts and any("questions" in s.needs for s in stages):
         notes += (f"{texts} of {len(task.forget)} forget rows are running text; their refusal has no question.",)
-    return make_plan(recipe, stages, task, tokens, settings, truncated=sum(r.truncated for r in rows), notes=notes)
+    return make_plan(recipe, stages, task, encoder, settings, truncated=sum(r.truncated for r in rows), notes=notes)
 
 
 def _wrapped_problems(stage: Stage, wrapped: str) -> list[ExpungeError]:
@@ -199,11 +199,11 @@ def _depth_problems(stage: Stage, depth: int | None) -> list[ExpungeError]:
     return problems
 
 
-def _scope_problems(stage: Stage, tokens: Encoder, config: Any) -> list[ExpungeError]:
+def _scope_problems(stage: Stage, encoder: Encoder, config: Any) -> list[ExpungeError]:
     """Blocks and modules that the model does not have, found on a copy without weights."""
     # A family that cannot be built this way, or a scope that needs weights, is checked when they are there.
     with contextlib.suppress(Exception):
-        empty = empty_subject(config, tokens)
+        empty = empty_subject(config, encoder)
         try:
             stage.scope.apply(empty)
         except UsageError as error:
