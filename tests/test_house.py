@@ -204,7 +204,8 @@ def test_the_path_check_notices_one() -> None:
 
 # Hooks
 
-HOOK = re.compile(r"register_(?:forward|full_backward|module)\w*hook|\.register_hook\(|register_post_accumulate")
+HOOK = re.compile(r"register_(?:forward|full_backward|module)\w*hook|\.register_hook\(|register_post_accumulate"
+                  r"|_forward_hooks|_forward_pre_hooks")
 SITES = SOURCE / "models" / "sites.py"
 
 
@@ -215,5 +216,5 @@ def test_hooks_are_registered_in_one_file() -> None:
     """
     found = [str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py")
              if path != SITES and "testing" not in path.parts and HOOK.search(path.read_text(encoding="utf-8"))]
-    assert not found, "use expunge.models.sites (read, write, stop_after) there"
+    assert not found, "use expunge.models.sites (read, write, stop_after, without_hooks) there"
     assert HOOK.search(SITES.read_text(encoding="utf-8")), "the pattern notices one"

@@ -32,6 +32,7 @@ from expunge.errors import UsageError
 from expunge.guards.adapter import Adapted, Adapter
 from expunge.models.language import CausalLM
 from expunge.models.load import OWN
+from expunge.models.sites import without_hooks
 
 RULED_OUT = -1e3
 """Logit of a filtered token during decoding."""
@@ -252,10 +253,7 @@ def view_of(target: Any, blocks: int, adapters: nn.ModuleDict) -> Any:
     view.config.num_hidden_layers = blocks
     if getattr(view.config, "layer_types", None):
         view.config.layer_types = view.config.layer_types[:blocks]
-    for module in view.modules():
-        if module not in ends:  # hooks on the target's blocks must not run on the copies
-            module._forward_hooks.clear()
-            module._forward_pre_hooks.clear()
+    without_hooks(view, keep=ends)
     for key, adapter in adapters.items():
         parent, _, name = key.replace("-", ".").rpartition(".")
         place = view.get_submodule(parent)

@@ -231,6 +231,17 @@ def watch_calls(modules: Sequence[nn.Module],
         yield
 
 
+def without_hooks(module: nn.Module, keep: Sequence[nn.Module] = ()) -> None:
+    """Forget the hooks of a copied module and of all inside it, except on the modules in `keep`.
+
+    A deep copy takes hooks along, and those of the original must not run on the copy.
+    """
+    for part in module.modules():
+        if part not in keep:
+            part._forward_hooks.clear()
+            part._forward_pre_hooks.clear()
+
+
 def is_watched(model: nn.Module) -> bool:
     """Whether a hook is registered anywhere in a model, by a context of this file or by anybody else."""
     return any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
