@@ -14,6 +14,7 @@ from torch import Tensor
 
 from expunge import plugin, registry
 from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View, rewriting
+from expunge.errors import InterruptedRun
 from expunge.methods._lib.weighted_likelihood import WeightedLikelihood
 from expunge.methods.base import WeightedSpec
 from expunge.metrics.base import Evidence, MetricCard, RowMetric
@@ -21,6 +22,8 @@ from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.records.task import SPLITS, Example, Split
 from expunge.testing import Case, attack_bed, check_plugin, contract_cases
+from expunge.testing.cases import registered
+from expunge.testing.checks import CHECKS, Check
 
 
 class FirstWord(RowMetric):
@@ -167,10 +170,49 @@ def test_nothing_stays_registered() -> None:
     assert not {"first_word", "polite", "careless", "backwards", "last_row"} & registry.entries().keys()
 
 
+def test_needs_of_its_probes_count() -> None:
+    """Else an outside metric that reads generations would be taken for one that serves classifiers."""
+    with registered(FirstWord):
+        assert registry.model_needs("first_word") == registry.model_needs("rouge_l") >= {"generate", "prompt"}
+
+
+def _skips(plugin: type[plugin.Plugin]) -> None:
+    pytest.skip("no such device")
+
+
+def _fails(plugin: type[plugin.Plugin]) -> None:
+    assert 1 == 2, "one is not two"
+
+
+def _stopped(plugin: type[plugin.Plugin]) -> None:
+    raise InterruptedRun("Interrupted.")
+
+
+def _passes(plugin: type[plugin.Plugin]) -> None:
+    pass
+
+
+def check_with(monkeypatch: pytest.MonkeyPatch, *runs: Any) -> None:
+    found = [Case(FirstWord, Check(run.__name__, run)) for run in runs]
+    monkeypatch.setattr("expunge.testing.cases.cases", lambda plugin, fast=None: found)
+    check_plugin(FirstWord)
+
+
+def test_a_skip_hides_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    for runs in ((_skips, _fails), (_fails, _skips)):
+        with pytest.raises(AssertionError, match="fails 1 of 2 checks"):
+            check_with(monkeypatch, *runs)
+    with pytest.raises(pytest.skip.Exception, match="1 of 2 checks skipped: _skips: no such device"):
+        check_with(monkeypatch, _skips, _passes)
+
+
+def test_ctrl_c_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InterruptedRun):
+        check_with(monkeypatch, _fails, _stopped)
+
+
 def test_a_check_that_trains_says_so() -> None:
     """Else contract-fast would not be fast."""
-    from expunge.testing.checks import CHECKS, Check
-
     hidden = Case(FirstWord, Check("hidden", lambda plugin: CHECKS["forgets"].run(registry.load("npo"))))
     with pytest.raises(AssertionError, match="does not declare it"):
         hidden()

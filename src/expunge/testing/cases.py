@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from expunge import registry
+from expunge.errors import InterruptedRun
 from expunge.plugin import Kind, Plugin
 from expunge.registry import Entry
+from expunge.terms import parse_sum
 
 from . import attack_bed, support
 from .checks import Check, invariants, promised
@@ -45,6 +47,8 @@ class Case:
         with registered(self.plugin), support.may_train(self.check.trains):
             try:
                 self.check.run(self.plugin, **self.args)
+            except InterruptedRun:  # Ctrl-C, not a failure
+                raise
             except (Exception, pytest.fail.Exception) as error:
                 raise AssertionError(self._message(error)) from error
 
@@ -93,6 +97,14 @@ class _Given(Entry):
         return self.plugin
 
 
+def _parts(plugin: type[Plugin]) -> tuple[str, ...]:
+    """The probes of a metric or the terms of a preset, as `Entry.parts`."""
+    probes = [name for name, _ in getattr(plugin.card, "probes", ())]
+    expanded = getattr(plugin, "expands_to", "")
+    terms = [call.name for stage in parse_sum(expanded) for call in stage] if expanded else []
+    return tuple(dict.fromkeys((*probes, *terms)))
+
+
 _seen: dict[str, type[Plugin]] = {}
 
 
@@ -109,7 +121,7 @@ def registered(plugin: type[Plugin]) -> Iterator[None]:
         yield
         return
     entries[card.name] = _Given(card.name, card.kind, card.summary, plugin.__module__, plugin.__qualname__,
-                                own_needs=card.model_needs, plugin=plugin)
+                                card.model_needs, _parts(plugin), plugin)
     try:
         yield
     finally:
@@ -137,19 +149,26 @@ def check_plugin(plugin: type[Plugin], *, fast: bool | None = None) -> None:
         plugin: a class with a `card`.
         fast: True leaves out the checks that train a model, False leaves out all others.
 
+    A check that skips does not hide the others: the test is skipped only where none of them failed.
+
     Raises:
         AssertionError: with every check that failed, and the figures.
     """
-    problems = []
+    problems, skipped = [], []
     todo = cases(plugin, fast)
     for case in todo:
         try:
             case()
         except AssertionError as error:
             problems.append(str(error))
+        except pytest.skip.Exception as reason:
+            skipped.append(f"{case.check.name}: {reason}")
     if problems:
         raise AssertionError("\n\n".join(
             [f"{plugin.card.name} fails {len(problems)} of {len(todo)} checks.", *problems]))
+    if skipped:
+        pytest.skip(f"{plugin.card.name} passes, with {len(skipped)} of {len(todo)} checks skipped: "
+                    f"{'; '.join(skipped)}")
 
 
 def contract_cases(*plugins: type[Plugin], kinds: tuple[Kind, ...] = (), fast: bool | None = None) -> list[Any]:
