@@ -66,6 +66,37 @@ def test_no_public_class_name_exists_twice() -> None:
     assert not twice
 
 
+SHARED = 12
+"""Consecutive lines, blank ones aside, that no two places of the source may share."""
+
+
+def shared_runs(files: dict[str, str]) -> list[str]:
+    """Where the same lines stand twice, whatever their indentation: the first place of every pair of files."""
+    first: dict[tuple[str, ...], tuple[str, int]] = {}
+    found: dict[tuple[str, str], str] = {}
+    for name, text in files.items():
+        solid = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        for at in range(len(solid) - SHARED + 1):
+            here = name, solid[at][0]
+            there = first.setdefault(tuple(line for _, line in solid[at: at + SHARED]), here)
+            if there != here:
+                found.setdefault((there[0], name), f"{there[0]}:{there[1]} and {name}:{here[1]}")
+    return list(found.values())
+
+
+def test_no_two_places_share_many_lines() -> None:
+    assert not shared_runs({str(path.relative_to(SOURCE)): path.read_text(encoding="utf-8")
+                            for path in sorted(SOURCE.rglob("*.py"))})
+
+
+def test_shared_lines_are_noticed() -> None:
+    run = [f"line {n}" for n in range(SHARED)]
+    one, two = "\n".join(["first", *run]), "\n\n".join(f"    {line}" for line in [*run, "last"])
+    assert shared_runs({"a": one, "b": two}) == ["a:2 and b:1"]
+    assert shared_runs({"a": "\n".join(run * 2)}) == [f"a:1 and a:{SHARED + 1}"]
+    assert not shared_runs({"a": one, "b": "\n".join(run[1:])})
+
+
 # Documentation
 
 PAGES = [*(p for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md") if p.exists()),

@@ -22,23 +22,7 @@ from expunge.methods.objectives.ga import GradientAscent
 from expunge.methods.objectives.npo import NPO
 from expunge.models.answers import Answers
 
-from ..support import (
-    batch_of,
-    batches_of,
-    cosine,
-    distance,
-    draws_of,
-    flat,
-    fresh,
-    gradient,
-    memoriser,
-    moved,
-    reference_for,
-    small_task,
-    stage_of,
-    train,
-    trained,
-)
+from .. import support
 from .base import check, term
 from .dynamics import retain_at
 from .objectives import Canned, canned_answers, token_weights
@@ -85,12 +69,12 @@ LAWS: dict[str, Law] = {
 @check
 def weight_is(plugin: type[Objective], options: dict[str, Any] | None = None) -> None:
     """dL/dlog p of every token is the table's, on a model that has moved; so no weight is differentiated."""
-    stage, answers = stage_of(term(plugin, options)), None
+    stage, answers = support.stage_of(term(plugin, options)), None
     for steps in (3, 8):
-        found_N = token_weights(stage, moved(steps), memoriser())
-        batch = batches_of(moved(steps), draws_of(stage, moved(steps)))["forget"]
+        found_N = token_weights(stage, support.moved(steps), support.memoriser())
+        batch = support.batches_of(support.moved(steps), support.draws_of(stage, support.moved(steps)))["forget"]
         with torch.no_grad():
-            answers, before = moved(steps).answers(batch), memoriser().answers(batch)
+            answers, before = support.moved(steps).answers(batch), support.memoriser().answers(batch)
         p_N, p0_N = (a.logp_N.double().exp() for a in (answers, before))
         assert stage.objective is not None and found_N.min() >= 0
         expected_N = LAWS[plugin.card.name](stage.objective.spec, p_N, p0_N, answers)
@@ -172,18 +156,19 @@ def finite_at_the_edges(plugin: type[Objective], options: dict[str, Any] | None 
 @check(trains=True)
 def settles_at_zero(plugin: type[Objective]) -> None:
     """The loss converges to 0 from below while the answers are forgotten; ga's falls for ever."""
-    values, ascent = ([line["loss"] for line in trained(n, steps=60, lr=1e-3).lines] for n in (term(plugin), "ga"))
-    lines = trained(term(plugin), steps=60, lr=1e-3).lines
+    values, ascent = ([line["loss"] for line in support.trained(name, steps=60, lr=1e-3).lines]
+                      for name in (term(plugin), "ga"))
+    lines = support.trained(term(plugin), steps=60, lr=1e-3).lines
     assert max(values) <= 0 and min(values[-10:]) > 1e-3 * min(values), values
     assert lines[-1]["forget_nll"] > lines[0]["forget_nll"] + 2, "nothing was forgotten"
-    assert ascent[-1] == min(ascent) < -math.log(memoriser().model.config.vocab_size)
+    assert ascent[-1] == min(ascent) < -math.log(support.memoriser().model.config.vocab_size)
 
 
 @check(trains=True)
 def drifts_less(plugin: type[Objective], levels: tuple[float, ...], options: dict[str, Any] | None = None,
                 beside: str = "") -> None:
     """At these forget losses (nats per token) retain answers have lost less than under ga, `beside` added to both."""
-    mine, theirs = (trained(" + ".join(filter(None, (name, beside))), steps=20, lr=1e-3, watch=1)
+    mine, theirs = (support.trained(" + ".join(filter(None, (name, beside))), steps=20, lr=1e-3, watch=1)
                     for name in (term(plugin, options), "ga"))
     for level in levels:
         assert retain_at(mine, level) < 0.95 * retain_at(theirs, level), level
@@ -192,9 +177,9 @@ def drifts_less(plugin: type[Objective], levels: tuple[float, ...], options: dic
 @check
 def mirrors_ascent(plugin: type[Objective]) -> None:
     """dL/dz_y = p_y and dL/dz_v = -p_v p_y / (1 - p_y) on real logits; gradient ascent has 1 - p_y and -p_v."""
-    batch = batch_of(moved(), small_task().forget[:4])
+    batch = support.batch_of(support.moved(), support.small_task().forget[:4])
     with torch.no_grad():
-        seen_NV = torch.cat([s.answers(batch).logits_NV for s in (memoriser(), moved(8))])
+        seen_NV = torch.cat([s.answers(batch).logits_NV for s in (support.memoriser(), support.moved(8))])
     target_N = batch.target_N.repeat(2)
     rows = [TokenRow("row", (1, *target_N.tolist()), 1, len(target_N), 0)]
     found = {}
@@ -233,14 +218,14 @@ def doubles_unlikelihood(plugin: type[Objective]) -> None:
     One answer at a time, where the two ways to take the mean are one; and twice it is 2 (-log(1 - p)).
     """
     recipe = term(plugin, {"beta": 1.0, "detach_reference": False})
-    for draw in draws_of(recipe, moved(), 3):
-        batches = [batches_of(moved(), [draw])]
-        mine = gradient(recipe, moved(), batches=batches).total()
-        theirs = gradient("unlikelihood", moved(), batches=batches).total()
-        assert cosine(mine, theirs) > 0.9999
-        assert float(flat(mine).norm() / flat(theirs).norm()) == pytest.approx(2, rel=1e-4)
-        held = gradient(term(plugin, {"beta": 1.0}), moved(), batches=batches).total()
-        assert distance(held, mine) > 0.1, "the option does nothing"
+    for draw in support.draws_of(recipe, support.moved(), 3):
+        batches = [support.batches_of(support.moved(), [draw])]
+        mine = support.gradient(recipe, support.moved(), batches=batches).total()
+        theirs = support.gradient("unlikelihood", support.moved(), batches=batches).total()
+        assert support.cosine(mine, theirs) > 0.9999
+        assert float(support.flat(mine).norm() / support.flat(theirs).norm()) == pytest.approx(2, rel=1e-4)
+        held = support.gradient(term(plugin, {"beta": 1.0}), support.moved(), batches=batches).total()
+        assert support.distance(held, mine) > 0.1, "the option does nothing"
 
 
 @check
@@ -261,11 +246,11 @@ def weighs_confidence(plugin: type[Objective]) -> None:
 @check(trains=True)
 def one_forward_a_step(plugin: type[Objective]) -> None:
     """A training step runs a model once: its own, on the forget rows."""
-    subject, calls = fresh(), []
-    stage = stage_of(term(plugin))
-    assert reference_for(stage, subject, {}) is None and not stage.retain
+    subject, calls = support.fresh(), []
+    stage = support.stage_of(term(plugin))
+    assert support.reference_for(stage, subject, {}) is None and not stage.retain
     subject.model.register_forward_hook(lambda *a: calls.append(a[0]))
-    train(stage, subject=subject, steps=3)
+    support.train(stage, subject=subject, steps=3)
     assert calls == [subject.model] * 3
 
 
