@@ -126,3 +126,11 @@ def test_digits_split_as_they_say() -> None:
     for wrong in ("class:x", "random:2", "3", "random:0.0"):
         with pytest.raises(UsageError):
             digits_task(forget=wrong)
+
+
+def test_a_language_model_refuses_rows_with_images() -> None:
+    from expunge.testing.support import memoriser
+
+    row = digits_task(per_class=4).forget[0]
+    with pytest.raises(DataError, match="holds an image, and this model reads text"):
+        memoriser().encoder.encode(row)

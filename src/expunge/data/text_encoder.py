@@ -185,7 +185,14 @@ class TextEncoder:
         self._again = lru_cache(maxsize=4096)(self._ids)  # answers of one question share what stands before them
 
     def encode(self, example: Example, *, answer: str | None = None, prompt: str | None = None) -> TokenRow:
-        """Tokenise an example, or the same with another answer or prompt in its place."""
+        """Tokenise an example, or the same with another answer or prompt in its place.
+
+        Raises:
+            DataError: the example holds an image.
+        """
+        if example.image is not None:
+            raise DataError(f"Row {example.id} holds an image, and this model reads text.",
+                            fix="Name an image classifier (cnn and resnet20 are sizes to start from), or rows of text.")
         answer = example.answer if answer is None else answer
         prompt = example.prompt if prompt is None else prompt
         key = (example.id, example.kind, example.messages, prompt, answer, _opening(example))

@@ -18,7 +18,7 @@ from expunge.exact.shards import STORE, archive, carry_out
 from expunge.methods.base import Exact
 from expunge.methods.run_context import RunContext
 from expunge.models.language import CausalLM
-from expunge.models.load import OWN, resolve
+from expunge.models.load import made_by, resolve
 from expunge.models.subject import checksum
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task
@@ -71,7 +71,7 @@ class Sisa(Exact):
 
     def training_problems(self, subject: CausalLM, rows: Sequence[Example]) -> list[ExpungeError]:
         problems: list[ExpungeError] = []
-        if str(getattr(subject.model.config, "model_type", "")).startswith(OWN):
+        if made_by(subject.model.config):
             problems.append(UsageError("sisa trains on a plain model, and this one is wrapped by a method.",
                                        fix="Name the base it was made from."))
         if (Path(resolve(subject.path)) / "adapter_config.json").exists():

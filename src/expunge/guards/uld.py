@@ -14,7 +14,7 @@ from expunge.guards.assistant import lesson, readings, teach
 from expunge.guards.logit_difference import ULDConfig, ULDForCausalLM
 from expunge.methods.base import Guard
 from expunge.methods.run_context import RunContext
-from expunge.models.load import OWN
+from expunge.models.load import made_by
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.records.task import Task
@@ -80,7 +80,7 @@ class ULD(Guard):
 
     def problems(self, task: Task, config: Any) -> list[ExpungeError]:
         problems: list[ExpungeError] = []
-        if str(config.model_type).startswith(OWN):
+        if made_by(config):
             problems.append(UsageError("uld guards a plain model, and this one is a guarded model or an ensemble.",
                                        fix="Name the model it was made from, with all rows to be forgotten."))
         depth = getattr(config, "num_hidden_layers", None)
