@@ -32,7 +32,7 @@ from expunge.judgement.verdict import verdict
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import parse_metric, required, score_all, with_alternatives
 from expunge.models.subject import Subject, checksum
-from expunge.needs import OFFERS, unmet
+from expunge.needs import MODEL_NEEDS, OFFERS, unmet
 from expunge.progress import Announce
 from expunge.records.base import fingerprint
 from expunge.records.observation import Observations, Row
@@ -102,7 +102,8 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     remove_stale(out / "observations", [name for name, _ in roles.named()], fit)
     for role, make in roles.named():
         subject = make()
-        refs[role] = SubjectRef(path=subject.path, fingerprint=subject.fingerprint, reads=subject.modality)
+        refs[role] = SubjectRef(path=subject.path, fingerprint=subject.fingerprint, reads=subject.modality,
+                                offered=tuple(sorted(subject.offered)))
         folder = out / "observations" / role
         partner = roles.original if role != "original" else None
         seen[role] = observe(subject, task, wanted, folder, announce=announce, cache=cache, label=role,
@@ -166,8 +167,9 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> Audi
 
 
 def _evidence(seen: Mapping[str, Observations], subject: SubjectRef) -> Evidence:
+    offered = OFFERS[subject.reads] if subject.offered is None else {n for n in MODEL_NEEDS if n in subject.offered}
     return Evidence(seen["subject"], seen.get("original"),
-                    tuple(v for k, v in seen.items() if k.startswith("retrained")), OFFERS[subject.reads])
+                    tuple(v for k, v in seen.items() if k.startswith("retrained")), frozenset(offered))
 
 
 def _sides(attacks: int, controls: int, holdout: bool) -> str:

@@ -164,6 +164,8 @@ class SubjectRef(Record):
     fingerprint: str
     reads: str = "text"
     """What it reads: text or images."""
+    offered: tuple[str, ...] | None = None
+    """What the model offered of what plug-ins may need (`needs.ModelNeed`); None in audits of earlier versions."""
 
 
 class Audit(Record):
