@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from expunge.methods.base import Optimizer, RateSpec
-from expunge.models import fast
+from expunge.models.fast.optimizer import may_fuse
 from expunge.plugin import Card, Property
 
 
@@ -33,7 +33,5 @@ class AdamW(Optimizer):
     must_show = (Property("learning_rate_curve", {}, "rises over the warm-up, ends near zero when linear"),)
 
     def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        fused = fast.enabled("fused_adamw") and all(
-            p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
         return torch.optim.AdamW(parameters, lr=self.spec.lr, betas=(self.spec.beta1, self.spec.beta2),
-                                 eps=self.spec.eps, weight_decay=self.spec.weight_decay, fused=fused)
+                                 eps=self.spec.eps, weight_decay=self.spec.weight_decay, fused=may_fuse(parameters))

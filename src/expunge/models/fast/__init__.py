@@ -2,7 +2,8 @@
 
 `EXPUNGE_PLAIN=1` in the environment turns all of them off, `EXPUNGE_PLAIN=shared_prefixes,fused_adamw` these alone. The
 variable is read whenever a trick is about to be used. The plain form of each computation stands outside this folder,
-and is what one reads first; here is what replaces it. docs/performance.md says what each trick buys.
+and is what one reads first; here is what replaces it, but for `late_head`, which is `LazyLogits` in models/head.py.
+docs/performance.md says what each trick buys.
 
 Tricks that change the process (its garbage collector, its allocator) or the class of a layer are off when expunge is
 used as a library; the command line calls `use_process_wide_tricks()`.
