@@ -172,9 +172,16 @@ def load_script(name: str) -> Any:
 
 
 def test_the_tour_names_what_exists() -> None:
-    named = re.findall(r"`([a-z_/]+/(?:[a-z_]+\.py)?)`", (ROOT / "docs" / "tour.md").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_/]+/(?:[a-z_]+\.py)?)`", page)
     assert len(named) > 20
     assert not [name for name in named if not ((SOURCE / name).exists() or (ROOT / name).exists())]
+    flow, plug_ins = page.split("## Adding a plug-in")
+    folders = {name for line in flow.split("## The flow")[1].splitlines()
+               for name in re.findall(r"`([a-z]+)/`", line.split("|")[1] if line.startswith("|") else "")}
+    assert {path.parent.name for path in SOURCE.glob("*/__init__.py")} <= folders, "every folder has a row"
+    kinds = {kind for line in plug_ins.splitlines() if line.startswith("|") for kind in line.split("|")[1].split(",")}
+    assert not set(KINDS) - {kind.strip() for kind in kinds}, "every kind of plug-in has a row"
 
 
 def test_the_page_and_the_screen_use_words_of_the_glossary() -> None:
