@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import DataError, UsageError
-from expunge.records.base import canonical, read_json
+from expunge.records.base import Record, canonical, read_json
 from expunge.records.run import RunRecord
 
 
@@ -60,13 +60,22 @@ def _written_by_expunge(out: Path) -> bool:
 
 def check_resumable(previous: RunRecord, fresh: RunRecord) -> None:
     """A resumed run must be the same run: recipe, settings, rows, model and seed."""
+    check_same("The run in this folder was", previous, fresh,
+               ("recipe_full", "settings", "task_fingerprints", "model_fingerprint", "seed"))
+
+
+def check_same(what: str, previous: Record, fresh: Record, fields: Sequence[str]) -> None:
+    """Two records of one kind hold the same in these fields.
+
+    Raises:
+        UsageError: "<what> made with other options or inputs.", with the fields that differ.
+    """
     before, now = previous.to_json(), fresh.to_json()
-    for name in ("recipe_full", "settings", "task_fingerprints", "model_fingerprint", "seed"):
-        changed = list(_differences(name, before[name], now[name]))
-        if changed:
-            raise UsageError("The run in this folder was made with other options or inputs.",
-                             "\n".join(changed[:5] + ["..."] * (len(changed) > 5)),
-                             "Repeat the original command with --resume, or choose another --out.")
+    changed = [line for name in fields for line in _differences(name, before[name], now[name])]
+    if changed:
+        raise UsageError(f"{what} made with other options or inputs.",
+                         "\n".join(changed[:5] + ["..."] * (len(changed) > 5)),
+                         "Repeat the original command with --resume, or choose another --out.")
 
 
 def _differences(name: str, before: Any, now: Any) -> Iterator[str]:

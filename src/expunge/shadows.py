@@ -1,8 +1,8 @@
-"""Shadow models: small trainings on random halves of the people, so that every row is seen with and without.
+"""Shadow models: small trainings on random halves of the entities, so that every row is seen with and without.
 
-The people of the forget and holdout splits form the pool. In each shadow half of them are out; of those that are in,
+The entities of the forget and holdout splits form the pool. In each shadow half of them are out; of those that are in,
 one half is then unlearned and the other kept. Retain and background rows are in always. A point's U are the models
-that knew it and unlearned it, its R those that never met it and went through the same call with other people.
+that knew it and unlearned it, its R those that never met it and went through the same call with other entities.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from expunge.metrics.population import forgetting_quality, klom, margin, populat
 from expunge.metrics.rows import mean_logp
 from expunge.models.load import config_from, load_subject, read_config
 from expunge.models.tiny import SIZES, build_for
-from expunge.output import prepare_output, refuse_output
+from expunge.output import check_same, prepare_output, refuse_output
 from expunge.probes.likelihood import Likelihood
 from expunge.records.base import read_jsonl, write_jsonl
 from expunge.records.run import environment
@@ -40,49 +40,49 @@ Floats = NDArray[np.float64]
 State = Literal["forgotten", "kept", "out"]
 CYCLE: tuple[State, ...] = ("forgotten", "kept", "out", "out")
 WORLD = "authors(forget=8, retain=8, holdout=8, neighbours=0)"
-"""Sixteen people in the pool: small enough for hundreds of trainings."""
+"""Sixteen entities in the pool: small enough for hundreds of trainings."""
 
 
-def person(row: Example) -> str:
+def entity_of(row: Example) -> str:
     """The entity a row is about; a row without one counts as its own."""
     return row.entity or row.id
 
 
 def pool_of(task: Task) -> tuple[Example, ...]:
-    """Forget and holdout rows that tell nothing about anybody else in the pool.
+    """Forget and holdout rows that tell nothing about another entity of the pool.
 
-    A row that names another one, or whose fact can be deduced from another's rows, would carry knowledge of a
-    person who is out into models that must never have met them.
+    A row that names another entity, or whose fact follows from another's rows, would carry knowledge of an entity
+    that is out into models that must never have met it.
     """
     rows = task.forget + task.holdout
-    about = {row.id: person(row) for row in rows}
+    about = {row.id: entity_of(row) for row in rows}
     names = {row.entity for row in rows if row.entity}
 
     def alone(row: Example) -> bool:
         others = names - {row.entity}
-        return (not any(about.get(link, person(row)) != person(row) for link in row.links)
+        return (not any(about.get(link, entity_of(row)) != entity_of(row) for link in row.links)
                 and not any(name in row.answer or name in row.prompt for name in others))
 
     return tuple(row for row in rows if alone(row))
 
 
-def assign(people: Sequence[str], count: int, seed: int) -> list[dict[str, State]]:
-    """Who is in which state in each shadow.
+def assign(entities: Sequence[str], count: int, seed: int) -> list[dict[str, State]]:
+    """The state of every entity in each shadow.
 
-    Every four shadows quarter the people anew and pass the quarters through the cycle, so that every shadow forgets
-    equally many, and after four everybody was forgotten once, kept once and out twice.
+    Every four shadows quarter the entities anew and pass the quarters through the cycle, so that every shadow forgets
+    equally many, and after four every entity was forgotten once, kept once and out twice.
     """
     states: list[dict[str, State]] = []
     for number in range(count):
-        order = sorted(people)
+        order = sorted(entities)
         stream(seed, "quarters", number // 4).shuffle(order)
         states.append({p: CYCLE[(i * 4 // len(order) + number) % 4] for i, p in enumerate(order)})
     return states
 
 
 def shadow_task(task: Task, pool: Sequence[Example], states: Mapping[str, State]) -> Task:
-    """The task of one shadow. Without holdout rows: no choice may look at people who are out."""
-    rows = {state: tuple(r for r in pool if states[person(r)] == state) for state in CYCLE}
+    """The task of one shadow. Without holdout rows: no choice may look at entities that are out."""
+    rows = {state: tuple(r for r in pool if states[entity_of(r)] == state) for state in CYCLE}
     return Task(name=task.name, forget=rows["forgotten"], retain=task.retain + rows["kept"],
                 background=task.background, generation_tokens=task.generation_tokens, template=task.template)
 
@@ -110,15 +110,15 @@ def make_shadows(methods: str | Sequence[str], *, out: str | Path, count: int = 
     settings = RunSettings.build(settings, **(options | {"keep": "last"}))
     task = api.as_task(task, settings)
     pool = pool_of(task)
-    people = sorted({person(r) for r in pool})
+    entities = sorted({entity_of(r) for r in pool})
     scratch = Path(model).suffix == ".json" or (str(model) in SIZES and not Path(model).exists())
     depth = (config_from(model) if scratch else vars(read_config(model))).get("num_hidden_layers", 4)
-    _check(methods, people, count, depth)
+    _check(methods, entities, count, depth)
     rate = train_lr if train_lr is not None or not scratch else 3e-3
     training = TrainSettings(epochs=train_epochs, lr=rate, batch_size=3 * settings.batch_size)
-    states = assign(people, count, settings.seed)
-    asked = {"count": count, "train_epochs": train_epochs, "train_lr": rate, "epochs": settings.epochs,
-             "lr": settings.lr, "batch_size": settings.batch_size, "keep": settings.keep}
+    states = assign(entities, count, settings.seed)
+    asked = settings.model_dump(mode="json") | {"lr": settings.lr, "count": count, "train_epochs": train_epochs,
+                                                "train_lr": rate}
     made = Shadows(methods=methods, model=str(model), settings=asked, task=task.name, points=len(pool),
                     task_fingerprint=task.fingerprint, seed=settings.seed, environment=environment(),
                     states=tuple(states), trainings=count * (2 + len(methods)))
@@ -192,8 +192,8 @@ class _Shadow:
         observed = Likelihood(alternatives=False).observe(subject, self.pool, self.task)
         logp = {row["id"]: value for row in observed if (value := mean_logp(row)) is not None}
         write_jsonl(self.rows(name), [
-            {"shadow": self.number, "model": name, "id": r.id, "entity": person(r),
-             "state": self.states[person(r)], "phi": float(f"{margin(logp[r.id]):.7g}")}
+            {"shadow": self.number, "model": name, "id": r.id, "entity": entity_of(r),
+             "state": self.states[entity_of(r)], "phi": float(f"{margin(logp[r.id]):.7g}")}
             for r in self.pool if r.id in logp])
         if name != ORIGINAL:
             shutil.rmtree(place)
@@ -205,18 +205,18 @@ class _Shadow:
         return place
 
 
-def _check(methods: Sequence[str], people: Sequence[str], count: int, depth: int) -> None:
+def _check(methods: Sequence[str], entities: Sequence[str], count: int, depth: int) -> None:
     for method in methods:
         parse(method, depth)
     if not methods or len(set(methods)) < len(methods) or set(methods) & {ORIGINAL, RETRAINED}:
         raise UsageError("The methods of shadow models are recipes, each named once.",
                          "Doing nothing and retraining are measured beside them by themselves.", "Give --method.")
-    if len(people) < len(CYCLE):
-        raise UsageError(f"{len(people)} people in forget and holdout rows are too few: 4 are needed.",
+    if len(entities) < len(CYCLE):
+        raise UsageError(f"{len(entities)} entities in forget and holdout rows are too few: 4 are needed.",
                          "Every shadow forgets a quarter of them, keeps one and leaves out two.",
-                         "Take a task with at least 4, better 16, people in its forget and holdout rows.")
+                         "Take a task with at least 4, better 16, entities in its forget and holdout rows.")
     if count < len(CYCLE):
-        raise UsageError("--count must be at least 4.", "After four of them everybody was in every state once.",
+        raise UsageError("--count must be at least 4.", "In four of them every entity is forgotten and kept once.",
                          "Give a multiple of 4; 64 and more make per-row attacks strong.")
 
 
@@ -225,11 +225,8 @@ def _resumed(fresh: Shadows, out: Path) -> Shadows:
     if not (out / "shadows.json").exists():
         return fresh
     before = Shadows.read(out / "shadows.json")
-    for name in ("methods", "model", "settings", "task_fingerprint", "seed"):
-        if getattr(before, name) != getattr(fresh, name):
-            raise UsageError("The shadows in this folder were made with other options or inputs.",
-                             f"{name} was {getattr(before, name)} and is now {getattr(fresh, name)}.",
-                             "Repeat the original command with --resume, or choose another --out.")
+    check_same("The shadows in this folder were", before, fresh,
+               ("methods", "model", "settings", "task_fingerprint", "seed"))
     return fresh.model_copy(update={"seconds": before.seconds, "finished": before.finished})
 
 
@@ -241,19 +238,19 @@ def read_rows(out: Path) -> list[dict[str, Any]]:
 def assess(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Every attack on every kind of model; the row `retrained` is the floor: what chance alone gives.
 
-    At forgotten points a method's models compare with retrained ones of shadows in which the person was out, and
+    At forgotten points a method's models compare with retrained ones of shadows in which the entity was out, and
     for the floor retrained ones do. At kept points they compare with the twins of the same shadows, which know the
-    person too; the twins themselves have no row there.
+    entity too; the twins themselves have no row there.
     """
-    people = {r["id"]: r["entity"] for r in rows}
-    index = {id: p for p, id in enumerate(people)}
-    phi = {name: np.full((1 + max(r["shadow"] for r in rows), len(people)), np.nan)
+    about = {r["id"]: r["entity"] for r in rows}
+    index = {id: p for p, id in enumerate(about)}
+    phi = {name: np.full((1 + max(r["shadow"] for r in rows), len(about)), np.nan)
            for name in (ORIGINAL, RETRAINED, *methods)}
     state_SP = np.full(phi[RETRAINED].shape, "", dtype="U9")
     for r in rows:
         phi[r["model"]][r["shadow"], index[r["id"]]] = r["phi"]
         state_SP[r["shadow"], index[r["id"]]] = r["state"]
-    groups = list(people.values())
+    groups = list(about.values())
     return {name: _measures(phi_SP, phi[RETRAINED], state_SP, groups, floor=name == RETRAINED)
             for name, phi_SP in phi.items()}
 

@@ -16,7 +16,7 @@ from expunge.demonstration import trained_world
 from expunge.errors import ExpungeError, InterruptedRun, MissingExtra, UsageError
 from expunge.methods.recipe import parse
 from expunge.models.load import load_subject, read_config
-from expunge.output import prepare_output
+from expunge.output import check_same, prepare_output
 from expunge.plugin import Plugin
 from expunge.records.base import read_jsonl, write_text
 from expunge.records.run import RunRecord, environment
@@ -48,7 +48,10 @@ def sweep(method: str, *, out: str | Path, task: Task | str = "authors", model: 
         model, retrained: the twins to work on; those of the built-in world when left out.
         trials: budget, those of an earlier, interrupted sweep included.
         suite: what every trial is scored with; it must hold forget_quality and model_utility.
-        settings, options: of every trial, as in `forget`; the learning rate is searched.
+        settings, options: of every trial, as in `forget`, without `lr`: the learning rate is searched.
+
+    Raises:
+        UsageError: with `lr`, or with other options than the sweep in `out` that is resumed.
 
     Returns:
         The sweep, also in out/sweep.json; out/trials.jsonl grows trial by trial, out/sweep.html draws the front.
@@ -57,6 +60,9 @@ def sweep(method: str, *, out: str | Path, task: Task | str = "authors", model: 
     processes.refuse_several("A sweep")
     optuna = _optuna()
     settings = RunSettings.build(settings, **options)
+    if settings.lr is not None:
+        raise UsageError("A sweep takes no learning rate.", "It draws one for every trial.",
+                         "Leave lr out, or name it in the recipe, such as npo + adamw(lr=1e-4).")
     task = api.as_task(task, settings)
     depth = 4 if model is None else getattr(read_config(model), "num_hidden_layers", 4)
     space = space_of(method, depth)
@@ -73,7 +79,7 @@ def sweep(method: str, *, out: str | Path, task: Task | str = "authors", model: 
         raise UsageError("Forget quality compares with a retrained model, and none was given.",
                          fix="Give --retrained MODEL.")
     made = Sweep(recipe=method, space=space, task=task.name, task_fingerprint=task.fingerprint,
-                  settings=settings.model_dump(include={"epochs", "steps", "batch_size"}) | {"suite": suite},
+                  settings=settings.model_dump(mode="json") | {"suite": suite},
                   model_fingerprint="" if dry_run else load_subject(model or "").fingerprint, seed=settings.seed,
                   environment=environment())
     if dry_run:
@@ -227,11 +233,8 @@ def _resumed(fresh: Sweep, out: Path) -> Sweep:
     if not (out / "sweep.json").exists():
         return fresh
     before = Sweep.read(out / "sweep.json")
-    for name in ("recipe", "space", "settings", "task_fingerprint", "model_fingerprint", "seed"):
-        if getattr(before, name) != getattr(fresh, name):
-            raise UsageError("The sweep in this folder was made with other options or inputs.",
-                             f"{name} was {getattr(before, name)} and is now {getattr(fresh, name)}.",
-                             "Repeat the original command with --resume, or choose another --out.")
+    check_same("The sweep in this folder was", before, fresh,
+               ("recipe", "space", "settings", "task_fingerprint", "model_fingerprint", "seed"))
     rows = read_jsonl(out / "trials.jsonl") if (out / "trials.jsonl").exists() else ()
     return fresh.model_copy(update={"trials": tuple(Trial.model_validate(row) for row in rows)})
 

@@ -92,6 +92,9 @@ def test_a_set_of_shadows_and_going_on(config: Path, tmp_path: Path, monkeypatch
     assert resumed.results == found.results
     with pytest.raises(UsageError, match="seed was 0 and is now 1"):
         make_shadows(method, out=tmp_path / "cut", model=config, resume=True, seed=1, **SHORT)
+    for option, value, before in (("accumulate", 2, "1"), ("lr", 0.5, "null")):
+        with pytest.raises(UsageError, match=rf"settings\.{option} was {before} and is now {value}\."):
+            make_shadows(method, out=tmp_path / "cut", model=config, resume=True, **{option: value}, **SHORT)
     with pytest.raises(UsageError, match="already exists"):
         make_shadows(method, out=tmp_path / "cut", model=config, **SHORT)
 
@@ -107,7 +110,7 @@ def api_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize(("change", "says"), [
     ({"methods": "retrained"}, "nothing called 'retrained'|retrained"), ({"count": 3}, "--count must be at least 4"),
     ({"methods": ("ga", "ga")}, "each named once"),
-    ({"task": authors_task(forget=1, retain=2, holdout=1)}, "2 people .* too few"),
+    ({"task": authors_task(forget=1, retain=2, holdout=1)}, "2 entities .* too few"),
 ])
 def test_what_cannot_be(change: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=says):

@@ -104,6 +104,11 @@ def test_going_on_repeats_nothing_and_draws_the_same(twins: tuple[Path, Path], t
     assert len((tmp_path / "cut" / "trials.jsonl").read_text().splitlines()) == 7
     with pytest.raises(UsageError, match="made with other options or inputs"):
         module.sweep("npo", out=tmp_path / "cut", trials=7, resume=True, **options)
+    with pytest.raises(UsageError, match="made with other options") as refused:
+        module.sweep("npo + retain_nll", out=tmp_path / "cut", trials=7, resume=True, accumulate=2, **options)
+    assert refused.value.why == "settings.accumulate was 1 and is now 2."
+    with pytest.raises(UsageError, match="takes no learning rate"):
+        module.sweep("npo + retain_nll", out=tmp_path / "new", lr=1e-4, **options)
     with pytest.raises(UsageError, match="already exists"):
         module.sweep("npo", out=tmp_path / "cut", trials=7, **options)
 

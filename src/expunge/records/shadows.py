@@ -26,7 +26,7 @@ class Shadows(Record):
     seed: int
     environment: dict[str, Any]
     states: tuple[dict[str, str], ...]
-    """Per shadow: person -> forgotten (trained on, then unlearned), kept (trained on) or out (never seen)."""
+    """Per shadow: entity -> forgotten (trained on, then unlearned), kept (trained on) or out (never seen)."""
     points: int
     """Rows asked of every model."""
     statistic: str = "ln(p/(1-p)), p = exp(mean log-prob per token of the answer and its end token), cut at +-100"
