@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -116,6 +117,8 @@ class Plugin:
     must_show: ClassVar[tuple[Property, ...]] = ()
     blocks_in: ClassVar[tuple[str, ...]] = ("layer", "layers")
     """Options that number decoder blocks, from 0."""
+    fixes: ClassVar[Mapping[ModelNeed, str]] = {}
+    """Need -> what to do where a model lacks it, if another option of this plug-in helps. Others: `NEED_TEXTS`."""
 
     def __init__(self, spec: BaseModel | None = None, **options: Any) -> None:
         self.spec: Any = spec if spec is not None else self.parse(options)

@@ -97,6 +97,11 @@ def test_a_recipe_plugin_works_or_is_refused(entry: Entry, tmp_path: Path) -> No
         assert all(name.startswith("stages.0.") for name in changed)
 
 
+def test_a_refusal_names_the_option_that_would_work(tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match=r"Write ce_u\(skip=0\)"):
+        api.forget(tiny(), method="ce_u", task=task(), out=tmp_path / "run", steps=2)
+
+
 def observed(subject: AnySubject, probe: str, split: Split) -> tuple[Row, ...]:
     return tuple(probe_for(probe, True).observe(subject, task().probe_rows(split), task()))
 

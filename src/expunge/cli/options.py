@@ -68,13 +68,13 @@ def load(options: TaskOptions, settings: Settings, name: str | None = None) -> T
     Raises:
         UsageError: neither a name nor a file was given.
     """
-    from expunge.benchmarks.loading import load_task
+    from expunge.benchmarks.loading import load_task, task_names
     from expunge.data.files import parse_map
 
     chosen = options.task or (None if options.forget else name)
     if chosen is None and options.forget is None:
         raise UsageError("No task was given.", "A task says what must be forgotten.",
-                         "Give --task authors, --task tofu:forget10, or --forget FILE.")
+                         f"Give --forget FILE, or --task with one of: {', '.join(task_names())}.")
     limit, template = getattr(settings, "limit", None), getattr(settings, "template", None)
     task = load_task(chosen, forget=options.forget, retain=options.retain, holdout=options.holdout,
                      mapping=parse_map(options.map) if options.map else None, data_dir=options.data_dir, limit=limit,

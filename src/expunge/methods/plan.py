@@ -90,7 +90,8 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, encoder: Encod
     for stage in stages:
         problems += _wrapped_problems(stage, wrapped)
         wrapped = stage.wrap.card.name if stage.wrap is not None else wrapped
-        lacking = [UsageError(f"{plugin.card.name} {NEED_TEXTS[need].why}.", fix=NEED_TEXTS[need].fix)
+        lacking = [UsageError(f"{plugin.card.name} {NEED_TEXTS[need].why}.",
+                              fix=plugin.fixes.get(need, NEED_TEXTS[need].fix))
                    for plugin in stage.plugins for need in unmet(plugin.model_needs, offered)[:1]]
         problems += lacking
         for plugin in stage.plugins:
@@ -120,7 +121,7 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, encoder: Encod
     if problems:
         raise PreflightError(problems)
     notes = tuple(
-        f"{s.objective.card.name} has no lower bound: it stops at a forget loss of log(vocabulary)."
+        f"{s.objective.card.name} has no lower bound: it stops at a forget loss of log(number of tokens or classes)."
         for s in stages if s.objective is not None and s.objective.unbounded
     )
     notes += tuple(note for s in stages for note in s.notes)

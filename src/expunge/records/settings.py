@@ -144,8 +144,8 @@ class RunSettings(LoopSettings):
 class AuditSettings(Settings):
     """Options of `expunge audit`."""
 
-    suite: str | None = Field(None, description="scores (no attack), quick, standard (the default), full, or metrics, "
-                                                "attacks and suites, by commas.")
+    suite: str | None = Field(None, description="scores (no attack), quick, standard, full, or metrics, attacks and "
+                                                "suites, by commas; the task's own by default.")
     seed: int = Field(0, description="One seed for everything random.")
     limit: Limit = None
     max_length: MaxLength = None
@@ -162,7 +162,7 @@ class AuditSettings(Settings):
 class TaskOptions(Settings):
     """Which rows a command works on: a named task, or files."""
 
-    task: str | None = Field(None, description="authors, tofu:forget01|05|10; or give files.")
+    task: str | None = Field(None, description="A named task (`expunge ls tasks`); or give files.")
     forget: Path | None = Field(None, description="File of rows to forget.")
     retain: Path | None = Field(None, description="File of rows to keep.")
     holdout: Path | None = Field(None, description="File of rows no model was trained on.")

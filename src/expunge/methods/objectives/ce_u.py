@@ -38,6 +38,7 @@ class CEU(EditedTeacher):
                     "an answer of at most `skip` tokens is not counted; if no token of a step counts, its loss is 0, "
                     "where the authors' mean is NaN"),
     )
+    fixes = {"sequence": "Write ce_u(skip=0), which reads one label per row too."}
     value_is_loss = False
     space = {"skip": ("choice", 0, 1, 2), "weight": ("log", 0.05, 2.0)}
     must_show = (
