@@ -332,7 +332,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
 
 def _attacked(rng: random.Random, folder: Path, who: str) -> None:
-    """Relearning gives the subject every second answer back; rows of half the people were asked."""
+    """Relearning gives the subject every second answer back; rows of half the entities were asked."""
     plain = _observations(rng, "original" if who == "subject" else who, False).rows("generation", "forget")
     place = real_attack_folder()
     like = real_row("generation", "prompt", folder=place)

@@ -121,7 +121,7 @@ def test_attacks_have_a_section_and_a_verdict_per_access(make_run: Make, tmp_pat
         "unlearned from 0.16 to 0.43",
         "What came back",
         "retrained, relearn",
-        "asked about people the attacker",
+        "asked about entities the attacker",
         "Only the lead counts.",
     ):
         assert said in html, said

@@ -30,7 +30,7 @@ class Relearn(Curve):
 
     class Spec(plugin.Spec):
         on: Literal["half", "forget", "related", "unrelated"] = Field("half", description=(
-            "half: rows of half the forget people, asked about the other half; forget: all forget rows, so that "
+            "half: rows of half the forget entities, asked about the other half; forget: all forget rows, so that "
             "only the speed beside the control counts; related: retain rows; unrelated: utility rows"))
         steps: int = Field(48, ge=0, description="Optimizer steps; 0 does nothing.")
         at: list[NonNegativeInt] = Field([], description="Earlier steps at which to ask as well, for a curve.")

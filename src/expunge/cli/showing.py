@@ -244,5 +244,5 @@ def show_shadows(found: Shadows, reporter: Reporter) -> None:
     for measure, result in found.results["original"].items():
         if "unavailable" in result:
             _dim(f"{measure}: not available, {result['unavailable']}", reporter)
-    reporter.out.print(f"\n{len(found.states)} shadows, {found.points} rows each. A number means something beside the "
-                       "floor only: what models that all never met a person give.", soft_wrap=True)
+    reporter.out.print(f"\n{len(found.states)} shadows, {found.points} rows each. Compare each number with the "
+                       "floor: models that never met an entity give it.", soft_wrap=True)

@@ -49,7 +49,7 @@ def succeeds(score: Score, tests: int = 1) -> bool:
 
     - the excess over the control stays above 0, and so does the gain over the subject left alone: with their 95 %
       intervals, and one-sided at `CHANCE` / `tests` (Bonferroni). The standard error is the interval's half-width /
-      1.96, and the quantile Student's for the number of people, since redrawing few people says too little;
+      1.96, and the quantile Student's for the number of entities, since redrawing few of them says too little;
     - both are at least `RESIDUE` of what there was to recover, and never less than `SMALL`; where no second retrained
       model tells what two of them differ by, `LONE_RESIDUE` of it;
     - the excess is more than a second retrained model has over the first, where there is one;
@@ -80,7 +80,7 @@ def doubt(score: Score, tests: int = 1) -> str | None:
 
 
 MANY = 10_000
-"""People, where their number should not matter."""
+"""A number of entities that makes Student's quantile that of a normal distribution."""
 
 
 def needed(score: Score) -> float:

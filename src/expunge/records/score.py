@@ -11,7 +11,7 @@ from expunge.records.base import Record
 Orientation = Literal["knows", "forgot", "neutral"]
 Access = Literal["text", "logits", "gradients", "weights"]
 ACCESS: tuple[Access, ...] = ("text", "logits", "gradients", "weights")
-"""Threat models: whoever holds one also holds those before it."""
+"""Threat models: an attacker with one kind of access also has those before it."""
 Family = Literal["relearning", "quantisation", "pruning", "noise", "merging", "steering", "internals", "decoding",
                  "prompt:paraphrase", "prompt:jailbreak", "prompt:context", "prompt:search", "membership"]
 """What kind of attack it is; those on prompts share their first word."""
@@ -48,15 +48,14 @@ class Score(Record):
     excess: float | None = None
     """Under an attack: value minus control, what the attack got beyond what it gets where nothing is to be had."""
     excess_interval: tuple[float, float] | None = None
-    """95 % of it, the wider of redrawing rows and redrawing people."""
+    """95 % of it, the wider of redrawing rows and redrawing entities."""
     gain: float | None = None
     """Under an attack: value minus before, less what the control gained, if it gained: what the attack brought out
     that asking plainly does not."""
     gain_interval: tuple[float, float] | None = None
     """95 % of it, likewise."""
     entities: int = 0
-    """Under an attack: how many people the excess rests on, on the side with fewer; a row about nobody counts as one.
-    """
+    """Under an attack: how many entities the excess rests on, on the side with fewer. A row without one is its own."""
     floor: float | None = None
     """The excess of a second retrained model over the first: what two models that never knew differ by."""
     recovered: float | None = None
@@ -107,7 +106,7 @@ class Score(Record):
 
 
 class Threat(Record):
-    """What the evidence supports against whoever holds one kind of access, and all below it."""
+    """What the evidence supports against an attacker with one kind of access, and with all below it."""
 
     access: Access
     outcome: Literal["forgets", "suppresses", "retains", "over-forgets", "undecided", "not tested"]
@@ -144,7 +143,7 @@ class AttackRecord(Record):
     families: tuple[Family, ...] = ()
     """What kinds of attack it is, as its cards say."""
     splits_entities: bool
-    """It learned from rows of half the people and was tested on those of the other half."""
+    """It learned from rows of half the entities and was tested on those of the other half."""
     summary: str
     caution: str = ""
 

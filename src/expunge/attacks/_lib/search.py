@@ -24,8 +24,8 @@ from expunge.records.task import Example, Split
 from expunge.seeding import stream
 
 Scope = Literal["people", "questions", "all"]
-SCOPES = ("people: learned on rows of half the forget people, asked about the others; questions: learned on half of "
-          "each person's rows, asked about the other half; all: learned on the very rows it is asked about")
+SCOPES = ("people: learned on rows of half the forget entities, asked about the others; questions: learned on half of "
+          "each entity's rows, asked about the other half; all: learned on the very rows it is asked about")
 
 
 def divided(context: AttackContext, scope: str, most: int) -> tuple[list[Example], AttackContext]:
@@ -43,9 +43,9 @@ def _divided(context: AttackContext, scope: str) -> tuple[list[Example], Rows]:
     if scope != "questions":
         return rows, context.rows
     known: set[str] = set()
-    for person in dict.fromkeys(r.entity or r.id for r in rows):
-        ids = [r.id for r in rows if (r.entity or r.id) == person]
-        stream(0, "questions", person).shuffle(ids)  # not by seed: the same rows are asked in every audit
+    for entity in dict.fromkeys(r.entity or r.id for r in rows):
+        ids = [r.id for r in rows if (r.entity or r.id) == entity]
+        stream(0, "questions", entity).shuffle(ids)  # not by seed: the same rows are asked in every audit
         known.update(ids[: len(ids) // 2])
     return [r for r in rows if r.id in known], partial(_without, context, frozenset(known))
 
