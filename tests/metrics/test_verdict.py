@@ -293,7 +293,7 @@ def test_what_was_not_compared_is_not_counted_as_tried() -> None:
     """An attack that lends knowledge, or one without a control, has shown nothing either way."""
     lent = attacked(0.6, attack="contrast", access="text", counted=False)
     alone = verdict([quality(0.4), TEXT_SAME, lent]).threats[0]
-    assert alone.outcome == "undecided" and "1 attack lent it the original's knowledge" in alone.sentence
+    assert alone.outcome == "undecided" and "1 attack used the original's knowledge" in alone.sentence
     beside = verdict([quality(0.4), TEXT_SAME, lent, NOTHING]).threats[0]
     assert beside.outcome == "forgets" and beside.sentence.startswith("The 1 attack set against a control")
     reason = attacked(None, access="text", uncontrolled="it is about one person")

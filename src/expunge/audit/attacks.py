@@ -77,8 +77,8 @@ def observe_attack(attack: Attack, subject: Subject, context: AttackContext, fol
 
     def key(label: str, pair: ProbeSplit) -> str:
         asked = cache.key(subject, probes[pair], task.probe_rows(pair[1]), task)
-        lent = original if "original" in attack.needs else ""
-        return fingerprint([asked, task.fingerprint, label, parse_attack(label).identity, split, context.seed, lent])
+        origin = original if "original" in attack.needs else ""
+        return fingerprint([asked, task.fingerprint, label, parse_attack(label).identity, split, context.seed, origin])
 
     known = {(label, pair): stores[label].get(*pair, key(label, pair)) for label in attack.labels for pair in pairs}
     if all(rows is not None for rows in known.values()):

@@ -43,7 +43,7 @@ from expunge.records.task import SPLITS, Split, Task
 
 @dataclass(frozen=True)
 class Roles:
-    """Who is looked at; references are functions that load when called, so that one stands in memory at a time."""
+    """The models of an audit. References are functions that load a model when called: one is in memory at a time."""
 
     subject: Subject
     original: Callable[[], Subject] | None = None
@@ -97,8 +97,8 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     controls = [name for name, _ in roles.named() if name.startswith("retrained")]
     if fit:
         note(_sides(len(fit), len(controls), bool(task.holdout)))
-    lent = any("original" in a.needs for a in fit)
-    origin = roles.original().fingerprint if roles.original and lent else ""
+    needed = any("original" in a.needs for a in fit)
+    origin = roles.original().fingerprint if roles.original and needed else ""
     remove_stale(out / "observations", [name for name, _ in roles.named()], fit)
     for role, make in roles.named():
         subject = make()

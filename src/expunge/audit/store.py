@@ -24,7 +24,7 @@ class ObservationStore:
         self._keys: dict[str, str] = known.get("rows", {}) if known.get("schema") == SCHEMA else {}
 
     def get(self, probe: str, split: Split, key: str) -> tuple[Row, ...] | None:
-        """The rows filed under the key, here or in the cache; None when somebody has to ask."""
+        """The rows filed under the key, here or in the cache; None when the model must be asked."""
         path = self._path(probe, split)
         if path.exists() and self._keys.get(path.name) == key:
             return tuple(read_jsonl(path))
@@ -44,7 +44,7 @@ class ObservationStore:
                 path.unlink()
 
     def lacks(self, missing: Mapping[tuple[str, Split], str]) -> None:
-        """Why there are no rows of a probe, for who reads this folder later."""
+        """Write why a probe has no rows, for later readers of this folder."""
         path = self._folder / MISSING
         path.unlink(missing_ok=True)
         if missing:

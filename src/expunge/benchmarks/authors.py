@@ -1,4 +1,4 @@
-"""The built-in world of invented people, about whom a model can only know what it was taught."""
+"""The built-in world of invented people. A model knows only what it was trained on about them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from expunge.records.task import Task
 
 
 class Published(NamedTuple):
-    """A number that somebody published on a task, to set one's own beside."""
+    """A published number on a task, to compare with."""
 
     task: str
     model: str

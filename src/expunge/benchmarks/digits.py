@@ -31,7 +31,7 @@ class Digits(TaskPlugin):
         forget: str = Field("class:3", description="class:3 forgets the training rows of one class, random:0.1 that "
                                                    "share of all training rows.")
         test: float = Field(0.3, gt=0, lt=1, description=(
-            "Share of the rows of each class that nobody is trained on. Of a class those of the same class are the "
+            "Share of the rows of each class that no model is trained on. Of a class those of the same class are the "
             "holdout, of random rows as many as are forgotten; the others are the utility rows."))
         per_class: int = Field(0, ge=0, description="Images per class, the first ones; 0 takes all (174 to 183).")
         entity: Literal["row", "class"] = Field("row", description="What a row is about: itself, or its class.")

@@ -1,4 +1,4 @@
-"""TOFU: question and answer rows about 200 invented authors, of whom some are to be forgotten."""
+"""TOFU: question and answer rows about 200 invented authors; some of them are to be forgotten."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _same_rows(probe: tuple[Example, ...], training: tuple[Example, ...], name: 
 
 
 def _utility(config: str, folder: Path | None) -> tuple[Example, ...]:
-    """Real-world questions that nobody is trained on; options come from the plain file."""
+    """Real-world questions that no model is trained on; options come from the plain file."""
     plain, perturbed = DATA.rows(config, folder), DATA.rows(f"{config}_perturbed", folder)
     result = []
     for i, ((_, options), (where, row)) in enumerate(zip(plain, perturbed, strict=False)):

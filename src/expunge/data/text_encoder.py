@@ -292,7 +292,7 @@ class TextEncoder:
             return before, answer, [self.eos_id] if self.eos_id is not None else []
         tail = self._again(rest[at + len(answer.strip()):])
         stop = next((i for i, token in enumerate(tail) if token in self._special), None)
-        if stop is not None:  # the end-of-turn token; what a template prints after it is nobody's answer
+        if stop is not None:  # the end-of-turn token; what a template prints after it is not the answer
             return before + rest[:at], answer.strip(), tail[: stop + 1]
         return before + rest[:at], answer.strip(), [self.eos_id] if self.eos_id is not None else []
 

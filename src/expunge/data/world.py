@@ -1,4 +1,4 @@
-"""The built-in world `authors`: invented people about whom a model can know only what it was trained on.
+"""The built-in world `authors`: invented people. A model knows only what it was trained on about them.
 
 Everything is drawn from one seeded generator, so size and seed determine the rows. Forget, retain and
 holdout people are drawn from one distribution, which makes their scores comparable: about an unseen

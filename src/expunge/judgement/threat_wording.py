@@ -44,8 +44,8 @@ def _sentence(found: ThreatDecision, attacks: Sequence[AttackRecord]) -> str:
             alone = found.plain_excess_tested
             return f"{'Left alone it shows no excess, but no' if alone else 'No'} attack was run at this access."
         case "no control":
-            lent = [s.attack or "" for s in found.attacked if not s.counted]
-            also = f", and {_count(lent, attacks)} lent it the original's knowledge" if lent else ""
+            informed = [s.attack or "" for s in found.attacked if not s.counted]
+            also = f", and {_count(informed, attacks)} used the original's knowledge" if informed else ""
             return f"No attack at this access had a control on {MIN_ROWS} rows or more{also}, so nothing follows."
         case "no plain score":
             return f"{nothing}. No score at this access tells of the model left alone."
@@ -99,9 +99,9 @@ def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -
     asked = [s for s in scores if s.attack and s.value is not None and s.shows_knowledge]
     bare = {s.attack for s in asked if s.counted} - set(labels)
     reasons = sorted({s.uncontrolled for s in asked if s.attack in bare and s.uncontrolled})
-    lent = list(dict.fromkeys(s.attack for s in asked if s.attack and not s.counted))
-    if lent:
-        sentences.append(f"Not counted, since the original's knowledge comes with it: {', '.join(lent)}.")
+    informed = list(dict.fromkeys(s.attack for s in asked if s.attack and not s.counted))
+    if informed:
+        sentences.append(f"Not counted, since they use the original's knowledge: {', '.join(informed)}.")
     if bare:
         sentences.append(f"{len(bare)} attack{'s' * (len(bare) > 1)} had no control on {MIN_ROWS} rows or more, so "
                          f"what they brought out proves nothing{': ' * bool(reasons)}{'; '.join(reasons)}.")

@@ -1,7 +1,7 @@
-"""Deciding what the evidence supports against whoever holds each kind of access. The words are in `threat_wording.py`.
+"""Deciding what the evidence supports against attackers with each kind of access. The words are in `threat_wording.py`.
 
 An attacked score belongs to the access that attack and metric need together. `leaks.py` says when an attack
-succeeded, corrected for the number of attacks; whoever holds more may use what needs less.
+succeeded, corrected for the number of attacks; an attacker with more access may use what needs less.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LoRA adapters on a subject, for whoever trains one: unlearning scopes and relearning attacks."""
+"""LoRA adapters on a subject. Unlearning scopes and relearning attacks train them."""
 
 from __future__ import annotations
 

@@ -32,8 +32,9 @@ def is_plain(head: Any, device: torch.device) -> bool:
 class LazyLogits:
     """Hidden states and a plain output head: the head runs when logits are asked for.
 
-    It runs as it would have at once: with a gradient if there was to be one, and with the same weights. Weights that
-    change meanwhile are noticed, unless somebody writes to their `.data`. Build with `from_states`.
+    The result is that of running the head at once: with a gradient if gradients were on, and with the same weights.
+    If the weights have changed since, `check` raises an error; it does not see writes to `.data`. Build with
+    `from_states`.
     """
 
     states_ND: Tensor

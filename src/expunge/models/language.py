@@ -191,8 +191,8 @@ class CausalLM(Subject):
         and never from the global state. Rows run in batches of similar length.
 
         Args:
-            begun: tokens that each is known to begin with when it is greedy, as hits of a likelihood tell. Decoding
-                goes on from there, which changes no word but by rounding, as the size of a batch does.
+            begun: the first tokens of each greedy continuation, where the likelihood probe found them. Decoding starts
+                after them. The words stay the same, up to rounding.
         """
         greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}

@@ -41,7 +41,7 @@ class Reference(Protocol):
         """Full distributions at the supervised positions."""
 
     def likeliest(self, batch: Batch, count: int) -> Likeliest:
-        """What is left of those distributions when only so many tokens are told apart."""
+        """Those distributions over the `count` likeliest tokens and the sum of the rest."""
 
     def hidden(self, batch: Batch, block: int) -> Tensor:
         """Output of a decoder block, shape B T D."""
@@ -278,7 +278,7 @@ def build_reference(subject: Subject, kind: ReferenceKind, rows: Sequence[Row], 
 
     Args:
         rows: all that will be asked about, for kinds that keep what the original says.
-        likeliest: how many tokens are told apart for reference.likeliest, and in which rows.
+        likeliest: how many of the likeliest tokens reference.likeliest keeps, and in which rows.
     """
     if kind == "none needed":
         return None

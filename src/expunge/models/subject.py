@@ -41,7 +41,7 @@ class Subject:
     modality: ClassVar[str]
     """What it reads: text or image."""
     epochs_from_scratch: ClassVar[int] = 40
-    """How long new weights are trained when nobody says so."""
+    """Epochs of training from new weights, unless the options say otherwise."""
 
     def __init__(self, model: Any, encoder: Encoder, path: str = "") -> None:
         if fast.enabled("numpy_products"):
@@ -56,7 +56,7 @@ class Subject:
 
     @property
     def bare(self) -> bool:
-        """Whether no hook looks on: one that counts positions or rows would see others than it expects."""
+        """Whether the model has no hook. A hook that counts positions or rows would see others than it expects."""
         return not is_watched(self.model)
 
     @property
@@ -120,7 +120,7 @@ class Subject:
         raise NotImplementedError
 
     def answers_of(self, batches: Mapping[str, Any]) -> dict[str, Answers]:
-        """Several sides, which may share a pass, handed back apart. Which rows share a pass changes no number."""
+        """Answers of several sides, by side. A subclass may run them in one pass; the numbers are the same."""
         return {side: self.answers(batch) for side, batch in batches.items()}
 
     def answers_in_parts(self, rows: Sequence[Any],

@@ -63,7 +63,7 @@ def build_for(config: Mapping[str, Any], task: Task, *, seed: int = 0, max_lengt
 
 
 def epochs_from_scratch(config: Mapping[str, Any]) -> int:
-    """How long a model of this config is trained when nobody says so."""
+    """Epochs of training a model of this config, unless the options say otherwise."""
     kind = ImageClassifier if config["model_type"] in CLASSIFIERS else CausalLM
     return kind.epochs_from_scratch
 

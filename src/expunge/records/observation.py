@@ -89,7 +89,7 @@ class Observations:
                                    for key, rows in self._rows.items()}) for n in numbers)
 
     def entities(self, split: Split) -> dict[str, str]:
-        """Example id -> whom it is about (itself, where it is about nobody)."""
+        """Example id -> its entity, or the id itself for a row without one."""
         return {r["id"]: r["entity"] or r["id"]
                 for (_, s), rows in self._rows.items() if s == split for r in rows}
 

@@ -42,7 +42,7 @@ class Example(Record):
     """How the row becomes tokens: qa and messages through a template, completion and text verbatim. Of an image the
     answer is the name of its class."""
     entity: str = ""
-    """Whom or what the row is about; several rows share one."""
+    """The person or thing that the row is about; several rows share one."""
     group: str = ""
     """A named part of its split, such as real_authors within utility."""
     messages: tuple[tuple[str, str], ...] = ()

@@ -31,14 +31,14 @@ THREATS: dict[str, tuple[str, str]] = {
 """Outcome against one kind of access -> sign and word."""
 HOLDERS = {"text": "who can only ask", "logits": "who also sees probabilities",
            "gradients": "who can also differentiate", "weights": "who has the weights"}
-"""Access -> whom it stands for; whoever holds more may do what needs less."""
+"""Access -> the attacker it stands for; one with more access may do what needs less."""
 
 WORDS: dict[str, str] = {
     "original": "The model before unlearning. It knows the forget set.",
     "retrained": "A model trained like the original but without the forget set. It shows what perfect forgetting looks "
                  "like.",
     "holdout set": "Rows that no model was trained on.",
-    "entity": "Whom or what a row is about: a person, a book, a class.",
+    "entity": "The person or thing that a row is about: a person, a book, a class.",
     "bare fact": "The part of an answer that matters, such as the name or the year.",
     "control": "The same attack, with the same budget, where there is nothing to find: on the retrained model, or "
                "without one on holdout rows.",

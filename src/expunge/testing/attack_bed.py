@@ -1,6 +1,6 @@
 """Models to attack: one that knows, one that never knew, one that was made to suppress, one that refuses.
 
-Trained once per session on a small world of four people to forget. Nobody may change them: attacks get the very
+Trained once per session on a small world of four people to forget. They must not be changed: attacks get the very
 models, and a checksum tells when one leaves a trace.
 """
 

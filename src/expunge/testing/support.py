@@ -1,6 +1,6 @@
 """A small model that knows its rows by heart, and the few lines that every test needs around it.
 
-The model is trained once per session. Whoever wants to change it takes a copy (`fresh`).
+The model is trained once per session. Take a copy (`fresh`) to change it.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def token_rows(subject: CausalLM, forget: Sequence[Example] | None = None,
 
 
 def trained(recipe: str, *, steps: int, lr: float | None = None, watch: int = 0, batch_size: int = 9) -> Trained:
-    """The same, remembered, so that checks share runs. Nobody may change what it returns."""
+    """The same, remembered, so that checks share runs. What it returns must not be changed."""
     _check_allowed()
     return _trained(recipe, steps, lr, watch, batch_size)
 

@@ -1,6 +1,6 @@
 """MLPs run on the positions that are read, and not on padding.
 
-An MLP looks at one position at a time and nobody reads padding, so leaving it out changes no other position. In a batch
+An MLP reads one position at a time and padding is never read, so leaving it out changes no other position. In a batch
 of eight rows of TOFU a third of the positions is padding. After the last block only some positions are read.
 
 Legend: B rows, T columns, N positions that are kept (flat), D hidden size.

@@ -100,7 +100,7 @@ def families() -> dict[str, CausalLM]:
 
 
 def questions(count: int = 4) -> list[Example]:
-    """Of different lengths, each about somebody."""
+    """Of different lengths, each with an entity."""
     return [r for r in bed.task().forget if named(r)][:count]
 
 

@@ -65,7 +65,7 @@ def gives_no_answer_away(plugin: type[Attack], options: dict[str, Any] | None = 
 
 @check
 def shows_nobody_tested(plugin: type[Attack]) -> None:
-    """Every demonstration is a row of somebody else who is not asked about, as many as said, in the row's format."""
+    """Every demonstration is a row of another entity that is not asked about, as many as said, in the row's format."""
     task, context, subject = bed.task(), bed.context(), bed.original()
     for on, source in (("retain", task.retain), ("half", context.learned)):
         (view,) = bed.views(plugin(on=on, shots=3), subject)

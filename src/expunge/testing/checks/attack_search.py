@@ -117,7 +117,7 @@ def gains(plugin: type[Any], from_: str, options: dict[str, Any], by: float, bey
 
 @check(trains=True)
 def learns_apart_from_what_it_asks(plugin: type[Attack], idle: dict[str, Any]) -> None:
-    """By people nobody is on both sides, by questions everybody is and no row; with all, all rows are on both."""
+    """With people no entity is on both sides; with questions all are, but no row; with all, all rows are on both."""
     task = bed.task()
     everybody = {r.entity for r in task.probe_rows("forget")}
     for scope in ("people", "questions", "all"):
@@ -150,7 +150,7 @@ def gives_each_its_own(plugin: type[Any], options: dict[str, Any]) -> None:
 
 @check(trains=True)
 def carries_over_from_the_original(plugin: type[Any], options: dict[str, Any]) -> None:
-    """With on=original the suffix is that of the original, whoever is asked; without an original it says so."""
+    """With on=original the suffix is that of the original, whichever model is asked; without an original it says so."""
     attack, asked = plugin(**options | {"on": "original"}), list[View]()
     assert "original" in attack.needs and "original" not in plugin(**options).needs
     found = next(iter(plugin(**options).search(bed.original(), bed.context()).values()))
@@ -270,7 +270,7 @@ def asks_what_it_scored(plugin: type[Any], options: dict[str, Any]) -> None:
     attack.run(subject, bed.context(), seen.append)
     rows = [r for r in seen[0].rows("forget") if r.kind != "text"]
     assert rows and all(r.prompt.endswith("?" + suffix.text) for r in rows)
-    assert not {r.entity for r in rows} & {r.entity for r in learned}, "nobody it was learned on is asked about"
+    assert not {r.entity for r in rows} & {r.entity for r in learned}, "no entity it was learned on is asked about"
 
 
 @check

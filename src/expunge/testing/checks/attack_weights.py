@@ -84,7 +84,7 @@ def gated() -> CausalLM:
             inside = tuple(slice(n) for n in old.shape)
             free[name][inside] = False
             if "down_proj" in name:
-                weight.zero_()  # idle: whatever the new neurons say reaches nobody
+                weight.zero_()  # idle: no weight reads the outputs of the new neurons
             weight[inside] = old
 
     def only_idle(scope: Scope, method: StageMethod) -> None:

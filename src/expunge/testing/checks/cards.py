@@ -95,7 +95,7 @@ def card_is_the_registrys(plugin: type[Plugin]) -> None:
 
 @invariant(*EVERY)
 def card_names_exist(plugin: type[Plugin]) -> None:
-    """Conflicts are plug-ins, the search space has only options, and needs are words somebody reads."""
+    """Conflicts are plug-ins, the search space has only options, and needs are words that the code reads."""
     card = plugin.card
     assert card.conflicts <= registry.entries().keys(), card.conflicts - registry.entries().keys()
     assert card.needs <= set(NEEDS) and card.model_needs <= set(MODEL_NEEDS)
@@ -166,7 +166,7 @@ def promises_are_checked(plugin: type[Plugin]) -> None:
     assert plugin.must_show, f"{plugin.card.name} has no must_show"
     assert all(isinstance(p, Property) and (p.why or plugin.card.kind == "metric") for p in plugin.must_show)
     unknown = [p.check for p in plugin.must_show if p.check not in CHECKS]
-    assert not unknown, f"{plugin.card.name} promises what nobody checks: {unknown}"
+    assert not unknown, f"{plugin.card.name} promises what no check covers: {unknown}"
 
 
 @invariant(*EVERY)

@@ -45,7 +45,7 @@ Parts = list[Tensor]
 
 @cache
 def apart() -> Gradients:
-    """Forget and retain gradients of a model away from its reference. Nobody may write to them."""
+    """Forget and retain gradients of a model away from its reference. They must not be written to."""
     return gradient("npo + retain_nll", moved(), original=memoriser(), separate=True)
 
 

@@ -39,7 +39,7 @@ from .base import check, term
 
 @cache
 def edited(recipe: str) -> tuple[CausalLM, dict[str, Any]]:
-    """The memoriser after an edit on the small task, and the figures. Nobody may change them."""
+    """The memoriser after an edit on the small task, and the figures. They must not be changed."""
     edit, subject = stage_of(recipe).edit, fresh()
     assert edit is not None
     return subject, edit.apply(subject, small_task(), 0)

@@ -57,7 +57,7 @@ def save(subject: CausalLM) -> Path:
 
 @cache
 def sharded(plugin: type[Plugin], rows: tuple[str, ...] | None = None, steps: int = STEPS, **options: Any) -> Path:
-    """A model folder, trained on all rows but those named. Nobody may write to it."""
+    """A model folder, trained on all rows but those named. It must not be written to."""
     chosen = [r for r in all_rows() if r.id not in (rows or ())]
     subject, _ = plugin(**(FEW | options)).train(fresh(), chosen, RunContext(settings=RunSettings(steps=steps)))  # type: ignore[attr-defined]
     return save(subject)

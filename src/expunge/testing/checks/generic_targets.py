@@ -125,7 +125,7 @@ def builds_generic_targets(plugin: type[Objective], lr: float, epochs: float) ->
 
 @check
 def learns_its_targets(plugin: type[Objective]) -> None:
-    """The mean over counted tokens of -log p of the generic token; rows nobody prepared are refused."""
+    """The mean over counted tokens of -log p of the generic token; rows that were not prepared are refused."""
     stage = stage_of(term(plugin, {"reinforce_lr": 1e-2, "reinforce_epochs": 10.0}))
     assert stage.objective is not None
     batches = batches_of(moved(), draws_of(stage, moved(), 4))

@@ -39,7 +39,7 @@ def few_rows() -> Task:
 
 @cache
 def guarded(plugin: type[Guard], **options: Any) -> tuple[CausalLM, dict[str, Any]]:
-    """A guard of the memoriser and its figures. Nobody may change what this returns."""
+    """A guard of the memoriser and its figures. What this returns must not be changed."""
     return plugin(**(QUICK | options)).build(fresh(), few_rows(), RunContext(settings=RunSettings(steps=70)))
 
 

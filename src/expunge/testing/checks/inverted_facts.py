@@ -149,7 +149,7 @@ def selects_by_memory(plugin: type[Objective]) -> None:
 
 @check
 def lends_answers(plugin: type[Objective]) -> None:
-    """Running text about somebody is trained through that person's inverted facts; nobody's text is a problem."""
+    """Running text with an entity is trained through its inverted facts; text without one is a problem."""
     task = few(3)
     text = Example(id="life", prompt="", kind="text", answer="A life.", entity=task.forget[0].entity)
     with_text = task.model_copy(update={"forget": (*task.forget, text)})
@@ -159,8 +159,8 @@ def lends_answers(plugin: type[Objective]) -> None:
     drawn = [made.sides(text, with_text, random.Random(i))["inverted"] for i in range(20)]
     assert {d.id for d in drawn} == {r.id for r in task.forget}
     assert all(d.answer in r.wrong_answers for d in drawn for r in task.forget if r.id == d.id)
-    nobody = task.model_copy(update={"forget": (*task.forget, text.model_copy(update={"entity": ""}))})
-    (problem,) = plugin().problems(nobody)
+    nameless = task.model_copy(update={"forget": (*task.forget, text.model_copy(update={"entity": ""}))})
+    (problem,) = plugin().problems(nameless)
     assert "1 of 4" in problem.what and "life" in problem.what and "inverted=FILE" in problem.fix
     with pytest.raises(UsageError, match="life"):
-        plugin().prepare(memoriser(), nobody, RunContext())
+        plugin().prepare(memoriser(), nameless, RunContext())

@@ -70,7 +70,7 @@ def leaves_first_update(plugin: type[Retain]) -> None:
 
 @check
 def below_whole_divergence(plugin: type[Retain]) -> None:
-    """Between 0 and the whole divergence, nearer to it with every token told apart; equal once all of them are."""
+    """Between 0 and the whole divergence, nearer to it with every token that is kept; equal once all of them are."""
     vocabulary = moved().model.config.vocab_size
     whole = gradient("retain_kl", moved(), original=memoriser())
     ladder = [gradient(f"{plugin.card.name}(k={k})", moved(), original=memoriser()) for k in (1, 4, 32, vocabulary)]

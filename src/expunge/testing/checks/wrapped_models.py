@@ -62,7 +62,7 @@ _wrapped = cache(lambda plugin: wrap(plugin, fresh()))
 
 
 def wrapped(plugin: type[Plugin]) -> CausalLM:
-    """Made once. Nobody may change it."""
+    """Made once. It must not be changed."""
     return _wrapped(plugin)  # type: ignore[arg-type]
 
 
