@@ -21,7 +21,7 @@ import expunge
 from expunge.attacks.base import AttackContext, View, parse_attack
 from expunge.benchmarks.loading import load_task
 from expunge.console import Reporter
-from expunge.judgement.trust import Case, trust
+from expunge.judgement.trust import Readings, trust
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import parse_metric, required
 from expunge.models.load import load_subject
@@ -186,7 +186,7 @@ def collect(work: Path) -> None:
     candidates = [n for n in candidates if before[n][UTILITY] >= floor]
     table: dict[str, dict[str, Any]] = {}
     for metric in names:
-        cases = [Case(before[n][metric], *(after[c][n][metric] for c in CONDITIONS)) for n in candidates]
+        cases = [Readings(before[n][metric], *(after[c][n][metric] for c in CONDITIONS)) for n in candidates]
         gain = after["relearned"]["retain-0"][metric] - before["retain-0"][metric]
         found = trust([v[metric] for m, v in plain.items() if m.knows],
                       [v[metric] for m, v in plain.items() if not m.knows], cases, gain)

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from expunge.judgement.trust import Case, quantisation_robustness, relearning_robustness, threshold, trust
+from expunge.judgement.trust import Readings, quantisation_robustness, relearning_robustness, threshold, trust
 
 
 def test_a_constant_metric_is_worth_a_coin() -> None:
     """It cannot tell models apart, and nothing moves it."""
-    found = trust([0.5] * 20, [0.5] * 20, [Case(0.5, 0.5, 0.5)] * 3, 0.0, resamples=50)
+    found = trust([0.5] * 20, [0.5] * 20, [Readings(0.5, 0.5, 0.5)] * 3, 0.0, resamples=50)
     assert found.faithfulness == 0.5 and found.interval == (0.5, 0.5)
     assert found.robustness == 1.0 and found.overall == pytest.approx(2 / 3)
 
 
 def test_a_perfect_metric() -> None:
-    found = trust([0.9, 0.8, 1.0], [0.1, 0.2, 0.0], [Case(0.1, 0.2, 0.1), Case(0.9, 0.9, 0.9)], 0.1, resamples=50)
+    found = trust([0.9, 0.8, 1.0], [0.1, 0.2, 0.0], [Readings(0.1, 0.2, 0.1), Readings(0.9, 0.9, 0.9)], 0.1, resamples=50)
     assert (found.faithfulness, found.models) == (1.0, 1), "the second still knows"
     assert found.threshold == pytest.approx(0.5)
     assert (found.relearning, found.quantisation, found.overall) == (pytest.approx(1.0), 1.0, pytest.approx(1.0))
 
 
 def test_nothing_below_the_threshold_says_nothing_of_robustness() -> None:
-    found = trust([0.9, 0.8], [0.1, 0.2], [Case(0.9, 1.0, 1.0)], 0.1, resamples=50)
+    found = trust([0.9, 0.8], [0.1, 0.2], [Readings(0.9, 1.0, 1.0)], 0.1, resamples=50)
     assert found.models == 0 and found.robustness is None and found.overall is None
 
 

@@ -15,7 +15,7 @@ from expunge.metrics.statistics import auc, bootstrap, harmonic_mean
 
 
 @dataclass(frozen=True)
-class Case:
+class Readings:
     """One unlearned model under one metric: left alone, relearned for an epoch, rounded to four bits."""
 
     before: float
@@ -49,7 +49,7 @@ class Trust:
         return None if self.robustness is None else harmonic_mean([self.faithfulness, self.robustness])
 
 
-def trust(knowing: Sequence[float], ignorant: Sequence[float], unlearned: Sequence[Case], gain_of_retrained: float,
+def trust(knowing: Sequence[float], ignorant: Sequence[float], unlearned: Sequence[Readings], gain_of_retrained: float,
           resamples: int = 1000) -> Trust:
     """Judge a metric by its values on models that know, on models that do not, and on unlearned ones.
 

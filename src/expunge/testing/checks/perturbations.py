@@ -41,7 +41,7 @@ from .base import check, term
 ALONE = "npo + retain_nll(weight=0)"
 
 
-class Boom(Exception):
+class _Boom(Exception):
     """What the tests throw."""
 
 
@@ -73,7 +73,7 @@ def restores_weights(plugin: type[Perturb], options: dict[str, Any] | None = Non
         def counted(self: CausalLM, batches: dict[str, TokenBatch]) -> dict[str, Answers]:
             calls.append(1)
             if len(calls) == limit:
-                raise Boom
+                raise _Boom
             return real(self, batches)
 
         patch.setattr(CausalLM, "answers_of", counted)
@@ -84,12 +84,12 @@ def restores_weights(plugin: type[Perturb], options: dict[str, Any] | None = Non
         for limit in range(1, passes + 1):
             calls.clear()
             subject = fresh()
-            with pytest.raises(Boom):
+            with pytest.raises(_Boom):
                 train(recipe, steps=1, subject=subject)
             assert same(subject), f"after pass {limit} of {passes}"
     deep, subject = fresh().model, fresh()
-    list(subject.blocks.values())[-1].forward = lambda *a, **k: (_ for _ in ()).throw(Boom)
-    with pytest.raises(Boom):
+    list(subject.blocks.values())[-1].forward = lambda *a, **k: (_ for _ in ()).throw(_Boom)
+    with pytest.raises(_Boom):
         train(recipe, steps=1, subject=subject)
     assert same(subject) and not subject.model.training and deep is not subject.model
 

@@ -135,7 +135,7 @@ def asks_what_its_card_names(plugin: type[Plugin]) -> None:
         assert set(step._answers) == set(part.reads)
 
 
-class Boom(Exception):
+class _Boom(Exception):
     """What the checks throw."""
 
 
@@ -146,7 +146,7 @@ def exception_leaves_no_trace(plugin: type[Plugin]) -> None:
         subject, before = fresh(), dict[str, Tensor]()
 
         def boom(*args: Any, **options: Any) -> Any:
-            raise Boom
+            raise _Boom
 
         def prepare(scope: Scope, method: Any, subject: Any = subject, before: Any = before, where: str = where,
                     boom: Any = boom) -> None:
@@ -157,7 +157,7 @@ def exception_leaves_no_trace(plugin: type[Plugin]) -> None:
             else:
                 next(iter(subject.blocks.values())).mlp.forward = boom
 
-        with pytest.raises(Boom):
+        with pytest.raises(_Boom):
             train(recipe_of(plugin), subject=subject, steps=2, prepare=prepare)
         assert hooks(subject) == [], where
         assert not subject.model.training, where
@@ -221,11 +221,11 @@ def resumed_is_uninterrupted(plugin: type[Plugin]) -> None:
     def run(folder: Path, fails: bool = False) -> Any:
         def note(line: dict[str, Any]) -> None:
             if fails and line["step"] == 3:
-                raise Boom
+                raise _Boom
         return train(recipe_of(plugin), steps=4, folder=folder, seed=3, loop={"checkpoint_every": 2}, on_step=note)
 
     whole, place = run(new_folder()), new_folder()
-    with pytest.raises(Boom):
+    with pytest.raises(_Boom):
         run(place, fails=True)
     torch.manual_seed(99)  # nothing depends on what else was drawn meanwhile
     cut = run(place)
