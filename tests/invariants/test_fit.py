@@ -31,30 +31,37 @@ RECIPES = ["npo + retain_kl", "npo + gu(history=2) + adamw(lr=2e-3, weight_decay
            "npo + retain_nll + hybrid(lr=1e-3, period=2, queries=1) + layers(index=1)"]
 
 
-def run(stage: Stage, subject: Subject, until: int | None, state: FitState | None, scope: Any = None,
-        eval_every: int = 2) -> tuple[FitState, Any]:
-    """Up to a step, from a state; no folder, so nothing but state and weights is handed over."""
+class Killed(Exception):
+    """Ends a loop between two checkpoints, as a crash does."""
+
+
+def run(stage: Stage, subject: Subject, state: FitState | None = None, scope: Any = None, *, steps: int = STEPS,
+        folder: Path | None = None, kill_at: int | None = None) -> tuple[FitState, Any]:
+    """One loop, with a checkpoint in the middle if there is a folder; `kill_at` ends it in that step."""
     task = small_task()
     method = StageMethod(stage, subject, task, task.forget, task.retain, 3)
     scope = scope or stage.scope.apply(subject)
     schedule = Schedule(method.order, subject.encoder, 6)
     rows = schedule.token_rows(STEPS, stage.kept_sides)
     reference = build_reference(memoriser(), stage.reference, rows)
-    loop = Loop(steps=STEPS, until=until, seed=3, eval_every=eval_every, stop=LAST)
-    return fit(method, subject, scope, schedule, loop, state, reference=reference,
-               monitor=Monitor(subject, task, 0)), scope
+    loop = Loop(steps=steps, seed=3, eval_every=2, checkpoint_every=STEPS // 2, stop=LAST)
+
+    def kill(line: dict[str, Any]) -> None:
+        if line["step"] == kill_at:
+            raise Killed
+
+    return fit(method, subject, scope, schedule, loop, state, folder=folder, reference=reference,
+               monitor=Monitor(subject, task, 0), on_step=kill), scope
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_two_halves_are_one_run(recipe: str) -> None:
+def test_two_halves_are_one_run(recipe: str, tmp_path: Path) -> None:
     """Weights, moments, what the combiner remembers, progress and alarms: the same bits."""
     stage, whole, halves = stage_of(recipe), fresh(), fresh()
-    end, _ = run(stage, whole, None, None)
-    state, scope = run(stage, halves, STEPS // 2, None)
-    assert state.progress.step == STEPS // 2 and state.optimizer and not state.progress.stopped
-    kept = json.dumps(vars(state.progress))
-    again, _ = run(stage, halves, None, state, scope)
-    assert json.dumps(vars(state.progress)) == kept, "the state that was given is not changed"
+    end, _ = run(stage, whole)
+    with pytest.raises(Killed):
+        run(stage, fresh(), folder=tmp_path, kill_at=STEPS // 2 + 1)
+    again, _ = run(stage, halves, folder=tmp_path)
     left, right = weights(whole), weights(halves)
     assert all(torch.equal(left[n], right[n]) for n in left)
     assert vars(end.progress) | {"seconds": 0} == vars(again.progress) | {"seconds": 0}
@@ -63,29 +70,34 @@ def test_two_halves_are_one_run(recipe: str) -> None:
                    for k, v in kinds.items())
 
 
-def test_without_the_state_the_second_half_is_another() -> None:
+def test_without_the_moments_the_second_half_is_another(tmp_path: Path) -> None:
     stage, whole, halves = stage_of(RECIPES[0]), fresh(), fresh()
-    run(stage, whole, None, None)
-    state, scope = run(stage, halves, STEPS // 2, None)
-    state.optimizer = {}
-    run(stage, halves, None, state, scope)
+    run(stage, whole)
+    with pytest.raises(Killed):
+        run(stage, fresh(), folder=tmp_path, kill_at=STEPS // 2 + 1)
+    (path,) = tmp_path.glob(f"checkpoint/step-{STEPS // 2}/state.pt")
+    torch.save(torch.load(path, weights_only=True) | {"optimizer": {}}, path)
+    end, _ = run(stage, halves, folder=tmp_path)
+    assert end.progress.step == STEPS
     left, right = weights(whole), weights(halves)
     assert not all(torch.equal(left[n], right[n]) for n in left)
 
 
 def test_an_optimizer_state_alone_begins_a_new_loop() -> None:
-    """As the slices of a shard do: step 0 again, with the moments of the loop before."""
+    """As the slices of a shard do: step 0 again, with the moments of the loop before. The given state is kept."""
     stage, subject = stage_of("ga"), fresh()
-    first, scope = run(stage, subject, None, None)
-    second, _ = run(stage, subject, 1, FitState(optimizer={"state": first.optimizer["state"]}), scope)
-    assert second.progress.step == 1
+    first, scope = run(stage, subject)
+    given = FitState(optimizer={"state": first.optimizer["state"]})
+    second, _ = run(stage, subject, given, scope, steps=1)
+    assert second.progress.step == 1 and given.progress.step == 0
     assert float(second.optimizer["state"][0]["step"]) == STEPS + 1
+    assert float(given.optimizer["state"][0]["step"]) == STEPS
 
 
 def test_the_generators_are_left_as_they_were() -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    run(stage_of("ga"), fresh(), 1, None)
+    run(stage_of("ga"), fresh(), steps=1)
     assert torch.equal(torch.get_rng_state(), before)
 
 

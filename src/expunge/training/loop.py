@@ -42,8 +42,6 @@ class Loop:
     """Settings of one loop; the same for training, unlearning and relearning."""
 
     steps: int
-    until: int | None = None
-    """Return the state after this step, although more are planned."""
     seed: int = 0
     eval_every: int = 0
     """Steps between monitor readings; 0 reads only at the end."""
@@ -69,7 +67,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
     optimizer = method.optimizer(scope)
     probe = Movement(scope, loop.seed, state.watched)  # before a checkpoint is restored: it measures from the start
     state = _restored(folder, scope, optimizer, method, state)
-    state.watched, progress, end = probe.start, state.progress, min(loop.until or loop.steps, loop.steps)
+    state.watched, progress = probe.start, state.progress
     processes.check_same("weights", lambda: f"{progress.step} {checksum(subject.model.state_dict())}")
     checkpoints = Checkpoints(folder / "checkpoint")
     monitor = partial(processes.on_main, monitor) if monitor else None  # all processes use the same reading
@@ -85,7 +83,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
     path = folder / "steps.jsonl" if processes.is_main() else os.devnull
     with (interruptible() as interrupted, open(path, "a", encoding="utf-8") as log,
           recomputing(subject, loop.gradient_checkpointing)):
-        while progress.step < end and not progress.stopped:
+        while progress.step < loop.steps and not progress.stopped:
             started, index = time.perf_counter(), progress.step
             torch.manual_seed(derive(loop.seed, "step", index))
             micro = list(schedule.micro_batches(index))
@@ -144,7 +142,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
                 raise InterruptedRun(f"Interrupted after step {progress.step} of {loop.steps}.",
                                      "What was finished is kept.",
                                      "Run the same command with --resume, or without if it has no such option.")
-            due = progress.stopped or progress.step == end or progress.step % (loop.checkpoint_every or 1) == 0
+            due = progress.stopped or progress.step == loop.steps or progress.step % (loop.checkpoint_every or 1) == 0
             if due and loop.checkpoint_every:
                 save()
     state.optimizer, state.method = optimizer.state_dict(), method.state()
