@@ -15,7 +15,8 @@ def test_a_constant_metric_is_worth_a_coin() -> None:
 
 
 def test_a_perfect_metric() -> None:
-    found = trust([0.9, 0.8, 1.0], [0.1, 0.2, 0.0], [Readings(0.1, 0.2, 0.1), Readings(0.9, 0.9, 0.9)], 0.1, resamples=50)
+    unlearned = [Readings(0.1, 0.2, 0.1), Readings(0.9, 0.9, 0.9)]
+    found = trust([0.9, 0.8, 1.0], [0.1, 0.2, 0.0], unlearned, 0.1, resamples=50)
     assert (found.faithfulness, found.models) == (1.0, 1), "the second still knows"
     assert found.threshold == pytest.approx(0.5)
     assert (found.relearning, found.quantisation, found.overall) == (pytest.approx(1.0), 1.0, pytest.approx(1.0))

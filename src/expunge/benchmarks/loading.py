@@ -42,7 +42,7 @@ def load_task(
             them. Without it the environment variable EXPUNGE_DATA is tried, then the hub.
         limit: keep this many rows of every split, the first ones (utility: of all its groups in
             turn), and only probe rows that belong to kept ones.
-        allow_overlap: accept forget rows that stand in retain too, and holdout rows that anyone is
+        allow_overlap: accept forget rows that stand in retain too, and holdout rows that a model is
             trained on.
         seed: of a task that draws its rows; a seed in the name goes first.
 

@@ -243,7 +243,7 @@ def without_hooks(module: nn.Module, keep: Sequence[nn.Module] = ()) -> None:
 
 
 def is_watched(model: nn.Module) -> bool:
-    """Whether a hook is registered anywhere in a model, by a context of this file or by anybody else."""
+    """Whether a hook is registered anywhere in a model, by a context of this file or by other code."""
     return any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
