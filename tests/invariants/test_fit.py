@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 import torch
 
 from expunge.data.text_encoder import TextEncoder
+from expunge.errors import InterruptedRun, NonFiniteError
 from expunge.methods.plan import make_plan, training_sides
 from expunge.methods.recipe import Stage, parse
 from expunge.methods.stage import StageMethod
@@ -158,3 +162,27 @@ def test_a_training_is_planned_too() -> None:
 def test_the_prompt_format_in_words() -> None:
     encoder = memoriser().encoder
     assert TextEncoder(encoder.processor, "Q: {prompt}\nA:").prompt_format == "the plain template 'Q: {prompt}\\nA:'"
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_stop_says_what_is_kept(kept: bool, tmp_path: Path) -> None:
+    """Without a folder nothing is: no message may name a folder that is gone, or advise to resume."""
+    stage, task = stage_of("npo"), small_task()
+
+    def go(on_step: Any = None, spoil: float = 1.0) -> None:
+        subject = fresh()
+        method = StageMethod(stage, subject, task, task.forget, task.retain, 3)
+        schedule = Schedule(method.order, subject.encoder, 6)
+        reference = build_reference(memoriser(), stage.reference, schedule.token_rows(STEPS, stage.kept_sides))
+        real = method.terms
+        method.terms = lambda *args, **more: [  # type: ignore[method-assign]
+            replace(t, term=replace(t.term, sum_B=t.term.sum_B * spoil)) for t in real(*args, **more)]
+        fit(method, subject, stage.scope.apply(subject), schedule, Loop(steps=STEPS, stop=LAST),
+            folder=tmp_path / str(spoil) if kept else None, reference=reference, on_step=on_step)
+
+    with pytest.raises(NonFiniteError) as broken:
+        go(spoil=float("nan"))
+    with pytest.raises(InterruptedRun) as stopped:
+        go(lambda line: os.kill(os.getpid(), signal.SIGINT))
+    assert ("are kept in" in str(broken.value)) is kept and "smaller learning rate" in broken.value.fix
+    assert ("--resume" in str(stopped.value)) is kept and "after step 1" in stopped.value.what

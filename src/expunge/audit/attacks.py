@@ -95,8 +95,9 @@ def observe_attack(attack: Attack, subject: Subject, context: AttackContext, fol
 
     try:
         attack.run(subject, context, ask)
-    except InterruptedRun:
-        raise
+    except InterruptedRun as stopped:  # the training inside an attack keeps nothing, the audit does
+        raise InterruptedRun(stopped.what, "The finished parts of the audit are kept.",
+                             "Go on with --resume.") from None
     except ExpungeError as problem:  # one attack that does not fit is no reason to lose the others
         why = problem.what.rstrip(".")
         for label in attack.labels:

@@ -32,8 +32,8 @@ def fit(method: Method, subject: Subject, scope: Scope, schedule: Schedule, loop
         monitor: read every `loop.eval_every` steps, for the stopping rule and the choice of the best step.
 
     Raises:
-        NonFiniteError: a term or gradient was NaN or infinite; the last finite state is in the folder.
-        InterruptedRun: Ctrl-C; the state after the last whole step is in the folder.
+        NonFiniteError: a term or gradient was NaN or infinite; the last finite state is in the folder, if one is given.
+        InterruptedRun: Ctrl-C; the state after the last whole step is in the folder, likewise.
     """
     with ExitStack() as stack:
         # The loop seeds every step; afterwards the global random generators are restored.

@@ -58,8 +58,8 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
     Writes folder/steps.jsonl and folder/checkpoint/. Resumes if there is a checkpoint.
 
     Raises:
-        NonFiniteError: a term or gradient was NaN or infinite; the last finite state is on disk.
-        InterruptedRun: Ctrl-C; the state after the last whole step is on disk.
+        NonFiniteError: a term or gradient was NaN or infinite; the last finite state is on disk if any is kept.
+        InterruptedRun: Ctrl-C; the state after the last whole step is on disk, likewise.
     """
     processes.start()
     accelerator = Accelerator()
@@ -102,10 +102,12 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
             norm = float(torch.stack([g.norm() for g in update]).norm()) if fine else math.nan
             line |= method.figures() | {"grad_norm": norm}
             if not math.isfinite(norm):
-                save()
+                if loop.checkpoint_every:
+                    save()
                 raise NonFiniteError(
                     f"Step {index + 1}: {'the term ' + ' and '.join(bad) if bad else 'the gradient'} is not finite.",
-                    f"The weights after step {index}, the last finite ones, are kept in {folder}.",
+                    f"The weights after step {index}, the last finite ones, are kept in {folder}."
+                    if loop.checkpoint_every else "",
                     "Try a smaller learning rate, or gradient clipping (adamw(clip=1.0)).",
                 )
             scale = 1.0 if method.clip is None else min(1.0, method.clip / (norm + 1e-6))
@@ -138,9 +140,11 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
             if on_step:
                 on_step(line)
             if processes.any_process(bool(interrupted)):
+                after = f"Interrupted after step {progress.step} of {loop.steps}."
+                if not loop.checkpoint_every:
+                    raise InterruptedRun(after, "The steps before it are not kept.")
                 save()
-                raise InterruptedRun(f"Interrupted after step {progress.step} of {loop.steps}.",
-                                     "What was finished is kept.",
+                raise InterruptedRun(after, "What was finished is kept.",
                                      "Run the same command with --resume, or without if it has no such option.")
             due = progress.stopped or progress.step == loop.steps or progress.step % (loop.checkpoint_every or 1) == 0
             if due and loop.checkpoint_every:
