@@ -251,16 +251,16 @@ def _check_same(stored: Audit, folder: Path, subject: Subject, task: Task, asked
 
 
 def score_again(folder: str | Path, *, suite: str | None = None, resamples: int | None = None) -> tuple[Score, ...]:
-    """Scores from the stored observations of an audit, with as many bootstrap draws as then; no model is loaded."""
+    """Scores from the stored observations of an audit, with as many bootstrap draws as then.
+
+    No model is loaded, and audit.json stays as it is.
+    """
     if not (Path(folder) / "audit.json").is_file():
         raise MissingError(f"{folder} holds no audit to score again.", "There is no audit.json in it.",
                            "Make one with `expunge audit MODEL --task T --out DIR`.")
     stored = Audit.read(Path(folder) / "audit.json")
     asked = parse_suite(suite) if suite else suite_from_terms(stored.suite)
-    found = rescore(Path(folder), asked, resamples=resamples)
-    if suite is None and resamples is None:  # the same audit under the rules of this version
-        found.write(Path(folder) / "audit.json")
-    return found.scores
+    return rescore(Path(folder), asked, resamples=resamples).scores
 
 
 def _check_audited(path: str | Path, config: Any, task: Task, max_length: int | None, reporter: Reporter) -> None:

@@ -150,8 +150,10 @@ def test_scoring_again_loads_no_model(cli: Any, run: Path, monkeypatch: pytest.M
     monkeypatch.setattr("expunge.api.load_subject", refuse)
     monkeypatch.setattr(CausalLM, "answers", refuse)
     again = cli("audit", "--rescore", run, "--json").json
+    stored = (run / "audit.json").read_bytes()
     assert again == read(run / "audit.json")["scores"]
     assert "forget_quality" in cli("audit", "--rescore", run).out
+    assert (run / "audit.json").read_bytes() == stored, "it prints, and changes nothing"
     said = cli("audit", "--rescore", run, "--require", "forget.probability<0", code=1)
     assert "required: forget.probability" in said.err
 

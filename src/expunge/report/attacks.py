@@ -79,7 +79,7 @@ def undecided(audit: Audit | None) -> list[str]:
     if not compared or any(s.doubt is not None for s in compared):
         return []
     return ["Whether an attack succeeded was not decided: too few rows, or an audit of an earlier version; "
-            "`expunge audit --rescore DIR` decides it now."]
+            "`expunge audit --rescore DIR` prints what this version decides."]
 
 
 def others(audit: Audit) -> list[AttackRow]:
