@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -95,6 +95,12 @@ class Task(Record):
     """How many new tokens a generation probe may take."""
     template: str | None = None
     """Plain prompt template with {prompt}; None takes the tokenizer's chat template or ours."""
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other values; the fingerprint is computed anew."""
+        made = super().model_copy(update=update, deep=deep)
+        made.__dict__.pop("fingerprint", None)
+        return made
 
     def split(self, name: Split) -> tuple[Example, ...]:
         rows: tuple[Example, ...] = getattr(self, name)
