@@ -17,6 +17,7 @@ from expunge.audit.runner import Roles, ordered, rescore, run_audit
 from expunge.audit.suite import Suite, parse_suite, suite_from_terms
 from expunge.benchmarks.loading import default_suite, load_task
 from expunge.console import Reporter
+from expunge.data.tasks import limited
 from expunge.errors import ExpungeError, MissingError, PreflightError, UsageError
 from expunge.exact.deletion import trained_on_task
 from expunge.methods.base import Exact
@@ -45,8 +46,14 @@ AnySettings = TypeVar("AnySettings", TrainSettings, RunSettings)
 
 
 def as_task(task: Task | str | None, settings: LoopSettings | AuditSettings, **files: Any) -> Task:
-    """A task as it is, or what `load_task` makes of a name or of files; with the template asked for."""
-    task = task if isinstance(task, Task) else load_task(task, limit=settings.limit, **files)
+    """A given task, or what `load_task` makes of a name or of files; cut to the limit and with the template asked for.
+    """
+    if not isinstance(task, Task):
+        task = load_task(task, limit=settings.limit, **files)
+    elif settings.limit is not None:
+        cut = limited(task, settings.limit)
+        # A task that is short enough keeps its name: the command line hands over tasks that are cut already.
+        task = task if cut.fingerprints() == task.fingerprints() else cut
     return task if settings.template is None else task.model_copy(update={"template": settings.template})
 
 

@@ -35,6 +35,10 @@ def test_every_option_is_described(record: type[Settings]) -> None:
     (TrainSettings, {"split": "half"}, ("--split 'half' is not possible.", "Choose full or retain.")),
     (RunSettings, {"steps": "many"}, ("--steps 'many' is not possible.",)),
     (RunSettings, {"epoch": 3}, ("There is no option 'epoch'.", "Did you mean epochs")),
+    (RunSettings, {"lr": -1}, ("--lr must be at least 0.", "Peak learning rate.")),
+    (TrainSettings, {"lr": -1e-3}, ("--lr must be at least 0.",)),
+    (AuditSettings, {"limit": 0}, ("A limit of 0 rows leaves nothing.", "1 or more")),
+    (RunSettings, {"limit": -2}, ("A limit of -2 rows leaves nothing.",)),
     (RunSettings, {"template": "Q:"}, ("--template 'Q:' has no place for the prompt.", "Write {prompt}")),
     (AuditSettings, {"resamples": -1}, ("--resamples must be at least 0.",)),
 ])

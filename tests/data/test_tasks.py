@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 
 from expunge import registry
+from expunge.api import as_task
 from expunge.benchmarks.loading import default_suite, load_task, parse_task, task_names
 from expunge.cli.listing import listing
 from expunge.data.published import DATA_VARIABLE
 from expunge.data.tasks import check_overlap
 from expunge.data.world import authors_task
 from expunge.errors import DataError, MissingError, UsageError
+from expunge.records.settings import RunSettings
 from expunge.records.task import Example, Image, Task
 
 
@@ -108,6 +110,25 @@ def test_limited_authors() -> None:
 
 
 # Files
+
+
+def test_the_limit_holds_for_a_task_that_is_given() -> None:
+    """As for one that is named; cutting twice is cutting once, and the name leads back to the rows."""
+    cut = load_task("authors", limit=15)
+    assert as_task(authors_task(), RunSettings(limit=15)).forget == cut.forget
+    assert as_task(cut, RunSettings(limit=15)) == cut and as_task(cut, RunSettings()) == cut
+    again = as_task(cut, RunSettings(limit=5))
+    assert again.name == "authors(limit=5)" and load_task(again.name).forget == again.forget
+    seeded = as_task(load_task("authors(seed=1)", limit=9), RunSettings(limit=5))
+    assert seeded.name == "authors(seed=1,limit=5)"
+
+
+def test_a_copy_of_a_task_has_its_own_fingerprint() -> None:
+    whole = authors_task()
+    before = whole.fingerprint  # is kept in the object
+    assert as_task(whole, RunSettings(limit=2)).fingerprint != before
+    assert as_task(whole, RunSettings(template="Q: {prompt}")).fingerprint != before
+    assert whole.model_copy().fingerprint == before
 
 
 def test_files(tmp_path: Path) -> None:

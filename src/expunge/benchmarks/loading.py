@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from expunge.benchmarks.base import TaskPlugin
-from expunge.data.tasks import check_limit, check_overlap, limited, task_from_files
+from expunge.data.tasks import check_overlap, limited, task_from_files
 from expunge.errors import UsageError, did_you_mean
+from expunge.records.settings import check_limit
 from expunge.records.task import Task
 from expunge.registry import entries, of_kind
 

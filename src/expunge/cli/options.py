@@ -11,7 +11,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from expunge.errors import UsageError
-from expunge.records.settings import Settings, TaskOptions
+from expunge.records.settings import AuditSettings, LoopSettings, Settings, TaskOptions
 
 if TYPE_CHECKING:
     from expunge.records.task import Task
@@ -62,23 +62,20 @@ def with_options(parameter: str, record: type[Settings], *only: str) -> Callable
     return decorate
 
 
-def load(options: TaskOptions, settings: Settings, name: str | None = None) -> Task:
+def load(options: TaskOptions, settings: LoopSettings | AuditSettings, name: str | None = None) -> Task:
     """The task that the options name (`name` when they name none and no file), cut and with the template asked for.
 
     Raises:
         UsageError: neither a name nor a file was given.
     """
-    from expunge.benchmarks.loading import load_task, task_names
+    from expunge.api import as_task
+    from expunge.benchmarks.loading import task_names
     from expunge.data.files import parse_map
 
     chosen = options.task or (None if options.forget else name)
     if chosen is None and options.forget is None:
         raise UsageError("No task was given.", "A task says what must be forgotten.",
                          f"Give --forget FILE, or --task with one of: {', '.join(task_names())}.")
-    limit, template = getattr(settings, "limit", None), getattr(settings, "template", None)
-    task = load_task(chosen, forget=options.forget, retain=options.retain, holdout=options.holdout,
-                     mapping=parse_map(options.map) if options.map else None, data_dir=options.data_dir, limit=limit,
-                     allow_overlap=options.allow_overlap)
-    return task if template is None else task.model_copy(update={"template": template})
-
-
+    return as_task(chosen, settings, forget=options.forget, retain=options.retain, holdout=options.holdout,
+                   mapping=parse_map(options.map) if options.map else None, data_dir=options.data_dir,
+                   allow_overlap=options.allow_overlap)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from expunge.data.files import check_map, read_rows, to_examples
-from expunge.errors import DataError, UsageError
+from expunge.errors import DataError
 from expunge.records.task import SPLITS, Example, Task
 
 
@@ -28,12 +29,6 @@ def task_from_files(
                 for split, found in rows.items()}
     return Task(name=f"files:{forget.stem}", forget=rows["forget"], retain=rows.get("retain", ()),
                 holdout=rows.get("holdout", ()))
-
-
-def check_limit(limit: int) -> None:
-    """Raises UsageError for a limit that leaves nothing."""
-    if limit < 1:
-        raise UsageError(f"A limit of {limit} rows leaves nothing.", "", "Give a limit of 1 or more.")
 
 
 def _key(row: Example) -> tuple[str, ...]:
@@ -80,8 +75,9 @@ def limited(task: Task, limit: int) -> Task:
         # Half of the rows something follows from are not enough to follow from: all links or none.
         return tuple(with_changes(row, links=()) if set(row.links) - known else row for row in rows)
 
-    options = task.name.endswith(")") and not task.name.startswith("files:")
-    base = task.name[:-1] + "," if options else task.name + "("
+    name = re.sub(r"\(limit=\d+\)$", "", re.sub(r",limit=\d+\)$", ")", task.name))  # of an earlier, larger limit
+    options = name.endswith(")") and not name.startswith("files:")
+    base = name[:-1] + "," if options else name + "("
     return task.model_copy(update={
         "name": f"{base}limit={limit})", **{split: linked(rows) for split, rows in splits.items()},
         "background": linked(background), "probes": {split: linked(rows) for split, rows in probes.items()},

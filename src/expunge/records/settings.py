@@ -77,9 +77,16 @@ def check_template(template: str | None) -> str | None:
     return template
 
 
+def check_limit(limit: int | None) -> int | None:
+    """The limit. Raises UsageError when it leaves nothing."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"A limit of {limit} rows leaves nothing.", "", "Give a limit of 1 or more.")
+    return limit
+
+
 Template = Annotated[str | None, AfterValidator(check_template), Field(description=TEMPLATE)]
 MaxLength = Annotated[int | None, Field(ge=1, description="Cut rows at this many tokens.")]
-Limit = Annotated[int | None, Field(description="Keep the first N rows of every split.")]
+Limit = Annotated[int | None, AfterValidator(check_limit), Field(description="Keep the first N rows of every split.")]
 
 
 class LoopSettings(Settings):
@@ -87,7 +94,7 @@ class LoopSettings(Settings):
 
     epochs: float | None = Field(None, gt=0, description="Passes over the rows.")
     steps: int | None = Field(None, ge=1, description="Optimizer steps, in place of epochs.")
-    lr: float | None = Field(None, exclude=True, description="Peak learning rate.")
+    lr: float | None = Field(None, ge=0, exclude=True, description="Peak learning rate.")
     batch_size: int = Field(8, ge=1, description="Rows of each side per micro-batch, over all processes together.")
     accumulate: int = Field(1, ge=1, description="Micro-batches per optimizer step.")
     max_length: MaxLength = None
@@ -116,8 +123,8 @@ class TrainSettings(LoopSettings):
     split: TrainSplit = Field("full", description="full, or retain for the retrained twin.")
     epochs: float | None = Field(None, gt=0, description="Passes over the rows; 5 when fine-tuning, 40 from scratch "
                                                             "(8 of an image classifier).")
-    lr: float | None = Field(None, exclude=True, description="Peak learning rate; 1e-5 when fine-tuning, 2e-3 from "
-                                                             "scratch.")
+    lr: float | None = Field(None, ge=0, exclude=True, description="Peak learning rate; 1e-5 when fine-tuning, 2e-3 "
+                                                                   "from scratch.")
     batch_size: int = Field(16, ge=1, description="Rows per micro-batch, over all processes together.")
     eval_every: int | None = Field(None, ge=1, exclude=True, description="Steps between monitor readings; an eighth "
                                                                          "of all steps by default.")
