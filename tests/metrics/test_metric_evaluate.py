@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from expunge.audit.runner import _evidence
 from expunge.errors import UsageError
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import parse_metric, required, score_all
+from expunge.needs import OFFERS
 from expunge.records.observation import Observations
+from expunge.records.score import SubjectRef
 from expunge.testing.observed_worlds import observations, world
 
 SUITE = ["forget.probability", "retain.rouge_l", "forget.truth_ratio(variant=geometric)", "mia.min_k(k=0.2)",
@@ -95,3 +98,11 @@ def test_rows_of_an_earlier_version_are_read(tmp_path: Path) -> None:
     again = Observations.read(tmp_path)
     assert again.entities("forget") == evidence.subject.entities("forget")
     assert score_all(SUITE, evidence.of(again), 50) == score_all(SUITE, evidence, 50)
+
+
+def test_scores_go_by_what_the_subject_offered() -> None:
+    seen = {"subject": Observations({})}
+    now = SubjectRef(path="m", fingerprint="f", offered=("logp", "weights"))
+    assert _evidence(seen, now).offered == {"logp", "weights"}
+    before = SubjectRef.model_validate({"path": "m", "fingerprint": "f", "reads": "image"})
+    assert _evidence(seen, before).offered == OFFERS["image"], "audits of earlier versions say what it reads alone"
