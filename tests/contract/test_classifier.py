@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -27,6 +28,7 @@ from expunge.records.observation import Observations, Row
 from expunge.records.run import RunRecord
 from expunge.records.task import Split, Task
 from expunge.registry import Entry
+from expunge.shadows import make_shadows
 
 OFFERED = OFFERS["image"]
 OPTIONS: dict[str, str] = {"layers": "index=0", "ce_u": "skip=0", "lora": "rank=4"}
@@ -155,6 +157,28 @@ def test_a_metric_works_or_says_why_not(entry: Entry) -> None:
     assert card.range is None or card.range[0] <= score.value <= card.range[1]
 
 
+HIGHER_OF_THE_ORIGINAL = ("accuracy", "probability", "mia.loss", "mia.entropy", "mia.min_k", "mia.reference",
+                         "mia.grad_norm")
+"""Not mia.min_k_pp: of a single choice it measures how far the label stands out, which training leaves near 0.5."""
+
+
+def test_metrics_tell_the_original_from_the_retrained_model() -> None:
+    def both(name: str) -> tuple[float, float]:
+        term = f"forget.{name}" if registry.load(name).card.per_split else name  # type: ignore[attr-defined]
+        metric, split = parse_metric(term)
+        values = [metric.score(replace(evidence(), subject=observations), split, resamples=20).value
+                  for observations in (evidence().subject, evidence().retrained[0])]
+        assert None not in values
+        return values[0], values[1]  # type: ignore[return-value]
+
+    found = {name: both(name) for name in HIGHER_OF_THE_ORIGINAL}
+    assert not {name: values for name, values in found.items() if values[0] <= values[1]}
+    (original, retrained), (likely, unlikely) = found["accuracy"], found["probability"]
+    assert original > 0.9 and retrained < 0.2 and likely > 0.9 and unlikely < 0.2
+    original, retrained = both("mia.confidence")  # the share that its classifier takes for rows never trained on
+    assert original < 0.2 and retrained > 0.8
+
+
 def test_enough_of_each_kind_serve_images() -> None:
     served = [entry for entry in registry.entries().values() if "image" in registry.serves_of(entry.name)]
     count = {kind: sum(e.kind == kind for e in served) for kind in ("attack", "metric")}
@@ -184,6 +208,18 @@ def test_a_class_is_forgotten_and_the_others_stay(recipe: str, tmp_path: Path) -
     api.forget(tiny(), method=recipe, task=task(), out=tmp_path / "run", keep="last", **looped)
     unlearned = load_subject(tmp_path / "run")
     assert accuracy(unlearned, "forget") < 0.2 and accuracy(unlearned, "utility") > 0.85
+
+
+@pytest.mark.trains
+def test_shadow_models_of_a_classifier(tmp_path: Path) -> None:
+    """U-LiRA tells what the originals saw, and is near chance on models that never saw it. Some 12 CPU seconds."""
+    method = "ga + retain_nll"
+    made = make_shadows(method, out=tmp_path / "shadows", model="cnn", count=8, train_epochs=15, epochs=2, lr=LR,
+                        task=digits_task(per_class=6, forget="random:0.3"))
+    assert made.finished == made.trainings == 24 and made.points == 22
+    seen, never, unlearned = (made.results[name]["ulira"] for name in ("original", "retrained", method))
+    assert {m["points"] for m in (seen, never, unlearned)} == {22} and {m["pairs"] for m in (seen, never)} == {2}
+    assert seen["auc"] > never["auc"] + 0.1 and seen["auc"] > 0.7 and abs(never["auc"] - 0.5) < 0.2
 
 
 def test_text_and_images_do_not_mix(tmp_path: Path) -> None:
