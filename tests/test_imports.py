@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,6 +125,15 @@ def test_the_check_sees_every_way_to_import(tmp_path: Path, monkeypatch: pytest.
 def test_no_torch(code: str) -> None:
     check = f"{code}\nimport sys\nheavy = {{'torch', 'transformers'}} & set(sys.modules)\nassert not heavy, heavy"
     subprocess.run([sys.executable, "-c", check], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_nobody_takes_private_names_of_the_tricks() -> None:
+    assert unit("expunge.models.fast.linear") == "models.fast" and unit("expunge.models.faster") == "models"
+    private = re.compile(r"import .*\b_\w|\bfast\._")
+    assert private.search("from expunge.models.fast.linear import product, _kernel")
+    found = [f"{path.relative_to(ROOT)}: {line}" for path in FILES if "fast" not in path.parts
+             for line in path.read_text(encoding="utf-8").splitlines() if "fast" in line and private.search(line)]
+    assert not found
 
 
 def test_every_public_name_is_there() -> None:
