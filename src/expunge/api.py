@@ -200,6 +200,7 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
     task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
                    allow_overlap=allow_overlap)
     asked = named or parse_suite(default_suite(task.name))
+    settings = settings.model_copy(update={"template": task.template})
     models = [subject, *([original] if original else []), *retrained]
     configs = [check_model(m) for m in models]
     if dry_run:
@@ -222,13 +223,13 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
     load = partial(load_subject, template=task.template, max_length=settings.max_length, device=device())
     loaded = load(subject)
     if resume and not overwrite and (folder / "audit.json").exists():
-        _check_same(Audit.read(folder / "audit.json"), folder, loaded, task, asked, settings.seed, len(retrained))
+        _check_same(Audit.read(folder / "audit.json"), folder, loaded, task, asked, settings, len(retrained))
     if not own:
         prepare_output(folder, resume=resume, overwrite=overwrite, reads=models)
     made = run_audit(
         Roles(loaded, partial(load, original) if original else None, tuple(partial(load, r) for r in retrained)),
         task, asked, folder, announce=lambda title, total: reporter.task(title, total), cache=ObservationCache(),
-        note=reporter.note, resamples=settings.resamples, seed=settings.seed,
+        settings=settings, note=reporter.note,
         run=os.path.relpath(made_by, folder) if record else None,
     )
     reporter.close()
@@ -242,11 +243,16 @@ def task_of(subject: str | Path | None) -> str | None:
     return None if name.startswith("files:") else name
 
 
-def _check_same(stored: Audit, folder: Path, subject: Subject, task: Task, asked: Suite, seed: int, twins: int) -> None:
+def _check_same(stored: Audit, folder: Path, subject: Subject, task: Task, asked: Suite, settings: AuditSettings,
+                twins: int) -> None:
     """A finished audit is gone on with by the same one, or one that asks more; anything else would take its place."""
+    before = stored.settings or settings.model_copy(update={"seed": stored.seed, "resamples": stored.resamples})
+    # The terms are compared below, and what limit and template make of the rows by the task's fingerprint.
+    options = [name for name in AuditSettings.model_fields if name not in ("suite", "limit", "template")]
     differs = [name for name, then, now in (
         ("model", stored.subject.fingerprint, subject.fingerprint),
-        ("task", stored.task_fingerprint, task.fingerprint), ("seed", stored.seed, seed),
+        ("task", stored.task_fingerprint, task.fingerprint),
+        *((name.replace("_", " "), getattr(before, name), getattr(settings, name)) for name in options),
         ("number of retrained models", len(stored.retrained), twins)) if then != now]
     left_out = [term for term in stored.suite if term not in asked.terms]
     if differs or left_out:

@@ -184,6 +184,12 @@ def test_other_settings_are_observed_anew(cli: Any, world: Any, tmp_path: Path, 
     cli(*words)
     cli(*words, "--resume")
     assert observed == ["likelihood forget"]
+    assert read(tmp_path / "a" / "audit.json")["settings"]["max_length"] is None
+    cli.refused(*words, "--resume", "--max-length", 40, says=("another max length",))
+    cli(*words, "--overwrite", "--max-length", 40)
+    stored = read(tmp_path / "a" / "audit.json")
+    assert stored.pop("settings")["max_length"] == 40
+    (tmp_path / "a" / "audit.json").write_text(json.dumps(stored), encoding="utf-8")  # as of an earlier version
     cli(*words, "--resume", "--max-length", 40)
     assert observed == ["likelihood forget"] * 2
 

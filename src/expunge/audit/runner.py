@@ -38,6 +38,7 @@ from expunge.records.base import fingerprint
 from expunge.records.observation import Observations, Row
 from expunge.records.run import environment
 from expunge.records.score import Audit, SubjectRef
+from expunge.records.settings import AuditSettings
 from expunge.records.task import SPLITS, Split, Task
 
 
@@ -73,14 +74,14 @@ def remove_stale(place: Path, roles: Sequence[str], attacks: Sequence[Attack]) -
 
 
 def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: Announce, cache: ObservationCache,
-              note: Callable[[str], None] = lambda text: None, resamples: int = 1000, seed: int = 0,
+              settings: AuditSettings, note: Callable[[str], None] = lambda text: None,
               run: str | None = None) -> Audit:
     """Observe every model, attack the subject and its controls, score, judge; writes observations/ and audit.json.
 
     Raises:
         UsageError: an unknown metric or attack, or a metric that names a split the task never has.
     """
-    began = time.perf_counter()
+    began, seed, resamples = time.perf_counter(), settings.seed, settings.resamples
     asked = [parse_metric(term) for term in suite.metrics]
     attacks = suite.attacks
     context = AttackContext.of(task)
@@ -130,7 +131,8 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     audit = Audit(
         task=task.name, task_fingerprint=task.fingerprint, subject=refs["subject"], original=refs.get("original"),
         retrained=tuple(v for k, v in refs.items() if k.startswith("retrained")), suite=suite.terms,
-        scores=scores, verdict=verdict(scores, tried), attacks=tried, seed=seed, resamples=resamples,
+        scores=scores, verdict=verdict(scores, tried), attacks=tried, settings=settings,
+        seed=seed, resamples=resamples,
         environment=environment(), run=run,
         timing={"observe_s": observed - began, "score_s": time.perf_counter() - observed},
     )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from expunge.records.base import Record
+from expunge.records.settings import AuditSettings
 
 Orientation = Literal["knows", "forgot", "neutral"]
 Access = Literal["text", "logits", "gradients", "weights"]
@@ -182,6 +183,8 @@ class Audit(Record):
     scores: tuple[Score, ...]
     verdict: Verdict | None = None
     attacks: tuple[AttackRecord, ...] = ()
+    settings: AuditSettings | None = None
+    """Options of the command, as they were carried out; None in audits of earlier versions."""
     seed: int = 0
     resamples: int = 1000
     """Bootstrap draws behind every interval."""
