@@ -56,6 +56,7 @@ def merged_equals_unmerged(plugin: type[ScopePlugin]) -> None:
         with subject.model.disable_adapter():
             off = subject.answers(batch).logits_NV
         subject.model = subject.model.merge_and_unload()
+        subject.renamed()
         merged = subject.answers(batch).logits_NV
         start = memoriser().answers(batch).logits_NV
     assert float((apart - start).abs().max()) > 0.1
