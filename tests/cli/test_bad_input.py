@@ -193,7 +193,8 @@ def test_an_unknown_task(refused: Any, name: str, says: tuple[str, ...]) -> None
 
 
 def test_data_that_is_not_there(refused: Any, rows: Any, tmp_path: Path) -> None:
-    refused(data=("--task", "authors(forget=two)"), says=("authors(forget='two') is not possible", "valid integer",), plain=True)
+    refused(data=("--task", "authors(forget=two)"), says=("authors(forget='two') is not possible", "valid integer"),
+            plain=True)
     gone = tmp_path / "gone.jsonl"
     for words in (("--forget", gone), ("--forget", rows.forget, "--retain", gone)):
         refused(data=words, says=("gone.jsonl does not exist",), plain=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-
 COMMAND_LINE = "from expunge.models import fast; fast.use_process_wide_tricks(); "
 """What `main()` calls first; importing expunge changes nothing."""
 
