@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from expunge.metrics.base import MetricCard
-from expunge.metrics.membership import SPLITS_READ, MembershipAttack
+from expunge.metrics.membership import MUST_SHOW, SPLITS_READ, MembershipAttack
 from expunge.metrics.rows import text_values
+from expunge.plugin import Property
 from expunge.records.observation import Row
 
 
@@ -24,6 +25,12 @@ class MiaEntropy(MembershipAttack):
         deviations=("the label is not used; the modified entropy, which uses it, is not computed here",),
         higher_is="knows", range=(0.0, 1.0), ideal=0.5, access="logits",
         probes=(("likelihood", SPLITS_READ),),
+    )
+
+    must_show = (
+        Property("value", {"world": "sure", "is_": 1.0}, "distributions of forget rows are sharper than of holdout rows"),
+        Property("value", {"world": "perfect", "is_": 0.5}, "log-probs of the answers are not looked at"),
+        *(p for p in MUST_SHOW if p.args.get("world") != "perfect" and p.check != "orders"),
     )
 
     def unfamiliarity(self, row: Row) -> float:

@@ -1,10 +1,11 @@
-"""Made-up observations: single rows, random ones with every oddity, and five whole worlds.
+"""Made-up observations: single rows, random ones with every oddity, and whole worlds.
 
 perfect     every answer known with certainty, holdout never seen
 original    what was trained on is known well, holdout is not
 retrained   as original, but the forget rows look like holdout rows ("retrained again": another such model)
 collapsed   as after too much ascent: wrong answers preferred, nothing said, on everything but holdout
 uniform     every token of every text equally likely
+sure        as original, with sharper distributions on what was trained on
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def rows_of(observations: Observations) -> dict[tuple[str, Split], tuple[Row, ..
 
 @cache
 def observations(name: str) -> Observations:
-    rows: dict[tuple[str, Split], list[Row]] = {("weights", "forget"): weights(name.removesuffix(" again"))}
+    rows: dict[tuple[str, Split], list[Row]] = {
+        ("weights", "forget"): weights(name.removesuffix(" again").replace("sure", "original"))}
     name, again = name.removesuffix(" again"), " again" * name.endswith(" again")
     for split in SPLITS:
         # One generator per split, so that what two worlds share is the same in both.
@@ -73,7 +75,7 @@ def observations(name: str) -> Observations:
             rows.setdefault(("likelihood", split), []).extend(made)
             rows.setdefault(("gradient", split), []).append(gradient(made[0]))
             rows.setdefault(("generation", split), []).append(spoken)
-            for probe, row in internals(name, state, split, f"{split}-{i}", again).items():
+            for probe, row in internals(*(s.replace("sure", "original") for s in (name, state)), split, f"{split}-{i}", again).items():
                 rows.setdefault((probe, split), []).append(row)
     return Observations(rows)
 
@@ -88,6 +90,7 @@ def _state(name: str, split: Split) -> str:
 
 
 def _example(state: str, id: str, i: int, group: str, random: np.random.Generator) -> tuple[list[Row], Row]:
+    sure, state = state == "sure", "original" if state == "sure" else state
     text = " ".join(WORDS[(i * 7 + j * 3) % 10] for j in range(3 + i % 5))
     length = 3 + i % 5
 
@@ -102,7 +105,7 @@ def _example(state: str, id: str, i: int, group: str, random: np.random.Generato
         chance = {"perfect": 1.0, "original": 0.95, "unseen": 0.4}.get(state, 0.0)
         hit = [bool(v) for v in random.random(length + 1) < chance]
         return likelihood(id, tokens(right), form, end=1, group=group, text=text, index=index,
-                          correct=right, hit=hit)
+                          correct=right, hit=hit, mean=[-0.1] * (length + 1) if sure else None)
 
     made = [row("answer", True), row("paraphrase", True)]
     made += [row("wrong", False, k) for k in range(3)]
