@@ -28,7 +28,7 @@ class MiaEntropy(MembershipAttack):
     )
 
     must_show = (
-        Property("value", {"world": "sure", "is_": 1.0}, "distributions of forget rows are sharper than of holdout rows"),
+        Property("value", {"world": "sure", "is_": 1.0}, "distributions of forget rows are sharper"),
         Property("value", {"world": "perfect", "is_": 0.5}, "log-probs of the answers are not looked at"),
         *(p for p in MUST_SHOW if p.args.get("world") != "perfect" and p.check != "orders"),
     )

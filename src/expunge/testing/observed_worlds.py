@@ -75,7 +75,8 @@ def observations(name: str) -> Observations:
             rows.setdefault(("likelihood", split), []).extend(made)
             rows.setdefault(("gradient", split), []).append(gradient(made[0]))
             rows.setdefault(("generation", split), []).append(spoken)
-            for probe, row in internals(*(s.replace("sure", "original") for s in (name, state)), split, f"{split}-{i}", again).items():
+            plain = (word.replace("sure", "original") for word in (name, state))
+            for probe, row in internals(*plain, split, f"{split}-{i}", again).items():
                 rows.setdefault((probe, split), []).append(row)
     return Observations(rows)
 
