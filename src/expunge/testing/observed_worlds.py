@@ -75,8 +75,8 @@ def observations(name: str) -> Observations:
             rows.setdefault(("likelihood", split), []).extend(made)
             rows.setdefault(("gradient", split), []).append(gradient(made[0]))
             rows.setdefault(("generation", split), []).append(spoken)
-            plain = (word.replace("sure", "original") for word in (name, state))
-            for probe, row in internals(*plain, split, f"{split}-{i}", again).items():
+            inside = name.replace("sure", "original"), state.replace("sure", "original")
+            for probe, row in internals(inside[0], inside[1], split, f"{split}-{i}", again).items():
                 rows.setdefault((probe, split), []).append(row)
     return Observations(rows)
 
