@@ -307,7 +307,7 @@ def test_missing_models_and_splits_are_named() -> None:
 def test_split_where_it_does_not_belong_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="needs a split"):
         Probability().score(world("original"))
-    with pytest.raises(UsageError, match="spans splits"):
+    with pytest.raises(UsageError, match="spans several splits"):
         ForgetQuality().score(world("original"), "forget")
 
 
