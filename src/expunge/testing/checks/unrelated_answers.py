@@ -143,6 +143,7 @@ def adapter_alone_moves(plugin: type[Preset]) -> None:
             off = subject.answers(batch).logits_NV
         start = memoriser().answers(batch).logits_NV
         subject.model = subject.model.merge_and_unload()
+        subject.renamed()
         merged = subject.answers(batch).logits_NV
     assert torch.equal(off, start) and float((apart - start).abs().max()) > 0.1
     torch.testing.assert_close(merged, apart, atol=1e-4, rtol=1e-4)
