@@ -41,16 +41,17 @@ class ImageClassifier(Subject):
     @property
     def width(self) -> int:
         """Inputs of the head."""
-        return int(self._head.in_features)
+        return int(self.head.in_features)
 
     @property
     def adapted(self) -> str | list[str]:
         """Every linear layer and convolution below the head."""
         return [name for name, m in self.model.named_modules()
-                if isinstance(m, nn.Linear | nn.Conv2d) and m is not self._head]
+                if isinstance(m, nn.Linear | nn.Conv2d) and m is not self.head]
 
     @property
-    def _head(self) -> nn.Linear:
+    def head(self) -> nn.Linear:
+        """The last linear layer."""
         return [m for m in self.model.modules() if isinstance(m, nn.Linear)][-1]
 
     @cached_property

@@ -60,6 +60,14 @@ class CausalLM(Subject):
         return found
 
     @property
+    def head(self) -> nn.Module:
+        """The output embedding."""
+        found: nn.Module | None = self.model.get_output_embeddings()
+        if found is None:
+            raise UsageError("This model has no output head of its own.", "Its logits are made by a larger module.")
+        return found
+
+    @property
     def adapter_task(self) -> str:
         return "CAUSAL_LM"
 

@@ -85,6 +85,11 @@ class Subject:
         return None
 
     @property
+    def head(self) -> nn.Module:
+        """The layer that turns features into logits. Raises UsageError where it is not a module of its own."""
+        raise NotImplementedError
+
+    @property
     def adapted(self) -> str | list[str]:
         """The modules that an adapter for "all-linear" sits on, as peft wants them named."""
         return "all-linear"

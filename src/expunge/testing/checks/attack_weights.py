@@ -20,6 +20,7 @@ from expunge.attacks.base import Attack, AttackContext, View
 from expunge.attacks.interpolate import mixed
 from expunge.attacks.prune import Prune, set_difference, smallest
 from expunge.attacks.quantise import Quantise
+from expunge.attacks.refit_head import RefitHead, head_scope
 from expunge.errors import UsageError
 from expunge.methods.stage import StageMethod
 from expunge.models.adapter import add_adapter
@@ -96,7 +97,23 @@ def gated() -> CausalLM:
     return wide
 
 
-HIDING: dict[str, Callable[[], CausalLM]] = {"on the grid": on_the_grid, "sparse": sparse, "gated": gated}
+@cache
+def head_suppressed() -> CausalLM:
+    """Unlearned by its output head alone, so that its features are the original's."""
+    copy = support.fresh(bed.original())
+    head_scope(copy)  # the head gets weights of its own before the loop looks
+
+    def only_head(scope: Scope, method: StageMethod) -> None:
+        scope.__dict__.update(head_scope(scope.subject).__dict__)
+
+    support.train("npo + retain_nll", subject=copy, forget=bed.task().forget, retain=bed.task().retain,
+                  steps=60, lr=3e-3, prepare=only_head)
+    copy.model.requires_grad_(False)
+    return copy
+
+
+HIDING: dict[str, Callable[[], CausalLM]] = {
+    "on the grid": on_the_grid, "sparse": sparse, "gated": gated, "head suppressed": head_suppressed}
 bed.MODELS.update(HIDING)
 
 
@@ -309,3 +326,14 @@ def difference_by_hand(plugin: type[Prune]) -> None:
     assert 0 < zeros <= 0.02 and support.hooks(copy) == []
     without = bed.task().model_copy(update={"utility": ()})
     assert "utility rows" in str(plugin(by="difference").problem(AttackContext.of(without)))
+
+
+@check(trains=True)
+def moves_the_head_only(plugin: type[RefitHead]) -> None:
+    """Every tensor but the head keeps its bits, the embedding it was tied to included."""
+    before = support.weights(bed.suppressed())
+    copy = attacked(plugin(steps=3), bed.suppressed())
+    after = dict(copy.model.named_parameters())
+    moved = {name for name, value in after.items() if name not in before or not value.equal(before[name])}
+    assert moved == {"lm_head.weight"} and copy.head.weight is not copy.embedding.weight
+    assert not after["lm_head.weight"].equal(before["model.embed_tokens.weight"])
