@@ -1,6 +1,7 @@
 """Make a model forget, and prove it.
 
 The verbs of the command line, in Python: `train`, `forget`, `audit`, `report`, `demo`.
+`add_file` makes the plug-ins of a file of one's own known.
 Names load on first use, so importing expunge does not import torch.
 """
 
@@ -16,12 +17,14 @@ _HOMES = {
     "Example": "expunge.records.task", "Subject": "expunge.models.subject", "load_subject": "expunge.models.load",
     "Audit": "expunge.records.score", "Score": "expunge.records.score", "RunRecord": "expunge.records.run",
     "TrainSettings": "expunge.records.settings", "RunSettings": "expunge.records.settings",
-    "AuditSettings": "expunge.records.settings", "ExpungeError": "expunge.errors",
+    "AuditSettings": "expunge.records.settings", "ExpungeError": "expunge.errors", "add_file": "expunge.registry",
 }
 __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("expunge")
     if name not in _HOMES:
         raise AttributeError(f"module 'expunge' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -33,8 +33,10 @@ from expunge.models.load import (
     resolve,
     subject_class,
 )
+from expunge.models.places import check_place
+from expunge.models.sizes import SIZES, is_fresh
 from expunge.models.subject import Subject
-from expunge.models.tiny import SIZES, build_for, epochs_from_scratch
+from expunge.models.tiny import build_for, epochs_from_scratch
 from expunge.output import prepare_output, refuse_output
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit, Score
@@ -81,7 +83,9 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, method: str |
     reporter, out = reporter or Reporter(quiet=True), Path(out)
     settings = TrainSettings.build(settings, **options)
     task = as_task(task, settings, data_dir=data_dir)
-    scratch = Path(model).suffix == ".json" or (str(model) in SIZES and not Path(model).exists())
+    scratch = is_fresh(model)
+    if not scratch:
+        check_place(model, SIZES)
     if method and scratch:
         raise UsageError(f"{method} needs a model to start from, and {model} is a config.",
                          "A tokenizer trained on the task's rows would keep what a deletion takes away.",

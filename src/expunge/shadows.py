@@ -25,7 +25,8 @@ from expunge.methods.recipe import parse
 from expunge.metrics.population import forgetting_quality, klom, margin, population, summary, ulira
 from expunge.metrics.rows import mean_logp
 from expunge.models.load import config_from, load_subject, read_config
-from expunge.models.tiny import SIZES, build_for
+from expunge.models.sizes import is_fresh
+from expunge.models.tiny import build_for
 from expunge.output import check_same, prepare_output, refuse_output
 from expunge.probes.likelihood import Likelihood
 from expunge.records.base import read_jsonl, write_jsonl
@@ -111,7 +112,7 @@ def make_shadows(methods: str | Sequence[str], *, out: str | Path, count: int = 
     task = api.as_task(task, settings)
     pool = pool_of(task)
     entities = sorted({entity_of(r) for r in pool})
-    scratch = Path(model).suffix == ".json" or (str(model) in SIZES and not Path(model).exists())
+    scratch = is_fresh(model)
     depth = (config_from(model) if scratch else vars(read_config(model))).get("num_hidden_layers", 4)
     _check(methods, entities, count, depth)
     rate = train_lr if train_lr is not None or not scratch else 3e-3

@@ -124,7 +124,7 @@ def test_an_audit_looks_at_every_model_first(cli: Any, model: Path, rows: Any, b
 
 
 def test_no_model_there(cli: Any, refused: Any, rows: Any, world: Any, tmp_path: Path, out: Path) -> None:
-    says = ("There is no model at", "neither a folder here nor", "Give a run folder")
+    says = ("There is no model at", "No folder of that name is here", "Give a run folder")
     refused(subject=tmp_path / "nothing", says=says)
     refused(subject="nobody/nothing", says=says)
     refused(subject="nothing", says=says)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,9 +31,7 @@ def install(site: Path, points: dict[str, str]) -> None:
     (info / "entry_points.txt").write_text("\n".join(["[expunge.plugins]", *lines, ""]))
 
 
-def look_again() -> None:
-    importlib.invalidate_caches()
-    registry.entries.cache_clear()
+look_again = registry.look_again
 
 
 @pytest.fixture
@@ -95,24 +93,39 @@ def test_a_wrong_option_of_it_is_refused_like_ours(outside: Path) -> None:
         parse("focus(sampels=2)")
 
 
-def test_a_taken_name_is_refused(site: Path) -> None:
-    (site / "focus_elsewhere.py").write_text(SOURCE.read_text().replace('name="focus"', 'name="npo"'))
-    install(site, {"npo": "focus_elsewhere:Focus"})
+BROKEN = {
+    "taken": ("focus_elsewhere:Focus", SOURCE.read_text(encoding="utf-8").replace('name="focus"', 'name="npo"'),
+              "Two plug-ins are called 'npo'"),
+    "lost": ("nowhere_to_be_found:Lost", "", "nowhere_to_be_found, which is not installed"),
+    "inner": ("nowhere_to_be_found.deeper:Lost", "", "ModuleNotFoundError"),
+    "cardless": ("focus_elsewhere:Focus", "class Focus:\n    pass\n", "has no card"),
+    "unfinished": ("focus_elsewhere:Focus", "class Focus(:\n", "SyntaxError"),
+    "half": ("focus_elsewhere:Focus", "class Focus:\n    card = Card(name='half')\n", "KeyError"),
+    "raises": ("focus_elsewhere:Focus", SOURCE.read_text(encoding="utf-8").replace('name="focus"', 'name="raises"')
+               + "\nraise OSError('no licence server')\n", "OSError: no licence server"),
+}
+"""Kind of fault -> entry point, source, and what is said of it."""
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_plug_in_is_told_by_the_doctor_and_stops_nobody(site: Path, cli: Any, name: str) -> None:
+    target, source, why = BROKEN[name]
+    (site / "focus_elsewhere.py").write_text(source, encoding="utf-8")
+    install(site, {name: target})
     look_again()
-    with pytest.raises(UsageError, match="Two plug-ins are called 'npo'"):
-        registry.entries()
+    assert why in cli("doctor", "--json", code=3).json["problems"]
+    assert "npo" in cli("ls", "objectives").out
+    assert parse("npo + retain_nll", 3)
+    if name != "taken":  # asked for itself, it says what is wrong
+        with pytest.raises(UsageError, match=r"cannot be imported|installed and broken"):
+            registry.load(name)
 
 
-def test_a_dangling_entry_point_is_named(site: Path) -> None:
-    install(site, {"lost": "nowhere_to_be_found:Lost"})
+def test_a_broken_task_leaves_the_others(site: Path) -> None:
+    from expunge.benchmarks.loading import task_names
+
+    (site / "tasks_elsewhere.py").write_text(
+        "class Mine:\n    card = Card(name='mine', kind='task', summary='rows')\nraise RuntimeError\n")
+    install(site, {"mine": "tasks_elsewhere:Mine"})
     look_again()
-    with pytest.raises(UsageError, match="nowhere_to_be_found"):
-        registry.entries()
-
-
-def test_an_entry_point_without_a_card_is_named(site: Path) -> None:
-    (site / "focus_elsewhere.py").write_text("class Focus:\n    pass\n")
-    install(site, {"focus": "focus_elsewhere:Focus"})
-    look_again()
-    with pytest.raises(UsageError, match="has no card"):
-        registry.entries()
+    assert "authors" in task_names() and "mine" not in task_names()

@@ -331,7 +331,7 @@ def test_a_task_outside_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "capitals_elsewhere.py").write_text(ELSEWHERE, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
-    registry.entries.cache_clear()
+    registry.look_again()
     try:
         assert listing("tasks")["tasks"]["capitals"] == "capitals of a few countries"
         assert "capitals_elsewhere" not in sys.modules
@@ -345,4 +345,4 @@ def test_a_task_outside_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     finally:
         monkeypatch.undo()
         sys.modules.pop("capitals_elsewhere", None)
-        registry.entries.cache_clear()
+        registry.look_again()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
+import inspect
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from expunge import processes
 from expunge.errors import ExpungeError
@@ -16,11 +20,38 @@ from expunge.errors import ExpungeError
 if TYPE_CHECKING:
     from expunge.console import Reporter
 
+ORDER = ("demo", "train", "forget", "audit", "report", "merge", "eval", "purge", "sweep", "shadows", "ls", "explain",
+         "doctor", "fetch")
+"""Commands as --help lists them: first what most people need; those not named here come last."""
+
+
+class InOrder(typer.core.TyperGroup):
+    """The commands in that order, wherever they are defined."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        known = {name: place for place, name in enumerate(ORDER)}
+        return sorted(super().list_commands(ctx), key=lambda name: known.get(name, len(known)))
+
+
 app = typer.Typer(
-    name="expunge", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    cls=InOrder, name="expunge", no_args_is_help=True, pretty_exceptions_enable=False,
     help="Make a model forget, and prove it.", rich_markup_mode=None,
     epilog="Exit codes: 0 ok, 1 a verdict failed, 2 usage, 3 preflight refused, 4 interrupted and resumable.",
 )
+
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"expunge {importlib.metadata.version('expunge')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _expunge(version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version,
+                                                   help="Print the version.")] = False) -> None:
+    """Make a model forget, and prove it."""
+
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output folder of expunge's.")]
@@ -58,6 +89,29 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(2) from None
 
     return run
+
+
+def with_plugins(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the option --plugin: files whose plug-ins are known while it runs."""
+
+    @functools.wraps(command)
+    def run(*, plugin: list[Path] | None, **options: Any) -> None:
+        from expunge.registry import add_file
+
+        for path in plugin or ():
+            add_file(path)
+        command(**options)
+
+    own = inspect.signature(command, eval_str=True)
+    option = inspect.Parameter("plugin", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Plugins)
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.parameters.values()]
+    run.__signature__ = own.replace(parameters=[*parameters, option])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in (*parameters, option)}
+    return run
+
+
+Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="Python file with plug-ins of your own; may be "
+                                                                     "given several times.")]
 
 
 def reporter_for(as_json: bool) -> Reporter:

@@ -13,7 +13,7 @@ from typing import Any
 from expunge.errors import UsageError, did_you_mean
 from expunge.models import fast
 from expunge.plugin import KINDS, METHODS, Kind
-from expunge.registry import entries, find, load, of_kind, serves_of
+from expunge.registry import broken, entries, find, load, of_kind, serves_of
 
 PLURALS: dict[str, Kind] = {about.plural: kind for kind, about in KINDS.items()}
 
@@ -119,6 +119,18 @@ def card_text(name: str) -> str:
     return "\n".join(lines)
 
 
+def broken_plugins() -> dict[str, str]:
+    """Name -> why it cannot be used, of every plug-in that is not ours; each is imported."""
+    found = dict(broken())
+    for entry in entries().values():
+        if entry.file is not None:
+            try:
+                entry.load()
+            except UsageError as problem:
+                found[entry.name] = " ".join(part.rstrip(".") for part in (problem.what, problem.why) if part)
+    return found
+
+
 def diagnosis(tricks: bool = False) -> dict[str, str]:
     """What a bug report should hold, and what would stop a run; with `tricks` also which tricks for speed are on."""
     from expunge.audit.cache import cache_root
@@ -156,6 +168,11 @@ def diagnosis(tricks: bool = False) -> dict[str, str]:
     if data and not Path(data).is_dir():
         problems.append(f"EXPUNGE_DATA={data} is not a folder")
     found["plug-ins"] = str(sum(len(of_kind(k)) for k in KINDS))
+    wrong = broken_plugins()
+    outside = [f"{e.name} ({e.file.name})" for e in entries().values() if e.file is not None and e.name not in wrong]
+    if outside:
+        found["plug-ins of others"] = ", ".join(sorted(outside))
+    problems += [f"plug-in {name}: {why}" for name, why in wrong.items()]
     if tricks:
         found |= {name: f"{'on' if fast.enabled(name) else 'off'}: {what}" for name, what in fast.TRICKS.items()}
     found["problems"] = "; ".join(problems) or "none"

@@ -15,12 +15,25 @@ import typer
 
 from expunge import processes
 from expunge.cli import studies  # noqa: F401 (registers its commands)
-from expunge.cli.app import DryRun, Json, Overwrite, Resume, Verbose, app, friendly, print_json, reporter_for
+from expunge.cli.app import (
+    DryRun,
+    Json,
+    Overwrite,
+    Resume,
+    Verbose,
+    app,
+    friendly,
+    print_json,
+    reporter_for,
+    with_plugins,
+)
 from expunge.cli.fetch import fetch
 from expunge.cli.options import load, with_options
 from expunge.cli.threads import use_available_cores
 from expunge.errors import UsageError
 from expunge.models import fast
+from expunge.models.places import check_place
+from expunge.models.sizes import SIZES, is_fresh
 from expunge.records.settings import AuditSettings, RunSettings, TaskOptions, TrainSettings
 
 if TYPE_CHECKING:
@@ -53,10 +66,12 @@ def demo(
 
 @app.command()
 @friendly
+@with_plugins
 @with_options("rows", TaskOptions, *TASK_OF_A_TRAINING)
 @with_options("settings", TrainSettings)
 def train(
-    model: Annotated[str, typer.Argument(help="Model folder or hub name; or a config file or size to start fresh.")],
+    model: Annotated[str, typer.Argument(help="Model folder or hub name; or, to start fresh, a config file "
+                                              f"or a size: {', '.join(SIZES)}.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the run.")],
     rows: TaskOptions, settings: TrainSettings,
     method: Annotated[str | None, typer.Option("--method", help="Exact method that lets rows be deleted later, such "
@@ -64,6 +79,8 @@ def train(
     resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
 ) -> None:
     """Train an original (--split full) or its retrained twin (--split retain)."""
+    if not is_fresh(model):
+        check_place(model, SIZES)  # before torch is imported
     from expunge import api
 
     reporter = reporter_for(as_json)
@@ -76,6 +93,7 @@ def train(
 
 @app.command()
 @friendly
+@with_plugins
 @with_options("rows", TaskOptions)
 @with_options("settings", RunSettings)
 def forget(
@@ -86,6 +104,7 @@ def forget(
     resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
 ) -> None:
     """Make a model forget, by a recipe."""
+    check_place(model)
     from expunge import api
     from expunge.records.run import RunRecord
 
@@ -108,6 +127,7 @@ def forget(
 
 @app.command()
 @friendly
+@with_plugins
 @with_options("rows", TaskOptions)
 @with_options("settings", AuditSettings)
 def audit(
@@ -125,6 +145,9 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Ask a model what it still knows, beside the original and retrained models."""
+    for place in (subject, original, *(retrained or ())):
+        if place is not None:
+            check_place(place)
     from expunge import api
     from expunge.benchmarks.loading import default_suite
     from expunge.cli.showing import show_audit, show_rescored
@@ -170,6 +193,7 @@ def report(
 
 @app.command()
 @friendly
+@with_plugins
 def ls(
     what: Annotated[str, typer.Argument(help="methods, objectives, scopes, metrics, tasks, ... or all.")] = "all",
     as_json: Json = False,
@@ -187,6 +211,7 @@ def ls(
 
 @app.command()
 @friendly
+@with_plugins
 def explain(name: Annotated[str, typer.Argument(help="A plug-in.")], as_json: Json = False) -> None:
     """Show a plug-in's card: paper, formula, defaults, needs, deviations."""
     from expunge.cli.listing import card_of, card_text
@@ -196,6 +221,7 @@ def explain(name: Annotated[str, typer.Argument(help="A plug-in.")], as_json: Js
 
 @app.command()
 @friendly
+@with_plugins
 def doctor(plain: Annotated[bool, typer.Option("--plain", help="Say which tricks for speed are on; EXPUNGE_PLAIN=1 "
                                                "in the environment turns all off.")] = False,
            as_json: Json = False) -> None:

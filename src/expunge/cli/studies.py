@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.app import DryRun, Json, Overwrite, Resume, app, friendly, print_json, reporter_for
+from expunge.cli.app import DryRun, Json, Overwrite, Resume, app, friendly, print_json, reporter_for, with_plugins
 from expunge.cli.options import load, with_options
 from expunge.errors import ExpungeError
 from expunge.records.settings import RunSettings, TaskOptions
@@ -15,6 +15,7 @@ from expunge.records.settings import RunSettings, TaskOptions
 
 @app.command()
 @friendly
+@with_plugins
 @with_options("rows", TaskOptions)
 @with_options("settings", RunSettings, "epochs", "steps", "batch_size", "seed", "limit", "template")
 def sweep(
@@ -56,6 +57,7 @@ def sweep(
 
 @app.command()
 @friendly
+@with_plugins
 @with_options("rows", TaskOptions)
 @with_options("settings", RunSettings, "epochs", "lr", "batch_size", "seed", "limit", "template")
 def shadows(

@@ -17,6 +17,8 @@ from expunge.data.text_encoder import TextEncoder
 from expunge.errors import DataError, MissingError, UsageError
 from expunge.models.fast.startup import resume_garbage_collection
 from expunge.models.language import CausalLM
+from expunge.models.places import check_place
+from expunge.models.sizes import SIZES
 from expunge.models.subject import Subject
 
 OWN = "expunge_"
@@ -85,9 +87,10 @@ def register_own(where: str | Path) -> None:
 
 
 def read_config(path: str | Path) -> Any:
-    """The model's config alone, for preflight. Raises MissingError with what was looked for."""
+    """The model's config alone, for preflight. Raises MissingError with what was looked for, at once."""
     from transformers import AutoConfig
 
+    check_place(path)
     where = resolve(path)
     try:
         adapter = Path(where) / "adapter_config.json"
@@ -259,8 +262,6 @@ def save_in(subject: Subject, folder: Path, dtype: torch.dtype, seed: int) -> No
 
 def config_from(text: str | Path) -> dict[str, Any]:
     """Read a model config file (JSON with `model_type`), or one of the built-in sizes by name."""
-    from expunge.models.tiny import SIZES
-
     if str(text) in SIZES:
         return dict(SIZES[str(text)])
     path = Path(text)

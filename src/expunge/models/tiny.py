@@ -16,16 +16,6 @@ from expunge.models.load import CLASSIFIERS
 from expunge.models.subject import Subject
 from expunge.records.task import Task
 
-SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"model_type": "llama", "vocab_size": 2048, "hidden_size": 128, "intermediate_size": 344,
-             "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
-             "max_position_embeddings": 256, "tie_word_embeddings": True},
-    "small": {"model_type": "llama", "vocab_size": 4096, "hidden_size": 192, "intermediate_size": 512,
-              "num_hidden_layers": 4, "num_attention_heads": 6, "num_key_value_heads": 6,
-              "max_position_embeddings": 512, "tie_word_embeddings": True},
-    "cnn": {"model_type": "expunge_cnn"},
-    "resnet20": {"model_type": "expunge_resnet", "depth": 20},
-}
 PAD, BOS, EOS, USER, ASSISTANT = "<|pad|>", "<|bos|>", "<|eos|>", "<|user|>", "<|assistant|>"
 CHAT = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %}<|assistant|>{{ m['content'] }}"

@@ -121,7 +121,7 @@ def registered(plugin: type[Plugin]) -> Iterator[None]:
         yield
         return
     entries[card.name] = _Given(card.name, card.kind, card.summary, plugin.__module__, plugin.__qualname__,
-                                card.model_needs, _parts(plugin), plugin)
+                                card.model_needs, _parts(plugin), plugin=plugin)
     try:
         yield
     finally:

@@ -1,0 +1,107 @@
+"""Whether a model can be where the user says: asked before anything is loaded, and without waiting for a network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+from expunge.errors import MissingError, UsageError
+from expunge.records.base import read_json
+from expunge.records.run import RunFolder
+
+PATIENCE = 5.0
+"""Seconds that the hub has to say whether it knows a name."""
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+MODEL_FILES = ("config.json", "adapter_config.json", "record.json")
+"""What a folder holds that can be named as a model."""
+DONE = ("finished", "stopped")
+"""How the record of a run ends whose weights are there."""
+
+
+def check_place(path: str | Path, sizes: Collection[str] = ()) -> None:
+    """Return when a model may be there: a folder, or a name that the hub or its cache knows.
+
+    Args:
+        path: what the user typed.
+        sizes: built-in sizes that could be meant, where a command takes them.
+
+    Raises:
+        MissingError: nothing is there; offers the nearest names at once.
+        UsageError: a run is there that did not end.
+    """
+    if Path(path).exists():
+        return check_ended(Path(path))
+    text = str(path)
+    parent = Path(path).parent
+    if not HUB_NAME.fullmatch(text) or text.startswith(".") or (len(Path(path).parts) > 1 and parent.is_dir()):
+        raise _missing(text, _near(text, parent, ()))
+    if _cached(text):
+        return
+    near = _near(text, Path("."), sizes)
+    why = "" if near and "/" not in text else _not_on_the_hub(text)
+    if (near and "/" not in text) or why:
+        raise _missing(text, near, why, sizes)
+
+
+def check_ended(run: Path) -> None:
+    """Raises UsageError when a folder holds the record of a run that did not end."""
+    if unfinished(run):
+        raise UsageError(f"The run in {run} is unfinished: {unfinished(run)}.",
+                         "Its weights are not those that the recipe leads to.",
+                         "Go on with it: repeat its command with --resume.")
+
+
+def unfinished(run: Path) -> str:
+    """How a run that did not end stands, in a few words; empty for a finished one and for any other folder."""
+    place = RunFolder(run).record
+    found = read_json(place) if place.is_file() else {}
+    status = found.get("status", "finished") if isinstance(found, dict) else "finished"
+    if status in DONE:
+        return ""
+    return {"running": "killed, or still at work"}.get(status, str(found.get("reason") or status).rstrip("."))
+
+
+def _near(text: str, folder: Path, sizes: Iterable[str]) -> list[str]:
+    """Models and runs in a folder, and sizes, whose names are like the one typed."""
+    there = {}
+    if folder.is_dir():
+        there = {p.name: str(folder / p.name) for p in sorted(folder.iterdir())
+                 if p.is_dir() and any((p / name).exists() for name in MODEL_FILES)}
+    known = there | {size: size for size in sizes}
+    return [known[name] for name in get_close_matches(Path(text).name, known, n=3, cutoff=0.6)]
+
+
+def _missing(text: str, near: Iterable[str], why: str = "", sizes: Collection[str] = ()) -> MissingError:
+    hint = " or ".join(near)
+    return MissingError(
+        f"There is no model at {text!r}." + (f" Did you mean {hint}?" if hint else ""),
+        f"No folder of that name is here{'; ' + why if why else ''}.",
+        "Give a run folder, a folder with config.json and weights, or a hub name"
+        + (f"; or start fresh with one of the sizes {', '.join(sizes)}." if sizes else "."))
+
+
+def _cached(name: str) -> bool:
+    """Whether the hub's cache on this machine holds a model of that name."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return any(isinstance(try_to_load_from_cache(name, file), str) for file in MODEL_FILES[:2])
+
+
+def _not_on_the_hub(name: str) -> str:
+    """Why a name cannot be had from the hub; empty when it can, or when only the loader can tell."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        HfApi().model_info(name, timeout=PATIENCE)
+    except GatedRepoError:  # the loader says how to ask for it
+        return ""
+    except RepositoryNotFoundError:
+        return "the hub has no public model of that name"
+    except HfHubHTTPError:
+        return ""
+    except Exception:  # no network, or none that leads to the hub
+        return "the hub cannot be reached, and its cache does not hold it"
+    return ""
