@@ -62,7 +62,7 @@ def observe_attack(attack: Attack, subject: Subject, context: AttackContext, fol
 
     Args:
         folder: the role's own; each label has a folder below it.
-        original: fingerprint of the original model, for the key of attacks that use it.
+        original: `model_key` of the original, for the key of attacks that use it.
     """
     task, split = context.task, context.split
     if (why := attack.problem(context)) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from expunge.models.subject import Subject
 from expunge.probes.base import Probe
@@ -11,7 +12,7 @@ from expunge.records.base import cache_root, fingerprint, read_jsonl, write_json
 from expunge.records.observation import Row
 from expunge.records.task import Example, Task
 
-VERSION = 4
+VERSION = 5
 """Raise when a probe's meaning changes, so that old rows are not mistaken for new ones."""
 
 
@@ -22,14 +23,9 @@ class ObservationCache:
         self._root = (root or cache_root()) / "observations"
 
     def key(self, subject: Subject, probe: Probe, examples: Sequence[Example], task: Task) -> str:
-        """Everything the rows depend on: weights, encoder, probe options, examples, budget."""
-        model = subject.model
-        adapters = {name: str(config) for name, config in getattr(model, "peft_config", {}).items()}
-        return fingerprint([
-            VERSION, subject.fingerprint, model.config.to_json_string(), adapters, str(subject.device),
-            subject.encoder.fingerprint, probe.text(), task.generation_tokens,
-            [e.to_json() for e in examples],
-        ])
+        """Everything the rows depend on: the model, the rows as it reads them, probe options and budget."""
+        return fingerprint([VERSION, model_key(subject), probe.text(), task.generation_tokens,
+                            [[e.to_json(), subject.as_read(e)] for e in examples]])
 
     def get(self, key: str) -> list[Row] | None:
         path = self._root / f"{key}.jsonl"
@@ -41,3 +37,21 @@ class ObservationCache:
             write_jsonl(self._root / f"{key}.jsonl", rows)
         except OSError:
             return
+
+
+def model_key(subject: Subject) -> str:
+    """Everything that decides what a model answers: weights, config, adapters, encoder, and how it decodes."""
+    adapters = {name: _sorted(config.to_dict()) for name, config in getattr(subject.model, "peft_config", {}).items()}
+    return fingerprint([subject.fingerprint, subject.model.config.to_json_string(), adapters, str(subject.device),
+                        subject.encoder.fingerprint, _sorted(subject.decoding)])
+
+
+def _sorted(settings: Any) -> Any:
+    """Settings as JSON; a set has another order in every process."""
+    if isinstance(settings, dict):
+        return {str(name): _sorted(value) for name, value in settings.items() if name != "base_model_name_or_path"}
+    if isinstance(settings, set | frozenset):
+        return sorted(map(str, settings))
+    if isinstance(settings, list | tuple):
+        return [_sorted(value) for value in settings]
+    return settings if settings is None or isinstance(settings, str | int | float | bool) else str(settings)

@@ -23,7 +23,7 @@ from expunge.audit.attacks import (
     read_attempted,
     score_attacks,
 )
-from expunge.audit.cache import ObservationCache
+from expunge.audit.cache import ObservationCache, model_key
 from expunge.audit.store import ObservationStore, read_store
 from expunge.audit.suite import Suite
 from expunge.errors import ExpungeError, UsageError
@@ -99,7 +99,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     if fit:
         note(_sides(len(fit), len(controls), bool(task.holdout)))
     needed = any("original" in a.needs for a in fit)
-    origin = roles.original().fingerprint if roles.original and needed else ""
+    origin = model_key(roles.original()) if roles.original and needed else ""
     remove_stale(out / "observations", [name for name, _ in roles.named()], fit)
     for role, make in roles.named():
         subject = make()
@@ -206,7 +206,7 @@ def observe(subject: Subject, task: Task, wanted: Sequence[tuple[str, Split]], f
         examples = task.probe_rows(split)
         key = cache.key(subject, probe, examples, task)
         if probe.uses_original and beside is not None:
-            key = fingerprint([key, beside.fingerprint])
+            key = fingerprint([key, model_key(beside)])
         rows = store.get(name, split, key)
         if rows is None:
             tick = announce(f"{label} {name} {split}", probe.count(examples))

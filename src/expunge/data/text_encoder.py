@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from expunge.data.encoder import Count
+from expunge.data.tokenizer_content import content
 from expunge.errors import DataError
 from expunge.records.base import fingerprint
 from expunge.records.task import Example, Opened
@@ -149,15 +150,6 @@ _KNOWN: dict[tuple[Any, ...], dict[tuple[Any, ...], TokenRow]] = {}
 """Tokenizer and template by content -> the rows made with them in this process."""
 
 
-def _content(processor: Any) -> str | int:
-    """Equal for tokenizers that make equal rows; one without a readable state is equal only to itself."""
-    backend = getattr(processor, "backend_tokenizer", None)
-    if backend is None:
-        return id(processor)
-    text = f"{backend.to_str()}{processor.chat_template!r}{processor.all_special_ids}{processor.eos_token_id}"
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
 class TextEncoder:
     """Turns examples into token rows with one tokenizer and template, each string once.
 
@@ -180,8 +172,9 @@ class TextEncoder:
         # End-of-turn tokens are often added as special without being named as eos or the like.
         added = getattr(processor, "added_tokens_decoder", {})
         self._special = {i for i, token in added.items() if token.special} | set(processor.all_special_ids)
+        self._content = content(processor)
         # Every model of one family of twins has the same tokenizer: a row is tokenised once for all of them.
-        self._rows = _KNOWN.setdefault((_content(processor), self.template, self.chat, max_length), {})
+        self._rows = _KNOWN.setdefault((self._content, self.template, self.chat, max_length), {})
         self._again = lru_cache(maxsize=4096)(self._ids)  # answers of one question share what stands before them
 
     def encode(self, example: Example, *, answer: str | None = None, prompt: str | None = None) -> TokenRow:
@@ -229,8 +222,7 @@ class TextEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """Equal for encoders that make equal rows of equal examples."""
-        return fingerprint([sorted(self.processor.get_vocab().items()), getattr(self.processor, "chat_template", None),
-                            self.chat, self.template, self.max_length])
+        return fingerprint([self._content, self.chat, self.template, self.max_length])
 
     def save(self, folder: Path) -> None:
         """The tokenizer's files."""

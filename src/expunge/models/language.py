@@ -18,7 +18,7 @@ from expunge.data.text_encoder import TextEncoder, TokenBatch, TokenRow
 from expunge.errors import UsageError
 from expunge.models import fast
 from expunge.models.answers import Answers
-from expunge.models.decoding import continued
+from expunge.models.decoding import continued, stop_ids
 from expunge.models.head import LazyLogits, is_plain
 from expunge.models.sites import Site, stop_after, write
 from expunge.models.subject import Subject
@@ -80,6 +80,23 @@ class CausalLM(Subject):
     def width(self) -> int:
         """Size of the hidden states."""
         return int(self.model.get_input_embeddings().weight.shape[1])
+
+    def as_read(self, example: Example) -> list[Any]:
+        """As its parent's: ids, and where prompt, answer and end are cut."""
+        encode = self.encoder.encode
+        sentences = (example.answer.replace(example.short_answer, o) if example.short_answer else o
+                     for o in example.options)
+        answers = dict.fromkeys((*example.paraphrased_answers, *example.wrong_answers, *sentences))
+        rows = [encode(example), *(encode(example, answer=answer) for answer in answers),
+                *(encode(example, prompt=prompt) for prompt in example.paraphrased_prompts)]
+        return [[*row.ids, -row.prompt, -row.answer, -row.end] for row in rows]
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """As its parent's: the generation config, end tokens and padding."""
+        own = getattr(self.model, "generation_config", None)
+        return {"settings": own.to_diff_dict() if own is not None else {}, "stops": sorted(stop_ids(self)),
+                "pad": self.encoder.pad_id}
 
     def check_room(self, examples: Sequence[Example], extra: int) -> None:
         """As its parent's."""

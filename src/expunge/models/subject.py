@@ -138,6 +138,15 @@ class Subject:
         for few in self.encoder.batches(rows, chosen):
             yield [(i,) for i in few], self.answers(self.collate([rows[i] for i in few]))
 
+    def as_read(self, example: Example) -> list[Any]:
+        """What identifies an example as this model reads it, with its other prompts and answers: JSON values."""
+        return [self.encoder.encode(example).key]
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """Settings beside weights and config that decide what it says in its own words; empty where it says none."""
+        return {}
+
     def check_room(self, examples: Sequence[Example], extra: int) -> None:
         """Raises UsageError when rows with `extra` more tokens are longer than the model's context."""
 
