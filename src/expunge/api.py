@@ -212,10 +212,8 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         context, offered = AttackContext.of(task), subject_class(configs[0]).offers(configs[0])
         return {"terms": list(asked.metrics), "observations": [
             f"{probe} on {len(task.probe_rows(split))} {split} rows" for probe, split in wanted],
-            "attacks": {
-                a.text(): f"cannot run: {why}" if (
-                    why := cannot_run(a, context, original is not None, offered)) else a.cost(context)
-                for a in asked.attacks}}
+            "attacks": {a.text(): f"cannot run: {why}" if (why := cannot_run(
+                a, context, original is not None, offered)) else a.cost(context) for a in asked.attacks}}
     own = folder.resolve() == Path(subject).resolve()
     if not own:
         refuse_output(folder, resume=resume, overwrite=overwrite, reads=models)
@@ -231,7 +229,8 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
     if not own:
         prepare_output(folder, resume=resume, overwrite=overwrite, reads=models)
     made = run_audit(
-        Roles(loaded, partial(load, original) if original else None, tuple(partial(load, r) for r in retrained)),
+        Roles(loaded, partial(load, original) if original else None, tuple(partial(load, r) for r in retrained),
+              again=partial(load, subject)),
         task, asked, folder, announce=lambda title, total: reporter.task(title, total), cache=ObservationCache(),
         settings=settings, note=reporter.note,
         run=os.path.relpath(made_by, folder) if record else None,

@@ -67,6 +67,12 @@ class MissingExtra(ExpungeError, ImportError):
     """An optional package is needed; the message holds the install line."""
 
 
+def first_line(error: Exception) -> str:
+    """Type and first line of an error of another package, at most 200 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {(lines or ['no message'])[0][:200]}"
+
+
 MANY = 40
 """Maximum number of names that a message lists."""
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 from expunge.attacks.base import Attack, AttackContext, View, parse_attack
 from expunge.audit.cache import ObservationCache
 from expunge.audit.store import ObservationStore, read_store
-from expunge.errors import ExpungeError, InterruptedRun
+from expunge.errors import ExpungeError, InterruptedRun, first_line
 from expunge.metrics.attacked import AttackEvidence, score_attacked
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import available, parse_metric, required, with_alternatives
@@ -34,6 +34,8 @@ class AttackResult:
 
     found: dict[str, Observations]
     why: str | None = None
+    failed: bool = False
+    """Whether it was begun and raised an error."""
 
 
 def folder_of(role: Path, label: str, split: Split) -> Path:
@@ -98,12 +100,12 @@ def observe_attack(attack: Attack, subject: Subject, context: AttackContext, fol
     except InterruptedRun as stopped:  # the training inside an attack keeps nothing, the audit does
         raise InterruptedRun(stopped.what, "The finished parts of the audit are kept.",
                              "Go on with --resume.") from None
-    except ExpungeError as problem:  # one attack that does not fit is no reason to lose the others
-        why = problem.what.rstrip(".")
+    except Exception as problem:  # of torch or a plug-in too: one attack is no reason to lose the others
+        why = problem.what.rstrip(".") if isinstance(problem, ExpungeError) else f"it failed: {first_line(problem)}"
         for label in attack.labels:
             stores[label].clear(())
             write_json(folder_of(folder, label, split) / FAILED, {"attack": label, "why": why})
-        return AttackResult({}, why)
+        return AttackResult({}, why, failed=True)
     for label in attack.labels:
         (folder_of(folder, label, split) / FAILED).unlink(missing_ok=True)
     for (label, pair), rows in fresh.items():
@@ -120,7 +122,7 @@ def read_attempted(attack: Attack, folder: Path, split: Split) -> AttackResult:
     found = {label: read_store(folder_of(folder, label, split)) for label in attack.labels}
     failed = [folder_of(folder, label, split) / FAILED for label in attack.labels]
     why = next((str(read_json(p)["why"]) for p in failed if p.exists()), None)
-    return AttackResult({k: v for k, v in found.items() if v is not None and v.keys()}, why)
+    return AttackResult({k: v for k, v in found.items() if v is not None and v.keys()}, why, why is not None)
 
 
 def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, Split], AttackResult],
@@ -154,11 +156,12 @@ def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, S
     return tuple({(s.name, s.attack): s for s in scores}.values())
 
 
-def describe(attack: Attack) -> AttackRecord:
-    """What a reader of the audit should know of an attack."""
+def describe(attack: Attack, result: AttackResult) -> AttackRecord:
+    """What a reader of the audit should know of an attack, and of what came of it on the subject."""
     return AttackRecord(term=attack.text(), labels=attack.labels, access=attack.access, families=attack.families,
                         splits_entities=attack.splits_entities, summary="; ".join(c.summary for c in attack.cards),
-                        caution=" ".join(c.caution for c in attack.cards if c.caution))
+                        caution=" ".join(c.caution for c in attack.cards if c.caution),
+                        failed=result.why if result.failed else None)
 
 
 def probe_for(name: str, alternatives: bool = True) -> Probe:

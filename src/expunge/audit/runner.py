@@ -26,7 +26,7 @@ from expunge.audit.attacks import (
 from expunge.audit.cache import ObservationCache, model_key
 from expunge.audit.store import ObservationStore, read_store
 from expunge.audit.suite import Suite
-from expunge.errors import ExpungeError, UsageError
+from expunge.errors import ExpungeError, UsageError, first_line
 from expunge.judgement.leaks import decided
 from expunge.judgement.verdict import verdict
 from expunge.metrics.base import Evidence
@@ -49,6 +49,8 @@ class Roles:
     subject: Subject
     original: Callable[[], Subject] | None = None
     retrained: tuple[Callable[[], Subject], ...] = ()
+    again: Callable[[], Subject] | None = None
+    """Loads the subject once more, where an attack that failed has left its mark on it."""
 
     def named(self) -> Iterable[tuple[str, Callable[[], Subject]]]:
         yield "subject", lambda: self.subject
@@ -112,9 +114,12 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         sides: tuple[Split, ...] = ("forget", "holdout") if role == "subject" and not controls else ("forget",)
         for attack, split in ((a, s) for a in fit for s in sides if role != "original" and task.probe_rows(s)):
             context = AttackContext.of(task, split=split, original=roles.original, seed=seed, announce=announce)
-            done[attack.text(), role, split] = observe_attack(
+            found = done[attack.text(), role, split] = observe_attack(
                 attack, subject, context, folder, announce=announce, cache=cache, original=origin,
                 title=f"{role} {attack.text()}")
+            if found.failed:
+                note(f"{attack.text()} on the {role} gave no rows: {found.why}")
+                subject = _unmarked(subject, roles.again if role == "subject" else make)
         if fit and checksum(subject.model.state_dict()) != subject.fingerprint:
             raise ExpungeError(f"An attack left its mark on the {role}.", "Its weights are not what they were.",
                                "Report this; the observations before the attacks are sound.")
@@ -123,11 +128,15 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     evidence = _evidence(seen, refs["subject"])
     tick = announce("scores", len(suite.metrics))
     scores = score_all(suite.metrics, evidence, resamples=resamples, seed=seed)
-    scores += score_attacks(attacks, lambda a, r, s: done.get((a.text(), r, s), AttackResult({})), evidence,
+
+    def attempted(attack: Attack, role: str, split: Split) -> AttackResult:
+        return done.get((attack.text(), role, split), AttackResult({}))
+
+    scores += score_attacks(attacks, attempted, evidence,
                             tuple(seen), lambda a: refused.get(a.text()), resamples=resamples, seed=seed)
     scores = decided(scores)
     tick(len(suite.metrics))
-    tried = tuple(map(describe, attacks))
+    tried = tuple(describe(a, attempted(a, "subject", "forget")) for a in attacks)
     audit = Audit(
         task=task.name, task_fingerprint=task.fingerprint, subject=refs["subject"], original=refs.get("original"),
         retrained=tuple(v for k, v in refs.items() if k.startswith("retrained")), suite=suite.terms,
@@ -163,9 +172,15 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> Audi
 
     scores = decided((*score_all(suite.metrics, evidence, resamples=resamples, seed=seed),
                       *score_attacks(suite.attacks, read, evidence, tuple(seen), why, resamples=resamples, seed=seed)))
-    attacks = tuple(map(describe, suite.attacks))
+    attacks = tuple(describe(a, read(a, "subject", "forget")) for a in suite.attacks)
     return stored.model_copy(update={"suite": suite.terms, "scores": scores, "attacks": attacks, "resamples": resamples,
                                      "verdict": verdict(scores, attacks)})
+
+
+def _unmarked(subject: Subject, load: Callable[[], Subject] | None) -> Subject:
+    """The same subject, or loaded again where its weights are not what they were or a hook is left."""
+    sound = subject.bare and checksum(subject.model.state_dict()) == subject.fingerprint
+    return subject if sound or load is None else load()
 
 
 def _evidence(seen: Mapping[str, Observations], subject: SubjectRef) -> Evidence:
@@ -195,6 +210,7 @@ def observe(subject: Subject, task: Task, wanted: Sequence[tuple[str, Split]], f
     store.clear(wanted)
     found: dict[tuple[str, Split], Sequence[Row]] = {}
     missing: dict[tuple[str, Split], str] = {}
+    failures: list[Exception] = []
     beside: Subject | None = None
     for name, split in wanted:
         probe = probe_for(name, split in alternatives)
@@ -217,7 +233,15 @@ def observe(subject: Subject, task: Task, wanted: Sequence[tuple[str, Split]], f
             except UsageError as problem:  # one probe that does not fit is no reason to lose the others
                 missing[name, split] = problem.what.rstrip(".")
                 continue
+            except ExpungeError:
+                raise
+            except Exception as problem:
+                failures.append(problem)
+                missing[name, split] = f"its probe {name} failed: {first_line(problem)}"
+                continue
         found[name, split] = rows
+    if failures and not found:  # nothing can be said of this model
+        raise failures[0]
     store.lacks(missing)
     return Observations(found, missing)
 

@@ -14,7 +14,7 @@ from expunge import registry
 from expunge.data.encoder import Encoder
 from expunge.data.image_encoder import ImageEncoder
 from expunge.data.text_encoder import TextEncoder
-from expunge.errors import DataError, MissingError, UsageError
+from expunge.errors import DataError, MissingError, UsageError, first_line
 from expunge.models.fast.startup import resume_garbage_collection
 from expunge.models.language import CausalLM
 from expunge.models.places import check_place
@@ -201,7 +201,7 @@ def load_processor(where: str | Path) -> Any:
             return AutoTokenizer.from_pretrained(where)
     except Exception as error:
         if Path(where).is_dir() and (Path(where) / "config.json").exists():
-            raise MissingError(f"{where} holds a model but no readable tokenizer.", _short(error),
+            raise MissingError(f"{where} holds a model but no readable tokenizer.", first_line(error),
                                "Save the tokenizer beside the model (tokenizer.save_pretrained).") from None
         raise _unreadable(where, error) from None
 
@@ -217,14 +217,8 @@ def _unreadable(path: str | Path, error: Exception) -> MissingError | DataError:
     if folder.is_dir() and not any((folder / n).exists() for n in ("config.json", "adapter_config.json")):
         return MissingError(f"{path} is not a model folder.", "It holds no config.json.",
                             "Give the folder that save_pretrained wrote, or a run folder.")
-    return DataError(f"The model at {path} cannot be read.", _short(error),
+    return DataError(f"The model at {path} cannot be read.", first_line(error),
                      "A file may be cut short; copy or save the model again.")
-
-
-def _short(error: Exception) -> str:
-    """The first line of a foreign error, at most 200 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {(lines or ['no message'])[0][:200]}"
 
 
 def float32_master(subject: Subject) -> torch.dtype:

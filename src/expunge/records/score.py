@@ -147,6 +147,8 @@ class AttackRecord(Record):
     """It learned from rows of half the entities and was tested on those of the other half."""
     summary: str
     caution: str = ""
+    failed: str | None = None
+    """Why it gave no score although it was begun; None where it ran, or could not be begun."""
 
     @model_validator(mode="before")
     @classmethod
