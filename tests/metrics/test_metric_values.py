@@ -50,11 +50,11 @@ def test_rouge_recall_and_f1() -> None:
 
 
 def test_rouge_leaves_out_references_without_words() -> None:
-    rows = [generation("1", "日本", "日本"), generation("2", "yes", "yes"), generation("3", "", "x"),
+    rows = [generation("1", "—", "—"), generation("2", "yes", "yes"), generation("3", "", "x"),
             generation("4", "no", "", form="paraphrase")]
     score = RougeL().score(only(rows, probe="generation"), "forget")
     assert (score.value, score.n) == (1.0, 1)
-    assert "word" in (RougeL().score(only(rows[:1], probe="generation"), "forget").unavailable or "")
+    assert "letter" in (RougeL().score(only(rows[:1], probe="generation"), "forget").unavailable or "")
 
 
 def test_extraction_strength_and_exact_memorization() -> None:

@@ -14,6 +14,7 @@ from expunge import plugin
 from expunge.attacks._lib.decoding import prompts_of
 from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View, rewriting
 from expunge.attacks.prefix import opened
+from expunge.metrics.text.units import starts
 from expunge.models.language import CausalLM
 from expunge.plugin import Property
 from expunge.records.score import Access
@@ -24,7 +25,8 @@ class Extend(Attack):
     """Verbatim extraction: give the beginning of the answer and search its continuations with beams."""
 
     class Spec(plugin.Spec):
-        share: float = Field(0.5, ge=0, lt=1, description="Share of the answer's words that is given.")
+        share: float = Field(0.5, ge=0, lt=1, description=(
+            "Share of the answer's words that is given; of its characters in scripts without spaces."))
         beams: int = Field(4, ge=1, description="Number of beams; 1 is greedy.")
         tries: int = Field(1, ge=1, description="Number of best continuations that count as answers.")
 
@@ -35,7 +37,7 @@ class Extend(Attack):
             return self
 
     card = AttackCard(
-        name="extend", kind="attack", access="text",
+        name="extend", kind="attack", access="text", version=2,
         family="decoding", model_needs=frozenset({"generate", "prompt"}),
         summary="give the first part of the answer and search the likeliest continuations",
         paper="Carlini et al. 2022 (arXiv 2202.07646) for prefix and beam search; verbatim memorisation of MUSE "
@@ -71,7 +73,7 @@ class Extend(Attack):
             ask(View(self.text(), subject.decoded(partial(search.decode, rank)), rows, rank))
 
     def _open(self, row: Example) -> Example:
-        words = round(self.spec.share * len(row.answer.split()))
+        words = round(self.spec.share * len(starts(row.answer)))
         return opened(row, "", words) if words else row
 
     def cost(self, context: AttackContext) -> str:

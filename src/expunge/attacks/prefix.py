@@ -6,6 +6,7 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View, rewriting
+from expunge.metrics.text.units import starts
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 from expunge.records.score import Family
@@ -19,10 +20,11 @@ class Prefix(Attack):
 
     class Spec(plugin.Spec):
         opening: str = Field(OPENING, description="Beginning of the reply; empty changes nothing.")
-        words: int = Field(0, ge=0, description="Number of words of the true answer after it.")
+        words: int = Field(0, ge=0, description=(
+            "Number of words of the true answer after it; of characters in scripts without spaces."))
 
     card = AttackCard(
-        name="prefix", kind="attack", access="text",
+        name="prefix", kind="attack", access="text", version=2,
         family="prompt:jailbreak", model_needs=frozenset({"prompt"}),
         summary="force the reply to begin with an affirmative sentence, or with the answer's first words",
         paper="Affirmative suffix of RWKU (arXiv 2406.10890); jailbreak ROUGE of OpenUnlearning (arXiv 2506.12618)",
@@ -53,10 +55,13 @@ class Prefix(Attack):
 def opened(row: Example, opening: str, words: int = 0) -> Opened:
     """The row with `opening` and the first `words` words of its answer given; at least one word remains.
 
-    A short answer that was partly given is removed, since a match would prove nothing.
+    In scripts without spaces a character counts as a word. A short answer that was partly given is removed, since
+    a match would prove nothing.
     """
-    answer = row.answer.split()
-    given, rest = answer[:words][: len(answer) - 1], " ".join(answer[min(words, len(answer) - 1):])
+    begins = starts(row.answer) or [0]
+    at = begins[min(words, len(begins) - 1)]
+    given, rest = row.answer[:at], row.answer[at:].strip()
+    gap = "" if given.strip() and not given[-1].isspace() else " "
     short = row.short_answer if row.short_answer in rest else ""
-    return Opened(**row.model_dump() | {"opening": " ".join(filter(None, (opening, *given))), "answer": rest,
-                                        "short_answer": short})
+    return Opened(**row.model_dump() | {"opening": " ".join(filter(None, (opening, given.strip()))), "gap": gap,
+                                        "answer": rest, "short_answer": short})

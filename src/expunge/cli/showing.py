@@ -192,6 +192,8 @@ def show_scores(scores: Sequence[Score], reporter: Reporter) -> None:
     for score in plain:
         if score.value is None:
             _dim(f"{score.name}: not available, {score.unavailable}", reporter)
+        elif score.remark:
+            _dim(f"{score.name}: {score.remark}", reporter)
     attacked = [s for s in scores if s.attack is not None]
     if attacked:
         _show_attacked(attacked, reporter)

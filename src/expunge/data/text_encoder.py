@@ -236,12 +236,12 @@ class TextEncoder:
     def _build(self, example: Example, prompt: str, answer: str) -> TokenRow:
         if self.chat and example.kind in ("qa", "messages"):
             before, after, end_ids = self._render_chat(example, prompt, answer)
-            before, after = _open(before, after, _opening(example))
+            before, after = _open(before, after, *_opening(example))
             prompt_ids = list(self._again(before))
             answer_ids = self._ids(after)
         else:
             before, after = self._render_plain(example, prompt, answer)
-            before, after = _open(before, after, _opening(example))
+            before, after = _open(before, after, *_opening(example))
             prompt_ids = list(self._again(before, special=True))
             joint = self._ids(before + after, special=True)
             # Natural text tokenises across the border; only an exact prefix keeps the split honest.
@@ -297,16 +297,17 @@ class TextEncoder:
         return ids
 
 
-def _opening(example: Example) -> str:
-    return example.opening if isinstance(example, Opened) else ""
+def _opening(example: Example) -> tuple[str, str]:
+    """How the reply is made to begin, and what stands between that and the rest of it."""
+    return (example.opening, example.gap) if isinstance(example, Opened) else ("", "")
 
 
-def _open(before: str, after: str, opening: str) -> tuple[str, str]:
+def _open(before: str, after: str, opening: str, gap: str) -> tuple[str, str]:
     """The opening of the reply moved to what is given."""
     if not opening:
         return before, after
     rest = after.lstrip()
-    return before + after[: len(after) - len(rest)] + opening, " " + rest
+    return before + after[: len(after) - len(rest)] + opening, gap + rest
 
 
 def check_rows(rows: Sequence[TokenRow], config: Any, what: str) -> list[DataError]:

@@ -80,7 +80,8 @@ def _quality(score: Score, p_limit: float) -> str:
 
 
 def _knowledge(plain: list[Score]) -> list[str]:
-    return [compare(s) for s in plain if s.name.startswith("forget.") and base(s) not in BEHAVIOUR]
+    return [compare(s) + (f" {s.remark}." if s.remark else "") for s in plain
+            if s.name.startswith("forget.") and base(s) not in BEHAVIOUR]
 
 
 def _behaviour(plain: list[Score]) -> list[str]:

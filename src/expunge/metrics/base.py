@@ -134,6 +134,10 @@ class Metric(Plugin):
                              fix=f"For instance forget.{self.card.name}; splits: {', '.join(SPLITS)}.")
         return split
 
+    def remark(self, evidence: Evidence, split: Split | None) -> str | None:
+        """What a reader must know of how the value came about, such as rows left out."""
+        return None
+
     def score(self, evidence: Evidence, split: Split | None = None, *, resamples: int = 1000,
               seed: int = 0) -> Score:
         """Value, interval and controls, or the reason why there is none."""
@@ -156,7 +160,8 @@ class Metric(Plugin):
             interval = (min(low, value), max(high, value))
         return Score(
             value=value, interval=interval, controls=self._controls(evidence, split),
-            n=sum(len(v) for k, v in strata.items() if not k.startswith("reference")), **frame,
+            n=sum(len(v) for k, v in strata.items() if not k.startswith("reference")),
+            remark=self.remark(evidence, split), **frame,
         )
 
     def _without(self, split: Split | None, why: str) -> Score:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.metrics.base import Evidence, MetricCard, RowMetric
-from expunge.metrics.rouge_l import rouges
+from expunge.metrics.rouge_l import how_compared, rouges
 from expunge.plugin import Property
 from expunge.records.observation import Row
 from expunge.records.task import SPLITS, Split
@@ -36,7 +36,7 @@ class Extracted(RowMetric):
         paper="A-ESR of Unlearned but Not Forgotten, arXiv 2505.24379",
         formula="mean 1[ROUGE-L recall > tau]",
         defaults="tau 0.9; tau=1.0 is the paper's second threshold, coded as > 0.99",
-        deviations=("A reference without a word of a-z or 0-9 is left out, as for rouge_l.",),
+        deviations=("Compared by words or by characters, and left out, as for rouge_l.",),
         higher_is="knows", range=(0.0, 1.0), ideal="reference", access="text",
         probes=(("generation", SPLITS),), per_split=True,
     )
@@ -51,4 +51,7 @@ class Extracted(RowMetric):
         return extracted(evidence.rows("generation", split, "prompt"), self.spec.tau, self.spec.stemmer)
 
     def missing(self, split: Split) -> str:
-        return f"no {split} row has a reference with a word in it"
+        return f"no {split} row has a true answer with a letter or digit in it"
+
+    def remark(self, evidence: Evidence, split: Split | None) -> str | None:
+        return how_compared(evidence.rows("generation", self.one(split), "prompt"))

@@ -32,7 +32,7 @@ def pass_at_k(attempts: int, right: int, k: int) -> float:
 def reveals_fact(row: Row, tau: float) -> bool | None:
     """Whether an answer contains the bare fact, or repeats the reference if there is none; None if neither is given."""
     if row.get("short"):
-        return contains(row["text"], row["short"])
+        return contains(row["text"], row["short"], row["reference"])
     recall = rouge_l(row["reference"], row["text"])
     return None if recall is None else recall > tau
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from expunge import plugin
 from expunge.metrics.base import Evidence, MetricCard, RowMetric
 from expunge.metrics.text.rouge import rouge
+from expunge.metrics.text.units import is_dense, units
 from expunge.plugin import Property
 from expunge.records.observation import Row
 from expunge.records.task import SPLITS, Split
@@ -25,7 +26,7 @@ class RougeOptions(plugin.Spec):
 def rouge_l(reference: str, text: str, measure: Measure = "recall", stemmer: bool = True) -> float | None:
     """LCS(ref, text) / |ref| in words (recall), or its harmonic mean with LCS / |text| (f1), in 0..1.
 
-    None when the reference has no word: the ROUGE tokenizer keeps only a-z and 0-9.
+    In characters where the reference is in a script without spaces. None when it has no letter and no digit.
     """
     return rouge(reference, text, "rougeL", measure, stemmer)
 
@@ -37,6 +38,17 @@ def rouges(rows: Iterable[Row], measure: Measure = "recall", stemmer: bool = Tru
     return {key: value for key, value in scored.items() if value is not None}
 
 
+def how_compared(rows: Iterable[Row]) -> str | None:
+    """Which rows were compared by characters, and which were left out; None where all were compared by words."""
+    references = {r["id"]: r["reference"] for r in rows}.values()
+    dense, lost = sum(map(is_dense, references)), sum(not units(reference) for reference in references)
+    said = [f"{dense} of {len(references)} true answers are compared by characters, since their script has no spaces "
+            "between words"] * bool(dense)
+    said += [f"{lost} of {len(references)} rows are left out, since their true answer has no letter or "
+             "digit"] * bool(lost)
+    return "; ".join(said) or None
+
+
 class RougeL(RowMetric):
     card = MetricCard(
         name="rouge_l",
@@ -46,7 +58,9 @@ class RougeL(RowMetric):
         formula="mean LCS(ref, answer) / |ref|",
         defaults="TOFU: recall with stemmer. MUSE: rouge_l(measure=f1, stemmer=False)",
         deviations=(
-            "A reference without a word of a-z or 0-9 (other scripts) is left out instead of counting as 0.",
+            "A reference in another script than the Latin one is compared by its own words, and by characters where "
+            "the script has no spaces; the published tokenizer keeps only a-z and 0-9.",
+            "A reference without a letter or digit is left out instead of counting as 0.",
         ),
         higher_is="knows", range=(0.0, 1.0), ideal="reference", access="text",
         probes=(("generation", SPLITS),), per_split=True,
@@ -64,4 +78,7 @@ class RougeL(RowMetric):
         return rouges(evidence.rows("generation", split, "prompt"), self.spec.measure, self.spec.stemmer)
 
     def missing(self, split: Split) -> str:
-        return f"no {split} row has a reference with a word in it"
+        return f"no {split} row has a true answer with a letter or digit in it"
+
+    def remark(self, evidence: Evidence, split: Split | None) -> str | None:
+        return how_compared(evidence.rows("generation", self.one(split), "prompt"))

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.data.text_encoder import TokenRow
+from expunge.metrics.text.units import is_dense, starts
 from expunge.models.language import CausalLM
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
@@ -69,7 +70,11 @@ def _greedy_start(row: TokenRow, prompt: Sequence[int], hits: Sequence[bool]) ->
 
 
 def _split_text(text: str) -> tuple[str, str]:
-    """Split running text at the word nearest its middle."""
+    """Split running text at the word nearest its middle, or at the character in a script without spaces."""
+    if is_dense(text):
+        begins = starts(text)
+        at = begins[max(int(len(begins) * TEXT_PREFIX), min(1, len(begins) - 1))]
+        return text[:at].rstrip(), text[at:]
     words = text.split(" ")
     cut = max(int(len(words) * TEXT_PREFIX), 1)
     return " ".join(words[:cut]), " ".join(words[cut:])

@@ -68,6 +68,8 @@ class Score(Record):
     attempts: int = 1
     """Tries per row, of which the best counts; the control had as many."""
     unavailable: str | None = None
+    remark: str | None = None
+    """How the value came about, where that is not what the name says: rows left out, characters in place of words."""
     doubt: str | None = None
     """Under an attack: the first condition of a success that is not met, in a word or two; empty for a success. None
     where it was set against no control on enough rows. Decided in `judgement.leaks` when the audit is made."""

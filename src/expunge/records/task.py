@@ -73,6 +73,8 @@ class Opened(Example):
     """A row whose reply is made to begin with `opening`, which is given like the prompt and never supervised."""
 
     opening: str = ""
+    gap: str = " "
+    """What stands between the opening and the rest: nothing where the answer was cut in a script without spaces."""
 
 
 class Task(Record):

@@ -40,7 +40,7 @@ def memo(subject: CausalLM, rows: Sequence[Example], *, mode: Mode = "suffix", s
     """Mean ROUGE-1 (stemmed) of greedy continuations against the text after each cut, per row, in 0..1.
 
     Every cut costs a generation: `cuts` bounds their number per row, and equal prompts are generated once.
-    Cuts without a word of a-z or 0-9 after them are skipped; a row without any other cut has 0.
+    Cuts without a letter or digit after them are skipped; a row without any other cut has 0.
 
     Args:
         rows: (question, answer) pairs; with mode="prefix" every row needs a question.
