@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 
+from expunge.data.chat import DATE, REFUSED, ChatTemplate, Rendered, common
 from expunge.data.encoder import Count
 from expunge.data.tokenizer_content import content
 from expunge.errors import DataError
@@ -175,6 +175,7 @@ class TextEncoder:
         self._content = content(processor)
         # Every model of one family of twins has the same tokenizer: a row is tokenised once for all of them.
         self._rows = _KNOWN.setdefault((self._content, self.template, self.chat, max_length), {})
+        self._template = ChatTemplate(processor)
         self._again = lru_cache(maxsize=4096)(self._ids)  # answers of one question share what stands before them
 
     def encode(self, example: Example, *, answer: str | None = None, prompt: str | None = None) -> TokenRow:
@@ -222,32 +223,28 @@ class TextEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """Equal for encoders that make equal rows of equal examples."""
-        return fingerprint([self._content, self.chat, self.template, self.max_length])
+        return fingerprint([self._content, self.chat, self.template, self.max_length, str(DATE)])
 
     def save(self, folder: Path) -> None:
         """The tokenizer's files."""
         self.processor.save_pretrained(folder)
 
     def prompt(self, example: Example, prompt: str | None = None) -> tuple[int, ...]:
-        """Ids of the prompt alone, ready for generation."""
-        row = self.encode(example, prompt=prompt)
+        """Ids of the prompt alone, ready for generation. They are the same whatever the answer is.
+
+        Without an answer, one stands in for it: the tokens that end a turn may join with white space before them.
+        """
+        absent = example.kind != "text" and not example.answer.strip()
+        row = self.encode(example, prompt=prompt, answer="A" if absent else None)
         return row.ids[: row.prompt]
 
     def _build(self, example: Example, prompt: str, answer: str) -> TokenRow:
         if self.chat and example.kind in ("qa", "messages"):
-            before, after, end_ids = self._render_chat(example, prompt, answer)
-            before, after = _open(before, after, *_opening(example))
-            prompt_ids = list(self._again(before))
-            answer_ids = self._ids(after)
+            prompt_ids, answer_ids, end_ids = self._from_chat(example, prompt, answer)
         else:
-            before, after = self._render_plain(example, prompt, answer)
-            before, after = _open(before, after, *_opening(example))
-            prompt_ids = list(self._again(before, special=True))
-            joint = self._ids(before + after, special=True)
-            # Natural text tokenises across the border; only an exact prefix keeps the split honest.
-            keeps = joint[: len(prompt_ids)] == prompt_ids
-            answer_ids = joint[len(prompt_ids):] if keeps else self._ids(after)
-            end_ids = [self.eos_id] if self.eos_id is not None else []
+            prompt_ids, answer_ids, end_ids = self._from_plain(example, prompt, answer)
+        if prompt_ids[:2] == [self.processor.bos_token_id] * 2:  # the template wrote one, and the tokenizer another
+            del prompt_ids[0]
         if not prompt_ids:  # nothing predicts the first token of running text without a BOS
             prompt_ids, answer_ids = answer_ids[:1], answer_ids[1:]
         ids = prompt_ids + answer_ids + end_ids
@@ -259,6 +256,50 @@ class TextEncoder:
             min(len(answer_ids), kept), max(kept - len(answer_ids), 0), truncated=True,
         )
 
+    def _from_plain(self, example: Example, prompt: str, answer: str) -> tuple[list[int], list[int], list[int]]:
+        """Ids of the prompt, of the answer and of what ends it."""
+        before, after = self._render_plain(example, prompt, answer)
+        before, after = _open(before, after, *_opening(example))
+        prompt_ids = list(self._again(before, special=True))
+        joint = self._ids(before + after, special=True)
+        # Natural text tokenises across the border; only an exact prefix keeps the split honest.
+        keeps = joint[: len(prompt_ids)] == prompt_ids
+        answer_ids = joint[len(prompt_ids):] if keeps else self._ids(after)
+        return prompt_ids, answer_ids, [self.eos_id] if self.eos_id is not None else []
+
+    def _from_chat(self, example: Example, prompt: str, answer: str) -> tuple[list[int], list[int], list[int]]:
+        """The same, cut from the ids of the whole conversation: a text tokenised alone may get other ids.
+
+        A token that spells the end of what is given and the beginning of the answer belongs to the answer, and so does
+        a space before it, which most tokenizers join to the word.
+        """
+        try:
+            said = self._template.render(example.messages or (("user", prompt),), answer)
+        except REFUSED as error:
+            raise DataError(f"Row {example.id} does not fit the model's chat template.", str(error)[:200],
+                            "Change its turns, or pass a plain template with --template.") from None
+        said = said.opened(*_opening(example))
+        ids, starts = self._ids_and_starts(said.text)
+        begin = common(self._again(said.text[: said.start].rstrip(" ")), ids)
+        close = self._close(said, ids, starts, begin)
+        stop = next((i for i in range(close, len(ids)) if ids[i] in self._special), None)
+        if stop is not None:  # the end-of-turn token; what a template prints after it is not the answer
+            return ids[:begin], ids[begin:close], ids[close: stop + 1]
+        return ids[:begin], ids[begin:close], [self.eos_id] if self.eos_id is not None else []
+
+    def _close(self, said: Rendered, ids: list[int], starts: list[int] | None, begin: int) -> int:
+        """Where the tokens of the answer end."""
+        if said.start == said.stop:
+            return begin
+        if starts is not None:
+            return next((i for i in range(begin, len(ids)) if starts[i] >= said.stop), len(ids))
+        upto, decode = self._ids(said.text[: said.stop]), self.processor.decode
+        close = max(common(upto, ids), begin)
+        wanted = len(decode(upto[begin:], clean_up_tokenization_spaces=False))
+        while close < len(ids) and len(decode(ids[begin:close], clean_up_tokenization_spaces=False)) < wanted:
+            close += 1  # its last token spells what follows too
+        return close
+
     def _render_plain(self, example: Example, prompt: str, answer: str) -> tuple[str, str]:
         if example.kind == "text":
             return "", answer
@@ -269,25 +310,6 @@ class TextEncoder:
             return "".join(turns) + "assistant:", " " + answer
         return self.template.replace("{prompt}", prompt), " " + answer
 
-    def _render_chat(self, example: Example, prompt: str, answer: str) -> tuple[str, str, list[int]]:
-        turns = [{"role": r, "content": c} for r, c in example.messages] or [{"role": "user", "content": prompt}]
-        render = self.processor.apply_chat_template
-        try:
-            before = render(turns, tokenize=False, add_generation_prompt=True)
-            whole = render([*turns, {"role": "assistant", "content": answer}], tokenize=False)
-        except TemplateError as error:
-            raise DataError(f"Row {example.id} does not fit the model's chat template.", str(error)[:200],
-                            "Change its turns, or pass a plain template with --template.") from None
-        rest = whole[len(before):] if whole.startswith(before) else ""
-        at = rest.find(answer.strip())
-        if at < 0:  # a template that rewrites the turn: say the answer ourselves
-            return before, answer, [self.eos_id] if self.eos_id is not None else []
-        tail = self._again(rest[at + len(answer.strip()):])
-        stop = next((i for i, token in enumerate(tail) if token in self._special), None)
-        if stop is not None:  # the end-of-turn token; what a template prints after it is not the answer
-            return before + rest[:at], answer.strip(), tail[: stop + 1]
-        return before + rest[:at], answer.strip(), [self.eos_id] if self.eos_id is not None else []
-
     def _ids(self, text: str, special: bool = False) -> list[int]:
         if not text and not special:
             return []
@@ -295,6 +317,13 @@ class TextEncoder:
         if special and ids and ids[-1] == self.eos_id and not text.endswith(str(self.processor.eos_token)):
             ids.pop()  # some tokenizers close every text; the answer has not come yet
         return ids
+
+    def _ids_and_starts(self, text: str) -> tuple[list[int], list[int] | None]:
+        """Ids, and the character each token begins at; None where the tokenizer does not say."""
+        if not getattr(self.processor, "is_fast", False):
+            return self._ids(text), None
+        found = self.processor(text, add_special_tokens=False, return_offsets_mapping=True)
+        return list(found["input_ids"]), [start for start, _ in found["offset_mapping"]]
 
 
 def _opening(example: Example) -> tuple[str, str]:

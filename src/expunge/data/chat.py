@@ -1,0 +1,165 @@
+"""Conversations as text: what a chat template makes of a whole conversation, and where the answer stands in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import cached_property, lru_cache
+from typing import Any
+
+from jinja2 import TemplateError
+
+from expunge.errors import DataError
+
+Turns = tuple[tuple[str, str], ...]
+"""(role, content) of every turn before the answer."""
+MARK = "\ue000\ue001\ue000"
+"""An answer of private characters: rendered in place of the real one, it shows where the template puts answers."""
+DATE = date(2024, 7, 26)
+"""What "today" is to a template that writes the date: a fixed day, so that tomorrow's rows equal today's. It is the day
+that the templates of Llama 3 name themselves where they cannot ask."""
+REFUSED = (TemplateError, TypeError, ValueError, KeyError)
+"""What templates raise for conversations that they do not take."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text: `text[:start]` is given, `text[start:stop]` is the answer, and the rest closes the turn.
+
+    The answer has no white space around it; `rewritten` says that the template does not show it and we put it there.
+    """
+
+    text: str
+    start: int
+    stop: int
+    rewritten: bool = False
+
+    def opened(self, opening: str, gap: str) -> Rendered:
+        """The same with the opening of the reply, and the gap after it, in what is given."""
+        if not opening:
+            return self
+        more = opening + gap
+        return replace(self, text=self.text[: self.start] + more + self.text[self.start:],
+                       start=self.start + len(more), stop=self.stop + len(more))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a template writes around an answer.
+
+    Args:
+        before: the conversation with a generation prompt, which a chat program sends.
+        header, tail: what stands before and after an answer in a whole conversation; None where answers are not shown.
+    """
+
+    before: str
+    header: str | None
+    tail: str | None
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer. It is asked for whole conversations, and its date never changes.
+
+    Some templates open a think block in the generation prompt that a whole conversation does not have. Thinking is
+    turned off where the template knows how to and both agree then; otherwise what both have in common is given.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self._frame = lru_cache(maxsize=4096)(self._frame_of)  # answers of one question share what stands around them
+
+    @cached_property
+    def source(self) -> str:
+        """The template itself. Raises DataError where the tokenizer has several and none is the default."""
+        try:
+            return str(self._processor.get_chat_template())
+        except ValueError as error:
+            raise DataError("The tokenizer has several chat templates, and none is the default.", str(error)[:200],
+                            "Pass a plain template with --template.") from None
+
+    @property
+    def dated(self) -> bool:
+        """Whether it writes today's date."""
+        return "strftime_now" in self.source
+
+    @cached_property
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"chat_template": _pinned(self.source)} if self.dated else {}
+        return options | ({"enable_thinking": False} if self._thinks(options) is False else {})
+
+    @cached_property
+    def opens_thought(self) -> bool:
+        """Whether its generation prompt differs from what a whole conversation has there, and cannot be made equal."""
+        return "enable_thinking" not in self._options and self._thinks(self._options) is True
+
+    @property
+    def thinking_off(self) -> bool:
+        """Whether thinking had to be turned off."""
+        return "enable_thinking" in self._options
+
+    def _thinks(self, options: dict[str, Any]) -> bool | None:
+        """True where generation prompt and conversation differ, False where they differ unless thinking is off."""
+        plain: Turns = (("user", "?"),)
+        for way, said in (({}, None), ({"enable_thinking": False}, False)):
+            if way and "enable_thinking" not in self.source:
+                continue
+            try:
+                frame = self._around(plain, options | way)
+            except REFUSED:  # a row will say so
+                return None
+            if frame.header is None or frame.header.startswith(frame.before):
+                return said
+        return True
+
+    def render(self, turns: Turns, answer: str) -> Rendered:
+        """The whole conversation with this answer. Raises whatever the template raises."""
+        frame, words = self._frame(turns), answer.strip()
+        whole = self._text(turns, answer, self._options)
+        header, tail = frame.header or "", frame.tail or ""
+        limit = len(whole) - len(tail) * whole.endswith(tail)
+        if frame.header is not None and whole.endswith(tail) and whole[: limit].startswith(header):
+            return _stripped(whole, len(header), limit)
+        start = common(frame.before, whole)
+        at = whole.rfind(words, start, limit) if words else -1
+        if at >= 0:  # the last one: the header of a reply may repeat the words
+            return Rendered(whole, at, at + len(words))
+        if frame.header is not None and whole[start:limit].strip():  # the template has its own way to write the answer
+            return _stripped(whole, start, limit)
+        header = header or frame.before
+        return _stripped(header + answer, len(header), len(header) + len(answer), rewritten=True)
+
+    def _frame_of(self, turns: Turns) -> Frame:
+        return self._around(turns, self._options)
+
+    def _around(self, turns: Turns, options: dict[str, Any]) -> Frame:
+        before = self._text(turns, None, options)
+        header, found, tail = self._text(turns, MARK, options).partition(MARK)
+        return Frame(before, header, tail) if found and MARK not in tail else Frame(before, None, None)
+
+    def _text(self, turns: Turns, answer: str | None, options: dict[str, Any]) -> str:
+        said = [{"role": role, "content": content} for role, content in turns]
+        if answer is not None:
+            said.append({"role": "assistant", "content": answer})
+        return str(self._processor.apply_chat_template(said, tokenize=False, add_generation_prompt=answer is None,
+                                                       **options))
+
+
+def _stripped(text: str, start: int, stop: int, rewritten: bool = False) -> Rendered:
+    """White space around the answer belongs to what stands around it."""
+    words = text[start:stop].strip()
+    start = text.index(words, start)
+    return Rendered(text, start, start + len(words), rewritten)
+
+
+def common(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """How many first tokens or characters are the same."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _pinned(source: str) -> str:
+    """The template with a `strftime_now` of its own, which knows one day: functions cannot be handed to a template."""
+    codes = {code: DATE.strftime(code) for code in (f"%{letter}" for letter in "aAbBdmyYjHIMSpUWuw")}
+    codes |= {"%-d": str(DATE.day), "%-m": str(DATE.month), "%e": f"{DATE.day:2}"}
+    filters = "".join(f" | replace({code!r}, {value!r})" for code, value in codes.items())
+    return "{% macro strftime_now(format) %}{{ format" + filters + " }}{% endmacro %}\n" + source
