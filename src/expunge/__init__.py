@@ -18,6 +18,7 @@ _HOMES = {
     "Audit": "expunge.records.score", "Score": "expunge.records.score", "RunRecord": "expunge.records.run",
     "TrainSettings": "expunge.records.settings", "RunSettings": "expunge.records.settings",
     "AuditSettings": "expunge.records.settings", "ExpungeError": "expunge.errors", "add_file": "expunge.registry",
+    "merge": "expunge.merging",
 }
 __all__ = sorted(_HOMES)
 

@@ -13,12 +13,13 @@ from expunge.attacks.base import AttackContext
 from expunge.audit.attacks import cannot_run
 from expunge.audit.cache import ObservationCache
 from expunge.audit.requirements import check_conditions, require
-from expunge.audit.runner import Roles, ordered, rescore, run_audit
-from expunge.audit.suite import Suite, parse_suite, suite_from_terms
+from expunge.audit.runner import Roles, ordered, run_audit
+from expunge.audit.suite import parse_suite
+from expunge.auditing import check_audited, check_rows, check_same_audit, score_again, task_of
 from expunge.benchmarks.loading import default_suite, load_task
 from expunge.console import Reporter
 from expunge.data.tasks import limited
-from expunge.errors import ExpungeError, MissingError, PreflightError, UsageError
+from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.exact.deletion import trained_on_task
 from expunge.methods.base import Exact
 from expunge.methods.plan import Plan, make_plan, preflight
@@ -39,9 +40,9 @@ from expunge.models.subject import Subject
 from expunge.models.tiny import build_for, epochs_from_scratch
 from expunge.output import prepare_output, refuse_output
 from expunge.records.run import RunRecord
-from expunge.records.score import Audit, Score
+from expunge.records.score import Audit
 from expunge.records.settings import AuditSettings, LoopSettings, RunSettings, TrainSettings
-from expunge.records.task import SPLITS, Task
+from expunge.records.task import Task
 from expunge.runs import device, execute, make_record
 
 AnySettings = TypeVar("AnySettings", TrainSettings, RunSettings)
@@ -67,7 +68,7 @@ def _resolved(settings: AnySettings, task: Task, **values: Any) -> AnySettings:
 def train(model: str | Path, *, task: Task | str, out: str | Path, method: str | None = None,
           data_dir: Path | None = None, settings: TrainSettings | None = None, resume: bool = False,
           overwrite: bool = False, dry_run: bool = False, reporter: Reporter | None = None,
-          **options: Any) -> RunRecord:
+          **options: Any) -> RunRecord | Plan:
     """Train a model on a task's rows: `full` makes an original, `retain` its retrained twin.
 
     Args:
@@ -78,7 +79,7 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, method: str |
         settings, options: `TrainSettings`, or its fields by name: split, epochs, steps, lr, batch_size ...
 
     Returns:
-        The record, also written to out/record.json; weights are in out/model.
+        The record, also written to out/record.json; weights are in out/model. With dry_run the plan.
     """
     reporter, out = reporter or Reporter(quiet=True), Path(out)
     settings = TrainSettings.build(settings, **options)
@@ -116,9 +117,9 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, method: str |
     if cut:
         reporter.warn(f"{cut} rows are cut to --max-length {settings.max_length}.")
     plan = make_plan(method or "retain_nll", (stage,), task, subject.encoder, settings, truncated=cut)
-    record = make_record("train", (stage,), settings, model, subject, task, plan.recipe)
     if dry_run:
-        return record
+        return plan
+    record = make_record("train", (stage,), settings, model, subject, task, plan.recipe)
     return execute(plan, (stage,), subject, task, record, out, resume=resume, overwrite=overwrite, reporter=reporter)
 
 
@@ -132,7 +133,7 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
     Args:
         model: a run folder, model folder or hub name.
         method: a recipe such as "npo(beta=0.1) + retain_kl + lora(rank=8)".
-        task: a name or a Task; or give files as `forget`, `retain` and `holdout`.
+        task: a name, a run folder (its rows are meant) or a Task; or give files as `forget`, `retain` and `holdout`.
         settings, options: `RunSettings`, or its fields by name: epochs, steps, lr, batch_size, keep, seed ...
 
     Returns:
@@ -178,7 +179,7 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
 
     Args:
         subject: a run folder, model folder or hub name. For a run, the model it started from is the
-            original and its task the task, unless others are named.
+            original and its rows the rows, unless others are named.
         out: where audit.json and observations/ go; the run folder itself by default.
         retrained: models trained without the forget set; the first is the gold standard, the others
             show the noise floor.
@@ -214,6 +215,8 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
             f"{probe} on {len(task.probe_rows(split))} {split} rows" for probe, split in wanted],
             "attacks": {a.text(): f"cannot run: {why}" if (why := cannot_run(
                 a, context, original is not None, offered)) else a.cost(context) for a in asked.attacks}}
+    for caution in (other_rows := check_rows(subject, task)):
+        reporter.warn(caution)
     own = folder.resolve() == Path(subject).resolve()
     if not own:
         refuse_output(folder, resume=resume, overwrite=overwrite, reads=models)
@@ -221,76 +224,22 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         raise UsageError(f"{folder} already holds an audit.", "Nothing was changed.",
                          "Go on with --resume, choose another --out, or replace it with --overwrite.")
     for place, config in zip(models, configs, strict=True):
-        _check_audited(place, config, task, settings.max_length, reporter)
+        check_audited(place, config, task, settings.max_length, reporter)
     load = partial(load_subject, template=task.template, max_length=settings.max_length, device=device())
     loaded = load(subject)
     if resume and not overwrite and (folder / "audit.json").exists():
-        _check_same(Audit.read(folder / "audit.json"), folder, loaded, task, asked, settings, len(retrained))
+        check_same_audit(Audit.read(folder / "audit.json"), folder, loaded, task, asked, settings, len(retrained))
     if not own:
         prepare_output(folder, resume=resume, overwrite=overwrite, reads=models)
     made = run_audit(
         Roles(loaded, partial(load, original) if original else None, tuple(partial(load, r) for r in retrained),
               again=partial(load, subject)),
         task, asked, folder, announce=lambda title, total: reporter.task(title, total), cache=ObservationCache(),
-        settings=settings, note=reporter.note,
+        settings=settings, note=reporter.note, notes=other_rows,
         run=os.path.relpath(made_by, folder) if record else None,
     )
     reporter.close()
     return made
-
-
-def task_of(subject: str | Path | None) -> str | None:
-    """The task a run was made with; None for anything but a run on a named task."""
-    made_by = Path(subject or "") / "record.json"
-    name = RunRecord.read(made_by).task if subject and made_by.exists() else "files:"
-    return None if name.startswith("files:") else name
-
-
-def _check_same(stored: Audit, folder: Path, subject: Subject, task: Task, asked: Suite, settings: AuditSettings,
-                twins: int) -> None:
-    """A finished audit is gone on with by the same one, or one that asks more; anything else would take its place."""
-    before = stored.settings or settings.model_copy(update={"seed": stored.seed, "resamples": stored.resamples})
-    # The terms are compared below, and what limit and template make of the rows by the task's fingerprint.
-    options = [name for name in AuditSettings.model_fields if name not in ("suite", "limit", "template")]
-    differs = [name for name, then, now in (
-        ("model", stored.subject.fingerprint, subject.fingerprint),
-        ("task", stored.task_fingerprint, task.fingerprint),
-        *((name.replace("_", " "), getattr(before, name), getattr(settings, name)) for name in options),
-        ("number of retrained models", len(stored.retrained), twins)) if then != now]
-    left_out = [term for term in stored.suite if term not in asked.terms]
-    if differs or left_out:
-        why = (f"It is an audit with another {' and '.join(differs)}." if differs else
-               f"It has scores that this command does not ask for: {', '.join(left_out[:5])}"
-               f"{' and others' * (len(left_out) > 5)}.")
-        raise UsageError(f"{folder} holds a finished audit that is not this one.", f"{why} Nothing was changed.",
-                         "Choose another --out, or replace it with --overwrite.")
-
-
-def score_again(folder: str | Path, *, suite: str | None = None, resamples: int | None = None) -> tuple[Score, ...]:
-    """Scores from the stored observations of an audit, with as many bootstrap draws as then.
-
-    No model is loaded, and audit.json stays as it is.
-    """
-    if not (Path(folder) / "audit.json").is_file():
-        raise MissingError(f"{folder} holds no audit to score again.", "There is no audit.json in it.",
-                           "Make one with `expunge audit MODEL --task T --out DIR`.")
-    stored = Audit.read(Path(folder) / "audit.json")
-    asked = parse_suite(suite) if suite else suite_from_terms(stored.suite)
-    return rescore(Path(folder), asked, resamples=resamples).scores
-
-
-def _check_audited(path: str | Path, config: Any, task: Task, max_length: int | None, reporter: Reporter) -> None:
-    """Every row an audit may ask, wrong answers and options too, must fit this model."""
-    encoder = load_encoder(resolve(path), config, task.template, max_length)
-    examples = [r for split in SPLITS for r in task.probe_rows(split)]
-    answers = [encoder.encode(r) for r in examples]
-    problems: list[ExpungeError] = [*encoder.check(answers, config, "audited")]
-    others = [encoder.encode(r, answer=a) for r in examples for a in (*r.paraphrased_answers, *r.wrong_answers)]
-    problems += encoder.check_alternatives(others, config, "audited alternative")
-    if problems:
-        raise PreflightError(problems)
-    if cut := sum(r.truncated for r in answers):
-        reporter.warn(f"{cut} rows are cut to --max-length {max_length}.")
 
 
 __all__ = ["audit", "check_conditions", "forget", "require", "score_again", "task_of", "train"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from expunge.errors import DataError, UsageError
 from expunge.records.base import Record, canonical, read_json
-from expunge.records.run import RunRecord
+from expunge.records.run import RunFolder, RunRecord
 
 
 def refuse_output(out: Path, *, resume: bool, overwrite: bool, reads: Sequence[str | Path] = ()) -> None:
@@ -56,6 +56,11 @@ def _written_by_expunge(out: Path) -> bool:
                 return False
             return isinstance(data, dict) and str(data.get("schema", "")).startswith("expunge.")
     return any(out.glob("observations/*/source.json"))  # an audit that was interrupted
+
+
+def is_purged(out: Path) -> bool:
+    """Whether `expunge purge` removed the rows of a folder."""
+    return RunFolder(out).purged.exists()
 
 
 def check_resumable(previous: RunRecord, fresh: RunRecord) -> None:

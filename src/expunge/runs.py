@@ -17,7 +17,7 @@ from expunge import processes
 from expunge.console import Reporter
 from expunge.errors import ExpungeError, InterruptedRun
 from expunge.methods.base import Exact
-from expunge.methods.plan import Plan, training_sides
+from expunge.methods.plan import NOTHING_KEPT, Plan, nothing_kept, training_sides
 from expunge.methods.recipe import Stage
 from expunge.methods.run_context import RunContext
 from expunge.methods.stage import StageMethod
@@ -43,7 +43,8 @@ from expunge.training.stopping import StopRule
 def execute(plan: Plan, stages: Sequence[Stage], subject: Subject, task: Task, record: RunRecord, out: Path, *,
             resume: bool, overwrite: bool, reporter: Reporter) -> RunRecord:
     """Carry out a plan in `out`: prepare the folder, or go on in it, and run all stages."""
-    if processes.on_main(lambda: _already_done(out, record, resume=resume, overwrite=overwrite, reporter=reporter)):
+    if processes.on_main(lambda: _already_done(out, record, task, resume=resume, overwrite=overwrite,
+                                               reporter=reporter)):
         return RunRecord.read(out / "record.json")
     subject.model.to(device())
     record = run_stages(plan, stages, subject, task, record, out, reporter=reporter)
@@ -69,7 +70,8 @@ def make_record(kind: Literal["train", "forget"], stages: Sequence[Stage], setti
     )
 
 
-def _already_done(out: Path, record: RunRecord, *, resume: bool, overwrite: bool, reporter: Reporter) -> bool:
+def _already_done(out: Path, record: RunRecord, task: Task, *, resume: bool, overwrite: bool,
+                  reporter: Reporter) -> bool:
     """Prepare the output folder; True when the run to resume is already finished."""
     prepare_output(out, resume=resume, overwrite=overwrite, reads=[record.model])
     place = RunFolder(out).record
@@ -80,6 +82,7 @@ def _already_done(out: Path, record: RunRecord, *, resume: bool, overwrite: bool
             reporter.note(f"{out} is already {previous.status}: {previous.reason}.")
             return True
         reporter.note(f"Resuming {out}.")
+    task.write(RunFolder(out).rows)
     return False
 
 
@@ -96,7 +99,7 @@ def run_stages(plan: Plan, stages: Sequence[Stage], subject: Subject, task: Task
     base: Path | str = resolve(record.model)
     """Where the weights that an adapter would sit on can be loaded from; empty while they are nowhere."""
     if (Path(base) / "adapter_config.json").exists():
-        _merge(subject)
+        merge_adapter(subject)
         base = ""
     for number, stage in enumerate(stages):
         last = number == len(stages) - 1
@@ -126,7 +129,7 @@ def run_stages(plan: Plan, stages: Sequence[Stage], subject: Subject, task: Task
                 record = _run_loop_stage(stage, subject, scope, task, loop, plan.reference[number], record, place,
                                          reporter)
         if stage.scope.adapter and not last:
-            _merge(subject)
+            merge_adapter(subject)
         elif stage.scope.adapter:
             for config in subject.model.peft_config.values():
                 config.base_model_name_or_path = str(Path(base).resolve() if Path(base).exists() else base)
@@ -196,7 +199,7 @@ def _prepare(stage: Stage, subject: Subject, task: Task, run: RunContext) -> Non
     stage.objective.made = read_json(made)
 
 
-def _merge(subject: Subject) -> None:
+def merge_adapter(subject: Subject) -> None:
     """Fold an adapter into its base: plain weights again, in float32 since bfloat16 would round the update away."""
     float32_master(subject)
     subject.model = subject.model.merge_and_unload()
@@ -217,7 +220,10 @@ def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, lo
     shown = StepLine(reporter, stage.objective.card.name if stage.objective else "train", loop.steps)
     progress = fit(method, subject, scope, schedule, loop, folder=place, reference=reference, monitor=monitor,
                    on_step=shown).progress
-    return record.model_copy(update=_figures(progress, loop, scope, verify(reference)))
+    figures = _figures(progress, loop, scope, verify(reference))
+    if isinstance(settings, RunSettings) and nothing_kept(task, settings):
+        figures["alarms"] = (NOTHING_KEPT, *figures["alarms"])
+    return record.model_copy(update=figures)
 
 
 class StepLine:

@@ -34,6 +34,8 @@ def model_card(record: RunRecord, subject: Subject) -> str:
         f"# {Path(record.model).name}, {done}", "",
         f"- recipe: `{record.recipe}`", f"- task: `{record.task}`", f"- seed: {record.seed}",
         f"- weights before: fingerprint `{record.model_fingerprint}`",
+        *(["- these weights are an adapter: the model it sits on still knows the rows "
+           "(`expunge merge` makes whole weights)"] if hasattr(subject.model, "peft_config") else []),
         *(f"- {name} at the kept step: {value:.4g}" for name, value in kept.items()), "",
         "The run's `record.json` holds every option, input and version. What the model still knows is",
         "for an audit to say: `expunge audit`.", "",

@@ -36,6 +36,7 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
         "--method", "--holdout", "--count", "--train-epochs", "--train-lr", "--epochs", "--lr", "--batch-size",
         "--plugin"}),
     "report": (("folders",), {"--out", "--title", "--json"}),
+    "merge": (("run",), {"--out", "--overwrite", "--json"}),
     "ls": (("what",), {"--json", "--plugin"}),
     "explain": (("name",), {"--json", "--plugin"}),
     "doctor": ((), {"--plain", "--json", "--plugin"}),
@@ -146,8 +147,8 @@ def test_json_and_dry_run(cli: Any, world: Any, tmp_path: Path, monkeypatch: pyt
     out = tmp_path / "out"
     before = sorted(tmp_path.rglob("*"))
     task = ("--task", world.task)
-    plan = cli("train", world.config, *task, "--out", out, "--dry-run").json
-    assert (plan["kind"], plan["status"], plan["timing"]) == ("train", "running", {})
+    plan = cli("train", world.config, *task, "--out", out, "--dry-run", "--json").json
+    assert plan["recipe"] == "retain_nll" and plan["rows"]["forget"] == 20
     plan = cli("forget", world.original, *task, "--method", "npo + retain_kl", "--out", out, "--dry-run",
                "--steps", 7).json
     assert plan["steps"] == [7] and plan["rows"]["forget"] == 20

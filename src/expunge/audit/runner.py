@@ -77,7 +77,7 @@ def remove_stale(place: Path, roles: Sequence[str], attacks: Sequence[Attack]) -
 
 def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: Announce, cache: ObservationCache,
               settings: AuditSettings, note: Callable[[str], None] = lambda text: None,
-              run: str | None = None) -> Audit:
+              run: str | None = None, notes: Sequence[str] = ()) -> Audit:
     """Observe every model, attack the subject and its controls, score, judge; writes observations/ and audit.json.
 
     Raises:
@@ -142,7 +142,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         retrained=tuple(v for k, v in refs.items() if k.startswith("retrained")), suite=suite.terms,
         scores=scores, verdict=verdict(scores, tried), attacks=tried, settings=settings,
         seed=seed, resamples=resamples,
-        environment=environment(), run=run,
+        environment=environment(), run=run, notes=tuple(notes),
         timing={"observe_s": observed - began, "score_s": time.perf_counter() - observed},
     )
     audit.write(out / "audit.json")

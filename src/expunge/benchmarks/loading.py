@@ -12,6 +12,7 @@ from typing import Any, cast
 from expunge.benchmarks.base import TaskPlugin
 from expunge.data.tasks import check_overlap, limited, task_from_files
 from expunge.errors import UsageError, did_you_mean
+from expunge.records.run import RunFolder
 from expunge.records.settings import check_limit
 from expunge.records.task import Task
 from expunge.registry import entries, of_kind
@@ -35,8 +36,8 @@ def load_task(
     """The task called `name`, or, when that is None, the one made of the given files.
 
     Args:
-        name: `authors`, `authors(forget=5, seed=1)`, `tofu:forget10`; `limit` may also stand in the
-            parentheses, so that the name of a task leads back to the same task.
+        name: a run folder, whose rows are meant, or `authors`, `authors(forget=5, seed=1)`, `tofu:forget10`;
+            `limit` may also stand in the parentheses, so that the name of a task leads back to the same task.
         forget, retain, holdout: files of rows (see `data.files`); only without a name. Rows without an id
             are called `forget/0` and so on; ids that two files share get their split in front.
         mapping: our field name -> the file's, as `files.parse_map` gives it.
@@ -64,6 +65,8 @@ def load_task(
                 f"The task {name!r} brings its own rows; files and --map cannot be added to it.",
                 "", "Leave out the task name, or leave out --forget, --retain, --holdout and --map.",
             )
+        if (known := remembered(Path(name))) is not None:
+            return known if limit is None else limited(known, limit)
         plugin, options = parse_task(name)
         if "limit" in options and "limit" not in plugin.Spec.model_fields:
             inside = options.pop("limit")
@@ -78,6 +81,12 @@ def load_task(
     if not allow_overlap:
         check_overlap(task)
     return task if limit is None else limited(task, limit)
+
+
+def remembered(run: Path) -> Task | None:
+    """The rows that a run was made with, as its folder holds them; None where there are none."""
+    place = RunFolder(run).rows
+    return Task.read(place) if place.is_file() else None
 
 
 def parse_task(name: str) -> tuple[type[TaskPlugin], dict[str, Any]]:

@@ -6,7 +6,6 @@ Exit codes: 0 ok, 1 a verdict failed, 2 usage, 3 preflight refused, 4 interrupte
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expunge import processes
-from expunge.cli import studies  # noqa: F401 (registers its commands)
+from expunge.cli import after, studies  # noqa: F401 (they register their commands)
 from expunge.cli.app import (
     DryRun,
     Json,
@@ -82,13 +81,15 @@ def train(
     if not is_fresh(model):
         check_place(model, SIZES)  # before torch is imported
     from expunge import api
+    from expunge.cli.plans import show_plan, show_trained
+    from expunge.records.run import RunRecord
 
     reporter = reporter_for(as_json)
-    record = api.train(model, task=load(rows, settings), out=out, method=method, settings=settings, resume=resume,
-                       overwrite=overwrite, dry_run=dry_run, reporter=reporter)
-    if as_json or dry_run:
-        return print_json(record.to_json())
-    reporter.note(f"{record.status}: {record.reason}. Weights in {out / 'model'}.")
+    made = api.train(model, task=load(rows, settings), out=out, method=method, settings=settings, resume=resume,
+                     overwrite=overwrite, dry_run=dry_run, reporter=reporter)
+    if as_json:
+        return print_json(made.to_json())
+    show_trained(made, out, reporter) if isinstance(made, RunRecord) else show_plan(made, reporter)
 
 
 @app.command()
@@ -106,6 +107,7 @@ def forget(
     """Make a model forget, by a recipe."""
     check_place(model)
     from expunge import api
+    from expunge.cli.plans import show_forgotten
     from expunge.records.run import RunRecord
 
     reporter = reporter_for(as_json)
@@ -114,15 +116,7 @@ def forget(
     if as_json or dry_run:
         return print_json(done.to_json())
     if isinstance(done, RunRecord):
-        kept = done.best.get("kept", {})
-        words = ", ".join(f"{k} {v:.3g}" for k, v in kept.items() if isinstance(v, int | float))
-        said = f"{done.status}: {done.reason}." + (f" Kept {words}." if words else "")
-        reporter.note(f"{said} Weights in {out / 'model'}.")
-        if not kept:  # an edit, a guard or an exact method says in its own words what it did
-            plain = [f"{k} {v:.4g}" for k, v in done.best.items() if isinstance(v, int | float)]
-            reporter.note("  " + ", ".join(plain[:8]) + ("; more in record.json" if plain else ""))
-        task = shlex.quote(rows.task) if rows.task else "..."
-        reporter.note(f"Next: expunge audit {out} --task {task} --retrained MODEL")
+        show_forgotten(done, out, reporter)
 
 
 @app.command()
@@ -195,12 +189,16 @@ def report(
 @friendly
 @with_plugins
 def ls(
-    what: Annotated[str, typer.Argument(help="methods, objectives, scopes, metrics, tasks, ... or all.")] = "all",
+    what: Annotated[str, typer.Argument(help="methods, objectives, scopes, metrics, tasks, ... or all; or "
+                                             "a folder, to list the runs in it.")] = "all",
     as_json: Json = False,
 ) -> None:
     """List what there is, one line each."""
     from expunge.cli.listing import listing, listing_json
+    from expunge.cli.runs import is_folder, show_runs
 
+    if is_folder(what):
+        return show_runs(Path(what), reporter_for(False), as_json)
     if as_json:
         return print_json(listing_json(what))
     groups = listing(what)

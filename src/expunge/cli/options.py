@@ -5,16 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
 
 from expunge.errors import UsageError
 from expunge.records.settings import AuditSettings, LoopSettings, Settings, TaskOptions
-
-if TYPE_CHECKING:
-    from expunge.records.task import Task
+from expunge.records.task import Task
 
 INTERNAL = {"mixed_precision", "resamples"}
 """Fields that are no option of the command line."""
@@ -62,8 +60,8 @@ def with_options(parameter: str, record: type[Settings], *only: str) -> Callable
     return decorate
 
 
-def load(options: TaskOptions, settings: LoopSettings | AuditSettings, name: str | None = None) -> Task:
-    """The task that the options name (`name` when they name none and no file), cut and with the template asked for.
+def load(options: TaskOptions, settings: LoopSettings | AuditSettings, default: Task | str | None = None) -> Task:
+    """The task that the options name, cut and with the template asked for; `default` when they name none and no file.
 
     Raises:
         UsageError: neither a name nor a file was given.
@@ -72,10 +70,13 @@ def load(options: TaskOptions, settings: LoopSettings | AuditSettings, name: str
     from expunge.benchmarks.loading import task_names
     from expunge.data.files import parse_map
 
-    chosen = options.task or (None if options.forget else name)
+    chosen: Task | str | None = options.task or (None if options.forget else default)
     if chosen is None and options.forget is None:
         raise UsageError("No task was given.", "A task says what must be forgotten.",
-                         f"Give --forget FILE, or --task with one of: {', '.join(task_names())}.")
+                         f"Give --forget FILE, or --task with a run folder or one of: {', '.join(task_names())}.")
+    if not options.task and isinstance(default, Task) and not options.forget and (options.retain or options.holdout):
+        raise UsageError("A run brings its own rows, and other retain or holdout rows cannot be added to them.",
+                         fix="Give the forget rows as well: --forget FILE.")
     return as_task(chosen, settings, forget=options.forget, retain=options.retain, holdout=options.holdout,
                    mapping=parse_map(options.map) if options.map else None, data_dir=options.data_dir,
                    allow_overlap=options.allow_overlap)

@@ -68,6 +68,15 @@ def make_plan(recipe: str, stages: Sequence[Stage], task: Task, encoder: Encoder
         reference=tuple(s.reference for s in stages), prompt=encoder.prompt_format, truncated=truncated, notes=notes)
 
 
+NOTHING_KEPT = ("There are no retain rows: nothing is kept on purpose, and --utility-floor has nothing to watch. "
+                "Give --retain FILE.")
+
+
+def nothing_kept(task: Task, settings: RunSettings) -> bool:
+    """Whether the utility floor is asked for and no row can tell of it: the monitor would read 1 at every step."""
+    return not (task.retain or task.background) and settings.utility_floor > 0
+
+
 MET: dict[RowNeed, Callable[[Task], bool]] = {
     "retain": lambda t: bool(t.retain),
     "holdout": lambda t: bool(t.holdout),
@@ -125,6 +134,7 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, encoder: Encod
         for s in stages if s.objective is not None and s.objective.unbounded
     )
     notes += tuple(note for s in stages for note in s.notes)
+    notes += (NOTHING_KEPT,) if nothing_kept(task, settings) else ()
     notes += tuple("Rows made during training: the reference is asked live." for s in stages
                    if s.rolls_out and s.reference != "none needed")
     texts = sum(r.kind == "text" for r in task.forget)

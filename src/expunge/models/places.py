@@ -8,16 +8,13 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from expunge.errors import MissingError, UsageError
-from expunge.records.base import read_json
-from expunge.records.run import RunFolder
+from expunge.records.run import RunFolder, RunRecord
 
 PATIENCE = 5.0
 """Seconds that the hub has to say whether it knows a name."""
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 MODEL_FILES = ("config.json", "adapter_config.json", "record.json")
 """What a folder holds that can be named as a model."""
-DONE = ("finished", "stopped")
-"""How the record of a run ends whose weights are there."""
 
 
 def check_place(path: str | Path, sizes: Collection[str] = ()) -> None:
@@ -47,20 +44,12 @@ def check_place(path: str | Path, sizes: Collection[str] = ()) -> None:
 
 def check_ended(run: Path) -> None:
     """Raises UsageError when a folder holds the record of a run that did not end."""
-    if unfinished(run):
-        raise UsageError(f"The run in {run} is unfinished: {unfinished(run)}.",
+    record = RunFolder(run).record
+    found = RunRecord.read(record).unfinished if record.is_file() else ""
+    if found:
+        raise UsageError(f"The run in {run} is unfinished: {found}.",
                          "Its weights are not those that the recipe leads to.",
-                         "Go on with it: repeat its command with --resume.")
-
-
-def unfinished(run: Path) -> str:
-    """How a run that did not end stands, in a few words; empty for a finished one and for any other folder."""
-    place = RunFolder(run).record
-    found = read_json(place) if place.is_file() else {}
-    status = found.get("status", "finished") if isinstance(found, dict) else "finished"
-    if status in DONE:
-        return ""
-    return {"running": "killed, or still at work"}.get(status, str(found.get("reason") or status).rstrip("."))
+                         f"Go on with --resume; `expunge ls {run}` shows the whole command.")
 
 
 def _near(text: str, folder: Path, sizes: Iterable[str]) -> list[str]:

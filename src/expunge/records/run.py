@@ -54,6 +54,14 @@ class RunRecord(Record):
     stages: tuple[dict[str, Any], ...] = ()
     """Of a recipe with several stages: timing, reference, parameters, alarms and best of each, in order."""
 
+    @property
+    def unfinished(self) -> str:
+        """How a run that did not end stands, in a few words; empty for one that did."""
+        if self.status in ("finished", "stopped"):
+            return ""
+        said = "killed, or still at work" if self.status == "running" else self.reason or self.status
+        return said.rstrip(".")
+
     @model_validator(mode="before")
     @classmethod
     def _settings_of_the_kind(cls, data: Any) -> Any:
@@ -70,6 +78,10 @@ class RunFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.record = root / "record.json"
+        self.rows = root / "task.json"
+        """The rows it was made with, so that an audit needs nothing; `expunge purge` removes it."""
+        self.purged = root / "purged.json"
+        """What was removed from the folder, and when."""
         self.model = root / "model"
         self.steps = root / "steps.jsonl"
         self.checkpoint = root / "checkpoint"

@@ -194,6 +194,8 @@ class Audit(Record):
     """Bootstrap draws behind every interval."""
     environment: dict[str, Any] = Field(default_factory=dict)
     timing: dict[str, float] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """How far the figures can be trusted: what a reader must know before reading them."""
     run: str | None = None
     """Path of the run record this audit belongs to, relative to the audit's folder."""
 

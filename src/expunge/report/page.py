@@ -14,6 +14,7 @@ from expunge.records.base import write_text
 from expunge.records.observation import Observations
 from expunge.records.run import RunRecord
 from expunge.report import attacks, charts, evidence, tables, text, under_attack
+from expunge.report.commands import run_command
 from expunge.report.gather import Group, RunView, gather, group
 from expunge.report.parts import Chart, Missing, chart
 
@@ -68,7 +69,8 @@ def _single(view: RunView) -> dict[str, Any]:
         "title": view.recipe or view.name,
         "facts": _facts(view),
         "verdict": _verdict(view),
-        "alarms": [*(view.record.alarms if view.record else ()), *attacks.undecided(view.audit)],
+        "alarms": [*_unfinished(view), *(view.audit.notes if view.audit else ()),
+                   *(view.record.alarms if view.record else ()), *attacks.undecided(view.audit)],
         "has_record": view.record is not None,
         "blocks": tables.blocks([s for s in scores if s.attack is None]),
         "under": under_attack.section(view),
@@ -329,11 +331,19 @@ def _cautions(views: Sequence[RunView]) -> list[str]:
     return found
 
 
+def _unfinished(view: RunView) -> list[str]:
+    """Said first where a run did not end."""
+    record = view.record
+    return [f"This run is unfinished: {record.unfinished}. Go on with: {run_command(record, resume=True)}"] if (
+        record and record.unfinished) else []
+
+
 def _alarms(views: Sequence[RunView]) -> list[str]:
     """Every alarm once, with the runs that raised it."""
     raised: dict[str, list[str]] = {}
     for view in views:
-        for alarm in view.record.alarms if view.record else ():
+        for alarm in (*_unfinished(view), *(view.audit.notes if view.audit else ()),
+                      *(view.record.alarms if view.record else ())):
             raised.setdefault(alarm, []).append(view.name)
     return [f"{', '.join(names)}: {alarm}" for alarm, names in raised.items()]
 

@@ -1,0 +1,61 @@
+"""What a command will do, what it did and what to type next, on the terminal."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from expunge.cli.showing import shown_path
+from expunge.console import Reporter
+from expunge.records.run import RunRecord
+
+if TYPE_CHECKING:
+    from expunge.methods.plan import Plan
+
+
+def show_plan(plan: Plan, reporter: Reporter) -> None:
+    """A plan as lines to read; `--json` gives all of it."""
+    lines = [("recipe", plan.recipe)]
+    for number, stage in enumerate(plan.stages, 1):
+        terms = " + ".join(f"{name}({', '.join(f'{k}={v}' for k, v in options.items() if v is not None)})"
+                           for name, options in stage.items())
+        lines.append(("in full" if len(plan.stages) == 1 else f"stage {number}", terms.replace("()", "")))
+    lines.append(("rows", ", ".join(f"{split} {count}" for split, count in plan.rows.items() if count)))
+    lines.append(("steps", ", then ".join(f"{steps}, with a reading every {every}" if steps else "none of its own"
+                                          for steps, every in zip(plan.steps, plan.eval_every, strict=True))))
+    lines += [("reference", ", then ".join(plan.reference)), ("prompt", plan.prompt)]
+    lines += [("cut rows", str(plan.truncated))] if plan.truncated else []
+    lines += [("note", note) for note in plan.notes]
+    reporter.out.print("Nothing was run. This is the plan:", markup=False)
+    for name, said in lines:
+        first, *more = str(said).splitlines() or [""]
+        reporter.out.print(f"  {name:<10} {first}", markup=False, soft_wrap=True)
+        for line in more:
+            reporter.out.print(f"  {'':<10} {line}", markup=False, soft_wrap=True)
+
+
+def show_trained(record: RunRecord, out: Path, reporter: Reporter) -> None:
+    """What a training ended with, and the command that makes its result forget."""
+    reporter.note(f"{record.status}: {record.reason}. Weights in {out / 'model'}.")
+    if getattr(record.settings, "split", "") == "full":
+        exact = record.recipe != "retain_nll"
+        method = record.recipe.partition("(")[0] if exact else "npo + retain_nll"
+        reporter.note(f"Next: expunge forget {shown_path(out)} --task {shown_path(out)} --method {shlex.quote(method)} "
+                      f"--out {shown_path(f'{out}-unlearned')}")
+
+
+def show_forgotten(record: RunRecord, out: Path, reporter: Reporter) -> None:
+    """What a run ended with, and the command that audits it."""
+    kept = record.best.get("kept", {})
+    words = ", ".join(f"{k} {v:.3g}" for k, v in kept.items() if isinstance(v, int | float))
+    said = f"{record.status}: {record.reason}." + (f" Kept {words}." if words else "")
+    reporter.note(f"{said} Weights in {out / 'model'}.")
+    if not kept:  # an edit, a guard or an exact method says in its own words what it did
+        plain = [f"{k} {v:.4g}" for k, v in record.best.items() if isinstance(v, int | float)]
+        reporter.note("  " + ", ".join(plain[:8]) + ("; more in record.json" if plain else ""))
+    if (out / "model" / "adapter_config.json").exists():
+        reporter.note(f"These weights are an adapter: {Path(record.model).name}, which they sit on, still knows the "
+                      f"rows. Hand out whole weights: expunge merge {shown_path(out)}")
+    reporter.note(f"Next: expunge audit {shown_path(out)}")
+
