@@ -30,7 +30,7 @@ from expunge.testing.support import Trained, fresh, hooks, made, memoriser, smal
 
 RECIPES = 320
 CHUNKS = 16
-QUICK = 6
+QUICK = 4
 """Chunks of the default suite; the others are slow."""
 HURRY = {"lat": "lat(steps=2)", "zeroth_order": "zeroth_order(queries=2)"}
 """Settings that make a long plug-in short; what it does stays the same."""

@@ -66,7 +66,9 @@ def test_forget_and_audit(cli: Any, rows: Any, folder: Path, tmp_path: Path, fam
     assert scores["forget.probability"]["value"] != scores["forget.probability"]["controls"]["original"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [
+    pytest.param(family, marks=[] if family in ("llama", "gpt2", "mixtral") else [pytest.mark.slow])
+    for family in FAMILIES])
 def test_the_quick_suite(cli: Any, rows: Any, folder: Path, tmp_path: Path, family: str) -> None:
     """What these rows do not allow is said; nothing breaks."""
     found = cli("audit", saved(folder, family), *rows.words, "--suite", "quick", "--out", tmp_path / "a", "--json").json

@@ -163,6 +163,7 @@ def test_only_the_main_process_speaks(both: Path) -> None:
     assert len(finished) == len(TRAINED) + 1
 
 
+@pytest.mark.slow
 def test_bf16_and_the_command_itself(model: Path, rows: Any, tmp_path: Path) -> None:
     out, err = finish(launch("-m", "expunge.cli.main", *forget(model, rows, tmp_path / "run", *TRAINED["lora"]),
                              "--json", precision="bf16"))
@@ -172,6 +173,7 @@ def test_bf16_and_the_command_itself(model: Path, rows: Any, tmp_path: Path) -> 
     assert all(float(t.abs().max()) > 0 for n, t in found.items() if "lora_B" in n)
 
 
+@pytest.mark.slow
 def test_one_message_ends_all(model: Path, rows: Any, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")

@@ -107,7 +107,7 @@ def test_kill_9(cli: Any, model: Path, rows: Any, whole: Callable[..., Path], tm
     same(out, whole(scope))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_interrupting(cli: Any, model: Path, rows: Any, whole: Callable[..., Path], tmp_path: Path,
                       number: signal.Signals) -> None:
     out = tmp_path / "run"
@@ -126,6 +126,7 @@ def test_interrupting(cli: Any, model: Path, rows: Any, whole: Callable[..., Pat
     same(out, whole("all"))
 
 
+@pytest.mark.slow
 def test_kill_9_at_the_end(cli: Any, model: Path, rows: Any, whole: Callable[..., Path], tmp_path: Path) -> None:
     """Once the last step is logged, what remains is saving: nothing half-written may pass for a model."""
     out = tmp_path / "run"

@@ -58,6 +58,7 @@ def test_who_is_out_is_nowhere_in_a_shadow() -> None:
     assert not task.holdout, "nothing could be chosen by looking at people who are out"
 
 
+@pytest.mark.slow
 def test_a_set_of_shadows_and_going_on(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method = "grad_diff + adamw(lr=1e-3)"
     found = make_shadows(method, out=tmp_path / "whole", model=config, **SHORT)

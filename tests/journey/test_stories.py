@@ -94,7 +94,7 @@ def test_the_weights_tell_the_published_story(stories: Path) -> None:
     assert ("Once upon a time" + (text if text.startswith(",") else " " + text)).startswith(STORY)
 
 
-@pytest.mark.parametrize("scope", ["all", "lora(rank=4)"])
+@pytest.mark.parametrize("scope", ["all", pytest.param("lora(rank=4)", marks=pytest.mark.slow)])
 def test_forget_and_audit(cli: Any, stories: Path, tmp_path: Path, scope: str) -> None:
     """Running text is forgotten: its probability falls below where it was, and the rest stays."""
     words: list[object] = []

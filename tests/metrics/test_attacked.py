@@ -69,7 +69,7 @@ def test_the_floor_is_what_a_second_retrained_model_has_over_the_first() -> None
     assert score.floor == pytest.approx(0.3) and score.excess == pytest.approx(0.25) and not succeeds(score)
 
 
-@pytest.mark.parametrize("entities", [2, 5, 10])
+@pytest.mark.parametrize("entities", [2, 5, pytest.param(10, marks=pytest.mark.slow)])
 def test_noise_rarely_succeeds_however_few_the_people(entities: int) -> None:
     """Each person differs as much as each row does; fifty comparisons an audit are corrected for."""
     draw, wins = np.random.default_rng(entities), 0

@@ -135,6 +135,7 @@ def test_cka_sees_neither_rotation_nor_scale(estimator: str) -> None:
     assert linear_cka(x, x / np.arange(1, 9) ** 2, estimator) < 0.8, "but a general linear map"
 
 
+@pytest.mark.slow
 def test_independent_states_have_no_cka() -> None:
     """With as many rows as units the published form is far from 0, and only falls as rows are added."""
     draws = [(RANDOM.normal(size=(100, 128)), RANDOM.normal(size=(100, 128))) for _ in range(5)]
@@ -249,6 +250,7 @@ def beside(subject: CausalLM, *probes: str) -> Evidence:
     return Evidence(seen(subject, *probes), seen(knowing(), *probes), (seen(memoriser(), *probes),))
 
 
+@pytest.mark.slow
 def test_depth_tells_erased_from_silenced() -> None:
     """Original 0, retrained 1; who only turns the output round has erased nothing, the last block only itself."""
     assert value("uds", beside(knowing(), "depth")) == 0

@@ -89,7 +89,7 @@ def test_the_error_knows_people() -> None:
         assert np.mean(errors) == pytest.approx(np.std([auc(a, b) for a, b in draws]), rel=0.15)
 
 
-@pytest.mark.parametrize("which", ["newborn", "retrained", "retrained again"])
+@pytest.mark.parametrize("which", ["newborn", "retrained", pytest.param("retrained again", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ATTACKS)
 def test_nobody_was_trained_on_either_side(name: str, which: str) -> None:
     attack, found = cast(MembershipAttack, load(name, "metric")()), evidence(which)

@@ -125,6 +125,7 @@ def test_a_trial_is_a_run_and_an_audit(twins: tuple[Path, Path]) -> None:
     assert "not finite" in broken.failed and broken.merit is None
 
 
+@pytest.mark.slow
 def test_from_the_command_line(cli: Any, twins: tuple[Path, Path], tmp_path: Path) -> None:
     words = ("sweep", twins[0], "--retrained", twins[1], "--task", TASK, "--method", "npo", "--trials", 2, "--steps", 2,
              "--out", tmp_path / "out")
