@@ -25,15 +25,8 @@ from expunge.methods.base import Exact
 from expunge.methods.plan import Plan, make_plan, preflight
 from expunge.methods.recipe import exact_stage, parse, training_stage
 from expunge.metrics.evaluate import parse_metric, required
-from expunge.models.load import (
-    check_model,
-    config_from,
-    load_encoder,
-    load_subject,
-    read_config,
-    resolve,
-    subject_class,
-)
+from expunge.models.checks import check_model
+from expunge.models.load import config_from, load_encoder, load_subject, resolve, subject_class
 from expunge.models.places import check_place
 from expunge.models.sizes import SIZES, is_fresh
 from expunge.models.subject import Subject
@@ -106,6 +99,7 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, method: str |
     if scratch:
         subject = build_for(config_from(model), task, seed=settings.seed, max_length=settings.max_length)
     else:
+        check_model(model, train=True)
         subject = load_subject(model, template=task.template, max_length=settings.max_length)
     rows = [subject.encoder.encode(r) for r in chosen]
     problems: list[ExpungeError] = [*subject.encoder.check(rows, subject.model.config, "training")]
@@ -147,7 +141,7 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
     task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
                    allow_overlap=allow_overlap)
     settings = _resolved(settings, task)
-    config = read_config(model)
+    config = check_model(model, train=True)
     stages = parse(method, getattr(config, "num_hidden_layers", 4))
     steps_of_its_own = any(s.objective for s in stages)
     # Where nothing takes steps --lr is still set, so that preflight says it would do nothing.

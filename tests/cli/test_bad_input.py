@@ -80,16 +80,16 @@ def lose_the_config(folder: Path) -> None:
 
 
 MODELS: dict[str, tuple[Edit, tuple[str, ...]]] = {
-    "weights cut short": (cut_short, ("cannot be read", "cut short", "copy or save the model again")),
+    "weights cut short": (cut_short, ("cannot be read", "cut short", "Copy or save the model again")),
     "weights cut in the header": (cut_in_header, ("cannot be read", "cut short")),
     "a tensor is missing": (lose_a_tensor, ("do not fit its config: 1 tensors are missing", "layers.1.mlp.up_proj",
                                             "folder is complete")),
-    "no tokenizer": (lose_the_tokenizer, ("holds a model but no readable tokenizer", "save_pretrained")),
-    "a broken tokenizer": (break_the_tokenizer, ("no readable tokenizer", "save_pretrained")),
-    "no weights": (lose_the_weights, ("cannot be read",)),
-    "a broken config": (break_the_config, ("cannot be read",)),
+    "no tokenizer": (lose_the_tokenizer, ("holds a model but no tokenizer", "save_pretrained")),
+    "a broken tokenizer": (break_the_tokenizer, ("tokenizer", "cannot be read", "save_pretrained")),
+    "no weights": (lose_the_weights, ("holds no weights",)),
+    "a broken config": (break_the_config, ("not valid JSON",)),
     "an unknown family": (name_an_unknown_family, ("cannot be read", "nonesuch")),
-    "no config": (lose_the_config, ("is not a model folder", "config.json", "run folder")),
+    "no config": (lose_the_config, ("weights but no config.json", "beside them")),
 }
 
 

@@ -86,18 +86,36 @@ def register_own(where: str | Path) -> None:
         registry.load(str(kind).removeprefix(OWN), "guard", "exact")
 
 
+def base_of(where: str | Path) -> str | None:
+    """What an adapter was trained on; None where a place holds no adapter.
+
+    Raises:
+        DataError: its config cannot be read.
+        MissingError: the base is not there.
+    """
+    config = Path(where) / "adapter_config.json"
+    if not config.exists():
+        return None
+    try:
+        base = str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{config} cannot be read.", first_line(error), "Copy or save the adapter again.") from None
+    try:
+        check_place(base)
+    except MissingError as error:
+        raise MissingError(f"The adapter at {where} was trained on {base}, which is not there.", error.why,
+                           f"Bring the base back, or write its new place into {config.name} "
+                           "(base_model_name_or_path).") from None
+    return base
+
+
 def read_config(path: str | Path) -> Any:
     """The model's config alone, for preflight. Raises MissingError with what was looked for, at once."""
     from transformers import AutoConfig
 
     check_place(path)
     where = resolve(path)
-    try:
-        adapter = Path(where) / "adapter_config.json"
-        if adapter.exists():
-            where = json.loads(adapter.read_text())["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(path, error) from None
+    where = base_of(where) or where
     register_own(where)
     try:
         return AutoConfig.from_pretrained(where)
@@ -129,13 +147,8 @@ def load_subject(path: str | Path, *, template: str | None = None, max_length: i
     config = read_config(path)
     kind = subject_class(config)
     encoder = encoder or load_encoder(where, config, template, max_length)
-    adapter = (Path(where) / "adapter_config.json").exists()
-    try:
-        base = where
-        if adapter:
-            base = json.loads((Path(where) / "adapter_config.json").read_text())["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(path, error) from None
+    adapter = base_of(where)
+    base = adapter or where
     register_own(base)
     loud = logging.get_verbosity()
     logging.set_verbosity_error()  # what it remarks on while loading is said below, once
@@ -165,45 +178,49 @@ def load_subject(path: str | Path, *, template: str | None = None, max_length: i
     return kind(model.to(device).eval(), encoder, str(path))
 
 
-def check_model(path: str | Path) -> Any:
-    """Find out cheaply whether `load_subject` could work, and return the config: no weights are read."""
-    from safetensors import safe_open
-
-    config = read_config(path)
-    load_encoder(resolve(path), config)
-    folder = Path(resolve(path))
-    if folder.is_dir() and not any(any(folder.glob(f"*.{ending}")) for ending in ("safetensors", "bin")):
-        raise _unreadable(path, FileNotFoundError("it holds no weights (*.safetensors)"))
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, "pt"):
-                pass
-        except Exception as error:  # safetensors has an exception type of its own
-            raise _unreadable(path, error) from None
-    return config
-
-
 def load_encoder(where: str | Path, config: Any, template: str | None = None, max_length: int | None = None) -> Any:
     """What makes the rows of a model: its tokenizer with a template, or its classes and the size of its images."""
-    if subject_class(config) is CausalLM:
-        return TextEncoder(load_processor(where), template, max_length)
-    return ImageEncoder.read(where, config)
+    if subject_class(config) is not CausalLM:
+        return ImageEncoder.read(where, config)
+    base = base_of(where)
+    return TextEncoder(load_processor(base if base and not _has_tokenizer(where) else where), template, max_length)
+
+
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model",
+              "sentencepiece.bpe.model", "tekken.json")
+"""Files of which a folder with a tokenizer holds one; or one that ends in .tiktoken."""
+
+
+def _has_tokenizer(where: str | Path) -> bool:
+    return any((Path(where) / name).exists() for name in TOKENIZERS) or any(Path(where).glob("*.tiktoken"))
 
 
 def load_processor(where: str | Path) -> Any:
-    """The tokenizer of a model folder or hub name."""
+    """The tokenizer of a model folder or hub name.
+
+    Raises:
+        MissingError: a folder holds none; transformers would make up an empty one for some families.
+        DataError: it cannot be read.
+    """
     from transformers import AutoTokenizer
 
     register_own(where)  # it reads the config too
+    if Path(where).is_dir() and (Path(where) / "config.json").exists() and not _has_tokenizer(where):
+        raise MissingError(f"{where} holds a model but no tokenizer.", f"None of {', '.join(TOKENIZERS)} is in it.",
+                           "Save the tokenizer beside the model (tokenizer.save_pretrained).")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return AutoTokenizer.from_pretrained(where)
+            made = AutoTokenizer.from_pretrained(where)
     except Exception as error:
         if Path(where).is_dir() and (Path(where) / "config.json").exists():
-            raise MissingError(f"{where} holds a model but no readable tokenizer.", first_line(error),
-                               "Save the tokenizer beside the model (tokenizer.save_pretrained).") from None
+            raise DataError(f"The tokenizer in {where} cannot be read.", first_line(error),
+                            "Copy or save it again (tokenizer.save_pretrained).") from None
         raise _unreadable(where, error) from None
+    if len(made) <= len(set(made.all_special_ids)):
+        raise DataError(f"The tokenizer in {where} knows no words.", "It has special tokens alone.",
+                        "Save the tokenizer of the model there (tokenizer.save_pretrained).")
+    return made
 
 
 def _unreadable(path: str | Path, error: Exception) -> MissingError | DataError:

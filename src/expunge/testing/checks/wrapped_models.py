@@ -23,8 +23,9 @@ from expunge.attacks.base import Attack, AttackContext, View
 from expunge.errors import InterruptedRun, UsageError
 from expunge.methods.base import Exact, Wrap
 from expunge.methods.run_context import RunContext
+from expunge.models.checks import check_model
 from expunge.models.language import CausalLM
-from expunge.models.load import check_model, load_subject, read_config, save_in
+from expunge.models.load import load_subject, read_config, save_in
 from expunge.models.subject import checksum
 from expunge.plugin import Plugin
 from expunge.probes.base import Probe
