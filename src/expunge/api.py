@@ -12,14 +12,14 @@ from expunge import processes
 from expunge.attacks.base import AttackContext
 from expunge.audit.attacks import cannot_run
 from expunge.audit.cache import ObservationCache
-from expunge.audit.requirements import check_conditions, require
+from expunge.audit.requirements import Offer, check_conditions
 from expunge.audit.runner import Roles, ordered, run_audit
 from expunge.audit.suite import parse_suite
 from expunge.auditing import check_audited, check_rows, check_same_audit, score_again, task_of
 from expunge.benchmarks.loading import default_suite, load_task
 from expunge.console import Reporter
 from expunge.data.tasks import limited
-from expunge.errors import ExpungeError, PreflightError, UsageError
+from expunge.errors import ExpungeError, PreflightError, RequirementError, UsageError
 from expunge.exact.deletion import trained_on_task
 from expunge.methods.base import Exact
 from expunge.methods.plan import Plan, make_plan, preflight
@@ -167,8 +167,9 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
           forget: Path | str | None = None, retain: Path | str | None = None, holdout: Path | str | None = None,
           mapping: dict[str, str] | None = None, data_dir: Path | None = None, allow_overlap: bool = False,
           original: str | Path | None = None, retrained: str | Path | Sequence[str | Path] = (),
-          settings: AuditSettings | None = None, resume: bool = False, overwrite: bool = False, dry_run: bool = False,
-          reporter: Reporter | None = None, **options: Any) -> Audit | dict[str, Any]:
+          require: Sequence[str] = (), settings: AuditSettings | None = None, resume: bool = False,
+          overwrite: bool = False, dry_run: bool = False, reporter: Reporter | None = None,
+          **options: Any) -> Audit | dict[str, Any]:
     """Ask a model what it still knows, beside the original and retrained models.
 
     Args:
@@ -177,10 +178,15 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         out: where audit.json and observations/ go; the run folder itself by default.
         retrained: models trained without the forget set; the first is the gold standard, the others
             show the noise floor.
+        require: conditions on the result, such as "verdict=forgets" (see `records.requirement`). What cannot be had
+            is refused before the work; `Audit.check` asks the same of a finished audit.
         settings, options: `AuditSettings`, or its fields by name: suite, seed, limit, max_length, resamples ...
 
     Returns:
         The audit, also written to out/audit.json; with dry_run the plan: terms, observations and attacks with costs.
+
+    Raises:
+        RequirementError: a condition does not hold; `error.audit` is the audit.
     """
     reporter = reporter or Reporter(quiet=True)
     processes.refuse_several("An audit")
@@ -202,9 +208,11 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
     settings = settings.model_copy(update={"template": task.template})
     models = [subject, *([original] if original else []), *retrained]
     configs = [check_model(m) for m in models]
+    offered = subject_class(configs[0]).offers(configs[0])
+    check_conditions(require, asked, Offer(task, original is not None, bool(retrained), frozenset(offered)))
     if dry_run:
         wanted = ordered(required(map(parse_metric, asked.metrics)), task)
-        context, offered = AttackContext.of(task), subject_class(configs[0]).offers(configs[0])
+        context = AttackContext.of(task)
         return {"terms": list(asked.metrics), "observations": [
             f"{probe} on {len(task.probe_rows(split))} {split} rows" for probe, split in wanted],
             "attacks": {a.text(): f"cannot run: {why}" if (why := cannot_run(
@@ -233,7 +241,9 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         run=os.path.relpath(made_by, folder) if record else None,
     )
     reporter.close()
+    if failed := [c.line for c in made.check(*require) if not c.holds]:
+        raise RequirementError(failed, made)
     return made
 
 
-__all__ = ["audit", "check_conditions", "forget", "require", "score_again", "task_of", "train"]
+__all__ = ["audit", "forget", "score_again", "task_of", "train"]

@@ -14,7 +14,7 @@ from expunge.models.load import load_encoder, resolve
 from expunge.models.subject import Subject
 from expunge.output import is_purged
 from expunge.records.run import RunRecord
-from expunge.records.score import Audit, Score
+from expunge.records.score import Audit
 from expunge.records.settings import AuditSettings
 from expunge.records.task import SPLITS, Task
 
@@ -83,8 +83,8 @@ def check_same_audit(stored: Audit, folder: Path, subject: Subject, task: Task, 
                          "Choose another --out, or replace it with --overwrite.")
 
 
-def score_again(folder: str | Path, *, suite: str | None = None, resamples: int | None = None) -> tuple[Score, ...]:
-    """Scores from the stored observations of an audit, with as many bootstrap draws as then.
+def score_again(folder: str | Path, *, suite: str | None = None, resamples: int | None = None) -> Audit:
+    """An audit scored again from its stored observations, with as many bootstrap draws as then.
 
     No model is loaded, and audit.json stays as it is.
     """
@@ -93,7 +93,7 @@ def score_again(folder: str | Path, *, suite: str | None = None, resamples: int 
                            "Make one with `expunge audit MODEL --task T --out DIR`.")
     stored = Audit.read(Path(folder) / "audit.json")
     asked = parse_suite(suite) if suite else suite_from_terms(stored.suite)
-    return rescore(Path(folder), asked, resamples=resamples).scores
+    return rescore(Path(folder), asked, resamples=resamples)
 
 
 def check_audited(path: str | Path, config: Any, task: Task, max_length: int | None, reporter: Reporter) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class ExpungeError(Exception):
@@ -55,6 +56,19 @@ class NonFiniteError(ExpungeError, ArithmeticError):
     """Training met NaN or infinity and stopped; the last finite checkpoint is kept."""
 
     exit_code = 3
+
+
+class RequirementError(ExpungeError, RuntimeError):
+    """A finished audit does not meet what was required of it."""
+
+    exit_code = 1
+
+    def __init__(self, lines: Iterable[str], audit: Any = None) -> None:
+        self.audit = audit
+        """The audit, which is on disk as well."""
+        failed = list(lines)
+        super().__init__(f"{len(failed)} requirement{'s do' if len(failed) > 1 else ' does'} not hold.",
+                         "\n".join("  " + line for line in failed), "The audit is kept.")
 
 
 class InterruptedRun(ExpungeError, RuntimeError):

@@ -28,7 +28,8 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
         "--method", "--holdout", "--keep", "--utility-floor", "--forget-target", "--stop-at-target", "--stop-at-floor",
         "--checkpoint-every", "--plugin"}),
     "audit": (("subject",), TASK_OPTIONS | RUN_OPTIONS | {
-        "--holdout", "--original", "--retrained", "--suite", "--require", "--rescore", "--verbose", "--plugin"}),
+        "--holdout", "--original", "--retrained", "--suite", "--require", "--junit", "--rescore", "--verbose",
+        "--plugin"}),
     "sweep": (("model",), TASK_OPTIONS - {"--max-length"} | RUN_OPTIONS | {
         "--method", "--holdout", "--retrained", "--trials", "--suite", "--epochs", "--steps", "--batch-size",
         "--plugin"}),
@@ -186,33 +187,3 @@ def test_map_reads_other_field_names(cli: Any, model: Path, tmp_path: Path) -> N
     plan = cli("forget", model, "--forget", path, "--map", "question=q,answer=a", "--method", "ga",
                "--out", tmp_path / "out", "--dry-run").json
     assert plan["rows"]["forget"] == 1
-
-
-# Verdicts
-
-
-def test_require(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
-    """A requirement that fails is exit code 1, also when the score is not available; the audit is kept."""
-    out = tmp_path / "audit"
-    words = ("audit", model, *rows.words, "--out", out, "--suite", "forget.probability,forget_quality")
-    cli(*words, "--require", "forget.probability<=1", "--require", "forget.probability > 1e-30")
-    said = cli(*words, "--resume", "--require", "forget.probability>=1", code=1)
-    assert "required: forget.probability is" in said.err and "which is not >= 1" in said.err
-    said = cli(*words, "--resume", "--require", "forget_quality>=0.05", "--json", code=1)
-    assert said.json["scores"]
-    said = cli(*words, "--resume", "--require", "forget_quality>=0.05", code=1)
-    assert "forget_quality is not available" in said.err
-    assert (out / "audit.json").exists()
-
-
-@pytest.mark.parametrize("condition", ["forget_quality", "forget_quality=0.05", "forget_quality>=--", "a>=1e", ">=1"])
-def test_a_requirement_that_cannot_be_read(cli: Any, model: Path, rows: Any, tmp_path: Path, condition: str) -> None:
-    cli.refused("audit", model, *rows.words, "--out", tmp_path / "out", "--require", condition,
-                says=["is not a condition", "forget_quality>=0.05"])
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_requirement_on_a_score_that_is_not_asked(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
-    cli.refused("audit", model, *rows.words, "--out", tmp_path / "out", "--suite", "forget.probability",
-                "--require", "forget.rouge_l<0.5", says=["no score called 'forget.rouge_l'", "forget.probability"])
-    assert not (tmp_path / "out").exists()

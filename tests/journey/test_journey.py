@@ -39,7 +39,8 @@ def run(cli: Any, world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_a_run_leaves(run: Path, world: Any) -> None:
     folder = RunFolder(run)
-    assert {p.name for p in run.iterdir()} == {"audit.json", "model", "observations", "record.json", "steps.jsonl"}
+    assert {p.name for p in run.iterdir()} == {"audit.json", "model", "observations", "record.json", "steps.jsonl",
+                                             "task.json"}
     record = RunRecord.read(folder.record)
     assert (record.schema_, record.kind, record.status) == ("expunge.run/1", "forget", "finished")
     assert record.recipe == METHOD and record.task == world.task
@@ -155,7 +156,7 @@ def test_scoring_again_loads_no_model(cli: Any, run: Path, monkeypatch: pytest.M
     assert "forget_quality" in cli("audit", "--rescore", run).out
     assert (run / "audit.json").read_bytes() == stored, "it prints, and changes nothing"
     said = cli("audit", "--rescore", run, "--require", "forget.probability<0", code=1)
-    assert "required: forget.probability" in said.err
+    assert "required: forget.probability<0 fails: forget.probability is" in said.err
 
 
 def test_a_reference_is_asked_once(cli: Any, run: Path, world: Any, tmp_path: Path, observed: list[str],

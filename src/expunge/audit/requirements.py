@@ -1,54 +1,104 @@
-"""Conditions on scores, as `--require` takes them: "forget_quality>=0.05"."""
+"""Whether what `--require` asks for can be had at all, before an audit spends its hours."""
 
 from __future__ import annotations
 
-import operator
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from expunge.audit.suite import parse_suite
-from expunge.errors import UsageError, did_you_mean
+from expunge.attacks.base import Attack, AttackContext
+from expunge.audit.attacks import cannot_run
+from expunge.audit.suite import Suite
+from expunge.errors import UsageError
+from expunge.metrics.base import Metric
 from expunge.metrics.evaluate import parse_metric
-from expunge.records.score import Score
-
-T = TypeVar("T")
-
-
-def require(scores: Sequence[Score], conditions: Sequence[str]) -> list[str]:
-    """Conditions such as "forget_quality>=0.05" that the scores do not meet, each with the figure."""
-    values = {s.name: s for s in scores if s.attack is None}
-    failed = []
-    for name, sign, bound in map(_condition, conditions):
-        score = _scored(name, values)
-        if score.value is None:
-            failed.append(f"{name} is not available: {score.unavailable}")
-        elif not COMPARE[sign](score.value, bound):
-            failed.append(f"{name} is {score.value:.4g}, which is not {sign} {bound:g}")
-    return failed
+from expunge.needs import NEED_TEXTS, AuditNeed, ModelNeed, RowNeed, unmet
+from expunge.records.requirement import Requirement, no_attack, no_score, parse_requirement
+from expunge.records.score import ACCESS, Access
+from expunge.records.task import Split, Task
 
 
-COMPARE: dict[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+@dataclass(frozen=True)
+class Offer:
+    """What an audit has to work with."""
+
+    task: Task
+    original: bool
+    retrained: bool
+    model: frozenset[ModelNeed]
+    """What the subject offers of what plug-ins may need."""
+
+    @property
+    def controlled(self) -> bool:
+        """Whether attacks have something to be compared with."""
+        return self.retrained or bool(self.task.probe_rows("holdout"))
 
 
-def check_conditions(conditions: Sequence[str], suite: str) -> None:
-    """Raise UsageError for a condition that cannot be read, or on a score that the suite does not give."""
-    names = {metric.label(split): None for metric, split in map(parse_metric, parse_suite(suite).metrics)}
-    for text in conditions:
-        _scored(_condition(text)[0], names)
+def check_conditions(conditions: Sequence[str], suite: Suite, offer: Offer) -> None:
+    """Every condition can be read, and the audit will have what it names.
+
+    Raises:
+        UsageError: the first condition of which that is not so, and why.
+    """
+    for asked in map(parse_requirement, conditions):
+        if asked.of_verdict:
+            _check_access(asked, suite)
+        elif asked.attack is None:
+            plain = {metric.label(split): (metric, split) for metric, split in map(parse_metric, suite.metrics)}
+            if asked.name not in plain:
+                raise no_score(asked, plain)
+            _refuse(asked, _lacking(*plain[asked.name], offer))
+        else:
+            _check_attacked(asked, asked.attack, suite.attacks, offer)
 
 
-def _scored(name: str, known: Mapping[str, T]) -> T:
-    if name not in known:
-        raise UsageError(f"There is no score called {name!r} to require.", did_you_mean(name, known),
-                         "Name it in --suite, or require another.")
-    return known[name]
+def _check_access(asked: Requirement, suite: Suite) -> None:
+    """A verdict by access rests on attacks and on looks inside."""
+    if asked.access is None:
+        return
+    within = ACCESS[:ACCESS.index(_access(asked.access)) + 1]
+    looks: Iterable[Access] = [*(attack.access for attack in suite.attacks),
+                               *(metric.card.access for metric, _ in map(parse_metric, suite.metrics)
+                                 if metric.card.access in ACCESS[2:])]
+    if not any(access in within for access in looks):
+        _refuse(asked, f"the audit runs no attack that {asked.access} allows")
 
 
-def _condition(text: str) -> tuple[str, str, float]:
-    """Name, comparison and bound of a condition as typed."""
-    match = re.fullmatch(r"\s*(.+?)\s*(>=|<=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*", text)
-    if not match:
-        raise UsageError(f"{text!r} is not a condition.", fix='Write "forget_quality>=0.05".')
-    return match[1], match[2], float(match[3])
+def _access(word: str) -> Access:
+    return next(access for access in ACCESS if access == word)
+
+
+def _check_attacked(asked: Requirement, name: str, attacks: Sequence[Attack], offer: Offer) -> None:
+    meant = [a for a in attacks if any(asked.means(label, a.text()) for label in a.labels)]
+    if not meant:
+        raise no_attack(asked, [label for a in attacks for label in a.labels])
+    known = {metric.label(split) for a in meant for metric, split in map(parse_metric, a.asks)}
+    if asked.name not in known:
+        raise no_score(asked, known)
+    context = AttackContext.of(offer.task)
+    for attack in meant:
+        why = cannot_run(attack, context, offer.original, offer.model)
+        _refuse(asked, f"{attack.text()} cannot run: {why}" if why else "")
+    if asked.figure in ("excess", "gain") and not offer.controlled:
+        _refuse(asked, f"{name} has no control: there is neither a retrained model nor holdout rows")
+    if asked.figure == "recovered" and not offer.original:
+        _refuse(asked, "there is no original model to compare with")
+
+
+def _lacking(metric: Metric, split: Split | None, offer: Offer) -> str:
+    """Why a score of the model left alone cannot be taken; empty when it can, as far as that is known."""
+    if lacking := unmet(metric.model_needs, offer.model):
+        return f"it {NEED_TEXTS[lacking[0]].why}"
+    task, card = offer.task, metric.card
+    there: dict[RowNeed | AuditNeed, bool] = {
+        "retrained": offer.retrained, "original": offer.original, "holdout": bool(task.probe_rows("holdout")),
+        "retain": bool(task.probe_rows("retain"))}
+    for need, found in there.items():
+        if not found and (need in card.needs or (need == "holdout" and card.name.startswith("mia."))):
+            return f"it {NEED_TEXTS[need].why}"
+    return "" if split is None or offer.task.probe_rows(split) else f"the task has no {split} rows"
+
+
+def _refuse(asked: Requirement, why: str) -> None:
+    if why:
+        raise UsageError(f"--require {asked.text!r} cannot be had: {why}.", "Nothing was run.",
+                         "Give what it lacks, or require something else.")

@@ -6,9 +6,8 @@ Exit codes: 0 ok, 1 a verdict failed, 2 usage, 3 preflight refused, 4 interrupte
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -29,14 +28,11 @@ from expunge.cli.app import (
 from expunge.cli.fetch import fetch
 from expunge.cli.options import load, with_options
 from expunge.cli.threads import use_available_cores
-from expunge.errors import UsageError
+from expunge.errors import RequirementError, UsageError
 from expunge.models import fast
 from expunge.models.places import check_place
 from expunge.models.sizes import SIZES, is_fresh
 from expunge.records.settings import AuditSettings, RunSettings, TaskOptions, TrainSettings
-
-if TYPE_CHECKING:
-    from expunge.console import Reporter
 
 TASK_OF_A_TRAINING = ("task", "forget", "retain", "map", "data_dir", "allow_overlap")
 """Training asks for no holdout rows."""
@@ -131,8 +127,10 @@ def audit(
     original: Annotated[str | None, typer.Option("--original", help="The model before unlearning.")] = None,
     retrained: Annotated[list[str] | None, typer.Option("--retrained", help="Trained without the forget set; "
                                                                             "may be given several times.")] = None,
-    require: Annotated[list[str] | None, typer.Option("--require", help="Exit 1 unless it holds, such as "
-                                                                        '"forget_quality>=0.05".')] = None,
+    require: Annotated[list[str] | None, typer.Option("--require", help='Exit 1 unless it holds, such as '
+                                                      '"verdict=forgets" or "forget.keyword@relearn.excess<=0.05"; may '
+                                                      'be given several times, also for a finished audit.')] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="File for what was required, as JUnit XML.")] = None,
     rescore: Annotated[Path | None, typer.Option("--rescore", help="Score the stored observations of this audit "
                                                                    "again; no model is loaded.")] = None,
     resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, verbose: Verbose = False,
@@ -143,29 +141,33 @@ def audit(
         if place is not None:
             check_place(place)
     from expunge import api
-    from expunge.benchmarks.loading import default_suite
-    from expunge.cli.showing import show_audit, show_rescored
+    from expunge.cli.gate import gate, stored_audit
+    from expunge.cli.showing import show_audit
     from expunge.records.score import Audit
 
-    reporter = reporter_for(as_json)
+    reporter, conditions = reporter_for(as_json), require or []
     if rescore is not None:
-        scores = api.score_again(rescore, suite=settings.suite)
-        print_json([s.to_json() for s in scores]) if as_json else show_rescored(rescore, scores, reporter, verbose)
-        return _demand(api.require(scores, require or ()), reporter)
+        again = api.score_again(rescore, suite=settings.suite)
+        if as_json:
+            print_json([s.to_json() for s in again.scores])
+        else:
+            show_audit(again, reporter, rescore, verbose=verbose)
+        return gate(again, conditions, reporter, junit)
+    if conditions and (stored := stored_audit(subject, rows, settings, out, original, retrained, resume, overwrite,
+                                              dry_run)):
+        return gate(stored, conditions, reporter, junit)
     if subject is None:
         raise UsageError("No model was given to audit.", fix="Give a run folder, a model folder or a hub name.")
-    task = load(rows, settings, api.task_of(subject))
-    # A typo should not cost an audit.
-    api.check_conditions(require or (), settings.suite or default_suite(task.name))
-    made = api.audit(subject, out=out, task=task, original=original, retrained=retrained or (), settings=settings,
-                     resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter)
+    try:
+        made = api.audit(subject, out=out, task=load(rows, settings, api.task_of(subject)), original=original,
+                         retrained=retrained or (), require=conditions, settings=settings, resume=resume,
+                         overwrite=overwrite, dry_run=dry_run, reporter=reporter)
+    except RequirementError as failed:  # told below, after the audit
+        made = failed.audit
     if not isinstance(made, Audit):
         return print_json(made)
-    if as_json:
-        print_json(made.to_json())
-    else:
-        show_audit(made, reporter, out or subject, verbose=verbose)
-    _demand(api.require(made.scores, require or ()), reporter)
+    print_json(made.to_json()) if as_json else show_audit(made, reporter, out or subject, verbose=verbose)
+    gate(made, conditions, reporter, junit)
 
 
 @app.command()
@@ -237,14 +239,6 @@ def doctor(plain: Annotated[bool, typer.Option("--plain", help="Say which tricks
 
 
 app.command()(friendly(fetch))
-
-
-def _demand(failed: Sequence[str], reporter: Reporter) -> None:
-    """Exit code 1 with every requirement that does not hold."""
-    for line in failed:
-        reporter.warn("required: " + line)
-    if failed:
-        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -76,15 +76,6 @@ def show_audit(found: Audit, reporter: Reporter, folder: str | Path, *, page: st
     reporter.out.print(f"Next: {follow_up or report_command(folder)}", markup=False, soft_wrap=True)
 
 
-def show_rescored(folder: Path, scores: Sequence[Score], reporter: Reporter, verbose: bool = False) -> None:
-    """The same of scores that were taken again from the rows in `folder`."""
-    from expunge.judgement.verdict import verdict
-
-    stored = Audit.read(folder / "audit.json")
-    found = stored.model_copy(update={"scores": tuple(scores), "verdict": verdict(scores, stored.attacks)})
-    show_audit(found, reporter, folder, verbose=verbose)
-
-
 def report_command(folder: str | Path) -> str:
     return f"expunge report {shown_path(folder)} --out {shown_path(Path(folder) / 'report.html')}"
 

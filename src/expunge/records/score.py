@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from expunge.records.base import Record
+from expunge.records.requirement import Check, check
 from expunge.records.settings import AuditSettings
 
 Orientation = Literal["knows", "forgot", "neutral"]
@@ -201,3 +202,11 @@ class Audit(Record):
 
     def score(self, name: str, attack: str | None = None) -> Score | None:
         return next((s for s in self.scores if s.name == name and s.attack == attack), None)
+
+    def check(self, *conditions: str) -> tuple[Check, ...]:
+        """Whether conditions hold, such as "verdict=forgets" or "forget.keyword@relearn.excess<=0.05".
+
+        Raises:
+            UsageError: one cannot be read, or names what this audit does not have.
+        """
+        return check(self, conditions)

@@ -1,0 +1,170 @@
+"""`--require`: what can be required, what is refused before the work, what fails, and the file for a build server."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+import expunge
+from expunge.errors import RequirementError, UsageError
+from expunge.records.requirement import parse_requirement
+from expunge.records.score import Audit
+
+SUITE = "forget.probability,forget.keyword,retain.probability,prefix(words=1),relearn(steps=2,at=[1])"
+SMALL = "forget.probability,prefix(words=1)"
+
+
+@pytest.fixture(scope="module")
+def audited(model: Path, rows: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.conftest import Cli
+
+    out = tmp_path_factory.mktemp("gate") / "audit"
+    Cli()("audit", model, *rows.words, "--suite", SUITE, "--out", out, "--original", model)
+    return out
+
+
+@pytest.fixture
+def stored(audited: Path) -> Audit:
+    return Audit.read(audited / "audit.json")
+
+
+@pytest.mark.parametrize(("text", "read"), [
+    ("verdict=forgets", ("verdict", "=", "forgets", None, "value", None)),
+    ("verdict != over-forgets", ("verdict", "!=", "over-forgets", None, "value", None)),
+    ("verdict.weights!=retains", ("verdict", "!=", "retains", None, "value", "weights")),
+    ("forget_quality>=0.05", ("forget_quality", ">=", 0.05, None, "value", None)),
+    ("forget_quality(variant=legacy) > 1e-3", ("forget_quality(variant=legacy)", ">", 1e-3, None, "value", None)),
+    ("forget.keyword@relearn<=.2", ("forget.keyword", "<=", 0.2, "relearn", "value", None)),
+    ("forget.keyword@relearn(at=[5, 15]).excess<=0.05",
+     ("forget.keyword", "<=", 0.05, "relearn(at=[5, 15])", "excess", None)),
+    ("forget.keyword@noise(amp=0.5).recovered < 1", ("forget.keyword", "<", 1.0, "noise(amp=0.5)", "recovered", None)),
+    ("forget.keyword@relearn(steps=1) + prefix.gain<1",
+     ("forget.keyword", "<", 1.0, "relearn(steps=1) + prefix", "gain", None)),
+    ("forget.probability@*.before>=0", ("forget.probability", ">=", 0.0, "*", "before", None))])
+def test_what_can_be_required(text: str, read: tuple[Any, ...]) -> None:
+    found = parse_requirement(text)
+    assert (found.name, found.sign, found.bound, found.attack, found.figure, found.access) == read
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("forget_quality", "is not a condition"), ("forget_quality=0.05", "is not a condition"),
+    ("forget_quality>=--", "is not a condition"), ("a>=1e", "is not a condition"), (">=1", "is not a condition"),
+    ("verdict>=forgets", "is not a condition"), ("verdict=0.05", "is not a condition"),
+    ("forget.keyword<=low", "is not a condition"), ("verdict=forget", "Did you mean forgets"),
+    ("verdict.weight=forgets", "Did you mean weights"), ("forget.keyword.excess<=0.05", "only under an attack"),
+    ("forget.keyword@<=0.05", "No attack stands"), ("forget.keyword@relearn.exces<=0.05", "Did you mean excess")])
+def test_what_cannot_be_read(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        parse_requirement(text)
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("forget_quality", "is not a condition"),
+    ("forget.rouge_l<0.5", "no score called 'forget.rouge_l'"),
+    ("forget.keywrd<0.5", "Did you mean forget.keyword"),
+    ("forget.keyword@relearm<0.5", "Did you mean relearn"),
+    ("forget.keyword@quantise<0.5", "runs no attack called 'quantise'"),
+    ("retain.accuracy@relearn<0.5", "no score called 'retain.accuracy' under relearn"),
+    ("forget_quality>=0.05", "needs a retrained model")])
+def test_what_cannot_be_had_is_refused_before_the_work(cli: Any, model: Path, rows: Any, tmp_path: Path, text: str,
+                                                     says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One message, the exit code of a wrong request, and no model was loaded."""
+    def refuse(*args: Any, **options: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("expunge.api.load_subject", refuse)
+    suite = SUITE + (",forget_quality" if "quality" in text else "")
+    cli.refused("audit", model, *rows.words, "--suite", suite, "--out", tmp_path / "out", "--require", text,
+                says=[says])
+    assert not (tmp_path / "out").exists()
+
+
+def test_attacks_that_need_less_count_for_an_access(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
+    cli("audit", model, *rows.words, "--suite", SMALL, "--out", tmp_path / "out", "--dry-run", "--require",
+        "verdict.gradients!=retains")
+
+
+def test_without_attacks_or_controls_little_can_be_required(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
+    words = ("audit", model, "--forget", rows.forget, "--out", tmp_path / "out", "--suite")
+    for suite, text, says in (
+            ("forget.probability", "verdict.weights!=retains", "runs no attack that weights allows"),
+            ("prefix(words=1)", "forget.keyword@prefix.excess<=0.1", "has no control"),
+            ("prefix(words=1)", "forget.keyword@prefix.recovered<=0.1", "no original model"),
+            ("mia.loss", "mia.loss<=0.6", "needs holdout rows"),
+            ("retain.probability,forget.probability", "retain.probability>=0.6", "the task has no retain rows"),
+            ("interpolate", "forget.probability@interpolate<=1", "needs the original model")):
+        cli.refused(*words, suite, "--require", text, says=[says])
+
+
+def test_a_line_for_each_that_holds_and_each_that_fails(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
+    out, junit = tmp_path / "audit", tmp_path / "ci" / "report.xml"
+    words = ("audit", model, *rows.words, "--out", out, "--suite", SMALL, "--junit", junit)
+    good = ("forget.probability<=1", "forget.probability@prefix.excess<=1", "verdict!=forgets")
+    said = cli(*words, *(word for text in good for word in ("--require", text)))
+    assert all(f"required: {text} holds" in said.err for text in good)
+    said = cli(*words, "--resume", "--require", "forget.probability>=1", "--require", good[0],
+               "--require", "verdict=forgets", code=1)
+    assert "required: forget.probability>=1 fails: forget.probability is" in said.err
+    assert "required: verdict=forgets fails: the verdict is undecided" in said.err and "holds" in said.err
+    assert (out / "audit.json").exists()
+    suite, = ElementTree.parse(junit).getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "2")
+    cases = {case.get("name"): case.find("failure") for case in suite}
+    assert cases[good[0]] is None
+    assert "which is not >= 1" in cases["forget.probability>=1"].get("message")  # type: ignore[union-attr]
+
+
+def test_a_finished_audit_is_gated_without_a_model(cli: Any, audited: Path, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(shutil.copytree(audited, tmp_path / "sent"))
+    shutil.rmtree(folder / "observations")
+    monkeypatch.setattr("expunge.api.load_subject", lambda *a, **k: 1 / 0)
+    said = cli("audit", folder, "--require", "forget.probability<=1", "--junit", tmp_path / "j.xml")
+    assert "forget.probability<=1 holds" in said.err and (tmp_path / "j.xml").exists()
+    cli("audit", folder, "--require", "verdict=forgets", code=1)
+    cli.refused("audit", folder, "--require", "forget.rouge_l<=1", says=["no score called 'forget.rouge_l'"])
+    cli.refused("audit", folder, "--require", "forget.keyword@steer<=1", says=["no attack called 'steer'"])
+
+
+def test_junit_without_a_requirement_is_refused(cli: Any, audited: Path, tmp_path: Path) -> None:
+    said = cli("audit", "--rescore", audited, "--junit", tmp_path / "k.xml", code=2)
+    assert "--junit has nothing to report" in said.err and not (tmp_path / "k.xml").exists()
+
+
+def test_every_strength_of_an_attack_must_hold(stored: Audit) -> None:
+    found = {s.attack: s.value or 0.0 for s in stored.scores
+             if s.name == "forget.probability" and (s.attack or "").startswith("relearn")}
+    assert len(found) == 2
+    between, weaker = sum(found.values()) / 2, min(found, key=lambda label: found[label])
+    whole, low, high = stored.check(f"forget.probability@relearn<={between:.8g}",
+                                    f"forget.probability@{weaker}<={between:.8g}",
+                                    f"forget.probability@relearn>={between:.8g}")
+    assert (whole.holds, low.holds, high.holds) == (False, True, False)
+    assert "the worst of 2" in whole.found
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("forget.keyword<=0.5", "not available"), ("verdict=forgets", "the verdict is undecided"),
+    ("verdict.gradients!=retains", "nothing was tested")])
+def test_what_was_not_measured_never_holds(stored: Audit, text: str, says: str) -> None:
+    scores = tuple(s.model_copy(update={"value": None, "unavailable": "gone"}) if s.name == "forget.keyword" else s
+                   for s in stored.scores)
+    threats = tuple(t.model_copy(update={"outcome": "not tested"}) for t in stored.verdict.threats)  # type: ignore[union-attr]
+    verdict = stored.verdict.model_copy(update={"threats": threats})  # type: ignore[union-attr]
+    found, = stored.model_copy(update={"scores": scores, "verdict": verdict}).check(text)
+    assert not found.holds and says in found.found
+
+
+def test_in_python(model: Path, rows: Any, tmp_path: Path) -> None:
+    words: dict[str, Any] = {"forget": rows.forget, "holdout": rows.holdout, "suite": "forget.probability"}
+    made = expunge.audit(model, out=tmp_path / "a", require=["forget.probability<=1"], **words)
+    assert isinstance(made, Audit) and made.check("forget.probability<=1")[0].holds
+    with pytest.raises(RequirementError, match=r"forget\.probability>=1 fails") as met:
+        expunge.audit(model, out=tmp_path / "b", require=["forget.probability>=1"], **words)
+    assert met.value.audit.scores == made.scores and met.value.exit_code == 1
+    with pytest.raises(UsageError, match="no score called"):
+        expunge.audit(model, out=tmp_path / "c", require=["forget.keyword<=1"], **words)
