@@ -15,14 +15,14 @@ from expunge.audit.cache import ObservationCache
 from expunge.audit.requirements import Offer, check_conditions
 from expunge.audit.runner import Roles, ordered, run_audit
 from expunge.audit.suite import parse_suite
-from expunge.auditing import check_audited, check_rows, check_same_audit, score_again, task_of
+from expunge.auditing import check_audited, check_formats, check_rows, check_same_audit, score_again, task_of
 from expunge.benchmarks.loading import default_suite, load_task
 from expunge.console import Reporter
 from expunge.data.tasks import limited
 from expunge.errors import ExpungeError, PreflightError, RequirementError, UsageError
 from expunge.exact.deletion import trained_on_task
 from expunge.methods.base import Exact
-from expunge.methods.plan import Plan, make_plan, preflight
+from expunge.methods.plan import Plan, announce, make_plan, preflight
 from expunge.methods.recipe import exact_stage, parse, training_stage
 from expunge.metrics.evaluate import parse_metric, required
 from expunge.models.checks import check_model
@@ -107,13 +107,11 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, method: str |
         problems += [*stage.wrap.training_problems(subject, chosen), *trained_on_task(model, task)]
     if problems:
         raise PreflightError(problems)
-    cut = sum(r.truncated for r in rows)
-    if cut:
-        reporter.warn(f"{cut} rows are cut to --max-length {settings.max_length}.")
-    plan = make_plan(method or "retain_nll", (stage,), task, subject.encoder, settings, truncated=cut)
+    plan = make_plan(method or "retain_nll", (stage,), task, subject.encoder, settings,
+                     truncated=sum(r.truncated for r in rows))
     if dry_run:
         return plan
-    record = make_record("train", (stage,), settings, model, subject, task, plan.recipe)
+    record = make_record("train", (stage,), settings, model, subject, task, plan)
     return execute(plan, (stage,), subject, task, record, out, resume=resume, overwrite=overwrite, reporter=reporter)
 
 
@@ -150,16 +148,13 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
     plan = preflight(method, stages, task, encoder, config, settings)
     if dry_run:
         return plan
-    for note in plan.notes:
-        reporter.note(note)
-    if plan.truncated:
-        reporter.warn(f"{plan.truncated} rows are cut to --max-length {settings.max_length}.")
+    announce(plan, reporter, settings.max_length)
     refuse_output(out, resume=resume, overwrite=overwrite, reads=[model])
     subject = load_subject(model, template=task.template, max_length=settings.max_length)
     if settings.stop_at_target and settings.forget_target is None and not task.holdout:
         raise UsageError("--stop-at-target has no target to stop at.", "The task has no holdout rows to read it from.",
                          "Give --forget-target, or holdout rows.")
-    record = make_record("forget", stages, settings, model, subject, task, method)
+    record = make_record("forget", stages, settings, model, subject, task, plan)
     return execute(plan, stages, subject, task, record, out, resume=resume, overwrite=overwrite, reporter=reporter)
 
 
@@ -213,7 +208,9 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
     if dry_run:
         wanted = ordered(required(map(parse_metric, asked.metrics)), task)
         context = AttackContext.of(task)
-        return {"terms": list(asked.metrics), "observations": [
+        reads = load_encoder(resolve(subject), configs[0], task.template, settings.max_length)
+        return {"terms": list(asked.metrics), "prompt": reads.describe(task.probe_rows("forget")).to_json(),
+                "observations": [
             f"{probe} on {len(task.probe_rows(split))} {split} rows" for probe, split in wanted],
             "attacks": {a.text(): f"cannot run: {why}" if (why := cannot_run(
                 a, context, original is not None, offered)) else a.cost(context) for a in asked.attacks}}
@@ -225,8 +222,8 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
     elif (folder / "audit.json").exists() and not (resume or overwrite):
         raise UsageError(f"{folder} already holds an audit.", "Nothing was changed.",
                          "Go on with --resume, choose another --out, or replace it with --overwrite.")
-    for place, config in zip(models, configs, strict=True):
-        check_audited(place, config, task, settings.max_length, reporter)
+    reads = check_formats([check_audited(place, config, task, settings.max_length, reporter)
+                           for place, config in zip(models, configs, strict=True)], reporter)
     load = partial(load_subject, template=task.template, max_length=settings.max_length, device=device())
     loaded = load(subject)
     if resume and not overwrite and (folder / "audit.json").exists():
@@ -237,7 +234,7 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         Roles(loaded, partial(load, original) if original else None, tuple(partial(load, r) for r in retrained),
               again=partial(load, subject)),
         task, asked, folder, announce=lambda title, total: reporter.task(title, total), cache=ObservationCache(),
-        settings=settings, note=reporter.note, notes=other_rows,
+        settings=settings, note=reporter.note, notes=other_rows, prompt=reads,
         run=os.path.relpath(made_by, folder) if record else None,
     )
     reporter.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from expunge.errors import ExpungeError, MissingError, PreflightError, UsageErro
 from expunge.models.load import load_encoder, resolve
 from expunge.models.subject import Subject
 from expunge.output import is_purged
+from expunge.records.prompt import PromptFormat
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit
 from expunge.records.settings import AuditSettings
@@ -96,8 +98,9 @@ def score_again(folder: str | Path, *, suite: str | None = None, resamples: int 
     return rescore(Path(folder), asked, resamples=resamples)
 
 
-def check_audited(path: str | Path, config: Any, task: Task, max_length: int | None, reporter: Reporter) -> None:
-    """Every row an audit may ask, wrong answers and options too, must fit this model."""
+def check_audited(path: str | Path, config: Any, task: Task, max_length: int | None,
+                  reporter: Reporter) -> PromptFormat:
+    """Every row an audit may ask, wrong answers and options too, must fit this model. Returns how it reads them."""
     encoder = load_encoder(resolve(path), config, task.template, max_length)
     examples = [r for split in SPLITS for r in task.probe_rows(split)]
     answers = [encoder.encode(r) for r in examples]
@@ -108,3 +111,19 @@ def check_audited(path: str | Path, config: Any, task: Task, max_length: int | N
         raise PreflightError(problems)
     if cut := sum(r.truncated for r in answers):
         reporter.warn(f"{cut} rows are cut to --max-length {max_length}.")
+    found: PromptFormat = encoder.describe(task.probe_rows("forget"))
+    return found
+
+
+def check_formats(found: Sequence[PromptFormat], reporter: Reporter) -> PromptFormat:
+    """Say how the first of several models reads rows, and where another reads them differently."""
+    first = found[0]
+    for line in first.lines:
+        reporter.note(line)
+    for warning in first.warnings:
+        reporter.warn(warning)
+    other = next((one for one in found if one.first_row != first.first_row), None)
+    if other is not None:
+        reporter.warn("The models of this audit read the rows in different forms, so their figures are not of the same "
+                      f"texts. Another one's first row: {other.first_row!r}")
+    return first

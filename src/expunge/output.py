@@ -67,6 +67,10 @@ def check_resumable(previous: RunRecord, fresh: RunRecord) -> None:
     """A resumed run must be the same run: recipe, settings, rows, model and seed."""
     check_same("The run in this folder was", previous, fresh,
                ("recipe_full", "settings", "task_fingerprints", "model_fingerprint", "seed"))
+    if previous.prompt and fresh.prompt and previous.prompt.encoder != fresh.prompt.encoder:
+        raise UsageError("The run in this folder was made with another tokenizer or chat template.",
+                         f"It put rows in {previous.prompt.format}; the model's folder has changed since.",
+                         "Choose another --out.")
 
 
 def check_same(what: str, previous: Record, fresh: Record, fields: Sequence[str]) -> None:

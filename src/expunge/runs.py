@@ -58,14 +58,14 @@ def device() -> torch.device:
 
 
 def make_record(kind: Literal["train", "forget"], stages: Sequence[Stage], settings: TrainSettings | RunSettings,
-                model: str | Path, subject: Subject, task: Task, recipe: str) -> RunRecord:
+                model: str | Path, subject: Subject, task: Task, plan: Plan) -> RunRecord:
     """The record of a run that has not begun."""
     processes.start()  # before anything is written
     return RunRecord(
-        kind=kind, recipe=recipe, recipe_full={str(i): s.full() for i, s in enumerate(stages)}, settings=settings,
+        kind=kind, recipe=plan.recipe, recipe_full={str(i): s.full() for i, s in enumerate(stages)}, settings=settings,
         model=str(Path(model).resolve()) if Path(model).exists() else str(model),
         model_fingerprint=subject.fingerprint, task=task.name, task_fingerprints=task.fingerprints(),
-        seed=settings.seed,
+        seed=settings.seed, prompt=plan.prompt,
         environment=environment() | {"device": str(device()), "processes": processes.count()},
     )
 

@@ -147,7 +147,7 @@ def test_the_planned_steps_are_run(cli: Any, model: Path, rows: Any, tmp_path: P
     read = [line["step"] for line in log if "eval" in line]
     assert read == [2, 3] and plan["eval_every"] == [2, 2]
     assert plan["reference"] == ["cached states, or a frozen copy where they are larger", "cached log-probs"]
-    assert plan["prompt"] == "the tokenizer's chat template"
+    assert plan["prompt"]["format"] == "the tokenizer's chat template"
 
 
 def test_a_training_is_planned_too() -> None:

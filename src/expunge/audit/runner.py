@@ -36,6 +36,7 @@ from expunge.needs import MODEL_NEEDS, OFFERS, unmet
 from expunge.progress import Announce
 from expunge.records.base import fingerprint
 from expunge.records.observation import Observations, Row
+from expunge.records.prompt import PromptFormat
 from expunge.records.run import environment
 from expunge.records.score import Audit, SubjectRef
 from expunge.records.settings import AuditSettings
@@ -77,7 +78,7 @@ def remove_stale(place: Path, roles: Sequence[str], attacks: Sequence[Attack]) -
 
 def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: Announce, cache: ObservationCache,
               settings: AuditSettings, note: Callable[[str], None] = lambda text: None,
-              run: str | None = None, notes: Sequence[str] = ()) -> Audit:
+              run: str | None = None, notes: Sequence[str] = (), prompt: PromptFormat | None = None) -> Audit:
     """Observe every model, attack the subject and its controls, score, judge; writes observations/ and audit.json.
 
     Raises:
@@ -143,6 +144,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         scores=scores, verdict=verdict(scores, tried), attacks=tried, settings=settings,
         seed=seed, resamples=resamples,
         environment=environment(), run=run, notes=tuple(notes),
+        prompt=prompt and prompt.model_copy(update={"first_row": ""}),  # no row stands in audit.json
         timing={"observe_s": observed - began, "score_s": time.perf_counter() - observed},
     )
     audit.write(out / "audit.json")

@@ -24,9 +24,11 @@ def show_plan(plan: Plan, reporter: Reporter) -> None:
     lines.append(("rows", ", ".join(f"{split} {count}" for split, count in plan.rows.items() if count)))
     lines.append(("steps", ", then ".join(f"{steps}, with a reading every {every}" if steps else "none of its own"
                                           for steps, every in zip(plan.steps, plan.eval_every, strict=True))))
-    lines += [("reference", ", then ".join(plan.reference)), ("prompt", plan.prompt)]
+    lines += [("reference", ", then ".join(plan.reference)), ("prompt", plan.prompt.format)]
+    lines += [("first row", repr(plan.prompt.first_row)), ("", "(supervised in [[ ]])")]
     lines += [("cut rows", str(plan.truncated))] if plan.truncated else []
-    lines += [("note", note) for note in plan.notes]
+    lines += [("note", note) for note in (*plan.prompt.notes, *plan.notes)]
+    lines += [("warning", warning) for warning in plan.prompt.warnings]
     reporter.out.print("Nothing was run. This is the plan:", markup=False)
     for name, said in lines:
         first, *more = str(said).splitlines() or [""]

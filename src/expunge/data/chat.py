@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property, lru_cache
@@ -67,7 +67,7 @@ class ChatTemplate:
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
-        self._frame = lru_cache(maxsize=4096)(self._frame_of)  # answers of one question share what stands around them
+        self.frame = lru_cache(maxsize=4096)(self._frame_of)  # answers of one question share what stands around them
 
     @cached_property
     def source(self) -> str:
@@ -88,16 +88,6 @@ class ChatTemplate:
         options: dict[str, Any] = {"chat_template": _pinned(self.source)} if self.dated else {}
         return options | ({"enable_thinking": False} if self._thinks(options) is False else {})
 
-    @cached_property
-    def opens_thought(self) -> bool:
-        """Whether its generation prompt differs from what a whole conversation has there, and cannot be made equal."""
-        return "enable_thinking" not in self._options and self._thinks(self._options) is True
-
-    @property
-    def thinking_off(self) -> bool:
-        """Whether thinking had to be turned off."""
-        return "enable_thinking" in self._options
-
     def _thinks(self, options: dict[str, Any]) -> bool | None:
         """True where generation prompt and conversation differ, False where they differ unless thinking is off."""
         plain: Turns = (("user", "?"),)
@@ -114,7 +104,7 @@ class ChatTemplate:
 
     def render(self, turns: Turns, answer: str) -> Rendered:
         """The whole conversation with this answer. Raises whatever the template raises."""
-        frame, words = self._frame(turns), answer.strip()
+        frame, words = self.frame(turns), answer.strip()
         whole = self._text(turns, answer, self._options)
         header, tail = frame.header or "", frame.tail or ""
         limit = len(whole) - len(tail) * whole.endswith(tail)
@@ -129,6 +119,47 @@ class ChatTemplate:
         header = header or frame.before
         return _stripped(header + answer, len(header), len(header) + len(answer), rewritten=True)
 
+    def notes(self, turns: Turns) -> Iterator[str]:
+        """What it does in a conversation that a reader of figures should know."""
+        frame = self.frame(turns)
+        if self.dated:
+            yield (f"The chat template writes today's date: it is always {DATE:%d %B %Y} here, so that a run can be "
+                   "repeated.")
+        if "enable_thinking" in self._options:
+            yield ("The chat template opens a think block in its generation prompt: thinking is off "
+                   "(enable_thinking=False).")
+        if frame.header is None:
+            return
+        shared = common(frame.before, frame.header)
+        more, given = frame.before[shared:], frame.header[shared:]
+        if more:
+            yield (f"The chat template opens a reply with {more!r}, which it leaves out of a whole conversation: "
+                   "answers are trained and asked as the conversation has them, without it.")
+        elif given.strip() and not self._without_prompt(turns):
+            yield (f"Between its generation prompt and an answer the chat template writes {given!r}: it is given, "
+                   "and not trained.")
+
+    def warnings(self, turns: Turns, answer: str) -> Iterator[str]:
+        """What looks wrong with it."""
+        frame, said, words = self.frame(turns), self.render(turns, answer), answer.strip()
+        if said.rewritten:
+            yield "The chat template does not show the answer of a conversation: it is put after the generation prompt."
+        elif said.text[said.start:said.stop] != words:
+            yield (f"The chat template rewrites answers: {words[:40]!r} becomes "
+                   f"{said.text[said.start:said.stop][:40]!r}, and that is trained.")
+        lost = next((role for role, content in turns if content.strip() not in said.text), None)
+        if lost is not None:
+            yield f"The chat template does not show the {lost} turn."
+        header = frame.header or ""
+        given = header.removeprefix(frame.before).strip() if header.startswith(frame.before) else ""
+        if given and self._without_prompt(turns):
+            yield (f"The chat template has no generation prompt: {given!r} is put before the answer, as in a whole "
+                   "conversation.")
+
+    def _without_prompt(self, turns: Turns) -> bool:
+        """Whether asking for a generation prompt changes nothing."""
+        return self.frame(turns).before == self._text(turns, None, self._options, ask=False)
+
     def _frame_of(self, turns: Turns) -> Frame:
         return self._around(turns, self._options)
 
@@ -137,12 +168,13 @@ class ChatTemplate:
         header, found, tail = self._text(turns, MARK, options).partition(MARK)
         return Frame(before, header, tail) if found and MARK not in tail else Frame(before, None, None)
 
-    def _text(self, turns: Turns, answer: str | None, options: dict[str, Any]) -> str:
+    def _text(self, turns: Turns, answer: str | None, options: dict[str, Any], ask: bool = True) -> str:
+        """The conversation with this answer; without one, with a generation prompt unless `ask` is False."""
         said = [{"role": role, "content": content} for role, content in turns]
         if answer is not None:
             said.append({"role": "assistant", "content": answer})
-        return str(self._processor.apply_chat_template(said, tokenize=False, add_generation_prompt=answer is None,
-                                                       **options))
+        return str(self._processor.apply_chat_template(
+            said, tokenize=False, add_generation_prompt=ask and answer is None, **options))
 
 
 def _stripped(text: str, start: int, stop: int, rewritten: bool = False) -> Rendered:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from expunge.errors import DataError
+from expunge.records.prompt import PromptFormat
 from expunge.records.task import Example
 
 Count = Literal["tokens", "positions", "sequences"]
@@ -83,9 +84,8 @@ class Encoder(Protocol):
     def check_alternatives(self, rows: Sequence[Any], config: Any, what: str) -> list[DataError]:
         """The same for rows that are only asked about and may be left out."""
 
-    @property
-    def prompt_format(self) -> str:
-        """How questions are put to the model, in words."""
+    def describe(self, rows: Sequence[Example]) -> PromptFormat:
+        """How these rows are put to the model, with the first of them and what looks wrong."""
 
     @property
     def fingerprint(self) -> str:

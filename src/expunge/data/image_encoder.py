@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from expunge.data.encoder import Count
 from expunge.errors import DataError
 from expunge.records.base import fingerprint, read_json, write_json
+from expunge.records.prompt import PromptFormat
 from expunge.records.task import Example
 
 VALUES = 1 << 20
@@ -186,10 +187,10 @@ class ImageEncoder:
         """The same: every other answer is the name of a class too."""
         return self.check(rows, config, what)
 
-    @property
-    def prompt_format(self) -> str:
+    def describe(self, rows: Sequence[Example]) -> PromptFormat:
         """Images are asked as they are."""
-        return "none: the rows are images"
+        first = f"{'x'.join(map(str, self.encode(rows[0]).shape))} pixels [[{rows[0].answer}]]" if rows else ""
+        return PromptFormat(format="none: the rows are images", first_row=first, encoder=self.fingerprint)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -19,9 +19,12 @@ from torch import Tensor
 
 from expunge.data.chat import DATE, REFUSED, ChatTemplate, Rendered, common
 from expunge.data.encoder import Count
+from expunge.data.prompt_format import CHAT_KINDS, describe, turns_of
+from expunge.data.row_checks import check_lengths, check_rows
 from expunge.data.tokenizer_content import content
 from expunge.errors import DataError
 from expunge.records.base import fingerprint
+from expunge.records.prompt import PromptFormat
 from expunge.records.task import Example, Opened
 
 POSITIONS = 1024
@@ -163,6 +166,7 @@ class TextEncoder:
     def __init__(self, processor: Any, template: str | None = None, max_length: int | None = None) -> None:
         self.processor = processor
         self.chat = template is None and bool(getattr(processor, "chat_template", None))
+        self.own_template = template is not None
         self.template = template or PLAIN
         self.max_length = max_length
         self.eos_id: int | None = processor.eos_token_id
@@ -171,11 +175,11 @@ class TextEncoder:
         )  # masks never look at it, so any id does
         # End-of-turn tokens are often added as special without being named as eos or the like.
         added = getattr(processor, "added_tokens_decoder", {})
-        self._special = {i for i, token in added.items() if token.special} | set(processor.all_special_ids)
+        self.special: set[int] = {i for i, token in added.items() if token.special} | set(processor.all_special_ids)
         self._content = content(processor)
         # Every model of one family of twins has the same tokenizer: a row is tokenised once for all of them.
         self._rows = _KNOWN.setdefault((self._content, self.template, self.chat, max_length), {})
-        self._template = ChatTemplate(processor)
+        self.chat_template = ChatTemplate(processor)
         self._again = lru_cache(maxsize=4096)(self._ids)  # answers of one question share what stands before them
 
     def encode(self, example: Example, *, answer: str | None = None, prompt: str | None = None) -> TokenRow:
@@ -215,6 +219,10 @@ class TextEncoder:
         long = check_lengths(rows, getattr(config, "max_position_embeddings", None), what)
         return [long] if long else []
 
+    def describe(self, rows: Sequence[Example]) -> PromptFormat:
+        """How these rows are put to the model, with the first of them and what looks wrong."""
+        return describe(self, rows)
+
     @property
     def prompt_format(self) -> str:
         """How questions are put to the model, in words."""
@@ -239,12 +247,9 @@ class TextEncoder:
         return row.ids[: row.prompt]
 
     def _build(self, example: Example, prompt: str, answer: str) -> TokenRow:
-        if self.chat and example.kind in ("qa", "messages"):
-            prompt_ids, answer_ids, end_ids = self._from_chat(example, prompt, answer)
-        else:
-            prompt_ids, answer_ids, end_ids = self._from_plain(example, prompt, answer)
-        if prompt_ids[:2] == [self.processor.bos_token_id] * 2:  # the template wrote one, and the tokenizer another
-            del prompt_ids[0]
+        prompt_ids, answer_ids, end_ids = self._parts(example, prompt, answer)
+        if self._begins_twice(prompt_ids + answer_ids[:1]):
+            del (prompt_ids if len(prompt_ids) > 1 else answer_ids)[0]
         if not prompt_ids:  # nothing predicts the first token of running text without a BOS
             prompt_ids, answer_ids = answer_ids[:1], answer_ids[1:]
         ids = prompt_ids + answer_ids + end_ids
@@ -256,8 +261,22 @@ class TextEncoder:
             min(len(answer_ids), kept), max(kept - len(answer_ids), 0), truncated=True,
         )
 
-    def _from_plain(self, example: Example, prompt: str, answer: str) -> tuple[list[int], list[int], list[int]]:
+    def _parts(self, example: Example, prompt: str, answer: str) -> tuple[list[int], list[int], list[int]]:
         """Ids of the prompt, of the answer and of what ends it."""
+        read = self._from_chat if self.chat and example.kind in CHAT_KINDS else self._from_plain
+        return read(example, prompt, answer)
+
+    def _begins_twice(self, ids: Sequence[int]) -> bool:
+        """Whether the template writes a BOS, and the tokenizer another."""
+        return list(ids[:2]) == [self.processor.bos_token_id] * 2
+
+    def has_two_bos(self, example: Example) -> bool:
+        """Whether a second BOS is left out of its row."""
+        prompt_ids, answer_ids, _ = self._parts(example, example.prompt, example.answer)
+        return self._begins_twice(prompt_ids + answer_ids[:1])
+
+    def _from_plain(self, example: Example, prompt: str, answer: str) -> tuple[list[int], list[int], list[int]]:
+        """By a plain template, or as it stands."""
         before, after = self._render_plain(example, prompt, answer)
         before, after = _open(before, after, *_opening(example))
         prompt_ids = list(self._again(before, special=True))
@@ -268,13 +287,13 @@ class TextEncoder:
         return prompt_ids, answer_ids, [self.eos_id] if self.eos_id is not None else []
 
     def _from_chat(self, example: Example, prompt: str, answer: str) -> tuple[list[int], list[int], list[int]]:
-        """The same, cut from the ids of the whole conversation: a text tokenised alone may get other ids.
+        """Cut from the ids of the whole conversation: a text tokenised alone may get other ids.
 
         A token that spells the end of what is given and the beginning of the answer belongs to the answer, and so does
         a space before it, which most tokenizers join to the word.
         """
         try:
-            said = self._template.render(example.messages or (("user", prompt),), answer)
+            said = self.chat_template.render(turns_of(example, prompt), answer)
         except REFUSED as error:
             raise DataError(f"Row {example.id} does not fit the model's chat template.", str(error)[:200],
                             "Change its turns, or pass a plain template with --template.") from None
@@ -282,7 +301,7 @@ class TextEncoder:
         ids, starts = self._ids_and_starts(said.text)
         begin = common(self._again(said.text[: said.start].rstrip(" ")), ids)
         close = self._close(said, ids, starts, begin)
-        stop = next((i for i in range(close, len(ids)) if ids[i] in self._special), None)
+        stop = next((i for i in range(close, len(ids)) if ids[i] in self.special), None)
         if stop is not None:  # the end-of-turn token; what a template prints after it is not the answer
             return ids[:begin], ids[begin:close], ids[close: stop + 1]
         return ids[:begin], ids[begin:close], [self.eos_id] if self.eos_id is not None else []
@@ -337,33 +356,3 @@ def _open(before: str, after: str, opening: str, gap: str) -> tuple[str, str]:
         return before, after
     rest = after.lstrip()
     return before + after[: len(after) - len(rest)] + opening, gap + rest
-
-
-def check_rows(rows: Sequence[TokenRow], config: Any, what: str) -> list[DataError]:
-    """Why these rows cannot go through a model of this config; empty when they can."""
-    found = [check_lengths(rows, getattr(config, "max_position_embeddings", None), what)]
-    size = getattr(config, "vocab_size", None)
-    if size is not None and any(max(r.ids, default=0) >= size for r in rows):
-        found.append(DataError(f"The tokenizer does not fit the model: it makes ids up to "
-                               f"{max(max(r.ids, default=0) for r in rows)}, the model knows {size}.",
-                               "", "Use the tokenizer that the model was trained with."))
-    lost = [r.id for r in rows if r.answer + r.end == 0]
-    if lost:
-        found.append(DataError(f"--max-length leaves {len(lost)} {what} rows without an answer, such as {lost[0]}.",
-                               "", "Use a larger --max-length."))
-    return [problem for problem in found if problem is not None]
-
-
-def check_lengths(rows: Sequence[TokenRow], context: int | None, what: str) -> DataError | None:
-    """Rows that do not fit the model, as an error to collect; None when all fit."""
-    if context is None:
-        return None
-    long = [r for r in rows if len(r.ids) > context]
-    if not long:
-        return None
-    return DataError(
-        f"{len(long)} of {len(rows)} {what} rows are longer than the model's context of {context} tokens.",
-        f"The longest is {long[0].id} with {max(len(r.ids) for r in long)} tokens." if len(long) == 1
-        else f"The longest has {max(len(r.ids) for r in long)} tokens; the first is {long[0].id}.",
-        f"Pass --max-length {context} to cut them.",
-    )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from expunge import processes
+from expunge.console import Reporter
 from expunge.data.encoder import Encoder
 from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.methods.base import Exact, Optimizer
@@ -15,6 +16,7 @@ from expunge.models.load import empty_subject, made_by, subject_class
 from expunge.models.reference import ReferenceKind
 from expunge.needs import NEED_TEXTS, RowNeed, unmet
 from expunge.records.base import Record
+from expunge.records.prompt import PromptFormat
 from expunge.records.settings import LoopSettings, RunSettings, TrainSettings
 from expunge.records.task import Example, Task
 from expunge.training.recomputing import without_checkpointing
@@ -33,8 +35,8 @@ class Plan(Record):
     rows: dict[str, int]
     reference: tuple[ReferenceKind, ...]
     """Per stage, how the original's outputs will be served."""
-    prompt: str
-    """How a question becomes what the model reads, in words."""
+    prompt: PromptFormat
+    """How a question becomes what the model reads, with the first row as it reads it."""
     truncated: int = 0
     """Rows that --max-length cuts."""
     notes: tuple[str, ...] = ()
@@ -65,7 +67,18 @@ def make_plan(recipe: str, stages: Sequence[Stage], task: Task, encoder: Encoder
         recipe=recipe, stages=tuple(s.full() for s in stages), steps=tuple(steps), eval_every=tuple(eval_every),
         rows={"forget": len(task.forget), "retain": len(task.retain), "holdout": len(task.holdout),
               "neighbour": len(task.neighbour), "utility": len(task.utility)},
-        reference=tuple(s.reference for s in stages), prompt=encoder.prompt_format, truncated=truncated, notes=notes)
+        reference=tuple(s.reference for s in stages), prompt=encoder.describe((*sides["forget"], *sides["retain"])),
+        truncated=truncated, notes=notes)
+
+
+def announce(plan: Plan, reporter: Reporter, max_length: int | None) -> None:
+    """Say how rows are read, and everything about the plan that a reader of its figures should know."""
+    for line in (*plan.prompt.lines, *plan.notes):
+        reporter.note(line)
+    for warning in plan.prompt.warnings:
+        reporter.warn(warning)
+    if plan.truncated:
+        reporter.warn(f"{plan.truncated} rows are cut to --max-length {max_length}.")
 
 
 NOTHING_KEPT = ("There are no retain rows: nothing is kept on purpose, and --utility-floor has nothing to watch. "

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from expunge.records.base import Record
+from expunge.records.prompt import PromptFormat
 from expunge.records.settings import RunSettings, TrainSettings
 
 RUN_SCHEMA = "expunge.run/1"
@@ -36,6 +37,8 @@ class RunRecord(Record):
     task: str
     task_fingerprints: dict[str, str]
     seed: int
+    prompt: PromptFormat | None = None
+    """How rows became what the model reads, with the first of them; None in records of earlier versions."""
     environment: dict[str, Any]
     status: Literal["running", "interrupted", "stopped", "finished", "failed"] = "running"
     reason: str = ""

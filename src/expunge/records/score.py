@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from expunge.records.base import Record
+from expunge.records.prompt import PromptFormat
 from expunge.records.requirement import Check, check
 from expunge.records.settings import AuditSettings
 
@@ -197,6 +198,8 @@ class Audit(Record):
     timing: dict[str, float] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """How far the figures can be trusted: what a reader must know before reading them."""
+    prompt: PromptFormat | None = None
+    """How the subject was asked, without a row; None in audits of earlier versions."""
     run: str | None = None
     """Path of the run record this audit belongs to, relative to the audit's folder."""
 
