@@ -52,14 +52,14 @@ def geometric(values: Sequence[float]) -> float:
     return product ** (1 / len(values))
 
 
-def probability(rows: Sequence[Row], utility: bool) -> list[float]:
+def probability(rows: Sequence[Row], utility: bool, added: float = 0.0) -> list[float]:
     found = []
     for id in ids(rows):
         answer, wrong = p_bars(rows, id, "answer"), p_bars(rows, id, "wrong")
         if answer and not utility:
             found.append(answer[0])
         if answer and utility and wrong:
-            found.append(answer[0] / (answer[0] + sum(wrong)))
+            found.append(answer[0] / (answer[0] + sum(wrong) + added))
     return found
 
 
@@ -159,29 +159,37 @@ def _lowest(values: list[float], k: float) -> float:
     return mean(sorted(values)[:count])
 
 
-def loss(row: Row, k: float = 0.4) -> float:
-    return -mean(_text_tokens(row, "logp"))
+def loss(row: Row, k: float = 0.4, tokens: str = "text") -> float:
+    return -mean(_text_tokens(row, "logp") if tokens == "text" else row["logp"])
 
 
-def zlib_loss(row: Row, k: float = 0.4) -> float:
-    return loss(row) / len(zlib.compress(row["text"].encode()))
+def zlib_loss(row: Row, k: float = 0.4, tokens: str = "text") -> float:
+    return loss(row, k, tokens) / len(zlib.compress(row["text"].encode()))
 
 
-def min_k(row: Row, k: float = 0.4) -> float:
-    return -_lowest(_text_tokens(row, "logp"), k)
+def _of_lowest(row: Row, key: str, tokens: str) -> list[float]:
+    """OpenUnlearning takes the index of every labelled token but the last."""
+    if tokens == "openunlearning":
+        return [row[key][i] for i in range(len(row[key]) - 1)]
+    return list(row[key]) if tokens == "all" else _text_tokens(row, key)
 
 
-def min_k_pp(row: Row, k: float = 0.4) -> float:
+def min_k(row: Row, k: float = 0.4, tokens: str = "text") -> float:
+    values = _of_lowest(row, "logp", tokens)
+    return -_lowest(values, k) if values else 0.0
+
+
+def min_k_pp(row: Row, k: float = 0.4, tokens: str = "text") -> float:
     z = []
-    for logp, mu, var in zip(*(_text_tokens(row, key) for key in ("logp", "mean", "var")), strict=True):
+    for logp, mu, var in zip(*(_of_lowest(row, key, tokens) for key in ("logp", "mean", "var")), strict=True):
         z.append((logp - mu) / math.sqrt(max(var, 1e-6)))
-    return -_lowest(z, k)
+    return -_lowest(z, k) if z else 0.0
 
 
 def membership_auc(forget: Sequence[Row], holdout: Sequence[Row], score: Callable[..., float],
-                   k: float = 0.4) -> float:
+                   k: float = 0.4, tokens: str = "text") -> float:
     """P(the holdout row scores higher) + ties / 2."""
-    sides = [[score(r, k) for r in rows if r["form"] == "answer" and len(r["logp"]) > r["end"]]
+    sides = [[score(r, k, tokens) for r in rows if r["form"] == "answer" and len(r["logp"]) > r["end"]]
              for rows in (forget, holdout)]
     won = 0.0
     for f in sides[0]:
@@ -218,13 +226,14 @@ def harmonic_mean(values: Sequence[float]) -> float:
     return len(values) / sum(1 / v for v in values)
 
 
-def model_utility(likelihood: dict[str, Sequence[Row]], generation: dict[str, Sequence[Row]]) -> float:
+def model_utility(likelihood: dict[str, Sequence[Row]], generation: dict[str, Sequence[Row]],
+                  variant: str = "arithmetic") -> float:
     numbers = []
     for split in ("retain", "utility"):
         for group in sorted({r["group"] for r in likelihood[split]}):
             rows = [r for r in likelihood[split] if r["group"] == group]
             said = [r for r in generation[split] if r["group"] == group]
-            numbers.append(mean(probability(rows, split == "utility")))
+            numbers.append(mean(probability(rows, split == "utility", 1e-10 if variant == "geometric" else 0.0)))
             numbers.append(mean(rouge_recall(said)))
-            numbers.append(mean(truth_score(rows, "arithmetic", "true_better")))
+            numbers.append(mean(truth_score(rows, variant, "true_better")))
     return harmonic_mean(numbers)

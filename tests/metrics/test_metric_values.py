@@ -17,7 +17,7 @@ from expunge.metrics.extraction_strength import extraction_strengths
 from expunge.metrics.forget_quality import ForgetQuality
 from expunge.metrics.membership import lowest_mean
 from expunge.metrics.mia_loss import MiaLoss
-from expunge.metrics.mia_min_k import min_k
+from expunge.metrics.mia_min_k import MiaMinK, min_k
 from expunge.metrics.mia_min_k_pp import min_k_pp
 from expunge.metrics.mia_zlib import zlib_loss
 from expunge.metrics.model_utility import ModelUtility
@@ -160,17 +160,18 @@ def test_truth_ratio_variants_equal_the_formulas(seed: int, variant: str, aggreg
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("k", [0.2, 0.4, 1.0])
 @pytest.mark.parametrize("attack", ["loss", "zlib", "min_k", "min_k_pp"])
-def test_membership_and_privleak_equal_the_formulas(seed: int, attack: str, k: float) -> None:
+@pytest.mark.parametrize("tokens", ["text", "all", "openunlearning"])
+def test_membership_and_privleak_equal_the_formulas(seed: int, tokens: str, attack: str, k: float) -> None:
     subject, retrained = odd_observations(seed), odd_observations(seed + 100)
     evidence = Evidence(subject, retrained=(retrained,))
     score = {"loss": reference.loss, "zlib": reference.zlib_loss, "min_k": reference.min_k,
              "min_k_pp": reference.min_k_pp}[attack]
     own, gold = (reference.membership_auc(o.rows("likelihood", "forget"), o.rows("likelihood", "holdout"),
-                                          score, k) for o in (subject, retrained))
-    term = f"mia.{attack}" + (f"(k={k})" if "min_k" in attack else "")
+                                          score, k, tokens) for o in (subject, retrained))
+    term = f"mia.{attack}(tokens={tokens}" + (f", k={k})" if "min_k" in attack else ")")
     same(parse_metric(term)[0], evidence, None, own)
     expected = 100 * ((1 - own) - (1 - gold)) / ((1 - gold) + 1e-10)
-    same(PrivLeak(attack=attack, k=k), evidence, None, expected)
+    same(PrivLeak(attack=attack, k=k, tokens=tokens), evidence, None, expected)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -183,11 +184,27 @@ def test_forget_quality_equals_the_formula(seed: int, variant: str) -> None:
     same(ForgetQuality(variant=variant), evidence, None, reference.ks_pvalue(*ratios))
 
 
+def test_scores_name_how_the_end_token_was_counted() -> None:
+    """One answer of two tokens and an end token: -1, -3 and -8."""
+    rows = odd_observations(0).rows("likelihood", "forget", "answer")
+    row = {**rows[0], "logp": [-1.0, -3.0, -8.0], "end": 1, "text": "ab"}
+    assert [MiaLoss(tokens=t).unfamiliarity(row) for t in ("text", "all", "openunlearning")] == [2.0, 4.0, 4.0]
+    assert [MiaMinK(tokens=t, k=0.4).unfamiliarity(row) for t in ("text", "all", "openunlearning")] == [3.0, 8.0, 3.0]
+    without_end = {**row, "logp": [-1.0, -3.0], "end": 0}  # that code drops the last token of running text too
+    assert [MiaMinK(tokens=t).unfamiliarity(without_end) for t in ("text", "all", "openunlearning")] == [3.0, 3.0, 1.0]
+    evidence = Evidence(odd_observations(0))
+    scores = [MiaLoss(tokens=t).score(evidence, resamples=0) for t in ("text", "all", "openunlearning")]
+    assert [s.name for s in scores] == ["mia.loss", "mia.loss(tokens=all)", "mia.loss(tokens=openunlearning)"]
+    assert scores[1].remark == "the end token counts" and "OpenUnlearning" in (scores[2].remark or "")
+    assert "end token is left out" in MiaLoss.card.defaults
+
+
 @pytest.mark.parametrize("seed", SEEDS)
-def test_model_utility_equals_the_formula(seed: int) -> None:
+@pytest.mark.parametrize("variant", ["arithmetic", "legacy", "geometric"])
+def test_model_utility_equals_the_formula(seed: int, variant: str) -> None:
     subject = odd_observations(seed)
     rows = [{split: subject.rows(probe, split) for split in SPLITS} for probe in ("likelihood", "generation")]
-    same(ModelUtility(), Evidence(subject), None, reference.model_utility(*rows))
+    same(ModelUtility(variant=variant), Evidence(subject), None, reference.model_utility(*rows, variant))
 
 
 # Model utility, forget quality, membership

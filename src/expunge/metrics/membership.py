@@ -17,7 +17,7 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.metrics.base import Evidence, Metric, Strata
-from expunge.metrics.rows import column, text_values
+from expunge.metrics.rows import all_values, column, text_values
 from expunge.metrics.statistics import auc
 from expunge.plugin import Property
 from expunge.records.observation import Row
@@ -35,12 +35,36 @@ MUST_SHOW = (
 )
 
 
-class ShareOptions(plugin.Spec):
+Tokens = Literal["text", "all", "openunlearning"]
+
+REMARKS = {"all": "the end token counts", "openunlearning": "tokens are counted as OpenUnlearning does"}
+"""By default the end token is left out, which the cards say."""
+
+
+class TokenOptions(plugin.Spec):
+    tokens: Tokens = Field("text", description=(
+        "text: the answer without its end token; all: with it; openunlearning: as that code counts, with it in means "
+        "over the answer, and without the last token, whichever it is, in means over the least likely tokens"))
+
+
+class ShareOptions(TokenOptions):
     k: float = Field(0.4, gt=0, le=1, description="share of the answer's tokens that is used, the least likely ones")
 
 
+def counted(row: Row, key: str, tokens: Tokens) -> NDArray[np.float64]:
+    """Values of `key` of the tokens that a mean over the whole answer counts."""
+    return text_values(row, key) if tokens == "text" else all_values(row, key)
+
+
+def counted_lowest(row: Row, key: str, tokens: Tokens) -> NDArray[np.float64]:
+    """Values of `key` of the tokens among which the least likely are taken."""
+    return all_values(row, key)[:-1] if tokens == "openunlearning" else counted(row, key, tokens)
+
+
 def lowest_mean(values: NDArray[np.float64], k: float) -> float:
-    """Mean of the max(1, floor(k T)) smallest values."""
+    """Mean of the max(1, floor(k T)) smallest values; 0 of none, as OpenUnlearning has it."""
+    if not len(values):
+        return 0.0
     # 0.29 * 100 is 28.999...; without the tolerance floor would give 28.
     count = max(1, int(np.floor(k * len(values) + 1e-9)))
     return float(np.sort(values)[:count].mean())
@@ -67,6 +91,9 @@ class MembershipAttack(Metric):
     def unfamiliarity(self, row: Row) -> float:
         """Larger = less likely to have been trained on."""
         raise NotImplementedError
+
+    def remark(self, evidence: Evidence, split: Split | None) -> str | None:
+        return REMARKS.get(getattr(self.spec, "tokens", "text"))
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
         return attack_strata(self, evidence)

@@ -8,17 +8,23 @@ import numpy as np
 
 from expunge import plugin
 from expunge.metrics.base import MetricCard
-from expunge.metrics.membership import SPLITS_READ, MembershipAttack, ShareOptions, lowest_mean
-from expunge.metrics.rows import text_values
+from expunge.metrics.membership import (
+    SPLITS_READ,
+    MembershipAttack,
+    ShareOptions,
+    Tokens,
+    counted_lowest,
+    lowest_mean,
+)
 from expunge.records.observation import Row
 
 SMALLEST_VARIANCE = 1e-6
 
 
-def min_k_pp(row: Row, k: float = 0.4) -> float:
+def min_k_pp(row: Row, k: float = 0.4, tokens: Tokens = "text") -> float:
     """- mean of the lowest max(1, floor(k T)) of z_t = (log p_t - mu_t) / sqrt(max(var_t, 1e-6))."""
-    spread = np.sqrt(np.maximum(text_values(row, "var"), SMALLEST_VARIANCE))
-    return -lowest_mean((text_values(row, "logp") - text_values(row, "mean")) / spread, k)
+    logp, mean, variance = (counted_lowest(row, key, tokens) for key in ("logp", "mean", "var"))
+    return -lowest_mean((logp - mean) / np.sqrt(np.maximum(variance, SMALLEST_VARIANCE)), k)
 
 
 class MiaMinKpp(MembershipAttack):
@@ -27,11 +33,11 @@ class MiaMinKpp(MembershipAttack):
         summary="AUC of separating forget from never-seen rows by their least likely tokens, standardised",
         paper="Min-K%++, Zhang et al., arXiv 2404.02936; OpenUnlearning, arXiv 2506.12618",
         formula="AUC of -mean(lowest k T of (log p_t - mu_t)/sigma_t), holdout against forget",
-        defaults="k = 0.4: OpenUnlearning",
+        defaults="k = 0.4: OpenUnlearning; the end token is left out",
         higher_is="knows", range=(0.0, 1.0), ideal=0.5, access="logits",
         probes=(("likelihood", SPLITS_READ),),
     )
     Spec: ClassVar[type[plugin.Spec]] = ShareOptions
 
     def unfamiliarity(self, row: Row) -> float:
-        return min_k_pp(row, self.spec.k)
+        return min_k_pp(row, self.spec.k, self.spec.tokens)

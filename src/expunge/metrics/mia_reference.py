@@ -7,8 +7,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge import plugin
 from expunge.metrics.base import Evidence, MetricCard, Strata
-from expunge.metrics.membership import MUST_SHOW, SPLITS_READ, MembershipAttack
+from expunge.metrics.membership import MUST_SHOW, SPLITS_READ, MembershipAttack, TokenOptions, Tokens
 from expunge.metrics.mia_loss import loss
 from expunge.metrics.rows import column, text_values
 from expunge.plugin import Property
@@ -16,10 +17,10 @@ from expunge.records.observation import Observations
 from expunge.records.task import Split
 
 
-def losses(observations: Observations, split: Split) -> dict[str, float]:
+def losses(observations: Observations, split: Split, tokens: Tokens = "text") -> dict[str, float]:
     """L(x) by row id, nats per token; answers without a token are left out."""
     rows = observations.rows("likelihood", split, "answer")
-    return {row["id"]: loss(row) for row in rows if len(text_values(row, "logp"))}
+    return {row["id"]: loss(row, tokens) for row in rows if len(text_values(row, "logp"))}
 
 
 class MiaReference(MembershipAttack):
@@ -31,12 +32,14 @@ class MiaReference(MembershipAttack):
         summary="AUC of separating forget from never-seen rows by their loss minus a retrained model's",
         paper="Carlini et al., arXiv 2012.07805 (reference model); OpenUnlearning, arXiv 2506.12618",
         formula="AUC of L(x) - L_ref(x), holdout against forget, L_ref of the first retrained model",
+        defaults="the end token is left out; OpenUnlearning counts it (tokens=openunlearning)",
         needs=frozenset({"holdout", "retrained"}),
         deviations=("The reference is always a retrained model: the difficulty of a row cancels as far as "
                     "two trainings without it agree. The reference itself has no value: all differences would be 0.",),
         higher_is="knows", range=(0.0, 1.0), ideal=0.5, access="logits",
         probes=(("likelihood", SPLITS_READ),),
     )
+    Spec: ClassVar[type[plugin.Spec]] = TokenOptions
     anchored: ClassVar[bool] = True
     must_show: ClassVar[tuple[Property, ...]] = (
         *(p for p in MUST_SHOW if p.args.get("world") not in ("uniform", "perfect")),
@@ -50,7 +53,7 @@ class MiaReference(MembershipAttack):
         strata: dict[str, NDArray[np.float64]] = {}
         for side in SPLITS_READ:
             evidence.rows("likelihood", side, "answer")  # raises NotAvailable when there are none
-            own, other = losses(evidence.subject, side), losses(reference, side)
+            own, other = (losses(asked, side, self.spec.tokens) for asked in (evidence.subject, reference))
             strata[side] = column([own[id] - other[id] for id in own if id in other],
                                   f"the retrained model was not asked the {side} rows, or every answer is empty")
         return strata

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from expunge import plugin
 from expunge.metrics.base import Evidence, Metric, MetricCard, NotAvailable, Strata
 from expunge.metrics.probability import normalised_probabilities, probabilities
 from expunge.metrics.rouge_l import rouges
 from expunge.metrics.rows import by_example
 from expunge.metrics.statistics import harmonic_mean
-from expunge.metrics.truth_ratio import truth_scores
+from expunge.metrics.truth_ratio import Variant, truth_scores
 from expunge.plugin import Property
 from expunge.records.observation import Row
 from expunge.records.task import Split
 
 PARTS = ("probability", "rouge_l", "truth_ratio")
+ADDED = 1e-10
+"""What OpenUnlearning adds to the denominators."""
+
+
+class ModelUtilityOptions(plugin.Spec):
+    variant: Variant = Field("arithmetic", description=(
+        "form of the truth ratio (see truth_ratio): arithmetic, the paper; geometric, OpenUnlearning, which also adds "
+        "1e-10 to the denominators of probabilities; legacy, the first code"))
 
 
 class ModelUtility(Metric):
@@ -27,12 +39,14 @@ class ModelUtility(Metric):
         summary="Harmonic mean of probability, ROUGE-L and truth ratio on retain and every utility group",
         paper="TOFU, arXiv 2401.06121, section 2.2.1",
         formula="HM of {probability, rouge_l, truth_ratio} x {retain, each group of the utility split}",
+        defaults="truth ratio of the paper; OpenUnlearning's utilities are model_utility(variant=geometric)",
         needs=frozenset({"retain", "wrong_answers"}),
         deviations=("The groups are those of the task: on TOFU retain, real_authors and world_facts, so nine "
                     "numbers; a task without utility rows has three. Compare values of one task only.",),
         alternatives=True, higher_is="knows", range=(0.0, 1.0), ideal="reference", access="logits",
         probes=(("likelihood", ("retain", "utility")), ("generation", ("retain", "utility"))),
     )
+    Spec: ClassVar[type[plugin.Spec]] = ModelUtilityOptions
     must_show = (
         Property("near", {"world": "perfect", "is_": 1.0, "within": 1e-3}, "equals the common value"),
         Property("value", {"world": "uniform", "is_": 0.0}, "0, not NaN, when one part is 0"),
@@ -43,10 +57,10 @@ class ModelUtility(Metric):
     )
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
-        strata = {"retain": _table(evidence, "retain", None)}
+        strata = {"retain": self._table(evidence, "retain", None)}
         rows = evidence.subject.rows("likelihood", "utility") + evidence.subject.rows("generation", "utility")
         for group in sorted({row["group"] for row in rows}):
-            strata[f"utility/{group}"] = _table(evidence, "utility", group)
+            strata[f"utility/{group}"] = self._table(evidence, "utility", group)
         missing = [f"{' '.join(filter(None, group.split('/')))} {part}" for group, table in strata.items()
                    for part, values in zip(PARTS, table.T, strict=True) if np.isnan(values).all()]
         if missing:
@@ -57,23 +71,23 @@ class ModelUtility(Metric):
     def statistic(self, strata: Strata) -> float:
         return harmonic_mean(value for table in strata.values() for value in column_means(table))
 
+    def _table(self, evidence: Evidence, split: Split, group: str | None) -> NDArray[np.float64]:
+        """One row per example id, one column per part; NaN where the example has no value."""
+        def of_group(rows: tuple[Row, ...]) -> list[Row]:
+            return [row for row in rows if group is None or row["group"] == group]
+
+        examples = by_example(of_group(evidence.subject.rows("likelihood", split)))
+        generated = of_group(evidence.subject.rows("generation", split))
+        added = ADDED if self.spec.variant == "geometric" else 0.0
+        likely = normalised_probabilities(examples, added) if split == "utility" else probabilities(examples)
+        parts = (likely, rouges(generated), truth_scores(examples, "true_better", self.spec.variant))
+        ids = dict.fromkeys(key for part in parts for key in part)
+        if not ids:
+            return np.full((1, len(PARTS)), np.nan)
+        return np.array([[part.get(key, np.nan) for part in parts] for key in ids])
+
 
 def column_means(table: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean per column over the rows that have it; 0 for a column without values in a resample."""
     seen = ~np.isnan(table)
     return np.where(seen, table, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-
-
-def _table(evidence: Evidence, split: Split, group: str | None) -> NDArray[np.float64]:
-    """One row per example id, one column per part; NaN where the example has no value."""
-    def of_group(rows: tuple[Row, ...]) -> list[Row]:
-        return [row for row in rows if group is None or row["group"] == group]
-
-    examples = by_example(of_group(evidence.subject.rows("likelihood", split)))
-    generated = of_group(evidence.subject.rows("generation", split))
-    likely = normalised_probabilities(examples) if split == "utility" else probabilities(examples)
-    parts = (likely, rouges(generated), truth_scores(examples, "true_better"))
-    ids = dict.fromkeys(key for part in parts for key in part)
-    if not ids:
-        return np.full((1, len(PARTS)), np.nan)
-    return np.array([[part.get(key, np.nan) for part in parts] for key in ids])

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.metrics.base import Evidence, Metric, MetricCard, NotAvailable, Strata
-from expunge.metrics.membership import SPLITS_READ, AttackName, MembershipAttack, attack_strata
+from expunge.metrics.membership import SPLITS_READ, AttackName, MembershipAttack, ShareOptions, attack_strata
 from expunge.metrics.mia_loss import MiaLoss
 from expunge.metrics.mia_min_k import MiaMinK
 from expunge.metrics.mia_min_k_pp import MiaMinKpp
@@ -20,9 +20,8 @@ from expunge.records.task import Split
 EPSILON = 1e-10
 
 
-class PrivLeakOptions(plugin.Spec):
+class PrivLeakOptions(ShareOptions):
     attack: AttackName = Field("min_k", description="which membership score: loss, zlib, min_k or min_k_pp")
-    k: float = Field(0.4, gt=0, le=1, description="share of tokens, for min_k and min_k_pp")
 
 
 def privleak(auc_subject: float, auc_retrained: float) -> float:
@@ -43,7 +42,7 @@ class PrivLeak(Metric):
         summary="Membership leakage relative to the retrained model, in per cent",
         paper="MUSE, arXiv 2407.06460, section 3; complemented as in OpenUnlearning, arXiv 2506.12618",
         formula="100 (A - A_ret) / A_ret with A = 1 - mia AUC; -100: memorised, 0: ideal, > 0: over-forgotten",
-        defaults="Min-K with k = 0.4: MUSE",
+        defaults="Min-K with k = 0.4: MUSE; the end token is left out",
         needs=frozenset({"holdout", "retrained"}),
         deviations=("Not available without a retrained model; OpenUnlearning then assumes an AUC of 0.5.",),
         higher_is="neutral", range=None, ideal=0.0, access="logits",
@@ -75,9 +74,10 @@ class PrivLeak(Metric):
         return privleak(_complement(strata), _complement(strata, "reference_"))
 
     def _attack(self) -> MembershipAttack:
-        k = self.spec.k
+        k, tokens = self.spec.k, self.spec.tokens
         attacks: dict[AttackName, MembershipAttack] = {
-            "loss": MiaLoss(), "zlib": MiaZlib(), "min_k": MiaMinK(k=k), "min_k_pp": MiaMinKpp(k=k)}
+            "loss": MiaLoss(tokens=tokens), "zlib": MiaZlib(tokens=tokens), "min_k": MiaMinK(k=k, tokens=tokens),
+            "min_k_pp": MiaMinKpp(k=k, tokens=tokens)}
         return attacks[self.spec.attack]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import exp
+from math import exp, log
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -29,12 +29,12 @@ def probabilities(examples: Mapping[str, RowForms],
     return {k: exp(e.answer) for k, e in examples.items() if e.answer is not None}
 
 
-def normalised_probabilities(examples: Mapping[str, RowForms]) -> dict[str, float]:
-    """p_bar(a) / (p_bar(a) + sum over wrong answers of p_bar(w)); only rows that have wrong answers."""
+def normalised_probabilities(examples: Mapping[str, RowForms], added: float = 0.0) -> dict[str, float]:
+    """p_bar(a) / (p_bar(a) + sum over wrong answers of p_bar(w) + added); only rows that have wrong answers."""
     shares = {}
     for key, example in examples.items():
         if example.answer is not None and example.wrong:
-            total = np.logaddexp.reduce([example.answer, *example.wrong])
+            total = np.logaddexp.reduce([example.answer, *example.wrong, *([log(added)] if added else [])])
             shares[key] = exp(example.answer - float(total))
     return shares
 

@@ -17,6 +17,11 @@ LOWEST = -1e5
 ratios of two impossible answers stay defined; exp() of it is 0 in double precision."""
 
 
+def all_values(row: Row, key: str) -> NDArray[np.float64]:
+    """Values of `key` per answer token, with the end tokens."""
+    return _values(row, key)
+
+
 def text_values(row: Row, key: str) -> NDArray[np.float64]:
     """Values of `key` per answer token, without the end tokens."""
     return _values(row, key)[: len(row["logp"]) - row["end"]]
