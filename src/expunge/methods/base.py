@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal
 
@@ -110,6 +110,10 @@ class Combine(Plugin):
         """Lists in the order of the scope's parameters; must not write to its inputs."""
         raise NotImplementedError
 
+    def ready(self, epoch: int, of_step: Callable[[], float], of_epoch: Callable[[], float]) -> None:
+        """Called before `observe`, with two ways to read the retain side's weighted loss at the current weights, in
+        evaluation mode: on the rows of this step, or on all retain rows of the epoch before this one."""
+
     def observe(self, losses: Mapping[str, float], epoch: int) -> None:
         """Receives the weighted losses of this step by role ("forget", "retain") before the gradients are combined."""
 
@@ -166,6 +170,9 @@ class RateSpec(Spec):
     lr: float = Field(1e-5, ge=0, le=1e30, description="Peak learning rate.")
     weight_decay: float = Field(0.01, ge=0, le=1e3, description="Decoupled weight decay.")
     warmup: float = Field(1.0, ge=0, description="Linear warm-up in epochs; at most half of all steps.")
+    warmup_steps: int | None = Field(None, ge=0, description="Linear warm-up in optimizer steps, in place of epochs.")
+    trainer_warmup: bool = Field(False, description="Warm-up of the Hugging Face Trainer: the first step has rate 0, "
+                                                    "and it may take more than half of all steps.")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Schedule after the warm-up.")
     clip: float | None = Field(1.0, gt=0, description="Maximum gradient norm; None disables clipping.")
 
@@ -184,12 +191,14 @@ class Optimizer(Plugin):
 
     def learning_rate(self, step: int, total: int, steps_per_epoch: int) -> float:
         """Rate of step `step` (from 0) of `total`: warm-up, then the schedule."""
-        warmup = min(round(self.spec.warmup * steps_per_epoch), total // 2)
+        spec = self.spec
+        warmup = round(spec.warmup * steps_per_epoch) if spec.warmup_steps is None else spec.warmup_steps
+        warmup = warmup if spec.trainer_warmup else min(warmup, total // 2)
         if step < warmup:
-            return float(self.spec.lr * (step + 1) / warmup)
+            return float(spec.lr * (step + (not spec.trainer_warmup)) / warmup)
         done = (step - warmup) / max(total - warmup, 1)
         curve = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}
-        return float(self.spec.lr * curve[self.spec.schedule])
+        return float(spec.lr * curve[spec.schedule])
 
 
 class ScopePlugin(Plugin):
