@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from expunge.data.encoder import Batch
 from expunge.methods.base import Perturb
 from expunge.methods.recipe import Stage
 from expunge.models.scope import Scope
@@ -16,7 +17,7 @@ from expunge.models.subject import Subject
 from expunge.records.task import Example, Task
 from expunge.seeding import derive, stream
 from expunge.training.gradients import BOTH, Gradient, Gradients, Oracle, Tamper
-from expunge.training.method import Method
+from expunge.training.method import Method, RetainLoss
 from expunge.training.schedule import Draw
 from expunge.training.step import Role, Step, WeightedTerm
 from expunge.training.zeroth import Probing
@@ -102,6 +103,16 @@ class StageMethod(Method):
 
         seed = derive(self._seed, part.card.name, step)
         return part.gradient(self._subject, scope, plain, step=step, total=total, seed=seed)
+
+    def ready(self, epoch: int, loss: RetainLoss, micro: Sequence[Mapping[str, Batch]]) -> None:
+        """Tell the combiner how to read the retain loss again: of this step's rows, and of the last epoch's."""
+        if self.separate and self._stage.retain:
+            self._combine.ready(epoch, partial(loss, micro), lambda: loss(self._retain_batches(epoch - 1)))
+
+    def _retain_batches(self, epoch: int) -> list[Mapping[str, Batch]]:
+        encoder = self._subject.encoder
+        rows = [encoder.encode(draw["retain"]) for draw in self.order(epoch)]
+        return [{"retain": encoder.collate([rows[i] for i in part])} for part in encoder.batches(rows)]
 
     def combine(self, grads: Gradients, epoch: int) -> Gradient:
         """One update from the step's gradients."""

@@ -132,6 +132,20 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
     return total
 
 
+def retain_loss(method: Method, subject: Subject, reference: Reference | None, accelerator: Accelerator,
+                micro: Sequence[Mapping[str, Batch]]) -> float:
+    """The weighted loss of the retain role at the current weights: evaluation mode, no gradient, all processes."""
+    counts, losses = totals(micro), {"retain": 0.0}
+    with subject.evaluating():
+        for batches in share(micro, subject.encoder):
+            step = make_step(method, subject, reference, batches, None, share_pass=False)
+            with accelerator.autocast():
+                terms = method.terms(step, "retain")
+                loss = weighted_sum(terms, reduce_terms(terms, counts), "retain")
+            losses["retain"] += 0.0 if loss is None else float(loss)
+    return processes.add_figures(losses)[0]["retain"]
+
+
 def perturbed(method: Method, scope: Scope, estimate: Estimate, step: int, total: int) -> Gradients:
     """Gradients of a step with perturbations: only the forget side is perturbed."""
     retain = estimate(only="retain")

@@ -23,7 +23,7 @@ from expunge.models.subject import Subject, checksum
 from expunge.records.base import write_text
 from expunge.seeding import derive
 from expunge.training.checkpoint import Checkpoints, FitState, put, take
-from expunge.training.gradients import BOTH, Movement, apply, gradients, perturbed
+from expunge.training.gradients import BOTH, Movement, apply, gradients, perturbed, retain_loss
 from expunge.training.interrupt import interruptible
 from expunge.training.method import Method
 from expunge.training.recomputing import recomputing
@@ -97,10 +97,12 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
             line |= grads.describe()
             bad = [n for n, v in grads.values.items() if not math.isfinite(v)]
             fine = not bad and all(math.isfinite(line.get(f"grad_norm_{role}", 0.0)) for role in BOTH)
-            update = method.combine(grads, index // schedule.steps_per_epoch) if fine else ()
+            if fine:
+                method.ready(line["epoch"], partial(retain_loss, method, subject, reference, accelerator), micro)
+            update = method.combine(grads, line["epoch"]) if fine else ()
             del grads  # free memory: only the update is needed now
             norm = float(torch.stack([g.norm() for g in update]).norm()) if fine else math.nan
-            line |= method.figures() | {"grad_norm": norm}
+            line["grad_norm"] = norm
             if not math.isfinite(norm):
                 if loop.checkpoint_every:
                     save()
@@ -116,6 +118,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
                 group.update(lr=line["lr"], estimated=probing is not None)
             with method.around_step(scope, optimizer):
                 apply(optimizer, scope, update, scale)
+            line |= method.figures()
             scope.enforce()
 
             progress.step += 1

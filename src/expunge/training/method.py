@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
+from expunge.data.encoder import Batch
 from expunge.models.scope import Scope
 from expunge.training.gradients import Gradient, Gradients, Oracle
 from expunge.training.step import Role, Step, WeightedTerm
 from expunge.training.zeroth import Probing
+
+RetainLoss = Callable[[Sequence[Mapping[str, Batch]]], float]
+"""The weighted loss of the retain role over micro-batches, at the current weights."""
 
 
 class Method:
@@ -45,6 +49,10 @@ class Method:
     def perturb(self, scope: Scope, plain: Oracle, step: int, total: int) -> Gradient:
         """The forget gradient that replaces `plain()`."""
         return plain()
+
+    def ready(self, epoch: int, loss: RetainLoss, micro: Sequence[Mapping[str, Batch]]) -> None:
+        """Called before `combine`: `loss` reads the retain role's weighted loss at the current weights, `micro` are the
+        micro-batches of the step."""
 
     def combine(self, grads: Gradients, epoch: int) -> Gradient:
         """One update from the step's gradients."""

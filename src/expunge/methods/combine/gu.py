@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from expunge import plugin
+from expunge.methods._lib.line_search import shortened
 from expunge.methods._lib.projection import basis_of, multipliers, off_basis
 from expunge.methods.base import Combine
 from expunge.models.scope import Scope
@@ -31,18 +32,24 @@ class GU(Combine):
                                   "forget gradient off the retain gradient; basis: off several, per tensor.")
         history: int = Field(8, ge=0, le=32, description="Earlier retain gradients kept as constraints, in addition "
                                                          'to that of the step ("update" and "basis").')
+        budget: float | None = Field(None, ge=0, description="Most that the retain loss of a step's rows may rise by "
+                                                             "the step, or it is shortened; None: no check.")
+        scales: list[float] = Field([1.0, 0.5, 0.25, 0.125], min_length=1, description=(
+            "Lengths of the step that are tried under a budget, longest first; if none keeps to it, there is no step."))
 
     card = Card(
         name="gu", kind="combine",
         summary="geometric disentanglement: updates that do not raise the retain loss, to first order",
         paper="Geometric-Disentanglement Unlearning (arXiv 2511.17100)",
         formula="min 1/2 (u' - u)^T D (u' - u) with <g_i, u'> <= 0; D = sqrt(v) + eps of Adam, g_i retain gradients",
-        defaults="history 8, all parameters of the scope (the authors take the last 5 blocks, final norm and head)",
+        defaults="history 8, all parameters of the scope (the authors take the last 5 blocks, final norm and head), "
+                 "no budget",
         companions="retain_nll",
-        memory='4 + history for "update" and "basis", 2 for "gradient"',
+        memory='4 + history for "update" and "basis", 2 for "gradient"; 2 more with a budget',
         deviations=("the projection is solved as a non-negative least-squares problem, whose solution equals that of "
                     "the authors' search over active sets",
-                    "D = 1 if the optimizer has no second moment; there is no filter by the retain loss after the step",
+                    "D = 1 if the optimizer has no second moment",
+                    "the scales under a budget are ours; the loss is that of the recipe's retain terms",
                     '"gradient" uses the plain inner product, not that of Adam\'s metric',
                     '"basis" drops the oldest direction; it contains the gradient of the step, so '
                     "the tangential part is the whole gradient",
@@ -62,6 +69,11 @@ class GU(Combine):
     def __init__(self, spec: BaseModel | None = None, **options: Any) -> None:
         super().__init__(spec, **options)
         self._constraints: list[list[Tensor]] = []
+        self._loss: Callable[[], float] | None = None
+        self._scale = 1.0
+
+    def ready(self, epoch: int, of_step: Callable[[], float], of_epoch: Callable[[], float]) -> None:
+        self._loss = None if self.spec.budget is None else of_step
 
     def __call__(self, forget: Gradient, retain: Gradient) -> Gradient:
         square = inner(retain, retain)
@@ -77,15 +89,23 @@ class GU(Combine):
                 for f, r, *rows in zip(forget, retain, *self._constraints, strict=True)]
 
     def around_step(self, scope: Scope, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
-        if self.spec.form != "update" or not self._constraints:
-            return nullcontext()
-        return self._projected(scope, optimizer)
+        projects = self.spec.form == "update" and bool(self._constraints)
+        return self._corrected(scope, optimizer, projects) if projects or self._loss else nullcontext()
 
     @contextmanager
-    def _projected(self, scope: Scope, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    def _corrected(self, scope: Scope, optimizer: torch.optim.Optimizer, projects: bool) -> Iterator[None]:
         before = {n: p.detach().clone() for n, p in scope.parameters.items()}
+        start = self._loss() if self._loss else 0.0
         yield
+        if projects:
+            self._project(scope, optimizer, before)
+        if self._loss:
+            self._scale = shortened(scope, before, self.spec.scales, self._loss, start + self.spec.budget)
 
+    def figures(self) -> dict[str, float]:
+        return {} if self._loss is None else {"step_scale": self._scale}
+
+    def _project(self, scope: Scope, optimizer: torch.optim.Optimizer, before: Mapping[str, Tensor]) -> None:
         def rows() -> Iterator[tuple[Tensor, Tensor, Tensor | float, list[Tensor]]]:
             """Per parameter: its current value, its value before the step, the metric, and the constraints' parts."""
             for (name, parameter), *parts in zip(scope.parameters.items(), *self._constraints, strict=True):
