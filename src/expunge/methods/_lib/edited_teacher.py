@@ -47,7 +47,8 @@ def tokens_after(skip: int, batch: Batch) -> Tensor:
 
 
 class EditedTeacher(Objective):
-    """Base of the family: a subclass implements `edit`, and `counted` if not every answer token counts.
+    """Base of the family: a subclass implements `edit`, `counted` if not every answer token counts, and `weights` if
+    not all of them count alike.
 
     The teacher is the original when the card needs reference.logits, else the current model.
     The target is detached.
@@ -67,10 +68,16 @@ class EditedTeacher(Objective):
         """The number of counted tokens."""
         return int(self.counted(batch).sum())
 
+    def weights(self, step: Step) -> Tensor | None:
+        """Factor of every token's loss, shape N; None for 1. The denominator of the mean stays the number of tokens."""
+        return None
+
     def terms(self, step: Step) -> dict[str, Term]:
         answers = step.answers("forget")
         from_original = "reference.logits" in self.card.needs
         teacher = step.reference.answers(answers.batch) if from_original else answers
         loss_N = cross_entropy(self.edit(teacher.logits_NV.detach(), answers.batch), answers.source)
         loss_N = loss_N.where(self.counted(answers.batch), 0.0)
+        if (weights_N := self.weights(step)) is not None:
+            loss_N = loss_N * weights_N.to(loss_N)
         return {self.card.name: Term(answers.per_row(loss_N), self.count, "forget")}

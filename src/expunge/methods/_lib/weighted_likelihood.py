@@ -40,8 +40,13 @@ def sequence_logp(answers: Answers) -> Tensor:
 
 def log_ratio(step: Step, side: str) -> Tensor:
     """log(P / P0) of each answer of a side, P0 the original's probability; shape B."""
+    return step.answers(side).per_row(token_log_ratios(step, side))
+
+
+def token_log_ratios(step: Step, side: str) -> Tensor:
+    """log(p / p0) of each supervised token of a side; shape N."""
     answers = step.answers(side)
-    return answers.per_row(answers.logp_N - step.reference.logp(answers.batch))
+    return answers.logp_N - step.reference.logp(answers.batch)
 
 
 def log1mexp(logp_N: Tensor) -> Tensor:

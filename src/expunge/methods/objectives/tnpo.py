@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -11,8 +13,11 @@ from expunge.methods.base import WeightedSpec
 from expunge.plugin import Card, Property
 
 
-def tnpo_weight(logp_N: Tensor, reference_N: Tensor, beta: float) -> Tensor:
-    """2 p^beta / (p^beta + p0^beta) of every token, as a sigmoid so that no power can underflow."""
+def tnpo_weight(logp_N: Tensor, reference_N: Tensor, beta: float, epsilon: float = 0.0) -> Tensor:
+    """2 p^beta / (p^beta + p0^beta + epsilon) of every token, as a sigmoid so that no power can underflow."""
+    if epsilon > 0:
+        others_N = torch.logaddexp(beta * reference_N, torch.full_like(reference_N, math.log(epsilon)))
+        return 2 * torch.sigmoid(beta * logp_N - others_N)
     log_ratio_N = (logp_N - reference_N).nan_to_num(nan=0.0)  # probability 0 in both models counts as no change
     return 2 * torch.sigmoid(beta * log_ratio_N)
 
@@ -22,18 +27,19 @@ class TNPO(WeightedLikelihood):
 
     class Spec(WeightedSpec):
         beta: float = Field(4.0, gt=0, description="Inverse temperature: how soon the weight of a token fades.")
+        epsilon: float = Field(0.0, ge=0, description="Added to the denominator of the weight, so that tokens that "
+                                                      "both models find unlikely fade; the authors' code has 1e-5.")
 
     card = Card(
         name="tnpo", kind="objective",
         summary="token-wise npo: the weight of a token fades once it is below the original",
         paper="Wang et al. 2025, Rethinking LLM Unlearning Objectives (arXiv 2502.19301, ICLR 2025)",
-        formula="L = (1/n_tokens) * sum_t stopgrad(2 p_t^beta / (p_t^beta + p0_t^beta)) log p_t",
-        defaults="beta 4, AdamW, lr 1e-5 (Phi 2e-5), batch 16, 5 epochs, no weight decay (the authors); "
-                 "usually with a retain term, as in tnpo + retain_kl",
+        formula="L = (1/n_tokens) * sum_t stopgrad(2 p_t^beta / (p_t^beta + p0_t^beta + epsilon)) log p_t",
+        defaults="beta 4, epsilon 0 (1e-5 in the authors' code), AdamW, lr 1e-5 (Phi 2e-5), batch 16, 5 epochs, "
+                 "no weight decay (the authors); usually with a retain term, as in tnpo + retain_kl",
         needs=frozenset({"reference.logp"}),
         model_needs=frozenset({"logp", "weights"}),
-        deviations=("the authors' code adds 1e-5 to the denominator, which fades unlikely tokens sooner; "
-                    "a sigmoid of the log ratio does not need it",
+        deviations=("epsilon is 0 unless asked for: a sigmoid of the log ratio needs none",
                     "the mean is over the tokens of the whole optimizer step, not of each micro-batch"),
     )
     space = {"beta": ("log", 0.5, 8.0), "weight": ("log", 0.05, 2.0)}
@@ -49,4 +55,4 @@ class TNPO(WeightedLikelihood):
 
     def weight(self, logp_N: Tensor, reference_N: Tensor | None) -> Tensor:
         assert reference_N is not None  # the card needs it
-        return tnpo_weight(logp_N, reference_N, self.spec.beta)
+        return tnpo_weight(logp_N, reference_N, self.spec.beta, self.spec.epsilon)

@@ -21,12 +21,12 @@ class WTNPO(WeightedLikelihood):
         name="wtnpo", kind="objective",
         summary="token-wise npo, additionally weighted by a power of the probability",
         paper="Wang et al. 2025, Rethinking LLM Unlearning Objectives (arXiv 2502.19301, ICLR 2025)",
-        formula="L = (1/n_tokens) * sum_t stopgrad(2 p_t^(beta+alpha) / (p_t^beta + p0_t^beta)) log p_t",
-        defaults="beta 4, alpha 1.5, AdamW, lr 1e-5 (Phi 2e-5), batch 16, 5 epochs, no weight decay (the authors); "
-                 "usually with a retain term, as in wtnpo + retain_kl",
+        formula="L = (1/n_tokens) * sum_t stopgrad(2 p_t^(beta+alpha) / (p_t^beta + p0_t^beta + epsilon)) log p_t",
+        defaults="beta 4, alpha 1.5, epsilon 0 (1e-5 in the authors' code), AdamW, lr 1e-5 (Phi 2e-5), batch 16, "
+                 "5 epochs, no weight decay (the authors); usually with a retain term, as in wtnpo + retain_kl",
         needs=frozenset({"reference.logp"}),
         model_needs=frozenset({"logp", "weights"}),
-        deviations=("the authors' code adds 1e-5 to the denominator; a sigmoid of the log ratio does not need it",
+        deviations=("epsilon is 0 unless asked for: a sigmoid of the log ratio needs none",
                     "one version of the authors' code fixes beta at 0.1; here beta and alpha are options",
                     "the mean is over the tokens of the whole optimizer step, not of each micro-batch"),
     )
@@ -41,4 +41,5 @@ class WTNPO(WeightedLikelihood):
 
     def weight(self, logp_N: Tensor, reference_N: Tensor | None) -> Tensor:
         assert reference_N is not None  # the card needs it
-        return wga_weight(logp_N, self.spec.alpha) * tnpo_weight(logp_N, reference_N, self.spec.beta)
+        token_N = tnpo_weight(logp_N, reference_N, self.spec.beta, self.spec.epsilon)
+        return wga_weight(logp_N, self.spec.alpha) * token_N
