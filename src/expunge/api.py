@@ -18,7 +18,8 @@ from expunge.audit.suite import parse_suite
 from expunge.auditing import check_audited, check_formats, check_rows, check_same_audit, score_again, task_of
 from expunge.benchmarks.loading import default_suite, load_task
 from expunge.console import Reporter
-from expunge.data.tasks import limited
+from expunge.data.duplicates import count_rows
+from expunge.data.tasks import limited, settle_overlap
 from expunge.errors import ExpungeError, PreflightError, RequirementError, UsageError
 from expunge.exact.deletion import trained_on_task
 from expunge.methods.base import Exact
@@ -43,11 +44,14 @@ AnySettings = TypeVar("AnySettings", TrainSettings, RunSettings)
 
 def as_task(task: Task | str | None, settings: LoopSettings | AuditSettings, **files: Any) -> Task:
     """A given task, or what `load_task` makes of a name or of files; cut to the limit and with the template asked for.
+
+    Rows that stand on two sides were refused when a given task was loaded; here they are only dropped, if asked for.
     """
     if not isinstance(task, Task):
-        task = load_task(task, limit=settings.limit, **files)
-    elif settings.limit is not None:
-        cut = limited(task, settings.limit)
+        task = load_task(task, limit=settings.limit, on_overlap=settings.on_overlap, **files)
+    else:
+        task = settle_overlap(task, "drop" if settings.on_overlap == "drop" else "keep")
+        cut = task if settings.limit is None else limited(task, settings.limit)
         # A task that is short enough keeps its name: the command line hands over tasks that are cut already.
         task = task if cut.fingerprints() == task.fingerprints() else cut
     return task if settings.template is None else task.model_copy(update={"template": settings.template})
@@ -111,13 +115,14 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, method: str |
                      truncated=sum(r.truncated for r in rows))
     if dry_run:
         return plan
+    announce(plan, reporter, settings.max_length)
     record = make_record("train", (stage,), settings, model, subject, task, plan)
     return execute(plan, (stage,), subject, task, record, out, resume=resume, overwrite=overwrite, reporter=reporter)
 
 
 def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str | None = None,
            forget: Path | None = None, retain: Path | None = None, holdout: Path | None = None,
-           mapping: dict[str, str] | None = None, data_dir: Path | None = None, allow_overlap: bool = False,
+           mapping: dict[str, str] | None = None, data_dir: Path | None = None,
            settings: RunSettings | None = None, resume: bool = False, overwrite: bool = False, dry_run: bool = False,
            reporter: Reporter | None = None, **options: Any) -> RunRecord | Plan:
     """Make a model forget rows of a task by a recipe.
@@ -136,8 +141,7 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
     """
     reporter, out = reporter or Reporter(quiet=True), Path(out)
     settings = RunSettings.build(settings, **options)
-    task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
-                   allow_overlap=allow_overlap)
+    task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir)
     settings = _resolved(settings, task)
     config = check_model(model, train=True)
     stages = parse(method, getattr(config, "num_hidden_layers", 4))
@@ -160,7 +164,7 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
 
 def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | str | None = None,
           forget: Path | str | None = None, retain: Path | str | None = None, holdout: Path | str | None = None,
-          mapping: dict[str, str] | None = None, data_dir: Path | None = None, allow_overlap: bool = False,
+          mapping: dict[str, str] | None = None, data_dir: Path | None = None,
           original: str | Path | None = None, retrained: str | Path | Sequence[str | Path] = (),
           require: Sequence[str] = (), settings: AuditSettings | None = None, resume: bool = False,
           overwrite: bool = False, dry_run: bool = False, reporter: Reporter | None = None,
@@ -197,20 +201,20 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
         original = record.model
     if task is None and forget is None:
         task = task_of(subject)
-    task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir,
-                   allow_overlap=allow_overlap)
+    task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir)
     asked = named or parse_suite(default_suite(task.name))
     settings = settings.model_copy(update={"template": task.template})
     models = [subject, *([original] if original else []), *retrained]
     configs = [check_model(m) for m in models]
     offered = subject_class(configs[0]).offers(configs[0])
     check_conditions(require, asked, Offer(task, original is not None, bool(retrained), frozenset(offered)))
+    reporter.note(*(notes := (*task.notes, *count_rows(task).notes())))
     if dry_run:
         wanted = ordered(required(map(parse_metric, asked.metrics)), task)
         context = AttackContext.of(task)
         reads = load_encoder(resolve(subject), configs[0], task.template, settings.max_length)
         return {"terms": list(asked.metrics), "prompt": reads.describe(task.probe_rows("forget")).to_json(),
-                "observations": [
+                "notes": list(notes), "observations": [
             f"{probe} on {len(task.probe_rows(split))} {split} rows" for probe, split in wanted],
             "attacks": {a.text(): f"cannot run: {why}" if (why := cannot_run(
                 a, context, original is not None, offered)) else a.cost(context) for a in asked.attacks}}

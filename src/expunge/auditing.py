@@ -69,8 +69,8 @@ def check_same_audit(stored: Audit, folder: Path, subject: Subject, task: Task, 
                 twins: int) -> None:
     """A finished audit is gone on with by the same one, or one that asks more; anything else would take its place."""
     before = stored.settings or settings.model_copy(update={"seed": stored.seed, "resamples": stored.resamples})
-    # The terms are compared below, and what limit and template make of the rows by the task's fingerprint.
-    options = [name for name in AuditSettings.model_fields if name not in ("suite", "limit", "template")]
+    # The terms are compared below, and what limit, overlap and template make of the rows by the task's fingerprint.
+    options = [name for name in AuditSettings.model_fields if name not in ("suite", "limit", "on_overlap", "template")]
     differs = [name for name, then, now in (
         ("model", stored.subject.fingerprint, subject.fingerprint),
         ("task", stored.task_fingerprint, task.fingerprint),

@@ -24,9 +24,10 @@ class Reporter:
         self._live = self.err.is_terminal and not quiet
         self._progress: Progress | None = None
 
-    def note(self, text: str) -> None:
-        """One line about what happens next."""
-        self.err.print(text, markup=False, soft_wrap=True)
+    def note(self, *texts: str) -> None:
+        """One line each about what happens next."""
+        for text in texts:
+            self.err.print(text, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """A warning that the user should act on."""

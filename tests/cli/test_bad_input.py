@@ -209,10 +209,10 @@ def test_data_that_is_not_there(refused: Any, rows: Any, tmp_path: Path) -> None
     ("f.jsonl", '{"question": "Q", "answer": "A"}\n{"question": "Q2"}\n',
      ("f.jsonl, line 2", "none of the known shapes", "It has: 'question'")),
     ("f.jsonl", '{"question": "Q", "answer": ""}\n', ("f.jsonl, line 1", "'answer' is empty")),
-    ("f.jsonl", '{"question": "Q", "answer": 3}\n', ("f.jsonl, line 1", "must be text")),
+    ("f.jsonl", '{"question": "Q", "answer": true}\n', ("f.jsonl, line 1", "must be text")),
     ("f.jsonl", '{"question": "Q", "answer": "A"}\n{"quest', ("f.jsonl, line 2", "not valid JSON")),
     ("f.csv", "question,answer\nQ,A\nQ2,A2,more\n", ("f.csv, line 3", "more or fewer cells")),
-    ("f.txt", "hello", ("'.txt' cannot be read", ".jsonl")),
+    ("f.doc", "hello", ("'.doc' cannot be read", ".jsonl")),
     ("f.parquet", "no parquet", ("not a readable parquet file",)),
 ])
 def test_rows_that_cannot_be_used(refused: Any, tmp_path: Path, name: str, text: str, says: tuple[str, ...]) -> None:
@@ -235,13 +235,13 @@ def test_forget_rows_that_stand_in_retain(cli: Any, refused: Any, model: Path, r
     both = tmp_path / "both.jsonl"
     both.write_text(rows.retain.read_text() + rows.forget.read_text().splitlines()[1].upper().replace(
         "QUESTION", "question").replace("ANSWER", "answer") + "\n", encoding="utf-8")
-    says = ("1 of 4 forget rows also stand in retain", "The first is forget/1", "--allow-overlap")
+    says = ("1 of 4 forget rows also stand in retain", "The first is forget/1", "--on-overlap drop")
     data = ("--forget", rows.forget, "--retain", both)
     refused(data=data, says=says)
     cli.refused("audit", model, *data, "--out", out, says=says)
     cli.refused("train", "tiny", *data, "--out", out, says=says)
     assert not out.exists()
-    words = (*data, "--allow-overlap", "--dry-run", "--out", out)
+    words = (*data, "--on-overlap", "keep", "--dry-run", "--out", out)
     assert cli("forget", model, *words, "--method", "ga").json["rows"]["retain"] == 7
     assert cli("train", "tiny", *words).json["kind"] == "train"
     assert cli("audit", model, *words).json["observations"]

@@ -16,7 +16,7 @@ from expunge.cli.main import app
 from expunge.plugin import KINDS, METHODS
 from expunge.registry import entries
 
-TASK_OPTIONS = {"--task", "--forget", "--retain", "--map", "--data-dir", "--allow-overlap", "--limit", "--max-length",
+TASK_OPTIONS = {"--task", "--forget", "--retain", "--map", "--data-dir", "--on-overlap", "--limit", "--max-length",
                 "--template"}
 LOOP_OPTIONS = {"--epochs", "--steps", "--lr", "--batch-size", "--accumulate", "--eval-every",
                 "--gradient-checkpointing"}

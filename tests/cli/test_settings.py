@@ -77,7 +77,7 @@ def test_steps_are_counted_in_one_place() -> None:
 def test_what_the_record_holds_is_unchanged() -> None:
     """Others read record.json: these are its keys under `settings`."""
     both = {"epochs", "steps", "batch_size", "accumulate", "max_length", "limit", "template", "gradient_checkpointing",
-            "mixed_precision"}
+            "mixed_precision", "on_overlap"}
     assert set(TrainSettings().to_json()) == both | {"split"}
     assert set(RunSettings().to_json()) == both | {"eval_every", "keep", "utility_floor", "forget_target",
                                                    "stop_at_target", "stop_at_floor"}

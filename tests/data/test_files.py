@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from expunge.data.files import parse_map, read_examples
+from expunge.data.files import read_examples
+from expunge.data.mapping import parse_map
+from expunge.data.shapes import FIELDS
 from expunge.errors import DataError, ExpungeError, MissingError, UsageError
 from expunge.records.task import Example
 
@@ -105,7 +107,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 def test_map(rows: Path) -> None:
-    mapping = parse_map("question=q, answer=a,paraphrases=text")
+    mapping = parse_map("question=q, answer=a,paraphrases=text", FIELDS)
     assert mapping == {"question": "q", "answer": "a", "paraphrases": "text"}
     jsonl(rows, {"q": "Who?", "a": "Ann.", "text": "It is Ann."}, {"q": "When?", "a": "Now."})
     first, second = read_examples(rows, mapping=mapping)
@@ -126,14 +128,14 @@ def test_map_decides_between_shapes(rows: Path) -> None:
 ])
 def test_bad_maps(text: str, match: str) -> None:
     with pytest.raises(UsageError, match=match):
-        parse_map(text)
+        parse_map(text, FIELDS)
 
 
 @pytest.mark.parametrize(("row", "match"), [
     ({"q": "Who?", "a": "Ann."}, r"line 2: .*\nIt has: 'q', 'a'\.\n.*--map question=q,answer=a"),
     ({"question": "Who?"}, r"line 2: .*\nIt has: 'question'"),
     ({}, "line 2: .*\nIt has: nothing"),
-    ({"question": "Who?", "answer": 3}, "line 2: 'answer' must be text, not a number"),
+    ({"question": "Who?", "answer": True}, "line 2: 'answer' must be text, not true or false"),
     ({"question": ["Who?"], "answer": "Ann."}, "line 2: 'question' must be text, not a list"),
     ({"question": "Who?", "answer": ""}, "line 2: 'answer' is empty"),
     ({"question": "Who?", "answer": "  "}, "line 2: 'answer' is empty"),
@@ -143,8 +145,11 @@ def test_bad_maps(text: str, match: str) -> None:
     (["Who?", "Ann."], "line 2: a row must be an object .* not a list"),
     ("Who?", "line 2: a row must be an object .* not text"),
     ({**QA, "id": True}, "line 2: 'id' must be text"),
-    ({**QA, "wrong_answers": [1]}, "line 2: 'wrong_answers' must be text"),
-    ({**QA, "wrong_answers": {"a": "b"}}, "line 2: 'wrong_answers' must be text or a list"),
+    ({**QA, "wrong_answers": [None]}, "line 2: 'wrong_answers' must be text"),
+    ({**QA, "wrong_answers": "Bob."}, "line 2: 'wrong_answers' must be a list of texts, not one text"),
+    ({**QA, "perturbed_answer": "['Bob.', 'Cid.']"}, "line 2: 'perturbed_answer' must be a list of texts"),
+    ({**QA, "options": "Ann"}, "line 2: 'options' must be a list of texts"),
+    ({**QA, "wrong_answers": {"a": "b"}}, "line 2: 'wrong_answers' must be a list"),
     ({**QA, "wrong_answers": ["Ann."]}, "line 2: a right answer is also among the wrong"),
     ({**QA, "wrong_answers": ["So."], "paraphrases": "So."}, "line 2: a right answer is also"),
     ({**QA, "options": ["Bob", "Cid"]}, "line 2: which of the options is right"),
@@ -171,7 +176,7 @@ def test_short_answer_settles_nested_options(rows: Path) -> None:
 
 @pytest.mark.parametrize(("name", "content", "error", "match"), [
     ("none.jsonl", None, MissingError, "does not exist"),
-    ("rows.txt", b"{}", DataError, r"'\.txt' cannot be read.*\n.*\.jsonl"),
+    ("rows.doc", b"{}", DataError, r"'\.doc' cannot be read.*\n.*\.jsonl"),
     ("rows", b"{}", DataError, "cannot be read"),
     ("rows.jsonl", b"", DataError, "no rows"),
     ("rows.json", b"[]", DataError, "no rows"),

@@ -164,9 +164,9 @@ def test_overlap_is_refused_with_count_and_example(tmp_path: Path) -> None:
     forget = write(tmp_path / "f.jsonl", qa("Who?", "Ann."), qa("Who else?", "Bob."), {"text": "Once upon."})
     retain = write(tmp_path / "r.jsonl",
                    qa(" who? ", "ANN."), {"text": "once  upon."}, qa("Who else?", "Cid."))
-    with pytest.raises(DataError, match=r"2 of 3 forget rows[\s\S]*forget/0[\s\S]*Ann[\s\S]*--allow-overlap"):
+    with pytest.raises(DataError, match=r"2 of 3 forget rows[\s\S]*forget/0[\s\S]*Ann[\s\S]*--on-overlap drop"):
         load_task(None, forget=forget, retain=retain)
-    assert len(load_task(None, forget=forget, retain=retain, allow_overlap=True).forget) == 3
+    assert len(load_task(None, forget=forget, retain=retain, on_overlap="keep").forget) == 3
     with pytest.raises(DataError, match="1 of 3 holdout rows"):
         load_task(None, forget=write(tmp_path / "g.jsonl", qa("Who?", "Ann.")), holdout=forget)
 

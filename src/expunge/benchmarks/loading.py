@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from expunge.benchmarks.base import TaskPlugin
-from expunge.data.tasks import check_overlap, limited, task_from_files
+from expunge.data.tasks import limited, settle_overlap, task_from_files
 from expunge.errors import UsageError, did_you_mean
 from expunge.records.run import RunFolder
-from expunge.records.settings import check_limit
+from expunge.records.settings import Overlap, check_limit
 from expunge.records.task import Task
 from expunge.registry import entries, of_kind
 
@@ -30,7 +30,7 @@ def load_task(
     mapping: Mapping[str, str] | None = None,
     data_dir: Path | None = None,
     limit: int | None = None,
-    allow_overlap: bool = False,
+    on_overlap: Overlap = "refuse",
     seed: int = 0,
 ) -> Task:
     """The task called `name`, or, when that is None, the one made of the given files.
@@ -38,15 +38,16 @@ def load_task(
     Args:
         name: a run folder, whose rows are meant, or `authors`, `authors(forget=5, seed=1)`, `tofu:forget10`;
             `limit` may also stand in the parentheses, so that the name of a task leads back to the same task.
-        forget, retain, holdout: files of rows (see `data.files`); only without a name. Rows without an id
-            are called `forget/0` and so on; ids that two files share get their split in front.
-        mapping: our field name -> the file's, as `files.parse_map` gives it.
+        forget, retain, holdout: files of rows, folders or data sets of the hub (`data.files.read_source`); only
+            without a name. Rows without an id are called `forget/0` and so on; ids that two files share get their
+            split in front.
+        mapping: our field name -> the file's, or a path to it, as `data.mapping.parse_map` gives it.
         data_dir: folder with the files of a published data set, such as TOFU's, or with a folder `tofu` of
             them. Without it the environment variable EXPUNGE_DATA is tried, then the hub.
         limit: keep this many rows of every split, the first ones (utility: of all its groups in
             turn), and only probe rows that belong to kept ones.
-        allow_overlap: accept forget rows that stand in retain too, and holdout rows that a model is
-            trained on.
+        on_overlap: what to do with forget rows that stand in retain too, and holdout rows that a model is trained on:
+            "refuse"; "drop" them from retain (from holdout); "keep" them.
         seed: of a task that draws its rows; a seed in the name goes first.
 
     Raises UsageError, MissingError or DataError, each with what to do next.
@@ -78,8 +79,7 @@ def load_task(
         if seed and "seed" in plugin.Spec.model_fields:
             options.setdefault("seed", seed)
         task = plugin(**options).load(Path(data_dir) if data_dir is not None else None)
-    if not allow_overlap:
-        check_overlap(task)
+    task = settle_overlap(task, on_overlap)
     return task if limit is None else limited(task, limit)
 
 

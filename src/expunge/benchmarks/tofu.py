@@ -10,8 +10,8 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.benchmarks.base import Published, TaskCard, TaskPlugin
-from expunge.data.files import to_example
 from expunge.data.published import PublishedData
+from expunge.data.shapes import to_example
 from expunge.data.tasks import with_changes
 from expunge.errors import DataError
 from expunge.plugin import Property

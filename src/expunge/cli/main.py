@@ -34,7 +34,7 @@ from expunge.models.places import check_place
 from expunge.models.sizes import SIZES, is_fresh
 from expunge.records.settings import AuditSettings, RunSettings, TaskOptions, TrainSettings
 
-TASK_OF_A_TRAINING = ("task", "forget", "retain", "map", "data_dir", "allow_overlap")
+TASK_OF_A_TRAINING = ("task", "forget", "retain", "map", "data_dir")
 """Training asks for no holdout rows."""
 
 

@@ -17,7 +17,7 @@ from expunge.records.settings import RunSettings, TaskOptions
 @friendly
 @with_plugins
 @with_options("rows", TaskOptions)
-@with_options("settings", RunSettings, "epochs", "steps", "batch_size", "seed", "limit", "template")
+@with_options("settings", RunSettings, "epochs", "steps", "batch_size", "seed", "limit", "on_overlap", "template")
 def sweep(
     rows: TaskOptions, settings: RunSettings,
     model: Annotated[str | None, typer.Argument(help="Run folder, model folder or hub name; the built-in world's "
@@ -59,7 +59,7 @@ def sweep(
 @friendly
 @with_plugins
 @with_options("rows", TaskOptions)
-@with_options("settings", RunSettings, "epochs", "lr", "batch_size", "seed", "limit", "template")
+@with_options("settings", RunSettings, "epochs", "lr", "batch_size", "seed", "limit", "on_overlap", "template")
 def shadows(
     rows: TaskOptions, settings: RunSettings,
     model: Annotated[str, typer.Argument(help="Size or config to start fresh, or a model to start from.")] = "tiny",

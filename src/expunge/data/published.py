@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from expunge.data.files import Located, read_rows
+from expunge.data.files import read_rows
+from expunge.data.hub import HubAddress, hub_rows
+from expunge.data.mapping import Located
 from expunge.errors import MissingError
 
 DATA_VARIABLE = "EXPUNGE_DATA"
@@ -54,17 +54,5 @@ class PublishedData:
         """
         if folder is not None:
             return read_rows(folder / f"{config}.json")
-        fix = f"Give a folder with the files by --data-dir or the variable {DATA_VARIABLE}."
-        try:
-            from datasets import load_dataset
-        except ImportError:
-            raise MissingError(
-                f"The {self.title} data is not here, and the package `datasets` that could fetch it is not installed.",
-                "", f"{fix} Or: pip install 'expunge[hub]'",
-            ) from None
-        try:
-            found: Iterable[Any] = load_dataset(self.hub, config)["train"]
-            return [(f"{self.hub} {config}, row {n}", dict(row)) for n, row in enumerate(found, 1)]
-        except Exception as error:  # the hub client raises a dozen unrelated types when it is offline
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise MissingError(f"The {self.title} data could not be fetched from the hub.", reason, fix) from None
+        return hub_rows(HubAddress(self.hub, config, "train"), title=self.title,
+                        otherwise=f"Give a folder with the files by --data-dir or the variable {DATA_VARIABLE}.")

@@ -7,55 +7,90 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from expunge.data.files import check_map, read_rows, to_examples
+from expunge.data.duplicates import row_key
+from expunge.data.files import read_source, source_name, to_examples
+from expunge.data.mapping import check_map
 from expunge.errors import DataError
+from expunge.records.settings import Overlap
 from expunge.records.task import SPLITS, Example, Task
 
 
 def task_from_files(
     forget: Path, retain: Path | None, holdout: Path | None, *, mapping: Mapping[str, str] | None
 ) -> Task:
-    """The task whose splits are the rows of these files.
+    """The task whose splits are the rows of these files, folders or data sets of the hub (`files.read_source`).
 
     Raises MissingError or DataError for files that are not there or cannot be read.
     """
     paths = {"forget": forget, "retain": retain, "holdout": holdout}
-    raw = {split: read_rows(path) for split, path in paths.items() if path}
-    check_map(mapping, [row for located in raw.values() for row in located])
-    rows = {split: to_examples(located, mapping=mapping, prefix=split) for split, located in raw.items()}
+    read = {split: read_source(path) for split, path in paths.items() if path}
+    check_map(mapping, [row for source in read.values() for row in source.rows])
+    rows, notes = {}, []
+    for split, source in read.items():
+        rows[split], told = to_examples(source.rows, mapping=mapping, prefix=split)
+        notes += [*source.notes, *told]
     ids = [row.id for split in rows.values() for row in split]
     if len(set(ids)) < len(ids):  # files are often numbered from 1 each
         rows = {split: tuple(with_changes(row, id=f"{split}/{row.id}") for row in found)
                 for split, found in rows.items()}
-    return Task(name=f"files:{forget.stem}", forget=rows["forget"], retain=rows.get("retain", ()),
-                holdout=rows.get("holdout", ()))
-
-
-def _key(row: Example) -> tuple[str, ...]:
-    """What makes two rows the same: image, prompt (or all turns) and answer, without case and spacing of their text."""
-    parts = [content for _, content in row.messages] or ([] if row.image else [row.prompt])
-    image = (row.image.data,) if row.image else ()  # base64: another case is another image
-    return (*image, *(" ".join(part.casefold().split()) for part in (*parts, row.answer)))
+    return Task(name=f"files:{source_name(forget)}", forget=rows["forget"], retain=rows.get("retain", ()),
+                holdout=rows.get("holdout", ()), notes=tuple(notes))
 
 
 def check_overlap(task: Task) -> None:
     """Raises DataError for rows that must stand on one side only and do not."""
-    for split, rows, others, why in (
-        ("forget", task.forget, (*task.retain, *task.background),
+    settle_overlap(task, "refuse")
+
+
+def settle_overlap(task: Task, on_overlap: Overlap) -> Task:
+    """The task with no row on two sides, or as it is for `keep`.
+
+    A row of forget and retain is dropped from retain: what is asked to be forgotten is not trained on. A row of holdout
+    and any other set that a model may have seen is dropped from holdout.
+
+    Raises:
+        DataError: `refuse`, and there is such a row; `drop`, and it would leave a set without rows.
+    """
+    if on_overlap == "keep":
+        return task
+    for split, others, drop_from, why in (
+        ("forget", ("retain", "background"), ("retain", "background"),
          "Unlearning would be asked to forget and to keep the same row."),
-        ("holdout", task.holdout, task.training_rows("full"),
+        ("holdout", ("forget", "retain", "background"), ("holdout",),
          "Holdout rows are the control that no model may have seen."),
     ):
-        keys = {_key(row): row.id for row in others}
-        both = [row for row in rows if _key(row) in keys]
-        if both:
+        rows: tuple[Example, ...] = getattr(task, split)
+        keys = {row_key(row): row.id for other in others for row in getattr(task, other)}
+        both = [row for row in rows if row_key(row) in keys]
+        if both and on_overlap == "refuse":
             where = "retain" if split == "forget" else "the training rows"
             example = " ".join(f"{both[0].prompt} {both[0].answer}".split())
             raise DataError(
                 f"{len(both)} of {len(rows)} {split} rows also stand in {where}.",
-                f"{why} The first is {both[0].id} (also {keys[_key(both[0])]}): {example[:120]!r}.",
-                "Remove them from one side, or accept it with --allow-overlap.",
+                f"{why} The first is {both[0].id} (also {keys[row_key(both[0])]}): {example[:120]!r}.",
+                f"Drop them from {drop_from[0]} with --on-overlap drop, or accept it with --on-overlap keep.",
             )
+        if both:
+            task = _without(task, {row_key(row) for row in both}, drop_from)
+    return task
+
+
+def _without(task: Task, keys: set[tuple[str, ...]], splits: tuple[str, ...]) -> Task:
+    """The task without these rows in these sets, with a note of how many."""
+    kept = {split: tuple(row for row in getattr(task, split) if row_key(row) not in keys) for split in splits}
+    gone = {split: len(getattr(task, split)) - len(rows) for split, rows in kept.items()}
+    emptied = next((split for split, rows in kept.items() if gone[split] and not rows), None)
+    if emptied:
+        raise DataError(f"Every {emptied} row also stands on the other side; none is left with --on-overlap drop.",
+                        fix=f"Leave {emptied} rows out, or give others.")
+    notes = tuple(f"{count} {split} rows are dropped: they also stand in "
+                  f"{'the rows that models are trained on' if split == 'holdout' else 'forget'} (--on-overlap drop)."
+                  for split, count in gone.items() if count)
+    dropped = {row.id for split in splits for row in getattr(task, split)} - {
+        row.id for rows in kept.values() for row in rows}
+    probes = {split: tuple(row for row in rows if split not in splits or row.id not in dropped)
+              for split, rows in task.probes.items()}
+    return task.model_copy(update={**kept, "notes": task.notes + notes, "probes": probes})
 
 
 def limited(task: Task, limit: int) -> Task:

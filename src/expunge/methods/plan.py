@@ -8,6 +8,7 @@ from typing import Any
 
 from expunge import processes
 from expunge.console import Reporter
+from expunge.data.duplicates import count_rows
 from expunge.data.encoder import Encoder
 from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.methods.base import Exact, Optimizer
@@ -37,6 +38,9 @@ class Plan(Record):
     """Per stage, how the original's outputs will be served."""
     prompt: PromptFormat
     """How a question becomes what the model reads, with the first row as it reads it."""
+    repeated: dict[str, int] = {}
+    """Set -> rows that repeat an earlier one; and `near_duplicates`: forget rows that retain rows nearly repeat."""
+    empty_answers: int = 0
     truncated: int = 0
     """Rows that --max-length cuts."""
     notes: tuple[str, ...] = ()
@@ -63,18 +67,19 @@ def make_plan(recipe: str, stages: Sequence[Stage], task: Task, encoder: Encoder
         epoch = steps_in(len(draws), settings.batch_size * settings.accumulate)
         steps.append(settings.total_steps(epoch))
         eval_every.append(settings.steps_between_readings(steps[-1], epoch))
+    counts = count_rows(task)
     return Plan(
         recipe=recipe, stages=tuple(s.full() for s in stages), steps=tuple(steps), eval_every=tuple(eval_every),
         rows={"forget": len(task.forget), "retain": len(task.retain), "holdout": len(task.holdout),
               "neighbour": len(task.neighbour), "utility": len(task.utility)},
+        repeated=counts.duplicates | {"near_duplicates": len(counts.near)}, empty_answers=counts.empty,
         reference=tuple(s.reference for s in stages), prompt=encoder.describe((*sides["forget"], *sides["retain"])),
-        truncated=truncated, notes=notes)
+        truncated=truncated, notes=(*task.notes, *counts.notes(), *notes))
 
 
 def announce(plan: Plan, reporter: Reporter, max_length: int | None) -> None:
     """Say how rows are read, and everything about the plan that a reader of its figures should know."""
-    for line in (*plan.prompt.lines, *plan.notes):
-        reporter.note(line)
+    reporter.note(*plan.prompt.lines, *plan.notes)
     for warning in plan.prompt.warnings:
         reporter.warn(warning)
     if plan.truncated:

@@ -19,7 +19,6 @@ from expunge.records.base import Record
 TrainSplit = Literal["full", "retain"]
 """What a model is trained on: all rows of a task, or all but the forget rows."""
 
-
 class Settings(Record):
     """Options of one command. Field descriptions are the help of the command line.
 
@@ -87,6 +86,9 @@ def check_limit(limit: int | None) -> int | None:
 Template = Annotated[str | None, AfterValidator(check_template), Field(description=TEMPLATE)]
 MaxLength = Annotated[int | None, Field(ge=1, description="Cut rows at this many tokens.")]
 Limit = Annotated[int | None, AfterValidator(check_limit), Field(description="Keep the first N rows of every split.")]
+Overlap = Literal["refuse", "drop", "keep"]
+OnOverlap = Annotated[Overlap, Field(description="What to do with forget rows that stand in retain too: refuse, drop "
+                                                 "(them from retain) or keep; so with holdout rows that models see.")]
 
 
 class LoopSettings(Settings):
@@ -99,6 +101,7 @@ class LoopSettings(Settings):
     accumulate: int = Field(1, ge=1, description="Micro-batches per optimizer step.")
     max_length: MaxLength = None
     limit: Limit = None
+    on_overlap: OnOverlap = "refuse"
     template: Template = None
     gradient_checkpointing: bool = Field(False, description="Compute activations twice rather than keep them: less "
                                                             "memory, more time.")
@@ -155,6 +158,7 @@ class AuditSettings(Settings):
                                                 "suites, by commas; the task's own by default.")
     seed: int = Field(0, description="One seed for everything random.")
     limit: Limit = None
+    on_overlap: OnOverlap = "refuse"
     max_length: MaxLength = None
     template: Template = None
     resamples: int = Field(1000, ge=0, description="Bootstrap draws per interval; 0 computes none.")
@@ -170,9 +174,9 @@ class TaskOptions(Settings):
     """Which rows a command works on: a named task, or files."""
 
     task: str | None = Field(None, description="A named task (`expunge ls tasks`); or give files.")
-    forget: Path | None = Field(None, description="File of rows to forget.")
+    forget: Path | None = Field(None, description="Rows to forget: a file, a folder, or hub:owner/name@revision.")
     retain: Path | None = Field(None, description="File of rows to keep.")
     holdout: Path | None = Field(None, description="File of rows no model was trained on.")
-    map: str | None = Field(None, description="Other field names: question=q,answer=a.")
+    map: str | None = Field(None, description="Other field names: question=q,answer=a; inside others: "
+                                              "question=data[].q.")
     data_dir: Path | None = Field(None, description="Folder of local TOFU files (or EXPUNGE_DATA).")
-    allow_overlap: bool = Field(False, description="Accept forget rows that stand in retain too.")

@@ -97,6 +97,8 @@ class Task(Record):
     """How many new tokens a generation probe may take."""
     template: str | None = None
     """Plain prompt template with {prompt}; None takes the tokenizer's chat template or ours."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of how the rows were read; the plan shows it, and the fingerprint leaves it out."""
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with other values; the fingerprint is computed anew."""
