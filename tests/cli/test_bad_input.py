@@ -241,9 +241,9 @@ def test_forget_rows_that_stand_in_retain(cli: Any, refused: Any, model: Path, r
     cli.refused("audit", model, *data, "--out", out, says=says)
     cli.refused("train", "tiny", *data, "--out", out, says=says)
     assert not out.exists()
-    words = (*data, "--on-overlap", "keep", "--dry-run", "--out", out)
+    words = (*data, "--on-overlap", "keep", "--dry-run", "--json", "--out", out)
     assert cli("forget", model, *words, "--method", "ga").json["rows"]["retain"] == 7
-    assert cli("train", "tiny", *words).json["kind"] == "train"
+    assert cli("train", "tiny", *words).json["rows"]["retain"] == 7
     assert cli("audit", model, *words).json["observations"]
 
 
