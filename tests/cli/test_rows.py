@@ -52,6 +52,7 @@ def test_rows_on_two_sides(cli: Any, model: Path, rows: Any, tmp_path: Path) -> 
     assert plan["repeated"]["near_duplicates"] == 1  # a space before the question mark
     assert cli("audit", *words).json["notes"]
     cli.refused("forget", *words, "--method", "ga", "--on-overlap", "ignore", says=("refuse, drop or keep",))
-    made = cli("forget", *(word for word in words if word not in ("--dry-run", "--json")), "--method", "ga", "--steps", 1)
+    words = tuple(word for word in words if word not in ("--dry-run", "--json"))
+    made = cli("forget", *words, "--method", "ga", "--steps", 1)
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["settings"]["on_overlap"] == "drop" and "1 retain rows are dropped" in made.err
