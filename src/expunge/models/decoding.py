@@ -5,13 +5,15 @@ Legend: B rows, T padded length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from expunge.models import fast
+from expunge.models.behaviour import decodes_together
 
 if TYPE_CHECKING:
     from expunge.models.language import CausalLM
@@ -40,8 +42,10 @@ def continued(subject: CausalLM, prompts: Sequence[Sequence[int]], most: int, ba
     going.sort(key=lambda i: len(prompts[i]) + len(known[i]))
     options = way | {"num_beams": 1, "use_cache": True, "pad_token_id": subject.encoder.pad_id,
                      "eos_token_id": sorted(stops) or None}
-    for start in range(0, len(going), batch_size):
-        chosen = going[start: start + batch_size]
+    lengths = [len(prompts[i]) + len(known[i]) for i in going]
+    together = decodes_together(subject) if len(going) > 1 else "any"
+    for few in batches_of(lengths, 1 if together == "one" else batch_size, equal=together != "any"):
+        chosen = [going[k] for k in few]
         ids, attention = left_padded([(*prompts[i], *known[i]) for i in chosen], subject.encoder.pad_id)
         room = max(most - len(known[i]) for i in chosen)
         room = room if context is None else min(room, context - ids.shape[1])
@@ -52,6 +56,17 @@ def continued(subject: CausalLM, prompts: Sequence[Sequence[int]], most: int, ba
             progress(len(chosen))
     ends = [next((t for t, token in enumerate(tokens) if token in stops), None) for tokens in known]
     return [(tokens[:end], end is not None) for tokens, end in zip(known, ends, strict=True)]
+
+
+def batches_of(lengths: Sequence[int], size: int, equal: bool) -> Iterator[range]:
+    """Places of neighbours, at most `size` together; of one length alone where `equal`. `lengths` are sorted."""
+    start = 0
+    while start < len(lengths):
+        end = min(start + size, len(lengths))
+        if equal:
+            end = min(end, bisect_right(lengths, lengths[start]))
+        yield range(start, end)
+        start = end
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from expunge.data.text_encoder import TextEncoder, TokenBatch, TokenRow
 from expunge.errors import UsageError
 from expunge.models import fast
 from expunge.models.answers import Answers
+from expunge.models.behaviour import pads_right
 from expunge.models.decoding import continued, stop_ids
 from expunge.models.head import LazyLogits, is_plain
 from expunge.models.sites import Site, stop_after, write
@@ -41,6 +42,7 @@ class CausalLM(Subject):
     def __init__(self, model: Any, encoder: TextEncoder, path: str = "") -> None:
         super().__init__(model, encoder, path)
         self.decode: Callable[..., Tensor] | None = None  # another way than the model's own
+        self._pads: tuple[Any, bool] = (None, True)  # the model that was tried, and whether rows may be padded
         self._seen: tuple[Any, bool] = (None, False)  # the model whose head was looked at, and whether that is all
 
     @classmethod
@@ -130,6 +132,8 @@ class CausalLM(Subject):
         if not batch.rows:
             vocabulary = len(self.model.get_input_embeddings().weight)
             return Answers(batch, torch.zeros(0, vocabulary, device=self.device, dtype=self.model.dtype))
+        if past is None and not keep and (groups := self._by_length(batch)):
+            return self._answers_by_length(batch, groups)
         inputs: dict[str, Any] = {"input_ids": batch.ids_BT, "attention_mask": batch.attention_BT, "use_cache": keep}
         if past is not None:
             before_BP = batch.attention_BT.new_ones(len(batch), past.get_seq_length())
@@ -153,6 +157,29 @@ class CausalLM(Subject):
         if plain and self._seen == (self.model, True):
             return Answers(batch, LazyLogits.from_states(given[0], head.weight, head.bias), past)
         return Answers(batch, logits_1NV.squeeze(0), past)
+
+    @property
+    def pads_right(self) -> bool:
+        """Whether a row before padding is scored as it is alone."""
+        if self._pads[0] is not self.model:
+            self._pads = self.model, pads_right(self)
+        return self._pads[1]
+
+    def _by_length(self, batch: TokenBatch) -> dict[int, list[int]]:
+        """Length -> the rows of a batch that have it; nothing where all may go together."""
+        lengths = batch.attention_BT.sum(1).tolist()
+        if len(set(lengths)) < 2 or self.pads_right:
+            return {}
+        return {length: [b for b, own in enumerate(lengths) if own == length] for length in set(lengths)}
+
+    def _answers_by_length(self, batch: TokenBatch, groups: Mapping[int, Sequence[int]]) -> Answers:
+        """The same from one pass for every length, for families whose rows feel the padding behind them."""
+        parts: dict[int, Tensor] = {}
+        for length, rows in groups.items():
+            few = self.answers(_cut(batch, rows, length))
+            counts = [batch.rows[b].supervised for b in rows]
+            parts |= dict(zip(rows, few.logits_NV.split(counts), strict=True))
+        return Answers(batch, torch.cat([parts[b] for b in range(len(batch))]))
 
     def _on_real_positions(self, batch: TokenBatch, last_N: Tensor | None) -> AbstractContextManager[None]:
         """No MLP runs on padding, unless tricks are off."""
@@ -180,7 +207,7 @@ class CausalLM(Subject):
     def answers_in_parts(self, rows: Sequence[TokenRow],
                          chosen: Sequence[int]) -> Iterator[tuple[list[tuple[int, ...]], Answers]]:
         """As its parent's; what several rows begin with runs once for all of them, unless tricks are off."""
-        if not (fast.enabled("shared_prefixes") and self.bare):
+        if not (fast.enabled("shared_prefixes") and self.bare and self.pads_right):
             return super().answers_in_parts(rows, chosen)
         from expunge.models.fast.prefixes import answers_in_parts
 
@@ -201,6 +228,14 @@ class CausalLM(Subject):
         if not batch.rows:
             return torch.zeros(0, 0, self.width, device=self.device, dtype=self.model.dtype)
         batch = batch.to(self.device)
+        if groups := self._by_length(batch):
+            out_BTD = torch.zeros(0)
+            for length, rows in groups.items():
+                few_BTD = self.hidden(_cut(batch, rows, length), block)
+                if not out_BTD.numel():
+                    out_BTD = few_BTD.new_zeros(*batch.ids_BT.shape, few_BTD.shape[-1])
+                out_BTD[rows, :length] = few_BTD
+            return out_BTD
         with self._on_real_positions(batch, None), stop_after(self, Site(block)) as values:
             self.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
         out_BTD = values[0]
@@ -244,6 +279,13 @@ class CausalLM(Subject):
             raise UsageError("A model that is made to decode another way is not changed after that.",
                              fix="Name attacks on weights before those on decoding.")
         return super().clone()
+
+
+def _cut(batch: TokenBatch, rows: Sequence[int], length: int) -> TokenBatch:
+    """Some rows of a batch, all of this length."""
+    chosen = list(rows)
+    return TokenBatch(tuple(batch.rows[b] for b in rows), batch.ids_BT[chosen, :length],
+                      batch.attention_BT[chosen, :length])
 
 
 def _past(said: Any) -> Any:

@@ -15,6 +15,7 @@ from expunge.data.encoder import Encoder
 from expunge.data.image_encoder import ImageEncoder
 from expunge.data.text_encoder import TextEncoder
 from expunge.errors import DataError, MissingError, UsageError, first_line
+from expunge.models.behaviour import is_causal
 from expunge.models.fast.startup import resume_garbage_collection
 from expunge.models.language import CausalLM
 from expunge.models.places import check_place
@@ -175,7 +176,12 @@ def load_subject(path: str | Path, *, template: str | None = None, max_length: i
     if kind is CausalLM and encoder.pad_id >= model.get_input_embeddings().weight.shape[0]:
         encoder.pad_id = 0  # added to the tokenizer alone; masks never look at it
     resume_garbage_collection()
-    return kind(model.to(device).eval(), encoder, str(path))
+    made = kind(model.to(device).eval(), encoder, str(path))
+    if isinstance(made, CausalLM) and not is_causal(made):
+        raise UsageError(f"{path} is a {type(model).__name__} that reads a text in both directions.",
+                         "A later token changes what it says of those before, so that no answer has a likelihood.",
+                         "Name a causal language model, such as a Llama, Qwen or GPT-2.")
+    return made
 
 
 def load_encoder(where: str | Path, config: Any, template: str | None = None, max_length: int | None = None) -> Any:
