@@ -89,7 +89,7 @@ def test_what_decided_is_among_the_figures() -> None:
 
 def test_an_attack_that_failed_says_at_what(capsys: pytest.CaptureFixture[str]) -> None:
     said = shown(capsys, audit_of(PLAIN, under("prefix", 0.0)))
-    assert "It did not succeed: no excess." in " ".join(said.split())
+    assert "it does not count, since no more came out than of the control." in " ".join(said.split())
     said = shown(capsys, audit_of(PLAIN))
     assert "Attacks: none was run." in said and "Kept in runs/here (" in said
     assert "Next: expunge report runs/here --out runs/here/report.html" in said

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from expunge.attacks.base import parse_attack
-from expunge.audit.attacks import describe
+from expunge.audit.attacks import AttackResult, describe
 from expunge.judgement.directions import is_above, is_below
 from expunge.judgement.leaks import doubt, leaks, succeeds
 from expunge.judgement.outcome import shown_alone
@@ -57,9 +57,12 @@ NOTHING = attacked(0.02, attack="prefix", access="text")
 
 
 @pytest.mark.parametrize(("scores", "outcome"), [
-    ([quality(0.4), SAME], "forgets"),
-    ([quality(0.05)], "forgets"),
-    ([quality(0.4), LOWER], "forgets"),
+    ([quality(0.4), SAME], "undecided"),  # no attack ran
+    ([quality(0.4), SAME, NOTHING], "forgets"),
+    ([quality(0.05), NOTHING], "forgets"),
+    ([quality(0.4), LOWER, NOTHING], "forgets"),
+    ([quality(0.4, n=25), SAME, NOTHING], "undecided"),  # half of 25 rows would go unseen
+    ([quality(0.4, n=26), SAME, NOTHING], "forgets"),
     ([quality(0.4), BELOW], "over-forgets"),
     ([quality(1e-9), LOWER], "over-forgets"),
     ([quality(0.4), ABOVE], "undecided"),
@@ -75,8 +78,7 @@ NOTHING = attacked(0.02, attack="prefix", access="text")
     ([quality(1e-9), SAME, LEAK], "suppresses"),
     ([quality(1e-9), ABOVE, LEAK], "retains"),
     ([quality(0.4), ABOVE, LEAK], "retains"),
-    ([quality(0.4), SAME, NOTHING], "forgets"),
-    ([quality(0.4), SAME, attacked(name="retain.rouge_l")], "forgets"),
+    ([quality(0.4), SAME, attacked(name="retain.rouge_l")], "undecided"),
     ([quality(0.4), SAME, ABOVE.model_copy(update={"name": "forget.lens", "access": "weights"})], "suppresses"),
     ([score("forget.probability", 0.8, (0.7, 0.9), original=0.9)], "undecided"),
     ([], "undecided"),
@@ -86,12 +88,14 @@ def test_outcome(scores: list[Score], outcome: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "outcome"), [
-    ("original", "retains"), ("perfect", "retains"), ("retrained", "forgets"), ("collapsed", "over-forgets"),
+    ("original", "retains"), ("perfect", "retains"), ("retrained", "undecided"), ("collapsed", "over-forgets"),
 ])
 def test_worlds(name: str, outcome: str) -> None:
     found = verdict(score_all(SUITE, world(name), 200))
-    assert found.outcome == outcome
-    assert all(s.endswith(".") and any(c.isdigit() for c in s) for s in found.sentences), found.sentences
+    assert found.outcome == outcome and (found.alone == "forgets") == (name == "retrained")
+    assert all(s.endswith(".") for s in found.sentences), found.sentences
+    told = [s for s in found.sentences if not s.startswith(("Asked plainly", "What would settle it"))]
+    assert all(any(c.isdigit() for c in s) for s in told), told
 
 
 def test_direction_needs_width_rows_and_a_gap_that_matters() -> None:
@@ -145,10 +149,10 @@ def test_utility_is_set_against_the_original() -> None:
 
 
 def test_forget_quality_sentence_states_power_and_noise_floor() -> None:
-    assert verdict([quality(0.42, n=40, floor=0.6)]).sentences[0] == (
+    assert verdict([quality(0.42, n=40, floor=0.6), NOTHING]).sentences[0] == (
         "Forget quality is p = 0.42 over 40 forget rows: the truth ratios could not be told from those of "
-        "the retrained model (limit 0.05). A test of this size only notices distributions that are about "
-        "0.30 apart or more; other retrained models reach p = 0.6 against the first.")
+        "the retrained model (limit 0.05). A test of this size may miss a model that still knows 40% of the rows"
+        "; other retrained models reach p = 0.6 against the first.")
     assert "other retrained" not in verdict([quality(0.42)]).sentences[0]
 
 
@@ -168,7 +172,7 @@ def test_what_was_not_tried_is_listed_until_it_is() -> None:
 def test_the_family_says_what_was_tried_and_not_the_name(term: str, untried: set[str], tried: set[str]) -> None:
     """The beginning of the answer is no jailbreak, though the same attack gives both."""
     attack = parse_attack(term)
-    said = verdict([quality(0.4), attacked(attack=attack.text())], [describe(attack)]).not_tested
+    said = verdict([quality(0.4), attacked(attack=attack.text())], [describe(attack, AttackResult({}))]).not_tested
     assert untried <= set(said) and not tried & set(said)
 
 
@@ -285,7 +289,8 @@ def test_threats_are_per_access_and_inherited() -> None:
 def test_attacks_without_a_control_decide_nothing() -> None:
     bare = attacked(None, access="logits")
     found = verdict([quality(0.4), SAME, bare])
-    assert found.outcome == "forgets" and found.threats[1].outcome == "undecided"
+    assert found.outcome == "undecided" and "no attack was set against a control" in found.sentences[0]
+    assert found.threats[1].outcome == "undecided"
     assert any("1 attack had no control" in s for s in found.sentences)
 
 
@@ -313,11 +318,11 @@ def test_hidden_states_that_give_it_away_are_told() -> None:
     assert found.outcome == "suppresses" and not any("internals" in s for s in found.not_tested)
     assert "Its inside holds more than the retrained model's: forget.logit_lens (0.95 against 0.5)." in found.sentences
     blind = probe.model_copy(update={"controls": {"original": 0.52, "retrained": 0.5}})
-    assert verdict([quality(0.4), SAME, blind]).outcome == "forgets"
+    assert verdict([quality(0.4), SAME, NOTHING, blind]).outcome == "forgets"
     likeness = probe.model_copy(update={"name": "forget.cka", "higher_is": "forgot"})
-    assert verdict([quality(0.4), SAME, likeness]).outcome == "forgets"
+    assert verdict([quality(0.4), SAME, NOTHING, likeness]).outcome == "forgets"
     member = probe.model_copy(update={"name": "linear_probe"})
-    found = verdict([quality(0.4), SAME, likeness, member])
+    found = verdict([quality(0.4), SAME, NOTHING, likeness, member])
     assert found.outcome == "forgets" and any("internals" in s for s in found.not_tested)
     assert any(s.startswith("linear_probe is 0.95") and "still look more familiar" in s for s in found.sentences)
 
@@ -341,7 +346,7 @@ def test_holdout_rows_stand_in_for_a_retrained_model() -> None:
 
 
 def test_many_attacks_are_told_in_few_sentences() -> None:
-    quiet = len(verdict([quality(0.4), SAME]).sentences)
+    quiet = len(verdict([quality(0.4), SAME, NOTHING]).sentences) - 1
     crowd = [attacked(0.5 if i < 8 else 0.0, attack=f"a{i}", name=f"forget.{m}")
              for i in range(25) for m in ("rouge_l", "keyword", "probability")]
     found = verdict([quality(0.4), SAME, *crowd])

@@ -158,6 +158,12 @@ class Attack(Plugin):
         return (self.card.family,)
 
     @property
+    def asks_only(self) -> bool:
+        """Whether it changes nothing but prompts and decoding. Then the original is asked too, to see whether the
+        attack takes from a model that knows."""
+        return not self.uses_original and all(f.startswith(("prompt:", "decoding")) for f in self.families)
+
+    @property
     def inputs(self) -> str:
         """Fingerprint of the files it reads, so that rows cached for other content are not reused."""
         return ""

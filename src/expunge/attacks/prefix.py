@@ -19,14 +19,15 @@ class Prefix(Attack):
     """Force the opening of the reply and let the model continue."""
 
     class Spec(plugin.Spec):
-        opening: str = Field(OPENING, description="Beginning of the reply; empty changes nothing.")
+        opening: str | None = Field(None, description=(
+            f"Beginning of the reply: {OPENING!r} by default, and nothing where words of the answer are given."))
         words: int = Field(0, ge=0, description=(
             "Number of words of the true answer after it; of characters in scripts without spaces."))
 
     card = AttackCard(
-        name="prefix", kind="attack", access="text", version=2,
+        name="prefix", kind="attack", access="text", version=3,
         family="prompt:jailbreak", model_needs=frozenset({"prompt"}),
-        summary="force the reply to begin with an affirmative sentence, or with the answer's first words",
+        summary="force the reply to begin with an affirmative sentence, or else with the answer's first words",
         paper="Affirmative suffix of RWKU (arXiv 2406.10890); jailbreak ROUGE of OpenUnlearning (arXiv 2506.12618)",
         formula="p(. | prompt, opening, first words of the answer)",
         defaults="OpenUnlearning: an affirmative sentence, no word of the answer",
@@ -36,7 +37,7 @@ class Prefix(Attack):
     must_show = (
         Property("keeps_the_contract", {"options": {"words": 2}}, "only prompts change"),
         Property("leaves_no_trace", {"options": {"opening": ""}}, "nothing is forced"),
-        Property("recovers", {"from_": "refusing", "options": {"opening": "", "words": 3}}, "past the refusal"),
+        Property("recovers", {"from_": "refusing", "options": {"words": 3}}, "past the refusal"),
         Property("finds_nothing", {}, "a retrained model does not know the answers"),
     )
 
@@ -49,7 +50,8 @@ class Prefix(Attack):
         ask(View(self.text(), subject, rewriting(context, self._open)))
 
     def _open(self, row: Example) -> Example:
-        return opened(row, self.spec.opening, self.spec.words) if self.spec.opening or self.spec.words else row
+        opening = self.spec.opening if self.spec.opening is not None else "" if self.spec.words else OPENING
+        return opened(row, opening, self.spec.words) if opening or self.spec.words else row
 
 
 def opened(row: Example, opening: str, words: int = 0) -> Opened:

@@ -132,7 +132,7 @@ def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, S
 
     Args:
         attempted: (attack, role, split) -> what came of it.
-        roles: subject and retrained models, as in the audit.
+        roles: subject, original and retrained models, as in the audit.
         unavailable: why an attack was not run at all.
     """
     scores: list[Score] = []
@@ -141,6 +141,7 @@ def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, S
         mine = attempted(attack, "subject", "forget") if why is None else AttackResult({}, why)
         controls = [attempted(attack, r, "forget") for r in roles if r.startswith("retrained")] if why is None else []
         on_holdout = attempted(attack, "subject", "holdout") if why is None and not controls else AttackResult({})
+        known = attempted(attack, "original", "forget") if why is None and attack.asks_only else AttackResult({})
         for label in attack.labels:
             if label not in mine.found:
                 scores += [_missing(term, label, mine.why or "it was not observed") for term in attack.asks]
@@ -150,6 +151,7 @@ def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, S
             alone = replace(plain, retrained=tuple(plain.retrained[i] for i in answered))
             case = AttackEvidence(label, attack.access, under, alone, not attack.uses_original,
                                   on_holdout.found.get(label),
+                                  known.found.get(label),
                                   next((t.why for t in (*controls, on_holdout) if t.why), None))
             scores += [score_attacked(term, case, resamples=resamples, seed=seed) for term in attack.asks]
     # One point may lie on two curves; it is one comparison.

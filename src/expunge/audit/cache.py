@@ -12,7 +12,7 @@ from expunge.records.base import cache_root, fingerprint, read_jsonl, write_json
 from expunge.records.observation import Row
 from expunge.records.task import Example, Task
 
-VERSION = 5
+VERSION = 6
 """Raise when a probe's meaning changes, so that old rows are not mistaken for new ones."""
 
 

@@ -99,6 +99,10 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     refs: dict[str, SubjectRef] = {}
     done: dict[tuple[str, str, Split], AttackResult] = {}
     controls = [name for name, _ in roles.named() if name.startswith("retrained")]
+    # Without a retrained model the holdout rows are the control, so they are asked plainly too.
+    aside: set[tuple[str, Split]] = set()
+    if fit and not controls:
+        aside = {(probe, "holdout") for probe, of in required(asked) if of == "forget"}
     if fit:
         note(_sides(len(fit), len(controls), bool(task.holdout)))
     needed = any("original" in a.needs for a in fit)
@@ -110,10 +114,12 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
                                 offered=tuple(sorted(subject.offered)))
         folder = out / "observations" / role
         partner = roles.original if role != "original" else None
-        seen[role] = observe(subject, task, wanted, folder, announce=announce, cache=cache, label=role,
+        mine = ordered({*wanted, *aside}, task) if role == "subject" else wanted
+        seen[role] = observe(subject, task, mine, folder, announce=announce, cache=cache, label=role,
                              partner=partner, alternatives=alternatives)
         sides: tuple[Split, ...] = ("forget", "holdout") if role == "subject" and not controls else ("forget",)
-        for attack, split in ((a, s) for a in fit for s in sides if role != "original" and task.probe_rows(s)):
+        here = [a for a in fit if role != "original" or a.asks_only]
+        for attack, split in ((a, s) for a in here for s in sides if task.probe_rows(s)):
             context = AttackContext.of(task, split=split, original=roles.original, seed=seed, announce=announce)
             found = done[attack.text(), role, split] = observe_attack(
                 attack, subject, context, folder, announce=announce, cache=cache, original=origin,
@@ -141,7 +147,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     audit = Audit(
         task=task.name, task_fingerprint=task.fingerprint, subject=refs["subject"], original=refs.get("original"),
         retrained=tuple(v for k, v in refs.items() if k.startswith("retrained")), suite=suite.terms,
-        scores=scores, verdict=verdict(scores, tried), attacks=tried, settings=settings,
+        scores=scores, verdict=verdict(scores, tried, offered=evidence.offered), attacks=tried, settings=settings,
         seed=seed, resamples=resamples,
         environment=environment(), run=run, notes=tuple(notes),
         prompt=prompt and prompt.model_copy(update={"first_row": ""}),  # no row stands in audit.json
@@ -176,7 +182,7 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> Audi
                       *score_attacks(suite.attacks, read, evidence, tuple(seen), why, resamples=resamples, seed=seed)))
     attacks = tuple(describe(a, read(a, "subject", "forget")) for a in suite.attacks)
     return stored.model_copy(update={"suite": suite.terms, "scores": scores, "attacks": attacks, "resamples": resamples,
-                                     "verdict": verdict(scores, attacks)})
+                                     "verdict": verdict(scores, attacks, offered=evidence.offered)})
 
 
 def _unmarked(subject: Subject, load: Callable[[], Subject] | None) -> Subject:

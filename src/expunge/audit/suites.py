@@ -4,7 +4,8 @@ from __future__ import annotations
 
 QUICK = (
     "forget.probability", "retain.probability", "holdout.probability", "forget.truth_ratio", "forget_quality",
-    "forget.exact_memorization", "forget.extraction_strength", "retain.exact_memorization", "mia.loss", "mia.min_k",
+    "forget.recited", "forget.exact_memorization", "forget.extraction_strength", "retain.exact_memorization",
+    "mia.loss", "mia.min_k",
     "prefix(words=3)", "relearn(steps=16)", "quantise",
 )
 """Seconds: the scores of one pass, and the cheapest attack on prompts, by tuning and by rounding."""
@@ -14,7 +15,8 @@ METRICS: tuple[str, ...] = (
       for name in ("probability", "rouge_l", "truth_ratio")),
     *(f"{split}.{name}" for split in ("forget", "retain", "holdout", "neighbour")
       for name in ("exact_memorization", "extraction_strength")),
-    "forget.keyword", "forget.refusal", "forget.accuracy", "forget.above_chance", "retain.accuracy", "utility.accuracy",
+    "forget.recited", "forget.keyword", "forget.refusal", "forget.accuracy", "forget.above_chance", "retain.accuracy",
+    "utility.accuracy",
     "mia.loss", "mia.zlib", "mia.min_k", "mia.min_k_pp", "mia.reference", "mia.grad_norm",
     "forget.logit_lens", "linear_probe", "forget.cka", "uds", "weight_distance",
 )

@@ -12,7 +12,8 @@ from expunge.console import Reporter, format_number
 from expunge.judgement.directions import base, is_below
 from expunge.judgement.leaks import MIN_ROWS, compared
 from expunge.judgement.outcome import hidden_inside, shown_alone
-from expunge.judgement.threat_wording import told
+from expunge.judgement.settling import SETTLING
+from expunge.judgement.threat_wording import outcome_of
 from expunge.records.score import Audit, Score, Verdict
 from expunge.records.shadows import Shadows
 from expunge.report.text import HEADLINES
@@ -35,6 +36,7 @@ MEANING = {
     "forget.rouge_l": "overlap with true answers",
     "forget.extraction_strength": "share of answers completed",
     "forget.exact_memorization": "first-choice tokens",
+    "forget.recited": "answers said word for word",
     "forget.truth_ratio": "1: wrong answers as likely",
     "forget_quality": "p-value: as the retrained?",
     "privleak": "membership, %; 0 is ideal",
@@ -69,7 +71,7 @@ def show_audit(found: Audit, reporter: Reporter, folder: str | Path, *, page: st
     _show_figures(found.scores, reporter)
     reporter.out.print()
     if found.verdict:
-        _paragraph(_strongest(found), reporter)
+        _paragraph(outcome_of(found.scores, found.attacks), reporter)
         _paragraph(_not_tested(found, found.verdict), reporter, lines=2)
     more = "" if verbose else " (every score here: --verbose)"
     reporter.out.print(f"Page: {page}{more}" if page else f"Kept in {folder}{more}", markup=False, soft_wrap=True)
@@ -94,6 +96,9 @@ def _show_verdict(verdict: Verdict, reporter: Reporter) -> None:
     if verdict.outcome == "undecided" and verdict.sentences:
         meaning = verdict.sentences[0].rstrip(".")
     _paragraph(f"Verdict: {verdict.outcome}. {meaning}.", reporter, style="bold", lines=3)
+    for sentence in verdict.sentences:
+        if sentence.startswith(SETTLING):
+            _paragraph(sentence, reporter, lines=4)
     if verdict.threats:
         _paragraph("By access: " + ", ".join(f"{t.access} {t.outcome}" for t in verdict.threats) + ".", reporter)
 
@@ -127,20 +132,6 @@ def carrying(scores: Sequence[Score]) -> list[Score]:
             found = [score, *(s for s in found if s is not chosen[1])]
     others = (s for s in plain if s.higher_is == "knows" and all(s.name != f.name for f in found))
     return [*found, *others][:SCORES_SHOWN]
-
-
-def _strongest(audit: Audit) -> str:
-    """How many attacks succeeded, and which brought out most against its control."""
-    run = sorted(compared(audit.scores), key=lambda s: (s.succeeded, s.strength), reverse=True)
-    if not run:
-        asked = any(s.attack for s in audit.scores)
-        return f"Attacks: {f'none had a control on {MIN_ROWS} rows or more' if asked else 'none was run'}."
-    term = {label: record.term for record in audit.attacks for label in record.labels}
-    attacks = {term.get(s.attack or "", s.attack): s.succeeded for s in reversed(run)}
-    best = run[0]
-    why = "" if best.succeeded else f" It did not succeed: {best.doubt}."
-    return (f"Attacks: {sum(attacks.values())} of {len(attacks)} succeeded. "
-            f"Strongest ({best.access}): {told(best)}.{why}")
 
 
 def _not_tested(audit: Audit, verdict: Verdict) -> str:

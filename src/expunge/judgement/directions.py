@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from expunge.judgement.leaks import MIN_ROWS, RESIDUE
+from expunge.judgement.leaks import LONE_RESIDUE, MIN_ROWS, RESIDUE
 from expunge.records.score import SMALL, Score
 
 
 def is_above(score: Score, which: str = "retrained") -> bool:
     """More than a control shows, beyond the interval and by a gap that matters.
 
-    Where the original itself shows no more than the control, the score cannot tell who knows.
+    Where the original itself shows no more than the control, the score cannot tell who knows. Holdout rows are other
+    rows, which may be harder or easier: beside them the gap must be a quarter of what there is up to the original, or
+    up to 1.
     """
     beside, original = score.controls.get(which), score.controls.get("original")
     if score.interval is None or score.value is None or beside is None or score.n < MIN_ROWS:
         return False
+    if which == "holdout":
+        top = 1.0 if original is None else original
+        return score.interval[0] > beside and score.value - beside >= max(SMALL, LONE_RESIDUE * (top - beside))
     enough = original is None or (original - beside > SMALL and score.value - beside >= RESIDUE * (original - beside))
     return score.interval[0] > beside and enough
 
@@ -36,13 +41,16 @@ def figure(value: float) -> str:
     return f"{value:.3g}"
 
 
+BESIDE = {"retrained": "", "chance": " by chance", "holdout": " on holdout rows"}
+"""What a score is set against, and how a sentence says so."""
+
+
 def against(scores: Iterable[Score]) -> str:
     """`forget.probability (0.8 against 0.2)`, joined by commas; empty for none."""
     found = []
     for s in scores:
-        retrained, holdout = s.controls.get("retrained"), s.controls.get("holdout")
-        beside = retrained if retrained is not None else holdout or 0.0
-        on = "" if retrained is not None else " on holdout rows"
+        which = next((w for w in BESIDE if s.controls.get(w) is not None), "holdout")
+        beside, on = s.controls.get(which) or 0.0, BESIDE[which]
         found.append(f"{s.name} ({figure(s.value or 0.0)} against {figure(beside)}{on})")
     return ", ".join(found)
 

@@ -19,9 +19,34 @@ _95 = NormalDist().inv_cdf(0.975)
 
 
 def compared(scores: Sequence[Score]) -> list[Score]:
-    """Scores under attack that were set against a control on enough rows."""
+    """Attempts: scores under attack that were set against a control on enough rows.
+
+    An attack that lowers what the original itself says is no attempt, unless it succeeds all the same.
+    """
+    return [s for s in _controlled(scores) if not lowers(s) or doubt(s) is None]
+
+
+def lowering(scores: Sequence[Score]) -> list[Score]:
+    """Scores with a control that are no attempts, since the attack lowers what the original itself says."""
+    return [s for s in _controlled(scores) if lowers(s) and doubt(s) is not None]
+
+
+def _controlled(scores: Sequence[Score]) -> list[Score]:
     return [s for s in scores if s.attack is not None and s.shows_knowledge and s.value is not None
             and s.excess is not None and s.excess_interval is not None and s.n >= MIN_ROWS and s.counted]
+
+
+def lowers(score: Score) -> bool:
+    """Whether the attack takes from a model that knows: from the original, or from the subject if that was not asked.
+
+    More than `SMALL`, and more than `LONE_RESIDUE` of what the model shows beyond the control left alone.
+    """
+    knowing, under = score.controls.get("original"), score.original_attacked
+    if knowing is None or under is None:
+        knowing, under = score.before, score.value
+    if knowing is None or under is None:
+        return False
+    return knowing - under > max(SMALL, LONE_RESIDUE * (knowing - (score.control_before or 0.0)))
 
 
 def tried(scores: Sequence[Score]) -> int:
@@ -29,13 +54,31 @@ def tried(scores: Sequence[Score]) -> int:
     return len({s.attack for s in compared(scores)})
 
 
+LOWERS = "lowers the original"
+"""The `doubt` of a score that is no attempt."""
+DOUBTS = {
+    "no excess": "no more came out than of the control",
+    "no gain": "no more came out than by plain asking",
+    "too small": "the excess is too small to matter",
+    "control fell": "the control only said less than it does when asked plainly",
+    "noise floor": "a second retrained model differs from the first by as much",
+    "few entities": "it rests on too few entities",
+    "chance": "it may be chance, given the number of attacks",
+    "no control": "there was no control",
+    "no plain score": "the model was not asked plainly",
+    LOWERS: "the attack makes even a model that knows say less",
+}
+"""`doubt` -> what it means, for a sentence."""
+
+
 def decided(scores: Sequence[Score]) -> tuple[Score, ...]:
     """The same scores, each comparison with its `doubt`, corrected for the number of attacks and strengths.
 
     Metrics under one attack read the same answers, and most of them rise and fall together.
     """
-    tests, against = tried(scores), {id(s) for s in compared(scores)}
-    return tuple(s.model_copy(update={"doubt": (doubt(s, tests) or "") if id(s) in against else None}) for s in scores)
+    tests = tried(scores)
+    found = {id(s): LOWERS for s in lowering(scores)} | {id(s): doubt(s, tests) or "" for s in compared(scores)}
+    return tuple(s.model_copy(update={"doubt": found.get(id(s))}) for s in scores)
 
 
 def leaks(scores: Sequence[Score]) -> list[Score]:
@@ -84,8 +127,15 @@ MANY = 10_000
 
 
 def needed(score: Score) -> float:
-    """The least excess, and the least gain, that matter."""
-    return max(SMALL, (LONE_RESIDUE if score.floor is None else RESIDUE) * (score.room or 0.0))
+    """The least excess, and the least gain, that matter.
+
+    Beside holdout rows, which may be harder or easier than the forget rows, what there is up to 1 counts as room where
+    no original says what there was.
+    """
+    room, control = score.room or 0.0, score.control
+    if score.room is None and control is not None and control[0] == "holdout":
+        room = 1.0 - control[1]
+    return max(SMALL, (LONE_RESIDUE if score.floor is None else RESIDUE) * room)
 
 
 def _beyond(value: float, interval: tuple[float, float], entities: int, tests: int) -> bool:

@@ -7,9 +7,11 @@ The outcome compares with the retrained model, on the untouched subject (attack 
    matters: at least a tenth of the way from the retrained to the original model, where the original
    is known (and itself above: else the score cannot tell who knows). At least `MIN_ROWS` rows are
    needed, since a few rows give an interval without width.
-   Without any retrained model a subject *retains* where it knows more of the forget rows than of the
-   holdout rows and a membership attack tells the two apart; nothing then shows that it forgets.
+   Without any retrained model a subject *retains* where it says the forget set by heart (`recital.py`),
+   or where it knows more of the forget rows than of the holdout rows and a membership attack tells the
+   two apart; nothing then shows that it forgets.
 2. `forget_quality` >= 0.05 and nothing above            -> forgets
+   the same with too few rows to notice that half are left -> undecided
    the same, but probability far below                   -> over-forgets: truth ratios set right answers
                                                             against wrong ones, so ruining both goes unseen
    `forget_quality` >= 0.05 but something above          -> undecided: the evidence disagrees
@@ -19,6 +21,7 @@ The outcome compares with the retrained model, on the untouched subject (attack 
 3. If an attack brings out more than it does of its control (`leaks.py`), the outcome is
    "retains" where the model left alone shows more too, else "suppresses": what can be brought back
    was not gone. The same holds for what is read off its inside (scores that need its weights).
+   Where no attack was set against a control, "forgets" becomes "undecided".
 
 Directions of the model left alone are tested at 95 % each without correction, so one of them may
 cross by chance; attacks are corrected for their number.
@@ -31,12 +34,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from expunge.judgement.directions import base, is_above, is_below
-from expunge.judgement.leaks import MIN_ROWS, leaks
+from expunge.judgement.leaks import MIN_ROWS, compared, leaks
+from expunge.judgement.power import HALF, least_share
+from expunge.judgement.recital import Recital, recital
 from expunge.records.score import Access, Score
 
 Outcome = Literal["forgets", "suppresses", "retains", "over-forgets", "undecided"]
-Reason = Literal["familiar", "no scores", "no retrained model", "few rows", "disagrees", "ruined", "looks retrained",
-                 "above", "below", "no direction", "no quality"]
+Reason = Literal["recited", "familiar", "no scores", "no retrained model", "few rows", "disagrees", "ruined",
+                 "looks retrained", "above", "below", "no direction", "no quality"]
 """Which rule decided about the model left alone."""
 P_LIMIT = 0.05
 FAR = 0.25
@@ -56,6 +61,8 @@ class Alone:
     """Those above, below or far below their control, as the reason says."""
     familiar: int = 0
     """Membership attacks to which the forget set looks more familiar than rows that were never trained on."""
+    recital: Recital | None = None
+    """What it says by heart, where there is no retrained model."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,8 @@ class Decision:
     inside: tuple[Score, ...]
     """Scores read off its inside that lie above the retrained model's."""
     p_limit: float = P_LIMIT
+    unattacked: bool = False
+    """It would forget, but no attack was set against a control."""
 
 
 def decide(scores: Sequence[Score], p_limit: float = P_LIMIT) -> Decision:
@@ -76,7 +85,8 @@ def decide(scores: Sequence[Score], p_limit: float = P_LIMIT) -> Decision:
     outcome = alone.outcome
     if leaks(scores) or inside:
         outcome = "retains" if shown_alone(plain) else "suppresses"
-    return Decision(outcome, alone, inside, p_limit)
+    unattacked = outcome == "forgets" and not compared(scores)
+    return Decision("undecided" if unattacked else outcome, alone, inside, p_limit, unattacked)
 
 
 def _alone(plain: list[Score], p_limit: float) -> Alone:
@@ -86,13 +96,18 @@ def _alone(plain: list[Score], p_limit: float) -> Alone:
         shown, familiar = tuple(shown_alone(plain)), [
             s for s in plain if s.name.startswith("mia.") and s.n >= MIN_ROWS and s.interval is not None
             and s.interval[0] > 0.5]
+        heard = recital(plain)
+        if heard is not None and heard.proves:
+            return Alone("retains", "recited", evidence=shown, familiar=len(familiar), recital=heard)
         if shown and familiar:
-            return Alone("retains", "familiar", evidence=shown, familiar=len(familiar))
-        return Alone("undecided", "no retrained model" if known else "no scores")
+            return Alone("retains", "familiar", evidence=shown, familiar=len(familiar), recital=heard)
+        return Alone("undecided", "no retrained model" if known else "no scores", recital=heard)
     above, below = tuple(s for s in known if is_above(s)), tuple(s for s in known if is_below(s))
     if quality is not None and quality.n < MIN_ROWS:
         return Alone("undecided", "few rows", quality)
     if quality is not None and (quality.value or 0.0) >= p_limit:
+        if not above and least_share(quality.n) > HALF:
+            return Alone("undecided", "few rows", quality)
         if above:
             return Alone("undecided", "disagrees", quality, above)
         ruined = tuple(s for s in below if base(s) == "forget.probability" and s.interval is not None
@@ -107,7 +122,10 @@ def _alone(plain: list[Score], p_limit: float) -> Alone:
 
 
 def shown_alone(scores: Sequence[Score]) -> list[Score]:
-    """What the model left alone says beyond its control: the retrained model, or the holdout rows without one."""
+    """What the model left alone says beyond its control: the retrained model, or the holdout rows without one.
+
+    What it says by heart stands beside the chance of it.
+    """
     plain = {s.name: s for s in scores if s.attack is None and s.value is not None}
     found = []
     for score in plain.values():
@@ -115,7 +133,11 @@ def shown_alone(scores: Sequence[Score]) -> list[Score]:
             aside = plain.get(score.name.replace("forget.", "holdout.", 1))
             if score.controls.get("retrained") is None and aside is not None:
                 score = score.model_copy(update={"controls": {**score.controls, "holdout": aside.value}})
-            if is_above(score) or is_above(score, "holdout"):
+            heard = recital([score])
+            if heard is not None:
+                if heard.proves:
+                    found.append(score.model_copy(update={"controls": {**score.controls, "chance": heard.rate}}))
+            elif is_above(score) or is_above(score, "holdout"):
                 found.append(score)
     return found
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from expunge.judgement.directions import against, figure
-from expunge.judgement.leaks import MIN_ROWS, compared, leaks
+from expunge.judgement.leaks import DOUBTS, MIN_ROWS, compared, doubt, leaks, lowering
 from expunge.judgement.threats import ThreatDecision, refused, term_of, untried
+from expunge.needs import MODEL_NEEDS, ModelNeed
 from expunge.records.score import AttackRecord, Score, Threat
 
 SHOWN = 3
 """How many successes a sentence tells of."""
 
 
-def worded_threat(found: ThreatDecision, scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> Threat:
+def worded_threat(found: ThreatDecision, scores: Sequence[Score], attacks: Sequence[AttackRecord],
+                  offered: Iterable[ModelNeed] = MODEL_NEEDS) -> Threat:
     """The record of one decision, with its sentence."""
     best = found.found[0] if found.found else None
     return Threat(access=found.access, outcome=found.outcome, sentence=_sentence(found, attacks), tested=found.tested,
                   strongest=best.attack if best else None, metric=best.name if best else None,
                   not_tested=(*(f"{what}: {why}" for what, why in refused(scores, attacks, found.access)),
-                              *untried(scores, attacks, found.access)))
+                              *untried(scores, attacks, found.access, offered)))
 
 
 def _sentence(found: ThreatDecision, attacks: Sequence[AttackRecord]) -> str:
@@ -47,6 +49,10 @@ def _sentence(found: ThreatDecision, attacks: Sequence[AttackRecord]) -> str:
             informed = [s.attack or "" for s in found.attacked if not s.counted]
             also = f", and {_count(informed, attacks)} used the original's knowledge" if informed else ""
             return f"No attack at this access had a control on {MIN_ROWS} rows or more{also}, so nothing follows."
+        case "lowered":
+            lowered = [s.attack or "" for s in lowering(found.attacked)]
+            return (f"The only attack{'s' * (len(set(lowered)) > 1)} at this access, {_named(lowered)}, makes even a "
+                    "model that knows say less, which is no attempt.")
         case "no plain score":
             return f"{nothing}. No score at this access tells of the model left alone."
         case "no retrained model":
@@ -97,9 +103,11 @@ def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -
                          f"comparisons{rest}." if best else
                          f"None of {_count(labels, attacks)} succeeded in any of {len(run)} comparisons.")
     asked = [s for s in scores if s.attack and s.value is not None and s.shows_knowledge]
-    bare = {s.attack for s in asked if s.counted} - set(labels)
+    bare = {s.attack for s in asked if s.counted} - set(labels) - {s.attack for s in lowering(scores)}
     reasons = sorted({s.uncontrolled for s in asked if s.attack in bare and s.uncontrolled})
     informed = list(dict.fromkeys(s.attack for s in asked if s.attack and not s.counted))
+    if lowered := [s.attack or "" for s in lowering(scores) if s.attack not in labels]:
+        sentences.append(f"No attempt, since even a model that knows says less under it: {_named(lowered)}.")
     if informed:
         sentences.append(f"Not counted, since they use the original's knowledge: {', '.join(informed)}.")
     if bare:
@@ -109,6 +117,28 @@ def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -
     if not_run:
         sentences.append(f"Not run, {len(not_run)} in number: {'; '.join(not_run)}.")
     return sentences
+
+
+def outcome_of(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> str:
+    """How many attacks succeeded and which brought out most, or why the nearest one does not count; for one line."""
+    run = sorted(compared(scores), key=lambda s: (s.succeeded, s.strength), reverse=True)
+    if not run:
+        asked, lowered = any(s.attack for s in scores), [s.attack or "" for s in lowering(scores)]
+        if lowered:
+            return f"Attacks: no attempt, since even a model that knows says less under it: {_named(lowered)}."
+        return f"Attacks: {f'none had a control on {MIN_ROWS} rows or more' if asked else 'none was run'}."
+    terms = {term_of(s.attack or "", attacks): s.succeeded for s in reversed(run)}
+    best, won = run[0], sum(terms.values())
+    if won:
+        return f"Attacks: {won} of {len(terms)} succeeded. Strongest ({best.access}): {told(best)}."
+    low, high = best.excess_interval or (0.0, 0.0)
+    why = DOUBTS[best.doubt or doubt(best, len(terms)) or "chance"]
+    return (f"Attacks: none of {len(terms)} succeeded. The largest excess is {figure(best.excess or 0.0)} "
+            f"[{figure(low)}, {figure(high)}] ({best.name} under {best.attack}); it does not count, since {why}.")
+
+
+def _named(labels: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(labels))
 
 
 def _count(labels: Sequence[str], attacks: Sequence[AttackRecord]) -> str:

@@ -6,18 +6,19 @@ succeeded, corrected for the number of attacks; an attacker with more access may
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from expunge.judgement.directions import is_below
-from expunge.judgement.leaks import MIN_ROWS, compared, leaks
+from expunge.judgement.leaks import MIN_ROWS, compared, leaks, lowering
 from expunge.judgement.outcome import Outcome, hidden_inside, looks_inside, shown_alone
+from expunge.needs import MODEL_NEEDS, NEED_TEXTS, ModelNeed, unmet
 from expunge.records.score import ACCESS, Access, AttackRecord, Family, Score
 
 ThreatOutcome = Literal["forgets", "suppresses", "retains", "over-forgets", "undecided", "not tested"]
-ThreatReason = Literal["alone", "attack", "inside", "nothing asked", "no attack", "no control", "no plain score",
-                       "no retrained model", "below", "unsettled", "nothing found"]
+ThreatReason = Literal["alone", "attack", "inside", "nothing asked", "no attack", "no control", "lowered",
+                       "no plain score", "no retrained model", "below", "unsettled", "nothing found"]
 """Which rule decided."""
 INSIDE = "model internals: whether hidden states still hold it"
 NOT_TRIED: dict[str, tuple[Access, tuple[Family, ...]]] = {
@@ -96,7 +97,7 @@ def _decide(access: Access, scores: Sequence[Score], plain: Outcome, overall: Ou
         silent = all(s.access != access for s in alone)
         return decision("not tested", "nothing asked") if silent else decision("undecided", "no attack")
     if not compared(here):
-        return decision("undecided", "no control")
+        return decision("undecided", "lowered" if lowering(here) else "no control")
     if not known:
         return decision("undecided", "no plain score")
     if all(s.controls.get("retrained") is None for s in known):
@@ -108,21 +109,35 @@ def _decide(access: Access, scores: Sequence[Score], plain: Outcome, overall: Ou
     return decision("forgets", "nothing found")
 
 
-def untried(scores: Sequence[Score], attacks: Sequence[AttackRecord], access: Access | None = None) -> list[str]:
-    """The families of attacks, and looks inside, that no score comes from."""
+def untried(scores: Sequence[Score], attacks: Sequence[AttackRecord], access: Access | None = None,
+            offered: Iterable[ModelNeed] = MODEL_NEEDS) -> list[str]:
+    """The families of attacks, and looks inside, that no score comes from.
+
+    Args:
+        offered: what the model offers; attacks that its kind has no use for are not missed.
+    """
     run = {s.attack for s in scores if s.attack and s.value is not None}
     families = {family for a in attacks if run & set(a.labels) for family in a.families}
     looked = any(looks_inside(s) for s in scores if s.value is not None)
     return [what for what, (needed, kinds) in NOT_TRIED.items()
-            if access in (None, needed) and not families & set(kinds) and not (looked and what == INSIDE)]
+            if access in (None, needed) and not families & set(kinds) and not (looked and what == INSIDE)
+            and not all(unmet(_family_needs(kind), offered) for kind in kinds)]
+
+
+def _family_needs(family: Family) -> tuple[ModelNeed, ...]:
+    """What a model must offer for attacks of this family to make sense."""
+    return ("prompt",) if family.startswith("prompt:") else ("generate",) if family == "decoding" else ()
 
 
 def unscored(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> list[str]:
-    """Attacks that were not run, and metrics that could not be taken under those that were, with the reason."""
+    """Attacks that were not run, and metrics that could not be taken under those that were, with the reason.
+
+    What a model of this kind has no use for is left out.
+    """
     run = {s.attack for s in scores if s.attack and s.value is not None}
     lacking: dict[tuple[str, str], set[str]] = {}
     for s in scores:
-        if s.attack in run and s.attack and s.unavailable is not None:
+        if s.attack in run and s.attack and s.unavailable is not None and applies(s):
             lacking.setdefault((s.name, s.unavailable), set()).add(s.attack)
     return [*(f"{what}: {why}" for what, why in refused(scores, attacks)),
             *(f"{name} under {next(iter(of)) if len(of) == 1 else f'{len(of)} attacks'}: {why}"
@@ -136,9 +151,18 @@ def refused(scores: Sequence[Score], attacks: Sequence[AttackRecord],
     needed = {label: a.access for a in attacks for label in a.labels}
     why: dict[str, str] = {}
     for s in scores:
-        if s.attack and s.attack not in run and access in (None, needed.get(s.attack, s.access)):
+        if s.attack and s.attack not in run and access in (None, needed.get(s.attack, s.access)) and applies(s):
             why.setdefault(term_of(s.attack, attacks), s.unavailable or "no reason was recorded")
     return list(why.items())
+
+
+FOREIGN = tuple(f"it {NEED_TEXTS[need].why}" for need in ("generate", "sequence", "prompt", "hidden", "image"))
+"""Reasons that lie in the kind of the model: such a score is not missed."""
+
+
+def applies(score: Score) -> bool:
+    """Whether a model of this kind could have had the score at all."""
+    return score.unavailable not in FOREIGN
 
 
 def term_of(label: str, attacks: Sequence[AttackRecord]) -> str:

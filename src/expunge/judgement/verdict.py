@@ -4,27 +4,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from expunge.judgement.outcome import P_LIMIT, decide
+from expunge.judgement.settling import settling
 from expunge.judgement.threat_wording import attack_sentences, worded_threat
-from expunge.judgement.threats import decide_threats, unscored, untried
-from expunge.judgement.wording import alone_sentences, figures, inside_sentences
+from expunge.judgement.threats import applies, decide_threats, unscored, untried
+from expunge.judgement.wording import alone_sentences, figures, first_sentence, inside_sentences
+from expunge.needs import MODEL_NEEDS, ModelNeed
 from expunge.records.score import AttackRecord, Score, Verdict
 
 
-def verdict(scores: Sequence[Score], attacks: Sequence[AttackRecord] = (), p_limit: float = P_LIMIT) -> Verdict:
-    """Outcome, sentences, threats and gaps for one subject's scores, attacked ones included."""
+def verdict(scores: Sequence[Score], attacks: Sequence[AttackRecord] = (), p_limit: float = P_LIMIT, *,
+            offered: Iterable[ModelNeed] = MODEL_NEEDS) -> Verdict:
+    """Outcome, sentences, threats and gaps for one subject's scores, attacked ones included.
+
+    Args:
+        offered: what the model offers of what plug-ins may need; what its kind has no use for is not called untested.
+    """
     plain = [s for s in scores if s.attack is None and s.value is not None]
     decision = decide(scores, p_limit)
     alone = decision.alone.outcome
     differs = decision.outcome != alone
     threats = decide_threats(scores, alone, decision.outcome)
-    missing = [f"{s.name}: {s.unavailable}" for s in scores if s.attack is None and s.unavailable is not None]
+    missing = [f"{s.name}: {s.unavailable}" for s in scores
+               if s.attack is None and s.unavailable is not None and applies(s)]
+    settled = settling(decision, scores)
     return Verdict(
         outcome=decision.outcome, alone=alone if differs else None,
-        sentences=(*([f"Without the attacks the scores say: {alone}."] if differs else []),
-                   *alone_sentences(decision), *inside_sentences(decision), *attack_sentences(scores, attacks),
-                   *figures(plain)),
-        not_tested=(*missing, *unscored(scores, attacks), *untried(scores, attacks)),
-        threats=tuple(worded_threat(found, scores, attacks) for found in threats))
+        sentences=(*first_sentence(decision), *alone_sentences(decision), *([settled] if settled else []),
+                   *inside_sentences(decision), *attack_sentences(scores, attacks), *figures(plain)),
+        not_tested=(*missing, *unscored(scores, attacks), *untried(scores, attacks, offered=offered)),
+        threats=tuple(worded_threat(found, scores, attacks, offered) for found in threats))

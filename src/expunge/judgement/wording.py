@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from math import floor, log10
+
 from expunge.judgement.directions import against, base, compare, figure
 from expunge.judgement.leaks import MIN_ROWS
 from expunge.judgement.outcome import Alone, Decision
+from expunge.judgement.power import least_share
+from expunge.judgement.recital import ODDS, Recital
+from expunge.metrics.recited import LEAST
 from expunge.records.score import Score
 
 MEMBERSHIP = ("mia.", "linear_probe")
 """Whether forget rows can be told from rows that were never trained on, by the losses or by hidden states."""
 BEHAVIOUR = ("forget.refusal", "forget.above_chance")
 """Told in one sentence rather than one each."""
+
+
+def first_sentence(decision: Decision) -> list[str]:
+    """Where the attacks, or their absence, change what the scores say."""
+    if decision.unattacked:
+        return ["Asked plainly the model looks like one that never saw the forget set, but no attack was set against a "
+                "control, and an attack may bring back what plain asking does not show."]
+    alone = decision.alone.outcome
+    return [f"Without the attacks the scores say: {alone}."] if decision.outcome != alone else []
 
 
 def alone_sentences(decision: Decision) -> list[str]:
@@ -32,18 +46,24 @@ def figures(plain: list[Score]) -> list[str]:
 
 def _reason(alone: Alone) -> str:
     match alone.reason:
-        case "familiar":
-            return (f"More is known of the forget set than of rows that were never trained on, by "
-                    f"{against(alone.evidence)}, and it looks more familiar to {alone.familiar} membership "
-                    f"attack{'s' * (alone.familiar > 1)}. There is no retrained model, which alone could show that "
-                    "nothing is left.")
+        case "recited" | "familiar":
+            said = [_by_heart(alone.recital)] if alone.recital is not None and alone.reason == "recited" else []
+            if alone.familiar:
+                beside = [s for s in alone.evidence if s.controls.get("chance") is None]
+                more = f"More is known of the forget set than of rows that were never trained on, by {against(beside)}"
+                said.append(f"{f'{more}, and it' if beside else 'It'} looks more familiar to "
+                            f"{alone.familiar} membership attack{'s' * (alone.familiar > 1)}.")
+            return " ".join([*said, "There is no retrained model, which alone could show that nothing is left."])
         case "no scores":
             return "No score of the model left alone was asked for, which attacks could add to."
         case "no retrained model":
-            return ("There is no comparison with a retrained model, so whether the forget set is gone cannot be "
-                    "decided; the figures below only say how the model differs from its references.")
+            heard = _some_by_heart(alone.recital)
+            return (f"{heard}There is no comparison with a retrained model, so whether the forget set is gone cannot "
+                    "be decided; the figures below only say how the model differs from its references.")
         case "few rows":
-            return f"With {alone.quality.n if alone.quality else 0} rows that test cannot decide anything."
+            rows = alone.quality.n if alone.quality else 0
+            return (f"With {rows} rows that test does not notice a model that still knows half of them, so it cannot "
+                    "say that the forget set is gone.")
         case "disagrees":
             return ("The evidence disagrees: the truth ratios look retrained, yet clearly more is known than by the "
                     f"retrained model: {against(alone.evidence)}.")
@@ -63,14 +83,34 @@ def _reason(alone: Alone) -> str:
             return "Without forget_quality, no score here can show that the model looks retrained."
 
 
+def _by_heart(found: Recital) -> str:
+    """How many answers it says word for word, and how unlikely that is."""
+    by = (f"if it says rows that it never saw as often, that is {found.rate:.0%} of them" if found.rate > ODDS**LEAST
+          else "if it guesses each such word with even odds")
+    return (f"It says {found.recited} of {found.score.n} answers word for word, each with {LEAST} words or more that "
+            f"neither the prompt nor the other answers hold. A model that never saw them does that with a chance of "
+            f"{_bound(found.chance)} at most, {by}. The bound does not cover texts that are common knowledge.")
+
+
+def _some_by_heart(found: Recital | None) -> str:
+    """The same where it proves nothing."""
+    if found is None or not found.recited:
+        return ""
+    return (f"It says {found.recited} of {found.score.n} answers word for word, which is too few to prove anything "
+            "by itself. ")
+
+
+def _bound(chance: float) -> str:
+    """A power of ten, rounded up; beyond what anybody would believe the bound is not told."""
+    return f"1 in 10^{min(12, floor(-log10(max(chance, 1e-300))))}"
+
+
 def _quality(score: Score, p_limit: float) -> str:
     p = score.value or 0.0
     text = f"Forget quality is p = {figure(p)} over {score.n} forget rows: the truth ratios "
     if p >= p_limit:
-        # Smallest gap between two distributions of n rows each that reaches 5 %: 1.36 sqrt(2 / n).
-        gap = min(1.0, 1.36 * (2 / max(score.n, 1)) ** 0.5)
-        text += (f"could not be told from those of the retrained model (limit {p_limit:g}). A test of this "
-                 f"size only notices distributions that are about {gap:.2f} apart or more")
+        text += (f"could not be told from those of the retrained model (limit {p_limit:g}). A test of this size may "
+                 f"miss a model that still knows {least_share(score.n):.0%} of the rows")
     else:
         text += f"differ from those of the retrained model (limit {p_limit:g})"
     floor = score.controls.get("retrained")

@@ -34,6 +34,8 @@ class AttackEvidence:
     """Whether recovered knowledge can only come from the subject."""
     holdout: Observations | None = None
     """The subject attacked on its holdout rows: the control if there is no retrained model."""
+    original: Observations | None = None
+    """The original under the attack, where it was asked."""
     uncontrolled: str | None = None
     """Reason why there is no control, if there is none."""
 
@@ -84,6 +86,7 @@ def score_attacked(term: str, attacked: AttackEvidence, *, resamples: int = 1000
                             resamples, seed)
     else:
         update["uncontrolled"] = attacked.uncontrolled or "neither a retrained model nor holdout rows were given"
+    update["original_attacked"] = _mean_of(read(plain, attacked.original), values)
     recoverable = original is not None and before is not None and original - before > LOST
     update["recovered"] = (score.value - before) / (original - before) if recoverable else None  # type: ignore[operator]
     return score.model_copy(update=update)

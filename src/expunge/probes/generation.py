@@ -39,7 +39,7 @@ class Generation(Probe):
     def observe(self, subject: CausalLM, examples: Sequence[Example], task: Task,
                 progress: Progress | None = None, *, partner: CausalLM | None = None,
                 reused: Sequence[Row] = ()) -> list[Row]:
-        prompts, references, starts = [], [], []
+        prompts, references, starts, given = [], [], [], []
         hits = {row["id"]: row["hit"] for row in reused if row["form"] == "answer" and "hit" in row}
         for example in examples:
             if example.kind == "text":
@@ -47,16 +47,19 @@ class Generation(Probe):
                 row = subject.encoder.encode(example, answer=start)
                 prompts.append(row.ids[: row.prompt + row.answer])
                 references.append(rest)
+                given.append(start)
             else:
                 prompts.append(subject.encoder.prompt(example))
                 references.append(example.answer)
+                given.append("\n".join(content for _, content in example.messages) or example.prompt)
             starts.append(_greedy_start(subject.encoder.encode(example), prompts[-1], hits.get(example.id, ())))
         answers = subject.generate(prompts, task.generation_tokens, self.spec.batch_size, progress,
                                    begun=starts if any(starts) else ())
         return [
             GenerationRow(id=e.id, entity=e.entity, group=e.group, form="prompt", index=0,
-                          prompt=e.prompt, reference=reference, short=e.short_answer, text=text, stopped=stopped)
-            for e, reference, (text, stopped) in zip(examples, references, answers, strict=True)
+                          prompt=e.prompt, given=before, reference=reference, short=e.short_answer, text=text,
+                          stopped=stopped)
+            for e, before, reference, (text, stopped) in zip(examples, given, references, answers, strict=True)
         ]
 
 

@@ -50,6 +50,8 @@ class GenerationRow(TypedDict):
     form: Literal["prompt", "paraphrase"]
     index: int
     prompt: str
+    given: NotRequired[str]
+    """All text before the answer: every turn, or the first half of running text."""
     reference: str
     short: str
     """The bare fact in the reference; empty where the rows name none."""

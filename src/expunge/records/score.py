@@ -61,6 +61,9 @@ class Score(Record):
     """Under an attack: how many entities the excess rests on, on the side with fewer. A row without one is its own."""
     floor: float | None = None
     """The excess of a second retrained model over the first: what two models that never knew differ by."""
+    original_attacked: float | None = None
+    """The original under the same attack, for attacks on prompts and decoding. Where that is much less than
+    the original left alone, the attack is no attempt."""
     recovered: float | None = None
     """(value - before) / (original - before), the share of the way back; None where nothing was lost."""
     uncontrolled: str | None = None

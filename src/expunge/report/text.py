@@ -62,6 +62,7 @@ METRICS: dict[str, str] = {
     "extraction_strength": "Share of the answer's end that the model completes without a mistake.",
     "accuracy": "Share of multiple-choice questions where the right option is the likeliest.",
     "above_chance": "Accuracy less that of guessing: below 0 the right option is avoided, at 0 it is not known.",
+    "recited": "Share of answers said word for word, with five words or more that could hardly be guessed.",
     "keyword": "Share of greedy answers that contain the bare fact asked for.",
     "refusal": "Share of greedy answers that decline to answer.",
     "forget_quality": "p-value of a two-sample Kolmogorov-Smirnov test between the truth ratios of this "

@@ -85,6 +85,22 @@ def said(metric: type[Metric], text: str, is_: float, split: Split | None = None
     assert _score(metric, spoken, split) == is_
 
 
+@check
+def recites(metric: type[Metric], is_: float, change: str = "") -> None:
+    """The value where 20 answers of eight made-up words are said word for word, or with that change."""
+    def words(i: int, start: str) -> str:
+        return " and ".join(f"{start}{i}{letter}" for letter in "abcdefgh")
+
+    rows: list[Row] = []
+    for i in range(20):
+        answer = {"short": f"short{i}", "pattern": words(0, "word") + f" {i}"}.get(change, words(i, "word"))
+        rows.append({"id": f"forget-{i}", "entity": "", "group": "", "form": "prompt", "index": 0, "stopped": True,
+                     "prompt": answer if change == "in the prompt" else "?", "reference": answer, "short": "",
+                     "text": words(i, "other") if change == "another" else answer})
+    score = metric().score(Evidence(Observations({("generation", "forget"): rows})), "forget")
+    assert score.value == is_, score
+
+
 def edit(observations: Observations, probe: str, split: Split,
          change: Callable[[Row], Row | None]) -> Observations:
     """A copy with one probe's rows of one split changed, or dropped where `change` gives None."""

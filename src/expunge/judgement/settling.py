@@ -1,0 +1,59 @@
+"""What would settle an undecided verdict, in a sentence that says how many rows or which models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from expunge.judgement.directions import base
+from expunge.judgement.leaks import MIN_ROWS
+from expunge.judgement.outcome import Decision
+from expunge.judgement.power import HALF, holdout_rows, rows_for
+from expunge.records.score import Score
+
+SETTLING = "What would settle it:"
+RETRAINED = "a model trained without the forget set (--retrained MODEL), which alone can show that nothing is left"
+
+
+def settling(decision: Decision, scores: Sequence[Score]) -> str | None:
+    """The sentence; None for a verdict that is decided."""
+    if decision.outcome != "undecided":
+        return None
+    told = _alone(decision, scores)
+    if decision.unattacked:
+        told = "an attack that has a control (--suite quick runs three)"
+    return f"{SETTLING} {told}."
+
+
+def _alone(decision: Decision, scores: Sequence[Score]) -> str:
+    match decision.alone.reason:
+        case "no scores":
+            return "a score of the forget set, such as forget.probability (--suite scores)"
+        case "few rows":
+            return f"{rows_for(HALF)} forget rows or more, or attacks on them that succeed"
+        case "disagrees":
+            return "a second retrained model (--retrained A --retrained B), which shows how much two of them differ"
+        case "no quality":
+            return f"forget_quality, which {_why_missing(scores)}"
+        case "no direction":
+            return "more forget rows, or a second retrained model, which shows how much two of them differ"
+        case _:
+            return _without_retrained(scores)
+
+
+def _why_missing(scores: Sequence[Score]) -> str:
+    why = next((s.unavailable for s in scores if base(s) == "forget_quality" and s.unavailable), None)
+    return f"could not be taken: {why}" if why else "the suite does not hold"
+
+
+def _without_retrained(scores: Sequence[Score]) -> str:
+    """Rows that the model never saw, if they could settle it, or a retrained model."""
+    plain = [s for s in scores if s.attack is None and s.value is not None]
+    rows = max((s.n for s in plain if s.name.startswith("forget.")), default=0)
+    aside = max((s.n for s in plain if s.name.startswith("holdout.")), default=0)
+    wanted = holdout_rows(rows, MIN_ROWS)
+    if wanted is None or aside >= wanted[0]:
+        small = f"; {rows} forget rows are too few to be told from others" if wanted is None else ""
+        return RETRAINED + small
+    count, share = wanted
+    return (f"{count} rows of the same kind that the model never saw (--holdout FILE): with so many, a test with 80 % "
+            f"power notices a model that knows {share} of the {rows} forget rows. Or {RETRAINED}")
