@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from expunge.benchmarks.loading import load_task
 from expunge.data.files import read_examples, read_rows, to_examples
 from expunge.data.hints import propose
 from expunge.data.mapping import parse_map
@@ -137,8 +138,10 @@ def data(name: str) -> Path:
     ({"prompt": "It was", "gt": "a cold day."}, "prompt=prompt,completion=gt"),  # MUSE verbmem, DUSK
     ({"query": "Who is it?", "answer": "Ann", "level": "1", "type": "cloze", "subject": "Ann"},
      "question=query,answer=answer"),
-    ({"case_id": 1, "requested_rewrite": {"prompt": "He is", "target_true": {"str": "Ann"}, "subject": "Ann"}},
-     "prompt=requested_rewrite.prompt,completion=requested_rewrite.target_true.str"),
+    ({"case_id": 1, "requested_rewrite": {"prompt": "{} is", "target_true": {"str": "tall"}, "subject": "Ann"}},  # ROME
+     "prompt=requested_rewrite.prompt,completion=requested_rewrite.target_true.str,subject=requested_rewrite.subject"),
+    ({"qa": {"question": "Who?", "answer": "Ann", "wrong_answers": ["Bob"], "entity": "a"}},
+     "question=qa.question,answer=qa.answer,entity=qa.entity,wrong_answers=qa.wrong_answers"),
     ({"id": "a", "question": "Who?", "answers": {"text": ["Ann"], "answer_start": [3]}},  # SQuAD of the hub
      "question=question,answer=answers.text[0]"),
     ({"question": "Who?", "answers": ["Ann", "Anne"]}, "question=question,answer=answers[0]"),
@@ -156,6 +159,7 @@ def data(name: str) -> Path:
 def test_messages_name_a_map_that_works(tmp_path: Path, row: Mapping[str, Any], right: str) -> None:
     said, rows = by_the_message(write(tmp_path / "rows.jsonl", [row, row | {"id": "b"}]))
     assert said == right and len(rows) == 2
+    assert "{}" not in rows[0].prompt and (rows[0].prompt == "Ann is") == ("case_id" in row)
     if "choices" in row:
         assert (rows[0].answer, rows[0].options) == ("y", ("x", "y"))
 
@@ -315,6 +319,17 @@ def test_paths_that_lead_nowhere(tmp_path: Path, mapping: str, error: Any, says:
                                        "list": [1]})
     with pytest.raises(error, match=says):
         read_examples(path, mapping=parse_map(mapping, FIELDS))
+
+
+@pytest.mark.parametrize(("other", "mapping"), [
+    ({"instruction": "Where?", "input": "", "output": "Here."}, "question=instruction+input,answer=output"),
+    ({"data": {"train": [{"q": "Where?", "a": "Here."}]}}, "question=data.train[].q,answer=data.train[].a"),
+    ({"qa": {"question": "Where?", "answer": "Here."}}, "question=qa.question,answer=qa.answer"),
+])
+def test_one_map_serves_files_of_which_one_has_our_names(tmp_path: Path, other: Any, mapping: str) -> None:
+    task = load_task(None, forget=write(tmp_path / "f.jsonl", [other]), retain=write(tmp_path / "r.jsonl", [QA]),
+                     mapping=parse_map(mapping, FIELDS))
+    assert [(r.prompt, r.answer) for r in (*task.forget, *task.retain)] == [("Where?", "Here."), ("Who?", "Ann.")]
 
 
 def test_empty_answers_are_counted_in_the_message(tmp_path: Path) -> None:

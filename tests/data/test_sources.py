@@ -129,11 +129,27 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
     (tmp_path / "inside").mkdir()
     rows, notes = read_source(tmp_path)
     assert [row["text"] for _, row in rows] == ["One.", "Two."] and rows[0][0].startswith(str(tmp_path / "a.jsonl.gz"))
-    assert notes[0] == f"{tmp_path}: 2 files are read, not README.md."
+    assert notes[0] == f"{tmp_path.name}: 2 files are read, not README.md."
     assert [row.id for row in read_examples(tmp_path, prefix="forget")] == ["forget/0", "forget/1"]
-    for empty in (tmp_path / "inside",):
-        with pytest.raises(MissingError, match="holds no file of rows"):
-            read_rows(empty)
+    with pytest.raises(MissingError, match="holds no file of rows"):
+        read_rows(tmp_path / "inside")
+
+
+def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
+    table = pyarrow.table({"question": ["Who?"], "answer": ["Ann."], "wrong_answers": [["Bob."]]})
+    folder = tmp_path / "saved" / "train"
+    folder.mkdir(parents=True)
+    with pyarrow.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as file, \
+            pyarrow.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    for name in ("dataset_info.json", "state.json"):
+        (folder / name).write_text("{}")
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    (row,) = read_examples(folder)
+    assert (row.answer, row.wrong_answers) == ("Ann.", ("Bob.",))
+    with pytest.raises(MissingError, match=r"holds no file of rows[\s\S]*It holds dataset_dict.json, train"):
+        read_rows(tmp_path / "saved")
 
 
 # The hub

@@ -24,7 +24,9 @@ from expunge.data.shapes import UnknownShape, kind_of, to_example, unused
 from expunge.errors import DataError, MissingError, MissingExtra
 from expunge.records.task import Example
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".arrow")
+ABOUT_A_FOLDER = ("dataset_info.json", "state.json", "dataset_dict.json")
+"""What `datasets` writes beside the rows."""
 DELIMITERS = (",", ";", "\t", "|")
 """What may stand between the cells of a table; the header shows which."""
 
@@ -123,8 +125,8 @@ def read_source(path: Path | str) -> FileRows:
         raise MissingError(f"The data file {path} does not exist.",
                            fix="Check the path; a relative one starts where the command is run.")
     notes: tuple[str, ...] = ()
-    if suffix == ".parquet":
-        rows = _parquet(path)
+    if suffix in (".parquet", ".arrow"):
+        rows = _columns(path, suffix)
     elif suffix == ".txt":
         rows, notes = _plain(path, read_text(path))
     else:
@@ -146,14 +148,15 @@ def _checked(source: str, rows: list[tuple[str, Any]]) -> list[Located]:
 
 def _folder(path: Path) -> FileRows:
     files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
-    known = [f for f in files if Path(without_packing(f.name)).suffix.lower() in SUFFIXES]
+    known = [f for f in files if Path(without_packing(f.name)).suffix.lower() in SUFFIXES
+             and f.name not in ABOUT_A_FOLDER]
     if not known:
         inside = ", ".join(sorted(f.name for f in path.iterdir())[:8]) or "nothing"
         raise MissingError(f"The folder {path} holds no file of rows.", f"It holds {inside}.",
                            f"Name a folder with files that end in {', '.join(SUFFIXES)}.")
     read = [read_source(f) for f in known]
     others = ", ".join(f.name for f in files if f not in known)
-    notes = (f"{path}: {len(known)} files are read" + (f", not {others}." if others else "."),)
+    notes = (f"{path.name}: {len(known)} files are read" + (f", not {others}." if others else "."),)
     return FileRows([row for found in read for row in found.rows],
                     notes + tuple(note for found in read for note in found.notes))
 
@@ -271,18 +274,20 @@ def _plain(path: Path, text: str) -> tuple[list[tuple[str, Any]], tuple[str, ...
         else:
             rows.append((f"{path}, line {number}", lines[number - 1]))
         last = number
-    return rows, (f"{path}: {len(rows)} rows of text, one per {'paragraph' if apart else 'line'}.",)
+    return rows, (f"{path.name}: {len(rows)} rows of text, one per {'paragraph' if apart else 'line'}.",)
 
 
-def _parquet(path: Path) -> list[tuple[str, Any]]:
+def _columns(path: Path, suffix: str) -> list[tuple[str, Any]]:
+    """Parquet, or the stream that `datasets` leaves in the folder of `save_to_disk`."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         fix = "pip install 'expunge[parquet]'"
-        raise MissingExtra(f"{path}: reading parquet needs pyarrow.", "", fix) from None
+        raise MissingExtra(f"{path}: reading {suffix[1:]} needs pyarrow.", "", fix) from None
+    data = io.BytesIO(read_bytes(path))
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(read_bytes(path)))
+        table = pyarrow.parquet.read_table(data) if suffix == ".parquet" else pyarrow.ipc.open_stream(data).read_all()
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable parquet file.", str(error)) from None
+        raise DataError(f"{path} is not a readable {suffix[1:]} file.", str(error)) from None
     return [(f"{path}, row {n}", row) for n, row in enumerate(table.to_pylist(), 1)]

@@ -46,7 +46,7 @@ def propose(rows: Sequence[Located]) -> str:
     for candidates in (_conversations(paths), _pairs(paths, rows), _texts(paths, rows)):
         best, most = "", 0
         for mapping in islice(candidates, TRIED):
-            if (count := _readable(rows[:FIRST], mapping)) > most and _readable(rows, mapping):
+            if (count := _readable(rows, mapping, FIRST)) > most and _readable(rows, mapping):
                 text = ",".join(f"{ours}={theirs}" for ours, theirs in mapping.items())
                 best, most = f"--map {shlex.quote(text)}", count
         if best:
@@ -64,11 +64,21 @@ def _pairs(paths: Sequence[str], rows: Sequence[Located]) -> Iterator[dict[str, 
         inside = [path for path in paths if _item(path) == group]
         for first, second, names in (("prompt", "completion", product(PROMPTS, COMPLETIONS)),
                                      ("question", "answer", product(QUESTIONS, ANSWERS))):
-            yield from ({first: q, second: a} for one, other in names for q in _named(one, inside)
-                        for a in _named(other, inside) if q != a)
+            found = [{first: q, second: a} for one, other in names for q in _named(one, inside)
+                     for a in _named(other, inside) if q != a]
+            yield from (pair | more for pair in found if (more := _beside(pair[first], inside)))
+            yield from found
     texts = [path for path in paths if _is_text(rows, path)]
     if len(texts) == 2:
         yield {"question": texts[0], "answer": texts[1]}
+
+
+def _beside(path: str, paths: Sequence[str]) -> dict[str, str]:
+    """Fields with our own names in the object that holds a field; --map must name them too if it is not the row."""
+    holder = path.split("+")[0].rpartition(".")[0]
+    if not holder or holder.endswith("[]"):
+        return {}
+    return {name: f"{holder}.{name}" for name in sorted(NAMES - ABOUT | LISTED) if f"{holder}.{name}" in paths}
 
 
 def _texts(paths: Sequence[str], rows: Sequence[Located]) -> Iterator[dict[str, str]]:
@@ -95,21 +105,23 @@ def _ends(path: str) -> list[str]:
 
 def _is_text(rows: Sequence[Located], path: str) -> bool:
     """Whether it is a text in the first rows, and not a name of the row or its source."""
-    values = [row.get("text") for _, row in apply(rows[:FIRST], {"text": path})]
+    values = [row.get("text") for _, row in islice(apply(rows[:FIRST], {"text": path}), FIRST)]
     name = path.rpartition(".")[2]
     return name not in NAMES and not path.endswith("[0]") and all(isinstance(value, str) for value in values)
 
 
-def _readable(rows: Sequence[Located], mapping: Mapping[str, str]) -> int:
-    """How many rows the mapping gives; 0 when one of them cannot be used or has none of the mapped fields."""
+def _readable(rows: Sequence[Located], mapping: Mapping[str, str], first: int | None = None) -> int:
+    """How many rows the mapping gives; 0 when one (of the `first` ones) cannot be used or has not all fields."""
+    count = 0
     try:
-        made = apply(rows, mapping)
-        for where, row in made:
+        for count, (where, row) in enumerate(apply(rows, mapping), 1):
             if not set(mapping) <= set(row):
                 return 0
+            if first is not None and count > first:
+                continue
             if "text" in mapping and any(name.lower() not in ABOUT for name in unused(row, "text")):
                 return 0  # a half that stands alone
             to_example(row, where=where, id="", chosen=mapping)
     except ExpungeError:
         return 0
-    return len(made)
+    return count

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from expunge.errors import DataError, UsageError, did_you_mean
@@ -46,7 +47,7 @@ def parse_map(text: str, fields: Sequence[str]) -> dict[str, str]:
     return mapping
 
 
-def apply(rows: Iterable[Located], mapping: Mapping[str, str]) -> list[Located]:
+def apply(rows: Iterable[Located], mapping: Mapping[str, str]) -> Iterator[Located]:
     """The rows with every mapped field under our name.
 
     A row in which none of the mapped fields is found stays as it is, so that one --map can serve files of which only
@@ -56,23 +57,21 @@ def apply(rows: Iterable[Located], mapping: Mapping[str, str]) -> list[Located]:
         UsageError: the paths go through different lists, so that it is not clear what a row is.
     """
     if not mapping:
-        return list(rows)
+        yield from rows
+        return
     lists = {path: [part.strip(".") for part in path.split("[]")][:-1] for path in _paths(mapping)}
     deepest = max(lists.values(), key=len)
     apart = next((path for path, through in lists.items() if through != deepest[: len(through)]), None)
     if apart is not None:
         raise UsageError(f"--map: {apart!r} does not go through the same list as {'[].'.join(deepest)}[].",
                          "Every item of one list becomes a row.", "Give paths that begin alike.")
-    made: list[Located] = []
+    used = {*mapping, *_paths(mapping), *_columns(mapping)}  # not read under their own names too
     for where, row in rows:
         for place, levels in _items(where, [row], deepest):
             found = {ours: value for ours, path in mapping.items()
                      if (value := _joined(levels, path)) is not MISSING}
             own = levels[-1] if isinstance(levels[-1], Mapping) else {}
-            # What is mapped to one name of ours is not also read under its own.
-            used = {*mapping, *_paths(mapping), *_columns(mapping)} if found else set()
-            made.append((place, {k: v for k, v in own.items() if k not in used} | found))
-    return made
+            yield place, {k: v for k, v in own.items() if not found or k not in used} | found
 
 
 def check_map(mapping: Mapping[str, str] | None, rows: Sequence[Located]) -> None:
@@ -152,16 +151,19 @@ def _joined(levels: Sequence[Any], path: str) -> Any:
     row = levels[-1]
     if isinstance(row, Mapping) and path in row:
         return row[path]
-    values = []
-    for piece in (piece.strip() for piece in path.split("+")):
-        *through, last = (part.strip(".") for part in piece.split("[]"))
-        values.append(_get(levels[len(through)], last) if len(through) < len(levels) else MISSING)
+    values = [_get(levels[depth], last) if depth < len(levels) else MISSING for depth, last in _pieces(path)]
     if len(values) == 1:
         return values[0]
     texts = [value for value in values if isinstance(value, str) and value]
     if any(value not in (MISSING, None, "") for value in values if not isinstance(value, str)):
         return values  # whoever wants a text refuses a list
     return "\n".join(texts) if texts else MISSING
+
+
+@cache
+def _pieces(path: str) -> list[tuple[int, str]]:
+    """Of every piece between + how many lists it goes through, and what is read in the item they lead to."""
+    return [(piece.count("[]"), piece.split("[]")[-1].strip(". ")) for piece in path.split("+")]
 
 
 def _get(value: Any, path: str) -> Any:

@@ -47,7 +47,10 @@ def _pair(found: Fields, fields: Fields, where: str) -> tuple[str, str]:
     value = found[second]
     if fields.get("options"):
         value = _right(value, fields["options"], fields.pop("labels", ()), where)
-    return to_text(found[first], first, where), to_text(value, second, where)
+    prompt, entity = to_text(found[first], first, where), fields.get("entity", "")
+    if prompt.count("{}") == 1 and entity and entity not in prompt:
+        prompt = prompt.replace("{}", entity)  # CounterFact as ROME published it: "{} plays the sport of"
+    return prompt, to_text(value, second, where)
 
 
 def _conversation(found: Fields, fields: Fields, where: str) -> tuple[str, str]:
