@@ -33,6 +33,7 @@ from expunge.models.sizes import SIZES, is_fresh
 from expunge.models.subject import Subject
 from expunge.models.tiny import build_for, epochs_from_scratch
 from expunge.output import prepare_output, refuse_output
+from expunge.presets import chosen
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit
 from expunge.records.settings import AuditSettings, LoopSettings, RunSettings, TrainSettings
@@ -120,7 +121,8 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, method: str |
     return execute(plan, (stage,), subject, task, record, out, resume=resume, overwrite=overwrite, reporter=reporter)
 
 
-def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str | None = None,
+def forget(model: str | Path, *, out: str | Path, method: str | None = None, preset: str | None = None,
+           task: Task | str | None = None,
            forget: Path | None = None, retain: Path | None = None, holdout: Path | None = None,
            mapping: dict[str, str] | None = None, data_dir: Path | None = None,
            settings: RunSettings | None = None, resume: bool = False, overwrite: bool = False, dry_run: bool = False,
@@ -130,6 +132,8 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
     Args:
         model: a run folder, model folder or hub name.
         method: a recipe such as "npo(beta=0.1) + retain_kl + lora(rank=8)".
+        preset: a published setting in place of a recipe, such as "npo/tofu-forget10" (see `expunge.presets`); options
+            given here come before its own.
         task: a name, a run folder (its rows are meant) or a Task; or give files as `forget`, `retain` and `holdout`.
         settings, options: `RunSettings`, or its fields by name: epochs, steps, lr, batch_size, keep, seed ...
 
@@ -140,7 +144,15 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
         PreflightError: the plan cannot work; every problem is listed and nothing was run.
     """
     reporter, out = reporter or Reporter(quiet=True), Path(out)
-    settings = RunSettings.build(settings, **options)
+    setting = None
+    if preset is not None:
+        setting, settings = chosen(preset, method, settings, options)
+        method, task = setting.recipe, task if task is not None or forget is not None else setting.task
+    elif method is None:
+        raise UsageError("What should be done was not said.", "A run needs a recipe or a preset.",
+                         'Give --method, such as "npo + retain_kl", or --preset; `expunge presets` lists these.')
+    else:
+        settings = RunSettings.build(settings, **options)
     task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir)
     settings = _resolved(settings, task)
     config = check_model(model, train=True)
@@ -150,6 +162,8 @@ def forget(model: str | Path, *, method: str, out: str | Path, task: Task | str 
     stages = tuple(s.with_learning_rate(settings.lr) if s.objective or not steps_of_its_own else s for s in stages)
     encoder = load_encoder(resolve(model), config, task.template, settings.max_length)
     plan = preflight(method, stages, task, encoder, config, settings)
+    if setting is not None:
+        plan = plan.model_copy(update={"notes": (setting.about, *plan.notes)})
     if dry_run:
         return plan
     announce(plan, reporter, settings.max_length)

@@ -25,8 +25,8 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "demo": ((), {"--out", "--method", "--seed", "--verbose", "--json"}),
     "train": (("model",), TASK_OPTIONS | LOOP_OPTIONS | RUN_OPTIONS | {"--split", "--method", "--plugin"}),
     "forget": (("model",), TASK_OPTIONS | LOOP_OPTIONS | RUN_OPTIONS | {
-        "--method", "--holdout", "--keep", "--utility-floor", "--forget-target", "--stop-at-target", "--stop-at-floor",
-        "--checkpoint-every", "--plugin"}),
+        "--method", "--preset", "--holdout", "--keep", "--utility-floor", "--forget-target", "--stop-at-target",
+        "--stop-at-floor", "--checkpoint-every", "--plugin"}),
     "audit": (("subject",), TASK_OPTIONS | RUN_OPTIONS | {
         "--holdout", "--original", "--retrained", "--suite", "--require", "--junit", "--rescore", "--verbose",
         "--plugin"}),
@@ -39,6 +39,7 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "report": (("folders",), {"--out", "--title", "--json"}),
     "merge": (("run",), {"--out", "--overwrite", "--json"}),
     "ls": (("what",), {"--json", "--plugin"}),
+    "presets": (("name",), {"--json"}),
     "explain": (("name",), {"--json", "--plugin"}),
     "doctor": ((), {"--plain", "--json", "--plugin"}),
     "fetch": (("name",), {"--json"}),

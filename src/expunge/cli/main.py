@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from expunge import processes
-from expunge.cli import after, studies  # noqa: F401 (they register their commands)
+from expunge.cli import after, presets, studies  # noqa: F401 (they register their commands)
 from expunge.cli.app import (
     DryRun,
     Json,
@@ -32,6 +32,7 @@ from expunge.errors import RequirementError, UsageError
 from expunge.models import fast
 from expunge.models.places import check_place
 from expunge.models.sizes import SIZES, is_fresh
+from expunge.presets import published
 from expunge.records.settings import AuditSettings, RunSettings, TaskOptions, TrainSettings
 
 TASK_OF_A_TRAINING = ("task", "forget", "retain", "map", "data_dir")
@@ -95,20 +96,25 @@ def train(
 @with_options("settings", RunSettings)
 def forget(
     model: Annotated[str, typer.Argument(help="Run folder, model folder or hub name.")],
-    method: Annotated[str, typer.Option("--method", help='Recipe, such as "npo + retain_kl + lora(rank=8)".')],
     out: Annotated[Path, typer.Option("--out", help="Folder for the run.")],
     rows: TaskOptions, settings: RunSettings,
+    method: Annotated[str | None, typer.Option("--method", help='Recipe, such as "npo + retain_kl + lora(rank=8)".'
+                                               )] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="A published setting in place of a recipe, such as "
+                                                                "npo/tofu-forget10; `expunge presets` lists them."
+                                               )] = None,
     resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
 ) -> None:
     """Make a model forget, by a recipe."""
+    default = published(preset).task if preset else None
     check_place(model)
     from expunge import api
     from expunge.cli.plans import show_forgotten
     from expunge.records.run import RunRecord
 
     reporter = reporter_for(as_json)
-    done = api.forget(model, method=method, out=out, task=load(rows, settings), settings=settings, resume=resume,
-                      overwrite=overwrite, dry_run=dry_run, reporter=reporter)
+    done = api.forget(model, method=method, preset=preset, out=out, task=load(rows, settings, default),
+                      settings=settings, resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter)
     if as_json or dry_run:
         return print_json(done.to_json())
     if isinstance(done, RunRecord):

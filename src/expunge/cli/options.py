@@ -40,24 +40,37 @@ def _bound(field: FieldInfo, name: Literal["ge", "le"]) -> float | None:
 
 def with_options(parameter: str, record: type[Settings], *only: str) -> Callable[[Callable[..., None]],
                                                                                  Callable[..., None]]:
-    """Replace a command's parameter, which takes a record, by the record's options (those named, or all)."""
+    """Replace a command's parameter, which takes a record, by the record's options (those named, or all).
+
+    Only options that were given are set in the record; the others are its defaults.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True)
         options = options_of(record, only)
+        passed_on = "context" in own.parameters
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            values[parameter] = record(**{option.name: values.pop(option.name) for option in options})
+            context = values["context"] if passed_on else values.pop("context")
+            given = {option.name: values.pop(option.name) for option in options}
+            values[parameter] = record(**{name: value for name, value in given.items() if _typed(context, name)})
             command(**values)
 
         others = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.parameters.values()
-                  if p.name != parameter]
+                  if p.name not in (parameter, "context")]
+        others.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
         run.__signature__ = own.replace(parameters=[*others, *options])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in (*others, *options)}
         return run
 
     return decorate
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    """Whether an option was given rather than left at its default."""
+    source = context.get_parameter_source(name)
+    return source is None or source.name != "DEFAULT"
 
 
 def load(options: TaskOptions, settings: LoopSettings | AuditSettings, default: Task | str | None = None) -> Task:
