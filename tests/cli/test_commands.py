@@ -37,6 +37,7 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
         "--method", "--holdout", "--count", "--train-epochs", "--train-lr", "--epochs", "--lr", "--batch-size",
         "--plugin"}),
     "report": (("folders",), {"--out", "--title", "--json"}),
+    "purge": (("run",), {"--dry-run", "--json"}),
     "merge": (("run",), {"--out", "--overwrite", "--json"}),
     "ls": (("what",), {"--json", "--plugin"}),
     "presets": (("name",), {"--json"}),

@@ -1,4 +1,4 @@
-"""Commands on a finished run: `merge`."""
+"""Commands on a finished run: `merge` and `purge`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.app import Json, Overwrite, app, friendly, print_json, reporter_for
+from expunge.cli.app import DryRun, Json, Overwrite, app, friendly, print_json, reporter_for
 from expunge.cli.showing import shown_path
 
 
@@ -27,3 +27,23 @@ def merge(
         return print_json({"path": str(made), "model": str(made / "model")})
     reporter.note(f"Whole weights in {made / 'model'}.")
     reporter.note(f"Next: expunge audit {shown_path(made)}")
+
+
+@app.command()
+@friendly
+def purge(
+    run: Annotated[Path, typer.Argument(help="Folder of a run or of an audit.")],
+    dry_run: DryRun = False, as_json: Json = False,
+) -> None:
+    """Remove the rows of a run, all answers to them and their cached copies, and write down that it was done."""
+    from expunge.purging import purge as remove
+
+    made = remove(run, dry_run=dry_run)
+    if as_json:
+        return print_json(made.to_json())
+    reporter = reporter_for(as_json)
+    did = "Would remove" if dry_run else "Removed"
+    reporter.note(f"{did} {', '.join(made.removed) or 'nothing'} and {made.cached} cached files "
+                  f"({made.removed_bytes / 1e6:.1f} MB).")
+    reporter.note("Kept:\n" + "\n".join(f"  {line}" for line in made.kept))
+    reporter.note("Not looked at: audits in other folders, pages elsewhere, and the files that the rows came from.")

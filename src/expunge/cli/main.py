@@ -164,10 +164,10 @@ def audit(
         return gate(stored, conditions, reporter, junit)
     if subject is None:
         raise UsageError("No model was given to audit.", fix="Give a run folder, a model folder or a hub name.")
+    task = load(rows, settings, None if rows.task or rows.forget else api.task_of(subject))
     try:
-        made = api.audit(subject, out=out, task=load(rows, settings, api.task_of(subject)), original=original,
-                         retrained=retrained or (), require=conditions, settings=settings, resume=resume,
-                         overwrite=overwrite, dry_run=dry_run, reporter=reporter)
+        made = api.audit(subject, out=out, task=task, original=original, retrained=retrained or (), require=conditions,
+                         settings=settings, resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter)
     except RequirementError as failed:  # told below, after the audit
         made = failed.audit
     if not isinstance(made, Audit):

@@ -12,8 +12,10 @@ from typing import Any
 from expunge.errors import ExpungeError, MissingError
 from expunge.records.base import fingerprint, read_json
 from expunge.records.observation import Observations
+from expunge.records.purged import Purged
 from expunge.records.run import RunFolder, RunRecord
 from expunge.records.score import Audit
+from expunge.records.task import Task
 
 NOTHING = Observations({})
 
@@ -47,6 +49,9 @@ class RunView:
     original: Observations = NOTHING
     retrained: tuple[Observations, ...] = ()
     attacked: tuple[AttackFolder, ...] = ()
+    purged: Purged | None = None
+    rows: Task | None = None
+    """The rows it was made with, where the folder holds them."""
 
     @property
     def task(self) -> str:
@@ -159,6 +164,8 @@ def _view(root: Path, record: Path, name: str) -> RunView:
         original=_observations(references.get("original")),
         retrained=tuple(_observations(references[n]) for n in retrained),
         attacked=tuple(_attacked(references)),
+        purged=Purged.read(files.purged) if files.purged.exists() else None,
+        rows=Task.read(files.rows) if files.rows.exists() else None,
     )
 
 

@@ -69,7 +69,7 @@ def _single(view: RunView) -> dict[str, Any]:
         "title": view.recipe or view.name,
         "facts": _facts(view),
         "verdict": _verdict(view),
-        "alarms": [*_unfinished(view), *(view.audit.notes if view.audit else ()),
+        "alarms": [*_standing(view), *(view.audit.notes if view.audit else ()),
                    *(view.record.alarms if view.record else ()), *attacks.undecided(view.audit)],
         "has_record": view.record is not None,
         "blocks": tables.blocks([s for s in scores if s.attack is None]),
@@ -331,18 +331,20 @@ def _cautions(views: Sequence[RunView]) -> list[str]:
     return found
 
 
-def _unfinished(view: RunView) -> list[str]:
-    """Said first where a run did not end."""
-    record = view.record
-    return [f"This run is unfinished: {record.unfinished}. Go on with: {run_command(record, resume=True)}"] if (
+def _standing(view: RunView) -> list[str]:
+    """Said first of a run that did not end, or whose rows are gone."""
+    record, purged = view.record, view.purged
+    found = [f"This run is unfinished: {record.unfinished}. Go on with: {run_command(record, resume=True)}"] if (
         record and record.unfinished) else []
+    return found + ([f"Its rows were purged on {purged.when[:10]}: answers and distributions cannot be shown."]
+                    if purged else [])
 
 
 def _alarms(views: Sequence[RunView]) -> list[str]:
     """Every alarm once, with the runs that raised it."""
     raised: dict[str, list[str]] = {}
     for view in views:
-        for alarm in (*_unfinished(view), *(view.audit.notes if view.audit else ()),
+        for alarm in (*_standing(view), *(view.audit.notes if view.audit else ()),
                       *(view.record.alarms if view.record else ())):
             raised.setdefault(alarm, []).append(view.name)
     return [f"{', '.join(names)}: {alarm}" for alarm, names in raised.items()]
