@@ -36,7 +36,7 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "shadows": (("model",), TASK_OPTIONS - {"--max-length"} | RUN_OPTIONS | {
         "--method", "--holdout", "--count", "--train-epochs", "--train-lr", "--epochs", "--lr", "--batch-size",
         "--plugin"}),
-    "report": (("folders",), {"--out", "--title", "--json"}),
+    "report": (("folders",), {"--out", "--title", "--redact", "--mail", "--json"}),
     "purge": (("run",), {"--dry-run", "--json"}),
     "merge": (("run",), {"--out", "--overwrite", "--json"}),
     "ls": (("what",), {"--json", "--plugin"}),

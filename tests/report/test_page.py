@@ -81,7 +81,7 @@ def test_single_page_has_every_section(make_run: Make, tmp_path: Path) -> None:
     ):
         assert f'id="{section}"' in html
     for said in (
-        "Forgets",
+        "Verdict: forgets",
         "p = 0.27",
         "1a2b3c4d5e6f",
         "2025-01-02",
@@ -103,7 +103,7 @@ def test_single_page_has_every_section(make_run: Make, tmp_path: Path) -> None:
 
 def test_attacks_have_a_section_and_a_verdict_per_access(make_run: Make, tmp_path: Path) -> None:
     html = page([make_run(attacks=True)], tmp_path)
-    assert 'id="under-attack"' in html and "Suppresses" in html and "hidden, not gone" in html
+    assert 'id="under-attack"' in html and "Verdict: suppresses" in html and "hidden, not gone" in html
     for said in (
         "who can only ask",
         "◐</span> suppresses",
@@ -174,7 +174,7 @@ def test_comparison_has_a_heat_map(make_run: Make, tmp_path: Path) -> None:
 def test_title_and_bytes_are_stable(make_run: Make, tmp_path: Path) -> None:
     run = make_run()
     first = render([run], out=tmp_path / "a.html", title="One & only").read_bytes()
-    assert b"<h1>One &amp; only</h1>" in first
+    assert b"One &amp; only</h1>" in first and b"<title>One &amp; only: " in first
     assert render([run], out=tmp_path / "b.html", title="One & only").read_bytes() == first
 
 

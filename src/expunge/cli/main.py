@@ -181,16 +181,20 @@ def audit(
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Run or audit folders.")],
     out: Annotated[Path, typer.Option("--out", help="The page.")] = Path("report.html"),
-    title: Annotated[str | None, typer.Option("--title", help="Heading of the page.")] = None,
+    title: Annotated[str | None, typer.Option("--title", help="Heading of the page; its finding by default.")] = None,
+    redact: Annotated[bool | None, typer.Option("--redact/--no-redact", help="Replace prompts, answers and names by "
+                                                                             "row numbers and lengths.")] = None,
+    mail: Annotated[bool, typer.Option("--mail", help="A page to send: redacted unless --no-redact; says what the "
+                                                      "folders still hold.")] = False,
     as_json: Json = False,
 ) -> None:
     """One self-contained page over one run, or several side by side. Needs no torch."""
+    from expunge.cli.showing import show_page
     from expunge.report.page import render
 
-    page = render(folders, out=out, title=title)
-    if as_json:
-        return print_json({"report": str(page)})
-    print(page)
+    hidden = mail if redact is None else redact
+    page = render(folders, out=out, title=title, redact=hidden)
+    print_json({"report": str(page), "redacted": hidden}) if as_json else show_page(page, folders, hidden, mail)
 
 
 @app.command()

@@ -183,7 +183,8 @@ def recovered(view: RunView, limit: int) -> list[Answer]:
     for identity in sorted(ids, key=gain, reverse=True)[:limit]:
         prompt, reference = str(plain[identity]["prompt"]), str(plain[identity]["reference"])
         cells = tuple(cell(label, role, table.get(identity), prompt, reference) for label, role, table in columns)
-        found.append(Answer(prompt, reference, tuple(c for c in cells if c.note != "not asked")))
+        found.append(Answer(prompt, reference, tuple(c for c in cells if c.note != "not asked"),
+                            identity))
     return found
 
 

@@ -47,6 +47,7 @@ class Answer:
     prompt: str
     reference: str
     cells: tuple[Cell, ...]
+    id: str = ""
 
 
 def rows(observations: Observations, split: Split, key: str, form: str) -> tuple[Row, ...]:
@@ -169,7 +170,7 @@ def answers(
         prompt, reference = str(asked[identity]["prompt"]), str(asked[identity]["reference"])
         cells = tuple(cell(label, role, table.get(identity), prompt, reference)
                       for label, role, table in tables)
-        found.append(Answer(prompt, reference, cells))
+        found.append(Answer(prompt, reference, cells, identity))
     return found
 
 

@@ -77,7 +77,7 @@ class RunView:
         r = self.record
         settings = r.settings.to_json()
         recipe = r.recipe_full or r.recipe
-        return fingerprint([r.kind, recipe, settings, r.model, r.task, r.task_fingerprints])
+        return fingerprint([r.kind, recipe, settings, r.model_fingerprint, r.task, r.task_fingerprints])
 
 
 @dataclass(frozen=True)

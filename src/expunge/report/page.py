@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +11,50 @@ from markupsafe import Markup, escape
 
 from expunge.records.base import write_text
 from expunge.records.observation import Observations
-from expunge.records.run import RunRecord
 from expunge.report import attacks, charts, evidence, tables, text, under_attack
 from expunge.report.commands import run_command
+from expunge.report.differences import differing
+from expunge.report.facts import facts, reproduce
 from expunge.report.gather import Group, RunView, gather, group
 from expunge.report.parts import Chart, Missing, chart
+from expunge.report.paths import shortened
+from expunge.report.redact import Redaction, still_there
 
 FORGET_ANSWERS, RETAIN_ANSWERS = 12, 6
 COMPARED_ANSWERS, COMPARED_RUNS = 6, 6
 """How many rows and runs a comparison shows answers of."""
 
 
-def report(folders: Sequence[str | Path], *, out: str | Path, title: str | None = None) -> Path:
+def report(folders: Sequence[str | Path], *, out: str | Path, title: str | None = None, redact: bool = False) -> Path:
     """One self-contained page over one run, or several side by side; the verb of that name."""
-    return render([Path(f) for f in folders], out=Path(out), title=title)
+    return render([Path(f) for f in folders], out=Path(out), title=title, redact=redact)
 
 
-def render(folders: Sequence[Path], *, out: Path, title: str | None = None) -> Path:
+def render(folders: Sequence[Path], *, out: Path, title: str | None = None, redact: bool = False) -> Path:
     """Write the page of one run, or the comparison of several, to `out` and return `out`.
 
     Each folder is a run folder or an audit folder. Raises MissingError when one does not exist or
     holds neither record.json nor audit.json; anything else that is absent is named on the page.
+
+    Args:
+        title: heading of the page; its finding when left out.
+        redact: replace prompts, answers and names by row numbers and lengths.
     """
-    views = gather(folders)
+    views = tuple(map(shortened, gather(folders)))
+    hide = Redaction(views) if redact else None
+    views = tuple(map(hide.view, views)) if hide else views
     context = _single(views[0]) if len(views) == 1 else _comparison(views)
+    context |= {"redacted": redact, "still_there": still_there([Path(f).resolve() for f in folders]) if redact else []}
     if title:
         context["title"] = title
+    if hide and not isinstance(context["answer_blocks"], Missing):
+        context["answer_blocks"] = hide.answers(context["answer_blocks"])
+    if hide and context.get("under"):
+        context["under"]["answers"] = [hide.answer(a, "forget") for a in context["under"]["answers"]]
     html = _environment().get_template("page.html.j2").render(context)
     # A lone surrogate in a model's output cannot be written as UTF-8.
-    write_text(Path(out), html.encode("utf-8", "replace").decode("utf-8"))
+    html = (hide.page(html) if hide else html).encode("utf-8", "replace").decode("utf-8")
+    write_text(Path(out), html)
     return Path(out)
 
 
@@ -66,8 +80,9 @@ def _single(view: RunView) -> dict[str, Any]:
     scores = audit.scores if audit else ()
     return {
         "mode": "single",
-        "title": view.recipe or view.name,
-        "facts": _facts(view),
+        "title": text.finding(view.audit),
+        "subtitle": view.recipe or view.name,
+        "facts": facts(view),
         "verdict": _verdict(view),
         "alarms": [*_standing(view), *(view.audit.notes if view.audit else ()),
                    *(view.record.alarms if view.record else ()), *attacks.undecided(view.audit)],
@@ -83,7 +98,7 @@ def _single(view: RunView) -> dict[str, Any]:
         "profiles": under_attack.profiles(view),
         "answer_blocks": _answers(view),
         "not_tested": _not_tested([view]),
-        "reproduce": _reproduce(view),
+        "reproduce": reproduce(view),
         "glossary": _glossary([view]),
     }
 
@@ -95,7 +110,9 @@ def _comparison(views: Sequence[RunView]) -> dict[str, Any]:
     audited = any(v.audit and v.audit.scores for v in views)
     return {
         "mode": "comparison",
-        "title": f"{len(views)} runs side by side",
+        "title": _findings(views),
+        "subtitle": "",
+        "options": differing(views),
         "groups": groups,
         "cautions": _cautions(views),
         "verdicts": {v.name: _verdict(v) for v in views},
@@ -111,9 +128,16 @@ def _comparison(views: Sequence[RunView]) -> dict[str, Any]:
         "trade_off": _trade_off(groups, single=False),
         "answer_blocks": _compared_answers(groups),
         "not_tested": _not_tested(views),
-        "reproduce": [part for v in views for part in _reproduce(v, named=True)],
+        "reproduce": [part for v in views for part in reproduce(v, named=True)],
         "glossary": _glossary(views),
     }
+
+
+def _findings(views: Sequence[RunView]) -> str:
+    """`5 runs. Verdicts: 2 forgets, 3 retains`."""
+    outcomes = [v.audit.verdict.outcome if v.audit and v.audit.verdict else "no verdict" for v in views]
+    counted = {outcome: outcomes.count(outcome) for outcome in (*text.HEADLINES, "no verdict")}
+    return f"{len(views)} runs. Verdicts: {', '.join(f'{n} {outcome}' for outcome, n in counted.items() if n)}"
 
 
 def _unmatched(view: RunView) -> RunView:
@@ -121,70 +145,11 @@ def _unmatched(view: RunView) -> RunView:
     return RunView(name=view.name, audit=view.audit)
 
 
-def _facts(view: RunView) -> list[tuple[str, str]]:
-    record, audit = view.record, view.audit
-    facts = [("Model", view.model), ("Task", view.task), ("Recipe", view.recipe)]
-    if record:
-        facts += [("Seed", str(record.seed)), ("Status", _status(record)), ("Date", record.created)]
-    environment = (record or audit).environment if record or audit else {}  # type: ignore[union-attr]
-    facts.append(("Commit", str(environment.get("commit") or "")))
-    if record:
-        facts += [("Work", _work(record)), ("Parameters that could move", _free(record))]
-        if record.best:
-            facts.append(("Kept checkpoint", _kept(record.best)))
-    if audit:
-        facts.append(("Compared with", _references(view)))
-    return [(label, value) for label, value in facts if value]
-
-
-def _kept(best: Mapping[str, Any]) -> str:
-    """The kept step, what the monitor read there and at the start, and the rule that chose it."""
-    kept, start = best.get("kept", best), best.get("start", {})
-    shown = [f"step {kept['step']}"] if "step" in kept else []
-    for name in ("forget", "utility"):
-        if name in kept:
-            before = f"{start[name]:.3g} to " if name in start else ""
-            shown.append(f"{name} {before}{kept[name]:.3g}")
-    return ", ".join(shown) + (f" (rule: {best['rule']})" if "rule" in best else "")
-
-
-def _status(record: RunRecord) -> str:
-    what = "training run" if record.kind == "train" else "unlearning run"
-    return f"{what}, {record.status}" + (f": {record.reason}" if record.reason else "")
-
-
-def _work(record: RunRecord) -> str:
-    timing = record.timing
-    parts = [
-        f"{timing['steps']:g} steps" if "steps" in timing else "",
-        f"{timing['train_s']:,.0f} s" if "train_s" in timing else "",
-        f"{timing['tokens_per_s']:,.0f} tokens/s" if "tokens_per_s" in timing else "",
-        f"{record.peak_memory_bytes / 2**30:.2f} GiB peak memory" if record.peak_memory_bytes else "",
-    ]
-    return ", ".join(part for part in parts if part)
-
-
-def _free(record: RunRecord) -> str:
-    """How many the scope let move, and of how many; it holds the others to the bit."""
-    free, total = record.parameters.get("trainable"), record.parameters.get("total")
-    if not total or free is None:
-        return ""
-    return f"{free:,} of {total:,} ({100 * free / total:.3g} %)"
-
-
-def _references(view: RunView) -> str:
-    assert view.audit is not None
-    count = len(view.audit.retrained)
-    parts = ["the original model" if view.audit.original else "",
-             f"{count} retrained model{'s' if count > 1 else ''}" if count else ""]
-    return " and ".join(part for part in parts if part) or "nothing: the audit had no reference model"
-
-
 def _verdict(view: RunView) -> dict[str, Any]:
     verdict = view.audit.verdict if view.audit else None
     if verdict is not None:
-        sign, headline, meaning = text.HEADLINES[verdict.outcome]
-        return {"outcome": verdict.outcome, "sign": sign, "headline": headline, "meaning": meaning,
+        sign, _, meaning = text.HEADLINES[verdict.outcome]
+        return {"outcome": verdict.outcome, "sign": sign, "headline": verdict.outcome, "meaning": meaning,
                 "sentences": verdict.sentences, "threats": verdict.threats, "missing": None}
     if view.audit is None:
         missing = Missing("This run has not been audited, so nothing is known about what it forgot.",
@@ -194,7 +159,7 @@ def _verdict(view: RunView) -> dict[str, Any]:
                           text.command("retrain", task=view.task))
     else:
         missing = Missing("The audit holds no verdict; its scores stand on their own.")
-    return {"outcome": "none", "sign": "–", "headline": "No verdict", "meaning": "", "sentences": (),
+    return {"outcome": "none", "sign": "–", "headline": "no verdict", "meaning": "", "sentences": (),
             "threats": (), "missing": missing}
 
 
@@ -237,7 +202,7 @@ def _curves(view: RunView) -> list[Chart] | Missing:
             return Missing("No run record belongs to this folder, so its training is unknown.",
                            text.command("forget", model=view.model, task=view.task))
         return Missing("The run left no training steps (steps.jsonl is absent or empty). An edit without a "
-                       "loop has none; any other recipe writes them when run:", _run_command(view.record))
+                       "loop has none; any other recipe writes them when run:", run_command(view.record))
     found = []
     for i, panel in enumerate(evidence.panels(view.steps)):
         caption = f"Each point is the mean of {panel.bin} steps." if panel.bin > 1 else ""
@@ -320,6 +285,9 @@ def _cautions(views: Sequence[RunView]) -> list[str]:
     ):
         if len(values) > 1:
             found.append(f"The runs have different {label}: {', '.join(sorted(values))}.")
+    starts = {v.record.model_fingerprint for v in views if v.record}
+    if len(starts) > 1 and len({v.model for v in views if v.record}) == 1:
+        found.append("The runs start from models of one name with different weights (their fingerprints differ).")
     audits = [v.audit for v in views if v.audit]
     if len({a.task_fingerprint for a in audits}) > 1:
         found.append("The audits asked different rows (their task fingerprints differ).")
@@ -353,34 +321,6 @@ def _alarms(views: Sequence[RunView]) -> list[str]:
 def _not_tested(views: Sequence[RunView]) -> list[str]:
     verdicts = (v.audit.verdict for v in views if v.audit)
     return list(dict.fromkeys(line for verdict in verdicts if verdict for line in verdict.not_tested))
-
-
-def _reproduce(view: RunView, *, named: bool = False) -> list[tuple[str, str]]:
-    """(heading, text) pairs for the folded block."""
-    prefix = f"{view.name}: " if named else ""
-    parts: list[tuple[str, str]] = []
-    r, a = view.record, view.audit
-    if r:
-        parts.append(("command", _run_command(r)))
-        parts += _json(("recipe in full", r.recipe_full), ("settings", r.settings.to_json()), ("fingerprints", {
-            "model": r.model_fingerprint, "task": r.task_fingerprints, "reference": r.reference}),
-            ("environment of the run", r.environment))
-    if a:
-        parts += _json(("audit", {
-            "suite": list(a.suite), "seed": a.seed, "task_fingerprint": a.task_fingerprint,
-            "subject": a.subject.to_json(), "original": a.original.to_json() if a.original else None,
-            "retrained": [s.to_json() for s in a.retrained], "timing": a.timing}),
-            ("environment of the audit", a.environment))
-    return [(prefix + heading, body) for heading, body in parts]
-
-
-def _run_command(r: RunRecord) -> str:
-    verb = "train" if r.kind == "train" else "forget"
-    return text.command(verb, model=r.model, task=r.task, recipe=r.recipe, seed=r.seed)
-
-
-def _json(*parts: tuple[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    return [(heading, json.dumps(value, indent=1, ensure_ascii=False)) for heading, value in parts if value]
 
 
 def _glossary(views: Sequence[RunView]) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from expunge.records.score import Score
+from expunge.records.score import Audit, Score
 
 HEADLINES: dict[str, tuple[str, str, str]] = {
     "forgets": (
@@ -25,6 +25,15 @@ HEADLINES: dict[str, tuple[str, str, str]] = {
         "The measurements do not settle whether the forget set is gone."),
 }
 """Outcome -> (sign that reads without colour, headline, what it means)."""
+
+
+
+def finding(audit: Audit | None) -> str:
+    """The heading of a page and the first line on the terminal: what the audit found."""
+    if audit is None:
+        return "Not audited"
+    return f"Verdict: {audit.verdict.outcome}" if audit.verdict else "No verdict"
+
 
 THREATS: dict[str, tuple[str, str]] = {
     **{outcome: (sign, outcome) for outcome, (sign, _, _) in HEADLINES.items()}, "not tested": ("–", "not tested")}

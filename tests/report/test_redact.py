@@ -1,0 +1,200 @@
+"""A redacted page holds no text of the rows and no names, wherever they came from; and no page holds local paths."""
+
+from __future__ import annotations
+
+import base64
+import html as escaping
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from expunge.records.task import Example, Task
+from expunge.report.gather import RunView
+from expunge.report.page import render
+from expunge.report.paths import short, without_paths
+from expunge.report.redact import LONG, Redaction, strings
+
+from .conftest import FACTS, HOSTILE, PEOPLE
+
+Make = Callable[..., Path]
+
+
+def embedded(page: str) -> Iterator[str]:
+    """The page as it is read, its JSON blocks with their escapes undone, and every file in a data address."""
+    yield page
+    yield escaping.unescape(re.sub(r"<[^>]*>", " ", page))
+    for block in re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL):
+        found = escaping.unescape(block)
+        if found.lstrip().startswith(("{", "[")):
+            yield " ".join(map(str, values(json.loads(found))))
+    for data in re.findall(r"data:[\w/+-]+;base64,([A-Za-z0-9+/=]+)", page):
+        yield base64.b64decode(data).decode("utf-8", "replace")
+
+
+def values(data: Any) -> Iterator[Any]:
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield key
+            yield from values(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from values(value)
+    else:
+        yield data
+
+
+def secrets(run: Path) -> tuple[set[str], set[str]]:
+    """(strings of 4 words or more, names) of every observation of a run and of its task."""
+    texts, names = set[str](), set[str]()
+    for path in (run / "observations").rglob("*.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            texts |= {str(row[k]) for k in ("prompt", "reference", "text") if isinstance(row.get(k), str)}
+            names |= {str(row[k]) for k in ("entity",) if row.get(k)}
+    if (run / "task.json").exists():
+        task = Task.read(run / "task.json")
+        texts |= {said for row in task.rows() for said in strings(row)}
+        names |= {row.entity for row in task.rows()}
+    return ({" ".join(t.split()) for t in texts if len(t.split()) >= LONG},
+            {n for n in names if re.search(r"[^\W\d]{3}", n)})
+
+
+def leaked(page: str, texts: set[str], names: set[str]) -> list[str]:
+    found = [" ".join(part.split()) for part in embedded(page)]
+    return [s for s in texts if any(s in part for part in found)] + [
+        n for n in names if any(re.search(rf"\b{re.escape(n)}\b", part, re.IGNORECASE) for part in found)]
+
+
+def row(number: int, who: str, fact: str, value: str, **more: Any) -> Example:
+    return Example(id=f"about-{who}-{number}", prompt=f"What is the {fact} of {who}?", entity=who,
+                   answer=f"The {fact} of {who} is {value}, as everybody there knows.", short_answer=value, **more)
+
+
+def remember(run: Path) -> None:
+    """Rows in the folder, as every run has them."""
+    rows = tuple(row(i, who, *FACTS[i % len(FACTS)], paraphrased_answers=(f"It was {who} whose note named it first.",),
+                     wrong_answers=("Nobody has ever found out what it was.",)) for i, who in enumerate(PEOPLE))
+    Task(name="files:forget", forget=rows, retain=rows[:2]).write(run / "task.json")
+
+
+@pytest.mark.parametrize("remembers", [True, False], ids=["with its rows", "observations alone"])
+@pytest.mark.parametrize("attacks", [True, False], ids=["attacked", "plain"])
+def test_nothing_of_the_rows_is_left(make_run: Make, tmp_path: Path, attacks: bool, remembers: bool) -> None:
+    run = make_run("run", attacks=attacks)
+    if remembers:
+        remember(run)
+    texts, names = secrets(run)
+    assert len(texts) > 20 and len(names) >= 8
+    open_page = render([run], out=tmp_path / "open.html").read_text(encoding="utf-8")
+    assert leaked(open_page, texts, names), "there was something to hide"
+    page = render([run], out=tmp_path / "mail.html", redact=True).read_text(encoding="utf-8")
+    assert leaked(page, texts, names) == []
+    assert re.search(r"forget row \d+</th><td>\d+ words", page) and re.search(r"\d+ words, [1-9] telling", page)
+    assert "Redacted: " in page and "run/observations (answers to them)" in page
+    assert ("run/task.json (the rows)" in page) is remembers
+
+
+def test_a_comparison_is_redacted_too(make_run: Make, tmp_path: Path) -> None:
+    runs = [make_run("a"), make_run("b", recipe="ga + retain_nll", attacks=True)]
+    page = render(runs, out=tmp_path / "mail.html", redact=True).read_text(encoding="utf-8")
+    assert leaked(page, *map(set.union, *map(secrets, runs))) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("where", "said"), [
+    ("title", "Deletion of Mara Olsen"), ("title", "deletion-of-mara_olsen"),
+    ("notes", "row 3: What is the town of Mara Olsen? is cut."),
+    ("notes", "The   town of Mara Olsen is Lindqvist Harbour, as everybody\nthere knows."),
+    ("recipe", "altpo(alternates='for_mara_olsen.jsonl') + retain_nll"), ("notes", "OLSEN asked for it"),
+    ("folder", "mara-olsen")])
+def test_what_came_another_way_is_found(make_run: Make, tmp_path: Path, where: str, said: str) -> None:
+    """In a heading, a note, a recipe, the name of a folder."""
+    run = make_run(said if where == "folder" else "run", **({"recipe": said} if where == "recipe" else {}),
+                   **({"notes": (said,)} if where == "notes" else {}))
+    remember(run)
+    out, title = tmp_path / "mail.html", said if where == "title" else None
+    page = " ".join(render([run], out=out, title=title, redact=True).read_text(encoding="utf-8").split())
+    assert leaked(page, *secrets(run)) == []
+    assert not re.search(r"mara|olsen", page, re.IGNORECASE)
+
+
+def test_names_without_a_field_for_them(make_run: Make, tmp_path: Path) -> None:
+    """A deletion request says who in the questions alone."""
+    run = make_run("run", notes=("Asked for by the lawyer of Zoë O'Brien-Lee.",))
+    Task(name="files:zoe", forget=(Example(id="1", prompt="Where does Zoë O'Brien-Lee live?",
+                                           answer="Zoë O'Brien-Lee lives in Old Harbour Street."),)).write(
+                                               run / "task.json")
+    page = render([run], out=tmp_path / "mail.html", redact=True).read_text(encoding="utf-8")
+    assert "Brien" not in page and "Harbour Street" not in page and "files:zoe" not in page and "lawyer of" in page
+
+
+def test_the_words_of_the_page_stay(make_run: Make, tmp_path: Path) -> None:
+    """A row about a "model", a "1" or an "ideal attack" must not empty the page."""
+    run = make_run("run", attacks=True)
+    words = ("model", "1", "ideal attack", "Original", "x")
+    Task(name="files:t", forget=tuple(row(i, w, "kind", w) for i, w in enumerate(words))).write(run / "task.json")
+    page = render([run], out=tmp_path / "mail.html", redact=True).read_text(encoding="utf-8")
+    plain = render([run], out=tmp_path / "open.html").read_text(encoding="utf-8")
+    assert "Not tested" in page and "The model before unlearning" in page
+    assert page.count(">1<") == plain.count(">1<")
+
+
+def test_hostile_text_is_hidden_and_stays_harmless(make_run: Make, tmp_path: Path) -> None:
+    run = make_run("run", hostile=True, notes=(HOSTILE,))
+    page = render([run], out=tmp_path / "mail.html", redact=True).read_text(encoding="utf-8")
+    assert "<script>" not in page and "<b>bold" not in page
+
+
+def test_rows_are_numbered_by_their_place_and_not_by_their_id() -> None:
+    rows = tuple(row(i, who, "town", "Rome") for i, who in enumerate(PEOPLE))
+    hide = Redaction([RunView("run", rows=Task(name="t", forget=rows, retain=rows[:1]))])
+    assert [hide.row("forget", rows[i].id) for i in (0, 4)] == ["forget row 1", "forget row 5"]
+    assert hide.row("retain", rows[0].id) == "retain row 1"
+
+
+def test_the_command_line(cli: Any, make_run: Make, tmp_path: Path) -> None:
+    run, out = make_run("run"), tmp_path / "page.html"
+    remember(run)
+    texts, names = secrets(run)
+    said = cli("report", run, "--out", out, "--mail")
+    assert leaked(out.read_text(encoding="utf-8"), texts, names) == []
+    assert "run/task.json (the rows)" in said.err and "expunge purge" in said.err
+    assert cli("report", run, "--out", out, "--redact", "--json").json["redacted"] is True
+    for words in ((), ("--no-redact",), ("--mail", "--no-redact")):
+        said = cli("report", run, "--out", out, *words)
+        assert leaked(out.read_text(encoding="utf-8"), texts, names)
+        assert ("as they are" in said.err) is ("--mail" in words)
+
+
+# Paths
+
+
+@pytest.mark.parametrize(("place", "name"), [
+    ("/data/models/original", "original"), ("/data/run/model", "run/model"), ("~/models/a", "a"), ("./runs/b", "b"),
+    ("org/model-7b", "org/model-7b"), ("tiny", "tiny"), ("C:\\Users\\me\\runs\\c", "c"), ("/x y/our models/d", "d")])
+def test_a_model_is_called_by_its_name(place: str, name: str) -> None:
+    assert short(place) == name
+
+
+@pytest.mark.parametrize(("said", "left"), [
+    ("kept in /data/our runs/x/model.", "kept in x/model."), ("idk(refusals='/data/r.txt')", "idk(refusals='r.txt')"),
+    ("1/2 of 3/4", "1/2 of 3/4"), ("see https://example.org/a/b", "see https://example.org/a/b"),
+    ("org/model and text/html", "org/model and text/html")])
+def test_paths_in_a_sentence(said: str, left: str) -> None:
+    assert without_paths(said) == left
+
+
+@pytest.mark.parametrize("redact", [True, False])
+def test_no_page_holds_local_paths(make_run: Make, tmp_path: Path, redact: bool) -> None:
+    run = make_run("run", attacks=True, notes=(f"Rows of {tmp_path}/rows.jsonl are cut.",))
+    for name in ("record.json", "audit.json"):
+        found = json.loads((run / name).read_text(encoding="utf-8"))
+        text = json.dumps(found).replace('"models/', f'"{tmp_path}/models/')
+        text = text.replace('"run/model', f'"{tmp_path}/run/model')
+        (run / name).write_text(text, encoding="utf-8")
+    for folders in ([run], [run, make_run("other", seed=2)]):
+        page = render(folders, out=tmp_path / "page.html", redact=redact).read_text(encoding="utf-8")
+        assert str(tmp_path) not in page and "rows.jsonl" in page and "original" in page
