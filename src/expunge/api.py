@@ -124,7 +124,7 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, method: str |
 def forget(model: str | Path, *, out: str | Path, method: str | None = None, preset: str | None = None,
            task: Task | str | None = None,
            forget: Path | None = None, retain: Path | None = None, holdout: Path | None = None,
-           mapping: dict[str, str] | None = None, data_dir: Path | None = None,
+           mapping: dict[str, str] | str | None = None, data_dir: Path | None = None,
            settings: RunSettings | None = None, resume: bool = False, overwrite: bool = False, dry_run: bool = False,
            reporter: Reporter | None = None, **options: Any) -> RunRecord | Plan:
     """Make a model forget rows of a task by a recipe.
@@ -178,7 +178,7 @@ def forget(model: str | Path, *, out: str | Path, method: str | None = None, pre
 
 def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | str | None = None,
           forget: Path | str | None = None, retain: Path | str | None = None, holdout: Path | str | None = None,
-          mapping: dict[str, str] | None = None, data_dir: Path | None = None,
+          mapping: dict[str, str] | str | None = None, data_dir: Path | None = None,
           original: str | Path | None = None, retrained: str | Path | Sequence[str | Path] = (),
           require: Sequence[str] = (), settings: AuditSettings | None = None, resume: bool = False,
           overwrite: bool = False, dry_run: bool = False, reporter: Reporter | None = None,

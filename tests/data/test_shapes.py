@@ -235,6 +235,13 @@ def test_numbers_stay_as_they_are_written(tmp_path: Path, text: str, answer: str
     assert (row.answer, row.wrong_answers) == (answer, ("7", "8"))
 
 
+def test_not_a_number_is_no_answer(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "How many?", "answer": 3, "id": NaN}\n{"question": "Who?", "answer": NaN}\n')
+    with pytest.raises(DataError, match="line 2: 'answer' is empty"):
+        read_examples(path)
+
+
 # Conversations
 
 

@@ -77,6 +77,7 @@ def test_the_message_has_the_command_that_converts(tmp_path: Path, name: str, te
     ("r.csv", "question;answer\nWho, then?;Ann.\n"), ("r.tsv", "question\tanswer\r\nWho, then?\tAnn.\r\n"),
     ("r.csv", 'question|answer\n"Who, then?"|Ann.\n'), ("r.tsv", 'question,answer\n"Who, then?",Ann.\n'),
     ("r.csv", '"question";"answer";"a, b, c"\nWho, then?;Ann.;\n'),
+    ("r.csv", "sep=;\r\nquestion;answer\r\nWho, then?;Ann.\r\n"),
 ])
 def test_what_stands_between_cells_is_found(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text, newline="")
@@ -272,6 +273,13 @@ def test_overlap_is_dropped_from_what_is_kept(tmp_path: Path) -> None:
     assert len(kept.retain) == 3 and kept.fingerprint != task.fingerprint
     with pytest.raises(DataError, match="Every retain row also stands on the other side"):
         load_task(None, forget=files["forget"], retain=write("b.jsonl", "Bob"), on_overlap="drop")
+
+
+def test_the_option_as_it_is_written_serves_python_too() -> None:
+    task = load_task(None, forget=case("alpaca.jsonl"), mapping="question=instruction+input,answer=output")
+    assert len(task.forget) == 12 and task.forget[0].prompt.startswith("What is the full name")
+    with pytest.raises(UsageError, match="Did you mean question"):
+        load_task(None, forget=case("alpaca.jsonl"), mapping="qestion=instruction")
 
 
 def test_rwku_shares_rows_between_forget_and_neighbours() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from expunge.benchmarks.base import TaskPlugin
+from expunge.data.mapping import parse_map
+from expunge.data.shapes import FIELDS
 from expunge.data.tasks import limited, settle_overlap, task_from_files
 from expunge.errors import UsageError, did_you_mean
 from expunge.records.run import RunFolder
@@ -27,7 +29,7 @@ def load_task(
     forget: Path | str | None = None,
     retain: Path | str | None = None,
     holdout: Path | str | None = None,
-    mapping: Mapping[str, str] | None = None,
+    mapping: Mapping[str, str] | str | None = None,
     data_dir: Path | None = None,
     limit: int | None = None,
     on_overlap: Overlap = "refuse",
@@ -41,7 +43,7 @@ def load_task(
         forget, retain, holdout: files of rows, folders or data sets of the hub (`data.files.read_source`); only
             without a name. Rows without an id are called `forget/0` and so on; ids that two files share get their
             split in front.
-        mapping: our field name -> the file's, or a path to it, as `data.mapping.parse_map` gives it.
+        mapping: our field name -> the file's, or a path to it (`data.mapping`); or both as --map has them.
         data_dir: folder with the files of a published data set, such as TOFU's, or with a folder `tofu` of
             them. Without it the environment variable EXPUNGE_DATA is tried, then the hub.
         limit: keep this many rows of every split, the first ones (utility: of all its groups in
@@ -59,7 +61,7 @@ def load_task(
             raise UsageError("There is nothing to forget: neither a task nor a forget file is given.",
                              f"Known tasks: {', '.join(task_names())}.", "Pass --task NAME or --forget FILE.")
         task = task_from_files(Path(forget), *(Path(p) if p is not None else None for p in (retain, holdout)),
-                               mapping=mapping)
+                               mapping=parse_map(mapping, FIELDS) if isinstance(mapping, str) else mapping)
     else:
         if forget or retain or holdout or mapping:
             raise UsageError(

@@ -81,8 +81,6 @@ def load(options: TaskOptions, settings: LoopSettings | AuditSettings, default: 
     """
     from expunge.api import as_task
     from expunge.benchmarks.loading import task_names
-    from expunge.data.mapping import parse_map
-    from expunge.data.shapes import FIELDS
 
     chosen: Task | str | None = options.task or (None if options.forget else default)
     if chosen is None and options.forget is None:
@@ -92,4 +90,4 @@ def load(options: TaskOptions, settings: LoopSettings | AuditSettings, default: 
         raise UsageError("A run brings its own rows, and other retain or holdout rows cannot be added to them.",
                          fix="Give the forget rows as well: --forget FILE.")
     return as_task(chosen, settings, forget=options.forget, retain=options.retain, holdout=options.holdout,
-                   mapping=parse_map(options.map, FIELDS) if options.map else None, data_dir=options.data_dir)
+                   mapping=options.map, data_dir=options.data_dir)

@@ -233,6 +233,8 @@ def _not_json(path: Path, line: int, error: json.JSONDecodeError) -> DataError:
 
 def _table(path: Path, text: str) -> list[tuple[str, Any]]:
     """Cells under the names of the first line. The character between them is the one that gives most names."""
+    told = text[:4].lower() == "sep="  # Excel's line about the character between cells; the header shows it too
+    text = text.partition("\n")[2] if told else text
     header = text.split("\n", 1)[0].rstrip("\r")
     delimiter = max(DELIMITERS, key=lambda mark: _cells(header, mark))
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
@@ -240,14 +242,14 @@ def _table(path: Path, text: str) -> list[tuple[str, Any]]:
     longest = csv.field_size_limit(len(text) + 1)  # the limit of 128 KiB a cell is too small for books
     try:
         for row in reader:
-            where = f"{path}, line {reader.line_num}"
+            where = f"{path}, line {reader.line_num + told}"
             if None in row or None in row.values():
                 raise DataError(f"{where}: the row has more or fewer cells than the header has names.",
                                 f"Cells are separated by {delimiter!r}, as in the first line: {header.strip()[:80]!r}",
                                 'Put quotes around cells with that character: "a, b".')
             rows.append((where, row))
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.reader.line_num}: not valid CSV.", str(error)) from None
+        raise DataError(f"{path}, line {reader.reader.line_num + told}: not valid CSV.", str(error)) from None
     finally:
         csv.field_size_limit(longest)
     return rows

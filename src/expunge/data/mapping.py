@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from expunge.errors import DataError, UsageError, did_you_mean
@@ -22,7 +23,9 @@ MISSING = object()
 DEEPEST = 6
 """Levels at which a message looks for fields."""
 MANY = 8
-"""So many objects in an object are items with names, not fields."""
+"""So many objects in an object are items with names, not fields; and so many rows show what fields there are."""
+LISTED_NAMES = 30
+"""Fields that a message lists."""
 
 
 def parse_map(text: str, fields: Sequence[str]) -> dict[str, str]:
@@ -85,9 +88,9 @@ def check_map(mapping: Mapping[str, str] | None, rows: Sequence[Located]) -> Non
             through = [part.strip(".") for part in path.split("[]")][:-1]
             if not any(_joined(levels, path) is not MISSING
                        for where, row in rows for _, levels in _items(where, [row], through)):
-                known = dict.fromkeys(name for _, row in rows for name in (*map(str, row), *paths_in(row)))
+                known = dict.fromkeys(name for _, row in rows[:MANY] for name in (*map(str, row), *paths_in(row)))
                 raise DataError(f"No row has the field {path!r}, which --map calls {ours!r}.",
-                                did_you_mean(path, known))
+                                did_you_mean(path, islice(known, LISTED_NAMES)))
 
 
 def paths_in(value: Any, path: str = "", depth: int = DEEPEST) -> Iterator[str]:

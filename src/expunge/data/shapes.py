@@ -90,7 +90,7 @@ FIELDS = tuple(dict.fromkeys([f for shape in SHAPES for f in shape.fields]
 OPTION = re.compile(r"option_?(\d+|[a-z])", re.IGNORECASE)
 """Columns option1, option2 ... of TOFU's real authors hold one option each."""
 ABOUT = frozenset(("url", "source", "title", "date", "timestamp", "language", "lang", "licence", "license", "doi",
-                   "type", "level", "category", "topic", "split", "dataset", "name", "author", "neighbor"))
+                   "type", "level", "category", "topic", "split", "dataset", "neighbor"))
 """Columns that describe a text. Any other column of text beside it may be the half that must not be lost."""
 
 HALVES = frozenset(("label", "labels", "answer", "answers", "target", "output", "response", "completion"))
@@ -112,8 +112,7 @@ def to_example(row: Mapping[str, Any], *, where: str, id: str, chosen: Iterable[
     Raises:
         DataError: the row cannot be used; UnknownShape where other names could be the reason.
     """
-    # A field that is null, or an empty CSV cell, is a field that is not there.
-    found = {name: row[name] for name in FIELDS if row.get(name) not in (None, "")}
+    found = {name: row[name] for name in FIELDS if not _missing(row.get(name))}
     shape = _shape(row, found, where, set(chosen))
     fields: Fields = {field: to_text(found[name], name, where) for field, names in STRINGS.items()
                       for name in reversed(names) if name in found}
@@ -121,7 +120,8 @@ def to_example(row: Mapping[str, Any], *, where: str, id: str, chosen: Iterable[
         for name in names:
             if name in found:
                 fields[field] = _strings(_choices(found[name], fields), name, where)
-    numbered = {match[1]: row[name] for name in row if (match := OPTION.fullmatch(str(name))) and row[name]}
+    numbered = {match[1]: value for name, value in row.items()
+                if (match := OPTION.fullmatch(str(name))) and not _missing(value)}
     if len(numbered) > 1 and "options" not in fields:
         fields |= {"options": _strings(list(numbered.values()), "option", where), "labels": tuple(numbered)}
     prompt, answer = shape.read(found, fields, where)
@@ -141,6 +141,11 @@ def unused(row: Mapping[str, Any], kind: str) -> list[str]:
     return [str(name) for name, value in row.items() if str(name) not in known and not OPTION.fullmatch(str(name))
             and (value.strip() if isinstance(value, str) else value if isinstance(value, list | Mapping) else
                  value is not None and str(name).lower() in HALVES)]
+
+
+def _missing(value: Any) -> bool:
+    """A field that is null or not a number (as pandas writes null), or an empty CSV cell, is not there."""
+    return value is None or value == "" or (isinstance(value, float) and value != value)
 
 
 def _shape(row: Mapping[str, Any], found: Fields, where: str, chosen: set[str]) -> Shape:
