@@ -202,7 +202,7 @@ def test_the_checks_notice_mistakes() -> None:
     page = '```console\n$ expunge forget M --methud "npo" --out x  # a comment\n$ make demo\n```\n'
     words, = commands(page)
     assert words == ["forget", "M", "--methud", "npo", "--out", "x"]
-    for wrong in (words, ["forgets", "M"], ["forget", "M", "--out", "x"], ["audit", "r", "--suite", "nonesuch"],
+    for wrong in (words, ["forgets", "M"], ["forget", "M", "--method", "npo"], ["audit", "r", "--suite", "nonesuch"],
                   ["forget", "M", "--method", "nppo", "--out", "x"], ["audit", "r", "--task", "autors"]):
         with pytest.raises(Exception):  # noqa: B017
             check_command(wrong)

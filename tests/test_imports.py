@@ -43,7 +43,7 @@ MAY: dict[str, set[str]] = {
 the tricks stand on the plain code, so these two import each other.
 """
 LEAVES = ("expunge.metrics.text.",)
-"""Modules that import nothing of ours, so every folder but `records` may use them."""
+"""Modules that import nothing else of ours, so every folder but `records` may use them."""
 
 
 def imported(path: Path) -> Iterator[tuple[int, str]]:
@@ -96,8 +96,8 @@ def test_nobody_imports_the_contract(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "metrics" / "text").glob("*.py")), ids=lambda p: p.stem)
-def test_leaves_import_nothing_of_ours(path: Path) -> None:
-    assert not list(imported(path))
+def test_leaves_import_each_other_at_most(path: Path) -> None:
+    assert not [name for _, name in imported(path) if not name.startswith(LEAVES)]
 
 
 def test_the_check_sees_every_way_to_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import typer
 from expunge.console import Reporter
 from expunge.errors import UsageError
 from expunge.records.base import write_text
-from expunge.records.requirement import Check
+from expunge.records.requirement import Checked
 from expunge.records.score import Audit
 from expunge.records.settings import AuditSettings, TaskOptions
 
@@ -46,7 +46,7 @@ def gate(audit: Audit, conditions: Sequence[str], reporter: Reporter, junit: Pat
         raise typer.Exit(1)
 
 
-def junit_xml(checks: Sequence[Check], audit: Audit) -> str:
+def junit_xml(checks: Sequence[Checked], audit: Audit) -> str:
     """The checks as JUnit XML: one test suite, one test case for each condition."""
     failed = sum(not check.holds for check in checks)
     seconds = f"{sum(audit.timing.values()):.3f}"

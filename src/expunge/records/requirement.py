@@ -55,7 +55,7 @@ class Requirement(Record):
         return self.attack == "*" or self.attack in (label, term, _name(label))
 
 
-class Check(Record):
+class Checked(Record):
     """Whether one condition holds, and what was found."""
 
     requirement: str
@@ -111,7 +111,7 @@ def _of_verdict(text: str, access: str | None, sign: Sign, word: str) -> Require
     return Requirement(text=text, name="verdict", sign=sign, bound=word, access=access)
 
 
-def check(audit: Audit, conditions: Sequence[str]) -> tuple[Check, ...]:
+def check(audit: Audit, conditions: Sequence[str]) -> tuple[Checked, ...]:
     """Whether each condition holds of a finished audit.
 
     A score or a verdict that the audit could not take fails its condition, with the reason.
@@ -122,7 +122,7 @@ def check(audit: Audit, conditions: Sequence[str]) -> tuple[Check, ...]:
     return tuple(_check(audit, parse_requirement(text)) for text in conditions)
 
 
-def _check(audit: Audit, asked: Requirement) -> Check:
+def _check(audit: Audit, asked: Requirement) -> Checked:
     if asked.of_verdict:
         return _check_verdict(audit, asked)
     scores = named(audit, asked)
@@ -174,7 +174,7 @@ def no_attack(asked: Requirement, labels: Iterable[str]) -> UsageError:
                       "It runs no attack at all.", f"Name it in --suite, such as --suite scores,{asked.attack}.")
 
 
-def _check_verdict(audit: Audit, asked: Requirement) -> Check:
+def _check_verdict(audit: Audit, asked: Requirement) -> Checked:
     found, what = audit.verdict, "the verdict"
     said: str = found.outcome if found else ""
     if asked.access is not None:
@@ -187,8 +187,8 @@ def _check_verdict(audit: Audit, asked: Requirement) -> Check:
     return _made(asked, (said == asked.bound) == (asked.sign == "="), f"{what} is {said}")
 
 
-def _made(asked: Requirement, holds: bool, found: str) -> Check:
-    return Check(requirement=asked.text, holds=holds, found=found)
+def _made(asked: Requirement, holds: bool, found: str) -> Checked:
+    return Checked(requirement=asked.text, holds=holds, found=found)
 
 
 def _called(score: Score) -> str:

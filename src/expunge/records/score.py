@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from expunge.records.base import Record
 from expunge.records.prompt import PromptFormat
-from expunge.records.requirement import Check, check
+from expunge.records.requirement import Checked, check
 from expunge.records.settings import AuditSettings
 
 Orientation = Literal["knows", "forgot", "neutral"]
@@ -209,7 +209,7 @@ class Audit(Record):
     def score(self, name: str, attack: str | None = None) -> Score | None:
         return next((s for s in self.scores if s.name == name and s.attack == attack), None)
 
-    def check(self, *conditions: str) -> tuple[Check, ...]:
+    def check(self, *conditions: str) -> tuple[Checked, ...]:
         """Whether conditions hold, such as "verdict=forgets" or "forget.keyword@relearn.excess<=0.05".
 
         Raises:
