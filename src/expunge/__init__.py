@@ -12,7 +12,8 @@ from typing import Any
 
 _HOMES = {
     "train": "expunge.api", "forget": "expunge.api", "audit": "expunge.api", "demo": "expunge.demonstration",
-    "sweep": "expunge.tuning", "make_shadows": "expunge.shadows",
+    "sweep": "expunge.tuning", "grid": "expunge.grids", "compare": "expunge.report.comparison",
+    "make_shadows": "expunge.shadows",
     "report": "expunge.report", "load_task": "expunge.benchmarks.loading", "Task": "expunge.records.task",
     "Example": "expunge.records.task", "Subject": "expunge.models.subject", "load_subject": "expunge.models.load",
     "Audit": "expunge.records.score", "Score": "expunge.records.score", "RunRecord": "expunge.records.run",

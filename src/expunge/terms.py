@@ -83,3 +83,24 @@ def _value(node: ast.expr, text: str) -> Any:
         return [_value(item, text) for item in node.elts]
     raise UsageError(f"{ast.unparse(node)!r} in {text!r} is not a value.",
                      "Values are numbers, words, quoted text and lists.")
+
+
+def split_at_commas(text: str) -> list[str]:
+    """The terms of a list, split at commas outside brackets.
+
+    Raises:
+        UsageError: a bracket is missing, or nothing stands between two commas.
+    """
+    found, depth, word = [], 0, ""
+    for letter in text + ",":
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth == 0:
+            found.append(word.strip())
+            word = ""
+        else:
+            word += letter
+    if depth:
+        raise UsageError(f"A bracket is missing in {text!r}.", fix="Such as: scores,relearn(at=[5, 15])")
+    if not all(found):
+        raise UsageError(f"{text!r} has an empty entry.", "Its entries are separated by single commas.")
+    return found

@@ -14,13 +14,14 @@ from expunge import api, processes
 from expunge.console import Reporter
 from expunge.demonstration import trained_world
 from expunge.errors import ExpungeError, InterruptedRun, MissingExtra, UsageError
+from expunge.grids import failure, forget_and_audit
 from expunge.methods.recipe import parse
 from expunge.models.load import load_subject, read_config
 from expunge.output import check_same, prepare_output
 from expunge.plugin import Plugin
 from expunge.records.base import read_jsonl, write_text
-from expunge.records.run import RunRecord, environment
-from expunge.records.settings import RunSettings
+from expunge.records.run import environment
+from expunge.records.settings import AuditSettings, RunSettings
 from expunge.records.sweep import Sweep, Trial
 from expunge.records.task import Task
 from expunge.registry import load
@@ -173,18 +174,16 @@ def measure(model: str | Path, task: Task, recipe: str, params: Mapping[str, Any
     place = Path(tempfile.mkdtemp(prefix="expunge-"))
     blank = Trial(number=number, params=dict(params), recipe=recipe)
     try:
-        record = api.forget(model, task=task, method=recipe, out=place / "run",
-                            settings=RunSettings.build(settings, lr=params.get("lr")))
-        evidence = api.audit(place / "run", task=task, original=model, retrained=retrained, suite=suite, resamples=0)
-        assert isinstance(record, RunRecord) and not isinstance(evidence, dict)
+        record, evidence = forget_and_audit(
+            model, task, recipe, place / "run", retrained=retrained, audit=AuditSettings(suite=suite, resamples=0),
+            settings=RunSettings.build(settings, lr=params.get("lr")))
         scores = {s.name: s.value for s in evidence.scores}
         originals = {s.name: s.controls.get("original") for s in evidence.scores}
         quality, utility = _aims(scores, originals)
     except InterruptedRun:
         raise
     except (ExpungeError, RuntimeError) as problem:  # it diverged, or memory ran out: a finding, not the end
-        words = problem.what if isinstance(problem, ExpungeError) else f"{type(problem).__name__}: {problem}"[:300]
-        return blank.model_copy(update={"failed": words, "total_s": time.perf_counter() - began})
+        return blank.model_copy(update={"failed": failure(problem), "total_s": time.perf_counter() - began})
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return blank.model_copy(update={

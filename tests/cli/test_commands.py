@@ -33,6 +33,10 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "sweep": (("model",), TASK_OPTIONS - {"--max-length"} | RUN_OPTIONS | {
         "--method", "--holdout", "--retrained", "--trials", "--suite", "--epochs", "--steps", "--batch-size",
         "--plugin"}),
+    "grid": (("model",), TASK_OPTIONS | LOOP_OPTIONS | RUN_OPTIONS - {"--seed"} | {
+        "--methods", "--seeds", "--holdout", "--retrained", "--suite", "--jobs", "--keep", "--utility-floor",
+        "--forget-target", "--stop-at-target", "--stop-at-floor", "--checkpoint-every", "--plugin"}),
+    "compare": (("folders",), {"--format", "--scores", "--json"}),
     "shadows": (("model",), TASK_OPTIONS - {"--max-length"} | RUN_OPTIONS | {
         "--method", "--holdout", "--count", "--train-epochs", "--train-lr", "--epochs", "--lr", "--batch-size",
         "--plugin"}),

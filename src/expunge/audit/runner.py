@@ -24,6 +24,7 @@ from expunge.audit.attacks import (
     score_attacks,
 )
 from expunge.audit.cache import ObservationCache, model_key
+from expunge.audit.examples import keep_examples
 from expunge.audit.store import ObservationStore, read_store
 from expunge.audit.suite import Suite
 from expunge.errors import ExpungeError, UsageError, first_line
@@ -35,6 +36,7 @@ from expunge.models.subject import Subject, checksum
 from expunge.needs import MODEL_NEEDS, OFFERS, unmet
 from expunge.progress import Announce
 from expunge.records.base import fingerprint
+from expunge.records.examples import has_examples
 from expunge.records.observation import Observations, Row
 from expunge.records.prompt import PromptFormat
 from expunge.records.run import environment
@@ -142,6 +144,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     scores += score_attacks(attacks, attempted, evidence,
                             tuple(seen), lambda a: refused.get(a.text()), resamples=resamples, seed=seed)
     scores = decided(scores)
+    keep_examples(out, suite, seen, evidence, attempted)
     tick(len(suite.metrics))
     tried = tuple(describe(a, attempted(a, "subject", "forget")) for a in attacks)
     audit = Audit(
@@ -159,6 +162,8 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
 
 def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> Audit:
     """A finished audit scored and judged again from its stored observations alone: no model is loaded.
+
+    Audits of earlier versions get the table of single examples that they lack.
 
     Args:
         resamples: bootstrap draws; as many as then when left out.
@@ -181,6 +186,8 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> Audi
     scores = decided((*score_all(suite.metrics, evidence, resamples=resamples, seed=seed),
                       *score_attacks(suite.attacks, read, evidence, tuple(seen), why, resamples=resamples, seed=seed)))
     attacks = tuple(describe(a, read(a, "subject", "forget")) for a in suite.attacks)
+    if not has_examples(folder):
+        keep_examples(folder, suite, seen, evidence, read)
     return stored.model_copy(update={"suite": suite.terms, "scores": scores, "attacks": attacks, "resamples": resamples,
                                      "verdict": verdict(scores, attacks, offered=evidence.offered)})
 

@@ -11,6 +11,7 @@ from expunge.audit.suites import STANDARD, SUITES
 from expunge.errors import UsageError, did_you_mean
 from expunge.metrics.evaluate import parse_metric
 from expunge.registry import entries
+from expunge.terms import split_at_commas
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def parse_suite(text: str) -> Suite:
     Raises:
         UsageError: an unknown name, with the nearest known ones.
     """
-    return _sorted([term for part in _parts(text) for term in SUITES.get(part, (part,))])
+    return _sorted([term for part in split_at_commas(text) for term in SUITES.get(part, (part,))])
 
 
 def suite_from_terms(terms: Sequence[str]) -> Suite:
@@ -65,20 +66,3 @@ def _kind(term: str) -> str:
         known = [*SUITES, *(e.name for e in entries().values() if e.kind == "attack"), *STANDARD]
         raise UsageError(f"There is no suite, metric or attack called {name!r}.", did_you_mean(name, known))
     return "metric"
-
-
-def _parts(text: str) -> list[str]:
-    """Split at commas outside brackets and quotes."""
-    found, depth, word = [], 0, ""
-    for letter in text + ",":
-        depth += (letter in "([") - (letter in ")]")
-        if letter == "," and depth == 0:
-            found.append(word.strip())
-            word = ""
-        else:
-            word += letter
-    if depth:
-        raise UsageError(f"A bracket is missing in {text!r}.", fix="Such as: scores,relearn(at=[5, 15])")
-    if not all(found):
-        raise UsageError(f"{text!r} has an empty entry.", "Metrics, attacks and suites are separated by single commas.")
-    return found

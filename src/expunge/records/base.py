@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,12 +20,18 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
+    FILE: ClassVar[str] = ""
+    """What its file is called in the folder of a run, an audit ...; empty where it has no file of its own."""
+
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json", by_alias=True)
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Load from a JSON file; a file that does not fit says which field is wrong."""
+    def read(cls, path: str | Path) -> Self:
+        """Load from a JSON file, or from the folder that holds it; a file that does not fit says which field is wrong.
+        """
+        path = Path(path)
+        path = path / cls.FILE if cls.FILE and path.is_dir() else path
         data = read_json(path)
         try:
             return cls.model_validate(data)

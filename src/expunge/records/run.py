@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,7 @@ RUN_SCHEMA = "expunge.run/1"
 class RunRecord(Record):
     """RUN/record.json."""
 
+    FILE: ClassVar[str] = "record.json"
     schema_: str = Field(RUN_SCHEMA, alias="schema")
     model_config = Record.model_config | {"populate_by_name": True}
     kind: Literal["train", "forget"]

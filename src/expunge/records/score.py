@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
+from expunge.errors import MissingError
 from expunge.records.base import Record
+from expunge.records.examples import frame, read_examples
 from expunge.records.prompt import PromptFormat
 from expunge.records.requirement import Checked, check
 from expunge.records.settings import AuditSettings
+
+if TYPE_CHECKING:
+    import pandas
 
 Orientation = Literal["knows", "forgot", "neutral"]
 Access = Literal["text", "logits", "gradients", "weights"]
@@ -177,8 +184,18 @@ class SubjectRef(Record):
     """What the model offered of what plug-ins may need (`needs.ModelNeed`); None in audits of earlier versions."""
 
 
+@dataclass
+class _Folder:
+    """Where an audit lies on disk. All are equal: the place is no part of what an audit says."""
+
+    path: Path | None = field(default=None, compare=False)
+
+
 class Audit(Record):
     """DIR/audit.json."""
+
+    FILE: ClassVar[str] = "audit.json"
+    _folder: _Folder = PrivateAttr(default_factory=_Folder)
 
     schema_: str = Field(AUDIT_SCHEMA, alias="schema")
     model_config = Record.model_config | {"populate_by_name": True}
@@ -216,3 +233,27 @@ class Audit(Record):
             UsageError: one cannot be read, or names what this audit does not have.
         """
         return check(self, conditions)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """The audit in a folder, or in a file."""
+        found = super().read(path)
+        found._folder.path = Path(path) if Path(path).is_dir() else Path(path).parent
+        return found
+
+    def write(self, path: Path) -> None:
+        super().write(path)
+        self._folder.path = path.parent
+
+    def examples(self) -> pandas.DataFrame:
+        """Every value of every single example, of every model and attack: columns `score`, `attack` (empty for none),
+        `model`, `split`, `id`, `entity` and `value`. It is also stored beside audit.json.
+
+        Raises:
+            MissingError: the audit lies in no folder, or its folder has no such table.
+            MissingExtra: pandas is not installed.
+        """
+        if self._folder.path is None:
+            raise MissingError("This audit lies in no folder, so its examples are not known.",
+                               fix="Read it with Audit.read(FOLDER).")
+        return frame(read_examples(self._folder.path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ ORIGINAL, RETRAINED = "original", "retrained"
 class Shadows(Record):
     """DIR/shadows.json."""
 
+    FILE: ClassVar[str] = "shadows.json"
     schema_: str = Field(SHADOWS_SCHEMA, alias="schema")
     model_config = Record.model_config | {"populate_by_name": True}
     methods: tuple[str, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -38,6 +38,7 @@ class Trial(Record):
 class Sweep(Record):
     """DIR/sweep.json."""
 
+    FILE: ClassVar[str] = "sweep.json"
     schema_: str = Field(SWEEP_SCHEMA, alias="schema")
     model_config = Record.model_config | {"populate_by_name": True}
     recipe: str

@@ -5,26 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from expunge.records.run import RunRecord
-from expunge.report.gather import RunView
-
-OWN_COLUMN = ("seed", "template")
-"""What has a column of its own, or would fill the screen."""
-
-
-def options(record: RunRecord | None) -> dict[str, Any]:
-    """Every option of a run: `npo.beta` of a term (`2.npo.beta` in the second stage), `epochs` of the command."""
-    if record is None:
-        return {}
-    several = len(record.recipe_full) > 1
-    found: dict[str, Any] = {}
-    for stage, terms in record.recipe_full.items():
-        where = f"{int(stage) + 1}." if several and stage.isdigit() else ""
-        for term, given in terms.items() if isinstance(terms, dict) else ():
-            if isinstance(given, dict):
-                found |= {f"{where}{term}.{name}": value for name, value in given.items()}
-    return found | {name: value for name, value in record.settings.to_json().items() if name not in OWN_COLUMN}
-
+from expunge.report.gather import RunView, options
 
 def differing(views: Sequence[RunView]) -> tuple[list[str], dict[str, list[str]]]:
     """Names of the options in which runs differ, and run name -> its values in that order; `–` where it has none.

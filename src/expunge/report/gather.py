@@ -11,6 +11,7 @@ from typing import Any
 
 from expunge.errors import ExpungeError, MissingError
 from expunge.records.base import fingerprint, read_json
+from expunge.records.grid import cells_of
 from expunge.records.observation import Observations
 from expunge.records.purged import Purged
 from expunge.records.run import RunFolder, RunRecord
@@ -18,6 +19,8 @@ from expunge.records.score import Audit
 from expunge.records.task import Task
 
 NOTHING = Observations({})
+OWN_COLUMN = ("seed", "template")
+"""What has a column of its own, or would fill the screen."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class RunView:
     purged: Purged | None = None
     rows: Task | None = None
     """The rows it was made with, where the folder holds them."""
+    folder: Path | None = None
 
     @property
     def task(self) -> str:
@@ -92,10 +96,11 @@ class Group:
 def gather(folders: Sequence[Path]) -> tuple[RunView, ...]:
     """One view per run, in the order given.
 
-    A run folder whose audit lies in another of the given folders is shown once, with that audit.
+    The folder of a grid stands for its finished cells. A run folder whose audit lies in another of the given folders
+    is shown once, with that audit.
     Raises MissingError when a folder does not exist or holds neither record.json nor audit.json.
     """
-    roots = list(dict.fromkeys(Path(folder).resolve() for folder in folders))
+    roots = list(dict.fromkeys(cell.resolve() for folder in folders for cell in cells_of(Path(folder))))
     if not roots:
         raise MissingError("No folder was given.", "", "Name at least one run or audit folder.")
     for root in roots:
@@ -111,11 +116,36 @@ def group(views: Sequence[RunView]) -> tuple[Group, ...]:
     members: dict[str, list[RunView]] = {}
     for i, view in enumerate(views):
         members.setdefault(view.recipe_key or f"alone-{i}", []).append(view)
-    titles = [m[0].recipe or m[0].name for m in members.values()]
-    return tuple(
-        Group(_letter(i), title if titles.count(title) == 1 else f"{title} ({m[0].name})", tuple(m))
-        for i, (title, m) in enumerate(zip(titles, members.values(), strict=True))
-    )
+    titles = _titles([m[0] for m in members.values()])
+    return tuple(Group(_letter(i), title, tuple(m))
+                 for i, (title, m) in enumerate(zip(titles, members.values(), strict=True)))
+
+
+def _titles(views: Sequence[RunView]) -> list[str]:
+    """The recipe of each; where several have it, with the options in which they differ, else with the folder."""
+    titles = []
+    for view in views:
+        same = [options(v.record) for v in views if v.recipe == view.recipe]
+        mine = options(view.record)
+        differ = [k for k in mine if any(other.get(k) != mine[k] for other in same)]
+        words = ", ".join(f"{k.rpartition('.')[2]}={mine[k]:g}" if isinstance(mine[k], float) else
+                          f"{k.rpartition('.')[2]}={mine[k]}" for k in differ)
+        titles.append(" ".join(filter(None, (view.recipe or view.name, words))))
+    return [t if titles.count(t) == 1 else f"{t} ({v.name})" for t, v in zip(titles, views, strict=True)]
+
+
+def options(record: RunRecord | None) -> dict[str, Any]:
+    """Every option of a run: `npo.beta` of a term (`2.npo.beta` in the second stage), `epochs` of the command."""
+    if record is None:
+        return {}
+    several = len(record.recipe_full) > 1
+    found: dict[str, Any] = {}
+    for stage, terms in record.recipe_full.items():
+        where = f"{int(stage) + 1}." if several and stage.isdigit() else ""
+        for term, given in terms.items() if isinstance(terms, dict) else ():
+            if isinstance(given, dict):
+                found |= {f"{where}{term}.{name}": value for name, value in given.items()}
+    return found | {name: value for name, value in record.settings.to_json().items() if name not in OWN_COLUMN}
 
 
 def _letter(i: int) -> str:
@@ -166,6 +196,7 @@ def _view(root: Path, record: Path, name: str) -> RunView:
         attacked=tuple(_attacked(references)),
         purged=Purged.read(files.purged) if files.purged.exists() else None,
         rows=Task.read(files.rows) if files.rows.exists() else None,
+        folder=root,
     )
 
 

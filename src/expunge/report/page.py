@@ -13,6 +13,7 @@ from expunge.records.base import write_text
 from expunge.records.observation import Observations
 from expunge.report import attacks, charts, evidence, tables, text, under_attack
 from expunge.report.commands import run_command
+from expunge.report.comparison import cautions
 from expunge.report.differences import differing
 from expunge.report.facts import facts, reproduce
 from expunge.report.gather import Group, RunView, gather, group
@@ -114,7 +115,7 @@ def _comparison(views: Sequence[RunView]) -> dict[str, Any]:
         "subtitle": "",
         "options": differing(views),
         "groups": groups,
-        "cautions": _cautions(views),
+        "cautions": cautions(views),
         "verdicts": {v.name: _verdict(v) for v in views},
         "alarms": _alarms(views),
         "has_record": any(v.record for v in views),
@@ -275,28 +276,6 @@ def _compared_answers(groups: Sequence[Group]) -> list[tuple[str, list[evidence.
     return [("Forget rows", found)] if found else Missing(
         "No generated answers were kept by any of these audits.",
         text.command("audit", model=views[0].model, task=views[0].task))
-
-
-def _cautions(views: Sequence[RunView]) -> list[str]:
-    """Differences between the runs that make their numbers hard to compare."""
-    found = []
-    for label, values in (
-        ("tasks", {v.task for v in views}), ("starting models", {v.model for v in views if v.record}),
-    ):
-        if len(values) > 1:
-            found.append(f"The runs have different {label}: {', '.join(sorted(values))}.")
-    starts = {v.record.model_fingerprint for v in views if v.record}
-    if len(starts) > 1 and len({v.model for v in views if v.record}) == 1:
-        found.append("The runs start from models of one name with different weights (their fingerprints differ).")
-    audits = [v.audit for v in views if v.audit]
-    if len({a.task_fingerprint for a in audits}) > 1:
-        found.append("The audits asked different rows (their task fingerprints differ).")
-    if len({tuple(r.fingerprint for r in a.retrained) for a in audits}) > 1:
-        found.append("The audits did not use the same retrained models.")
-    bare = [v.name for v in views if not v.audit]
-    if bare:
-        found.append(f"Not audited, so without scores: {', '.join(bare)}.")
-    return found
 
 
 def _standing(view: RunView) -> list[str]:

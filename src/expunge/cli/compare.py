@@ -1,0 +1,58 @@
+"""`expunge compare`: runs set against each other, with what is beyond noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from expunge.cli.app import Json, app, friendly, reporter_for
+from expunge.console import Reporter
+from expunge.errors import UsageError, did_you_mean
+from expunge.records.comparison import Comparison
+
+
+@app.command()
+@friendly
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs, audits or grids; runs that differ in nothing "
+                                                       "but the seed are one group.")],
+    form: Annotated[str, typer.Option("--format", help="table, csv, latex or json.")] = "table",
+    scores: Annotated[str | None, typer.Option("--scores", help="Names by commas, forget.probability@ATTACK among "
+                                                                "them; all, or attacks.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare runs: mean and deviation over seeds, and which differences are beyond noise. Needs no torch."""
+    from expunge.report.comparison import compare as run
+    from expunge.report.comparison_text import FORMATS
+
+    form = "json" if as_json else form
+    if form not in ("table", *FORMATS):
+        raise UsageError(f"There is no format {form!r}.", did_you_mean(form, ("table", *FORMATS)))
+    found = run(folders, scores=scores)
+    if form == "table":
+        show_comparison(found, reporter_for(False))
+    else:
+        print(FORMATS[form](found), end="")
+
+
+def show_comparison(found: Comparison, reporter: Reporter) -> None:
+    """What the letters stand for, the table, and what can be said of each score."""
+    from expunge.report.comparison_text import LEGEND, about, finding, table
+
+    def line(text: str, style: str | None = None) -> None:
+        reporter.out.print(text, style=style, markup=False, soft_wrap=True)
+
+    for caution in found.cautions:
+        reporter.warn(caution)
+    for one in found.groups:
+        line(about(one))
+    line("")
+    columns, rows = table(found)
+    reporter.table("", columns, [list(row) for row in rows])
+    line("")
+    for score in found.scores:
+        line(finding(score))
+    line(f"\n± is the standard deviation over seeds. {LEGEND}", "dim")
+    line(found.test, "dim")

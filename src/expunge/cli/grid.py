@@ -1,0 +1,79 @@
+"""`expunge grid`: methods x learning rates x seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from expunge.cli.app import DryRun, Json, Overwrite, Resume, app, friendly, print_json, reporter_for, with_plugins
+from expunge.cli.options import load, with_options
+from expunge.console import Reporter
+from expunge.records.grid import Grid
+from expunge.records.settings import RunSettings, TaskOptions
+
+SHOWN = 24
+"""Cells up to which the screen shows a line for each."""
+OPTIONS = tuple(name for name in RunSettings.model_fields if name not in ("lr", "seed"))
+
+
+@app.command()
+@friendly
+@with_plugins
+@with_options("rows", TaskOptions)
+@with_options("settings", RunSettings, *OPTIONS)
+def grid(
+    rows: TaskOptions, settings: RunSettings,
+    methods: Annotated[list[str], typer.Option("--methods", help="Recipe; may be given several times, or several by "
+                                                                 "commas.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the grid; each cell is a run folder in it.")],
+    model: Annotated[str | None, typer.Argument(help="Run folder, model folder or hub name; the built-in world's "
+                                                     "when left out.")] = None,
+    lr: Annotated[list[str] | None, typer.Option("--lr", help="Peak learning rate; may be given several times. The "
+                                                              "recipe's own when left out.")] = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="How many (3 means 0, 1, 2), or the seeds: 0,1,5.")] = "3",
+    retrained: Annotated[list[str] | None, typer.Option("--retrained", help="Trained without the forget set; may be "
+                                                                            "given several times.")] = None,
+    suite: Annotated[str | None, typer.Option("--suite", help="What every audit asks; every score and no attack by "
+                                                              "default.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Cells run at once; they share the cores.")] = 1,
+    resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
+) -> None:
+    """Run every method at every learning rate with every seed, and audit each run."""
+    from expunge.grids import grid as run
+
+    reporter = reporter_for(as_json)
+    made = run(model, methods=methods, lr=lr or (), seeds=seeds, out=out, task=load(rows, settings, "authors"),
+               retrained=retrained or (), suite=suite, jobs=jobs, settings=settings, resume=resume,
+               overwrite=overwrite, dry_run=dry_run, reporter=reporter)
+    if as_json:
+        print_json(made.to_json())
+    else:
+        show_grid(made, out, reporter)
+    if not dry_run and all(cell.status == "failed" for cell in made.cells):
+        raise typer.Exit(1)
+
+
+def show_grid(made: Grid, out: Path, reporter: Reporter) -> None:
+    """A line for each cell, why cells failed, and what to do next."""
+    from expunge.cli.showing import shown_path
+    from expunge.report.comparison import HEADLINES
+
+    done = [c for c in made.cells if c.status == "finished"]
+    names = [name for name in HEADLINES if any(c.scores.get(name) is not None for c in done)][:5]
+    if len(made.cells) <= SHOWN:
+        reporter.table("", ["method", "lr", "seed", "status", "verdict", *names, "train s"], [
+            [c.method, "" if c.lr is None else f"{c.lr:g}", c.seed, c.status, c.verdict,
+             *(c.scores.get(name) for name in names), f"{c.train_s:.1f}" if c.status == "finished" else ""]
+            for c in made.cells])
+    for cell in made.cells:
+        if cell.failed:
+            reporter.warn(f"{cell.title}: {cell.failed}")
+    said = [f"{sum(c.status == status for c in made.cells)} {status}" for status in ("finished", "failed", "waiting")]
+    reporter.out.print(f"\n{len(made.cells)} cells: {', '.join(s for s in said if not s.startswith('0 '))}."
+                       + f" Rows: {out / 'grid.csv'}" * bool(done), soft_wrap=True, markup=False)
+    if done:
+        where = shown_path(out)
+        reporter.out.print(f"Next: expunge compare {where}\n      expunge report {where} --out {where}/report.html",
+                           soft_wrap=True, markup=False)
