@@ -7,6 +7,7 @@ from typing import Any
 
 from expunge.report.gather import RunView, options
 
+
 def differing(views: Sequence[RunView]) -> tuple[list[str], dict[str, list[str]]]:
     """Names of the options in which runs differ, and run name -> its values in that order; `–` where it has none.
 
