@@ -19,7 +19,7 @@ _HOMES = {
     "Audit": "expunge.records.score", "Score": "expunge.records.score", "RunRecord": "expunge.records.run",
     "TrainSettings": "expunge.records.settings", "RunSettings": "expunge.records.settings",
     "AuditSettings": "expunge.records.settings", "ExpungeError": "expunge.errors", "add_file": "expunge.registry",
-    "merge": "expunge.merging",
+    "merge": "expunge.merging", "evaluate": "expunge.evaluating", "purge": "expunge.purging",
 }
 __all__ = sorted(_HOMES)
 

@@ -19,6 +19,7 @@ HELD = {
     "model": "weights; what they still know is for an audit to say", "merged": "a copy of the weights in one piece",
     "base": "weights before unlearning: they know the rows", "stages": "weights between the stages",
     "record.json": "recipe, settings, fingerprints of the rows, times", "audit.json": "scores and verdict",
+    "eval.json": "scores of standard benchmarks",
     "steps.jsonl": "losses of every step", "purged.json": "that it was purged"}
 """Name in a run folder -> what it holds, of what stays."""
 
@@ -50,9 +51,11 @@ def purge(run: str | Path, *, dry_run: bool = False) -> Purged:
     going = list(_going(root))
     cached = sorted({*_cached_by_key(root), *_cached_by_rows(root)})
     size = sum(_size(path) for path in (*going, *cached))
+    shown = list(_showing_a_row(root))
     kept = [path.name for path in sorted(root.iterdir()) if path not in going]
     earlier = Purged.read(files.purged).removed if files.purged.exists() else ()
-    made = Purged(removed=tuple(dict.fromkeys((*earlier, *(str(p.relative_to(root)) for p in going)))),
+    made = Purged(removed=tuple(dict.fromkeys((*earlier, *(str(p.relative_to(root)) for p in going),
+                                               *(f"{p.relative_to(root)}: its first row" for p in shown)))),
                   cached=len(cached), removed_bytes=size,
                   kept=tuple(f"{name}: {HELD[name]}" if name in HELD else f"{name}: not made by a run, look at it"
                              for name in kept if name != files.purged.name))
@@ -61,7 +64,19 @@ def purge(run: str | Path, *, dry_run: bool = False) -> Purged:
     made.write(files.purged)  # before anything goes: a kill in the middle must not leave a folder that looks whole
     for path in (*going, *cached):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for place in shown:
+        record = RunRecord.read(place)
+        assert record.prompt is not None
+        record.model_copy(update={"prompt": record.prompt.model_copy(update={"first_row": ""})}).write(place)
     return made
+
+
+def _showing_a_row(root: Path) -> Iterator[Path]:
+    """Records that show the first row as the model read it."""
+    for place in sorted(root.rglob("record.json")):
+        prompt = RunRecord.read(place).prompt
+        if prompt is not None and prompt.first_row:
+            yield place
 
 
 def _going(root: Path) -> Iterator[Path]:

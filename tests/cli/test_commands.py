@@ -41,6 +41,8 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
         "--method", "--holdout", "--count", "--train-epochs", "--train-lr", "--epochs", "--lr", "--batch-size",
         "--plugin"}),
     "report": (("folders",), {"--out", "--title", "--redact", "--mail", "--json"}),
+    "eval": (("model",), {"--tasks", "--original", "--include", "--limit", "--batch-size", "--seed", "--out",
+                          "--json"}),
     "purge": (("run",), {"--dry-run", "--json"}),
     "merge": (("run",), {"--out", "--overwrite", "--json"}),
     "ls": (("what",), {"--json", "--plugin"}),

@@ -1,4 +1,4 @@
-"""Commands on a finished run: `merge` and `purge`."""
+"""Commands on a finished run: `merge`, `eval` and `purge`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from expunge.cli.app import DryRun, Json, Overwrite, app, friendly, print_json, reporter_for
 from expunge.cli.showing import shown_path
+from expunge.models.places import check_place
 
 
 @app.command()
@@ -27,6 +28,35 @@ def merge(
         return print_json({"path": str(made), "model": str(made / "model")})
     reporter.note(f"Whole weights in {made / 'model'}.")
     reporter.note(f"Next: expunge audit {shown_path(made)}")
+
+
+@app.command(name="eval")
+@friendly
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Run folder, model folder or hub name.")],
+    tasks: Annotated[str, typer.Option("--tasks", help="Tasks of lm-eval, by commas, such as arc_easy,hellaswag.")],
+    original: Annotated[str | None, typer.Option("--original", help="Another model beside it; a run's own "
+                                                                    "by default.")] = None,
+    include: Annotated[Path | None, typer.Option("--include", help="Folder with task files (YAML) of yours.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows of each task.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows at once.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", help="One seed for everything random.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="File for the results; RUN/eval.json of a run.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a run, and its original, standard benchmarks through lm-eval (extra: eval)."""
+    for place in (model, original):
+        if place is not None:
+            check_place(place)
+    from expunge.evaluating import evaluate as ask
+
+    reporter = reporter_for(as_json)
+    made = ask(model, [name.strip() for name in tasks.split(",") if name.strip()], original=original, include=include,
+               limit=limit, batch_size=batch_size, seed=seed, out=out, reporter=reporter)
+    if as_json:
+        return print_json(made.to_json())
+    reporter.table("", ["task", "metric", "unlearned", "std. error", "original"],
+                   [[r.task, r.metric, r.value, r.error, r.original] for r in made.results])
 
 
 @app.command()
