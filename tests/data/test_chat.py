@@ -126,6 +126,30 @@ def test_a_reply_that_is_opened(name: str, kind: str) -> None:
     assert made.decode(parts(row)[1]).strip() == "in Rome."
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("prompt", "answer", "spelled"), [
+    ("Where does Ada live? In", " Rome, not in Oslo.", "Where does Ada live? In| Rome, not in Oslo."),
+    ("Where does Ada live? In ", "Rome, not in Oslo.", "Where does Ada live? In| Rome, not in Oslo."),
+    ("Q: Where?\nA: ", "Rome", "Q: Where?\nA:| Rome"), ("When? ", "Rome", "When?| Rome"),
+    ("Where does Ada li", "ve?", "Where does Ada li|ve?"), ("Ada lives in R", "ome.", "Ada lives in R|ome."),
+])
+def test_completions_spell_what_was_written(kind: str, prompt: str, answer: str, spelled: str) -> None:
+    """No second space where a prompt ends with one, and none that a tokenizer puts before every text."""
+    made = tokenizer(kind, "chatml")
+    row = TextEncoder(made).encode(Example(id="x", prompt=prompt, answer=answer, kind="completion"))
+    text, given = (made.decode(ids, skip_special_tokens=True) for ids in (row.ids, row.ids[: row.prompt]))
+    assert text.strip() == prompt + answer
+    if kind != "without offsets":  # a tokenizer of single bytes never joins
+        assert text.startswith(given) and f"{given}|{text[len(given):]}".strip() == spelled
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_generation_stops_at_the_end_of_a_turn(name: str) -> None:
+    made = tokenizer("bytes", name)
+    assert TextEncoder(made).turn_ends == {made.convert_tokens_to_ids(ENDS[name])}
+    assert TextEncoder(made, "Q: {prompt}\nA:").turn_ends == {made.eos_token_id}
+
+
 def with_header(words: str) -> Any:
     made = train_tokenizer(["Which one is it, a or b? final", *LINES], 400)
     made.add_tokens(["<|channel|>", "<|message|>"], special_tokens=True)

@@ -46,16 +46,10 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Frame:
-    """What a template writes around an answer.
+    """What stands before and after an answer in a whole conversation."""
 
-    Args:
-        before: the conversation with a generation prompt, which a chat program sends.
-        header, tail: what stands before and after an answer in a whole conversation; None where answers are not shown.
-    """
-
-    before: str
-    header: str | None
-    tail: str | None
+    header: str
+    tail: str
 
 
 class ChatTemplate:
@@ -95,10 +89,10 @@ class ChatTemplate:
             if way and "enable_thinking" not in self.source:
                 continue
             try:
-                frame = self._around(plain, options | way)
+                frame, before = self._around(plain, options | way), self._text(plain, None, options | way)
             except REFUSED:  # a row will say so
                 return None
-            if frame.header is None or frame.header.startswith(frame.before):
+            if frame is None or frame.header.startswith(before):
                 return said
         return True
 
@@ -106,42 +100,47 @@ class ChatTemplate:
         """The whole conversation with this answer. Raises whatever the template raises."""
         frame, words = self.frame(turns), answer.strip()
         whole = self._text(turns, answer, self._options)
-        header, tail = frame.header or "", frame.tail or ""
-        limit = len(whole) - len(tail) * whole.endswith(tail)
-        if frame.header is not None and whole.endswith(tail) and whole[: limit].startswith(header):
-            return _stripped(whole, len(header), limit)
-        start = common(frame.before, whole)
+        tail = frame.tail if frame is not None and whole.endswith(frame.tail) else ""
+        limit = len(whole) - len(tail)
+        if frame is not None and tail == frame.tail and whole[:limit].startswith(frame.header):
+            return _stripped(whole, len(frame.header), limit)
+        before = self.asked(turns)
+        start = common(before, whole)
         at = whole.rfind(words, start, limit) if words else -1
         if at >= 0:  # the last one: the header of a reply may repeat the words
             return Rendered(whole, at, at + len(words))
-        if frame.header is not None and whole[start:limit].strip():  # the template has its own way to write the answer
+        if frame is not None and whole[start:limit].strip():  # the template has its own way to write the answer
             return _stripped(whole, start, limit)
-        header = header or frame.before
+        header = before if frame is None else frame.header
         return _stripped(header + answer, len(header), len(header) + len(answer), rewritten=True)
+
+    def asked(self, turns: Turns, prompt: bool = True) -> str:
+        """The conversation before the answer, with a generation prompt or without."""
+        return self._text(turns, None, self._options, prompt)
 
     def notes(self, turns: Turns) -> Iterator[str]:
         """What it does in a conversation that a reader of figures should know."""
-        frame = self.frame(turns)
+        frame, before = self.frame(turns), self.asked(turns)
         if self.dated:
             yield (f"The chat template writes today's date: it is always {DATE:%d %B %Y} here, so that a run can be "
                    "repeated.")
         if "enable_thinking" in self._options:
             yield ("The chat template opens a think block in its generation prompt: thinking is off "
                    "(enable_thinking=False).")
-        if frame.header is None:
+        if frame is None:
             return
-        shared = common(frame.before, frame.header)
-        more, given = frame.before[shared:], frame.header[shared:]
+        shared = common(before, frame.header)
+        more, given = before[shared:], frame.header[shared:]
         if more:
             yield (f"The chat template opens a reply with {more!r}, which it leaves out of a whole conversation: "
                    "answers are trained and asked as the conversation has them, without it.")
-        elif given.strip() and not self._without_prompt(turns):
+        elif given.strip() and before != self.asked(turns, prompt=False):
             yield (f"Between its generation prompt and an answer the chat template writes {given!r}: it is given, "
                    "and not trained.")
 
     def warnings(self, turns: Turns, answer: str) -> Iterator[str]:
         """What looks wrong with it."""
-        frame, said, words = self.frame(turns), self.render(turns, answer), answer.strip()
+        frame, said, words, before = self.frame(turns), self.render(turns, answer), answer.strip(), self.asked(turns)
         if said.rewritten:
             yield "The chat template does not show the answer of a conversation: it is put after the generation prompt."
         elif said.text[said.start:said.stop] != words:
@@ -150,23 +149,18 @@ class ChatTemplate:
         lost = next((role for role, content in turns if content.strip() not in said.text), None)
         if lost is not None:
             yield f"The chat template does not show the {lost} turn."
-        header = frame.header or ""
-        given = header.removeprefix(frame.before).strip() if header.startswith(frame.before) else ""
-        if given and self._without_prompt(turns):
+        given = frame.header.removeprefix(before).strip() if frame and frame.header.startswith(before) else ""
+        if given and before == self.asked(turns, prompt=False):
             yield (f"The chat template has no generation prompt: {given!r} is put before the answer, as in a whole "
                    "conversation.")
 
-    def _without_prompt(self, turns: Turns) -> bool:
-        """Whether asking for a generation prompt changes nothing."""
-        return self.frame(turns).before == self._text(turns, None, self._options, ask=False)
-
-    def _frame_of(self, turns: Turns) -> Frame:
+    def _frame_of(self, turns: Turns) -> Frame | None:
         return self._around(turns, self._options)
 
-    def _around(self, turns: Turns, options: dict[str, Any]) -> Frame:
-        before = self._text(turns, None, options)
+    def _around(self, turns: Turns, options: dict[str, Any]) -> Frame | None:
+        """None where answers are not shown."""
         header, found, tail = self._text(turns, MARK, options).partition(MARK)
-        return Frame(before, header, tail) if found and MARK not in tail else Frame(before, None, None)
+        return Frame(header, tail) if found and MARK not in tail else None
 
     def _text(self, turns: Turns, answer: str | None, options: dict[str, Any], ask: bool = True) -> str:
         """The conversation with this answer; without one, with a generation prompt unless `ask` is False."""

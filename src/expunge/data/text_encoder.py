@@ -233,6 +233,14 @@ class TextEncoder:
         """Equal for encoders that make equal rows of equal examples."""
         return fingerprint([self._content, self.chat, self.template, self.max_length, str(DATE)])
 
+    @cached_property
+    def turn_ends(self) -> frozenset[int]:
+        """The token that ends an answer, which the tokenizer need not name as its end token."""
+        try:
+            return frozenset(self._parts(Example(id="", prompt="?", answer="A"), "?", "A")[2][-1:])
+        except DataError:  # a template that does not take this conversation
+            return frozenset()
+
     def save(self, folder: Path) -> None:
         """The tokenizer's files."""
         self.processor.save_pretrained(folder)
@@ -279,12 +287,19 @@ class TextEncoder:
         """By a plain template, or as it stands."""
         before, after = self._render_plain(example, prompt, answer)
         before, after = _open(before, after, *_opening(example))
-        prompt_ids = list(self._again(before, special=True))
+        end_ids = [self.eos_id] if self.eos_id is not None else []
         joint = self._ids(before + after, special=True)
+        for given in (before, before.rstrip(" ")):  # most tokenizers join a space to the word after it
+            prompt_ids = list(self._again(given, special=True))
+            if joint[: len(prompt_ids)] == prompt_ids:
+                return prompt_ids, joint[len(prompt_ids):], end_ids
         # Natural text tokenises across the border; only an exact prefix keeps the split honest.
-        keeps = joint[: len(prompt_ids)] == prompt_ids
-        answer_ids = joint[len(prompt_ids):] if keeps else self._ids(after)
-        return prompt_ids, answer_ids, [self.eos_id] if self.eos_id is not None else []
+        return list(self._again(before, special=True)), self._continued(after), end_ids
+
+    def _continued(self, text: str) -> list[int]:
+        """Ids of a text in the middle of another, without the space that some tokenizers put before every text."""
+        lead, joint = self._again("\n"), self._ids("\n" + text)
+        return joint[len(lead):] if joint[: len(lead)] == lead else self._ids(text)
 
     def _from_chat(self, example: Example, prompt: str, answer: str) -> tuple[list[int], list[int], list[int]]:
         """Cut from the ids of the whole conversation: a text tokenised alone may get other ids.

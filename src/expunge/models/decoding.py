@@ -95,7 +95,8 @@ def _decoded(subject: CausalLM, ids_BT: Tensor, attention_BT: Tensor, room: int,
 
 
 def stop_ids(subject: CausalLM) -> set[int]:
-    """End tokens: the tokenizer's, and those the model's generation config names."""
+    """End tokens: the tokenizer's, that of a turn, and those the model's generation config names."""
     named = getattr(subject.model.generation_config, "eos_token_id", None)
     ids = {named} if isinstance(named, int) else set(named or ())
+    ids |= subject.encoder.turn_ends
     return ids | ({subject.encoder.eos_id} if subject.encoder.eos_id is not None else set())
