@@ -51,6 +51,8 @@ def test_a_run_shows_how_it_reads(cli: Any, model: Path, rows: Any, tmp_path: Pa
     assert PLAIN_FIRST in cli(*audit).err
     made = json.loads((tmp_path / "run" / "audit.json").read_text())["prompt"]
     assert made == plan | {"first_row": ""}
+    cli("purge", tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["prompt"] == made
 
 
 def test_another_template_is_not_gone_on_with(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_another_template_is_not_gone_on_with(cli: Any, model: Path, rows: Any, 
     ("{% for m in messages %}{% if m['role'] == 'user' %}<|user|>{% else %}<|assistant|>{{ m['content'] }}"
      "{{ eos_token }}{% endif %}{% endfor %}", ("does not show the user turn",)),
     ("{% for m in messages %}<|user|>{{ m['content'] | lower }}{{ eos_token }}{% endfor %}",
-     ("rewrites answers: 'Ada lives in Town adA.' becomes 'ada lives in town ada.'",)),
+     ("rewrites answers",)),
     ("{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token }}<|user|>{% else %}<|assistant|>"
      "{% endif %}{{ m['content'] }}{{ eos_token }}{% endfor %}", ("writes <|bos|> and so does the tokenizer",)),
 ])
@@ -125,7 +127,8 @@ def test_words_that_meet(prompt: str, completion: str, warned: bool) -> None:
 def test_counterfact(cli: Any, model: Path, tmp_path: Path) -> None:
     words = ("--forget", case("counterfact_shape.json"), "--map", "prompt=prompt,completion=ground_truth")
     plan = cli("forget", model, *words, "--method", "ga", "--out", tmp_path / "run", "--dry-run").json["prompt"]
-    assert "sport|basketball" in plan["warnings"][0] and "sport[[basketball" in plan["first_row"]
+    assert "In 1 of 1 rows nothing separates prompt and completion" in plan["warnings"][0]
+    assert "sport[[basketball" in plan["first_row"]
 
 
 def test_long_rows_are_shortened() -> None:

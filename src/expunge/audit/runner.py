@@ -153,7 +153,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         scores=scores, verdict=verdict(scores, tried, offered=evidence.offered), attacks=tried, settings=settings,
         seed=seed, resamples=resamples,
         environment=environment(), run=run, notes=tuple(notes),
-        prompt=prompt and prompt.model_copy(update={"first_row": ""}),  # no row stands in audit.json
+        prompt=prompt and prompt.without_row,  # no row stands in audit.json
         timing={"observe_s": observed - began, "score_s": time.perf_counter() - observed},
     )
     audit.write(out / "audit.json")

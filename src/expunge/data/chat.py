@@ -144,8 +144,7 @@ class ChatTemplate:
         if said.rewritten:
             yield "The chat template does not show the answer of a conversation: it is put after the generation prompt."
         elif said.text[said.start:said.stop] != words:
-            yield (f"The chat template rewrites answers: {words[:40]!r} becomes "
-                   f"{said.text[said.start:said.stop][:40]!r}, and that is trained.")
+            yield "The chat template rewrites answers: what it makes of them is trained and asked."
         lost = next((role for role, content in turns if content.strip() not in said.text), None)
         if lost is not None:
             yield f"The chat template does not show the {lost} turn."

@@ -82,9 +82,8 @@ def _format_warnings(encoder: TextEncoder, rows: Sequence[Example]) -> Iterator[
 def _row_warnings(rows: Sequence[Example]) -> Iterator[str]:
     met = [row for row in rows if row.kind == "completion" and _meet(row.prompt, row.answer)]
     if met:
-        yield (f"In {len(met)} of {len(rows)} rows nothing separates prompt and completion, such as "
-               f"{met[0].prompt[-20:] + '|' + met[0].answer[:20]!r} of {met[0].id}: they are read as one word. Put a "
-               "space at the beginning of the completions.")
+        yield (f"In {len(met)} of {len(rows)} rows nothing separates prompt and completion, such as {met[0].id}: "
+               "they are read as one word. Put a space at the beginning of the completions.")
 
 
 def _meet(prompt: str, answer: str) -> bool:

@@ -17,9 +17,14 @@ class PromptFormat(Record):
     notes: tuple[str, ...] = ()
     """What the chat template does that a reader should know."""
     warnings: tuple[str, ...] = ()
-    """What may be wrong with the format, or with rows in it."""
+    """What may be wrong with the format, or with rows in it, which are named by their ids."""
     encoder: str = ""
     """Fingerprint of the tokenizer and template, or of what reads the images."""
+
+    @property
+    def without_row(self) -> PromptFormat:
+        """The same without the text of a row."""
+        return self.model_copy(update={"first_row": ""})
 
     @property
     def lines(self) -> tuple[str, ...]:
