@@ -153,6 +153,10 @@ PRESETS: tuple[PublishedSetting, ...] = (
     _wmdp("rmu-port/wmdp-cyber", "rmu(layer=7, coefficient=2.0, alpha=1.0, mask=answer)" + _adamw(
           "5e-5", 0.0, more=", schedule=constant"), f"{OPEN}: experiment/unlearn/wmdp/default", steps=80, batch=4,
           accumulate=4, length=2048),
+    _wmdp("lat/wmdp", "rmu(layer=8, coefficient=6.5, alpha=1200.0) + lat(eps=2.0, layers=[7], mask=all, "
+          "away_retain=1.0, model_steps=4)" + _adamw("5e-5", 0.01, more=", schedule=constant, clip=None"),
+          "aengusl/latent-adversarial-training: run_rmu in lat_methods.py (arXiv 2407.15549)", steps=800, length=768,
+          note="200 batches of 4 steps each. Published with a new control vector for every batch; here one."),
     _wmdp("npo/wmdp-bio", "npo(beta=0.0225, ratio=batch) + retain_nll" + _adamw("5e-6", 0.0, 12),
           f"{SMOOTH}: WMDP/run_wmdp_unlearn.sh, NPO.json", steps=125, batch=1, accumulate=4, note=PER_BATCH),
     _wmdp("sam/wmdp-bio", "npo(beta=0.015, ratio=batch) + retain_nll(weight=2.25) + sam(rho=0.01)"

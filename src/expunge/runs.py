@@ -211,7 +211,8 @@ def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, lo
     """One stage with steps, and what the record says about it."""
     settings = record.settings
     method = StageMethod(stage, subject, task, **training_sides(task, settings), seed=settings.seed)
-    schedule = Schedule(method.order, subject.encoder, settings.batch_size, settings.accumulate, method.rollout)
+    schedule = Schedule(method.order, subject.encoder, settings.batch_size, settings.accumulate, method.rollout,
+                        stage.repeats)
     kept = schedule.token_rows(loop.steps, stage.kept_sides)
     count, sides = stage.likeliest
     reference = build_reference(subject, kind, kept, likeliest=(count, schedule.token_rows(loop.steps, sides)),

@@ -24,11 +24,13 @@ class SoftPrompt(Curve):
 
     class Spec(plugin.Spec):
         vectors: int = Field(5, ge=0, description="Number of vectors; 0 changes nothing.")
-        steps: int = Field(100, ge=0, description="Steps of Adam; 0 uses the random tokens it starts from.")
+        steps: int = Field(100, ge=0, description="Steps of the search; 0 uses the random tokens it starts from.")
         at: list[NonNegativeInt] = Field([], description="Earlier steps that are observed too, for a curve.")
         lr: float = Field(0.3, gt=0, description="Learning rate, in units of a typical coordinate of an embedding.")
-        radius: float = Field(1.0, gt=0, description=(
-            "Maximum norm of a vector, in units of the mean norm of the token embeddings."))
+        update: Literal["adam", "sign"] = Field("adam", description="Adam, or the sign of the gradient, as published.")
+        radius: float | None = Field(1.0, gt=0, description=(
+            "Maximum norm of a vector, in units of the mean norm of the token embeddings; None: no bound, as "
+            "published."))
         rows: int = Field(64, ge=1, description="Maximum number of rows that the vectors are trained on.")
         place: Literal["after", "before"] = Field("before", description="Before or after the prompt.")
         scope: Scope = Field("people", description=SCOPES)
@@ -39,10 +41,11 @@ class SoftPrompt(Curve):
         summary="continuous prompt vectors of bounded number and norm, found by gradient descent",
         paper="Schwinn et al. 2024 (arXiv 2402.09063); Che et al. 2025 (arXiv 2502.05209) for one prompt of many rows",
         formula="min over e_1..e_P of - sum_i log p(y_i | x_i, e), |e_j| <= radius * mean |embedding|",
-        defaults="100 steps (Schwinn et al.); their steps of 0.001 are near 0.06 of a coordinate of Llama 2",
+        defaults="100 steps (Schwinn et al.); their steps of 0.001 are near 0.06 of a coordinate of Llama 2: "
+                 "update=sign, lr=0.06, radius=None, vectors=20, place=after",
         deviations=(
-            "Adam instead of signed gradients, 5 vectors instead of 20, before the prompt instead of after it; "
-            "published attacks do not bound the norm",
+            "by default Adam instead of signed gradients, 5 vectors instead of 20, before the prompt instead of after "
+            "it, and of bounded norm; they start from random tokens instead of exclamation marks",
             "on the test bed probabilities rise by 0.17 for a refusing model and by 0.05 after npo, while generated "
             "answers hardly change",
             "the vectors with the lowest loss so far are used, not those of the last step",
@@ -105,6 +108,6 @@ class SoftPrompt(Curve):
         prompted.check_room(rows, 0)
         tick = context.announce("soft prompt search", spec.steps + 1)
         for best in descend(prompted, [prompted.encoder.encode(r) for r in rows], steps=spec.steps, lr=spec.lr,
-                            radius=spec.radius, count=spec.vectors, seed=context.seed):
+                            radius=spec.radius, count=spec.vectors, seed=context.seed, signed=spec.update == "sign"):
             tick(1)
             yield best

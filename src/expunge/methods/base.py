@@ -153,6 +153,23 @@ class Perturb(Plugin):
         """Whether its strength is 0: then the run equals the run without it, bit for bit."""
         return False
 
+    @property
+    def repeats(self) -> int:
+        """Optimizer steps that are taken on the same rows, one after the other."""
+        return 1
+
+    @property
+    def asks_retain(self) -> bool:
+        """Whether it reads the retain rows of a step; then the recipe needs a retain term."""
+        return False
+
+    def state(self) -> dict[str, Any]:
+        """State for a resumed run: tensors and numbers."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+
     def gradient(self, subject: AnySubject, scope: Scope, plain: Oracle, *, step: int, total: int,
                  seed: int) -> Gradient:
         """The forget gradient that replaces `plain()`, which it may call any number of times.

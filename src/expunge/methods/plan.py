@@ -64,7 +64,7 @@ def make_plan(recipe: str, stages: Sequence[Stage], task: Task, encoder: Encoder
             eval_every.append(0)
             continue
         draws = stage.sampler.order(stage.sides(**sides), 0, settings.seed)
-        epoch = steps_in(len(draws), settings.batch_size * settings.accumulate)
+        epoch = steps_in(len(draws), settings.batch_size * settings.accumulate, stage.repeats)
         steps.append(settings.total_steps(epoch))
         eval_every.append(settings.steps_between_readings(steps[-1], epoch))
     counts = count_rows(task)
@@ -134,6 +134,9 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, encoder: Encod
         problems += _process_problems(stage)
         problems += [without_checkpointing(p.card.name) for p in stage.perturb
                      if settings.gradient_checkpointing and p.inside]
+        problems += [UsageError(f"{p.card.name} reads retain rows, and the recipe has no retain term.",
+                                fix="Add one, such as retain_nll, or leave that option out.")
+                     for p in stage.perturb if p.asks_retain and not stage.retain]
         problems += _idle_problems(stage)
         problems += _estimate_problems(stage)
         depth = getattr(config, "num_hidden_layers", None)

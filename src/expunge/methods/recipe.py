@@ -74,6 +74,11 @@ class Stage:
         return self.objective is not None and self.objective.rolls_out
 
     @property
+    def repeats(self) -> int:
+        """Optimizer steps that are taken on the same rows, one after the other."""
+        return max((p.repeats for p in self.perturb if not p.idle and self.objective is not None), default=1)
+
+    @property
     def reference(self) -> ReferenceKind:
         """How the original's outputs are served."""
         return choose_reference(self.needs, adapter=self.scope.adapter, live=self.rolls_out)

@@ -128,9 +128,13 @@ class StageMethod(Method):
         return self._combine.figures()
 
     def state(self) -> dict[str, Any]:
-        return self._combine.state()
+        kept = {part.card.name: held for part in self._perturb if (held := part.state())}
+        return self._combine.state() | ({"perturb": kept} if kept else {})
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        for part in self._perturb:
+            if part.card.name in state.get("perturb", {}):
+                part.restore(state["perturb"][part.card.name])
         self._combine.restore(state)
 
     def probing(self, step: int, total: int) -> Probing | None:

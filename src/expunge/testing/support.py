@@ -219,7 +219,7 @@ def train(recipe: str | Stage, *, steps: int, subject: CausalLM | None = None, f
     method = StageMethod(stage, subject, task, task.forget if forget is None else forget,
                          task.retain if retain is None else retain, seed)
     scope = stage.scope.apply(subject, token_rows(subject, forget, retain))
-    schedule = Schedule(method.order, subject.encoder, batch_size, accumulate, method.rollout)
+    schedule = Schedule(method.order, subject.encoder, batch_size, accumulate, method.rollout, stage.repeats)
     rows = schedule.token_rows(steps, stage.kept_sides)
     reference = build_reference(subject, stage.reference, rows, likeliest=(stage.likeliest[0], rows))
     if prepare:

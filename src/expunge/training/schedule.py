@@ -23,23 +23,26 @@ class Schedule:
         accumulate: micro-batches per optimizer step.
         rollout: (step, its draws) -> those draws with rows that the current model makes, as new sides; asked before
             every step. Such rows are in no list of what a run will ask for.
+        repeats: optimizer steps on the same rows, one after the other.
     """
 
     def __init__(self, order: Callable[[int], Sequence[Draw]], encoder: Encoder, batch_size: int,
-                 accumulate: int = 1, rollout: Callable[[int, Sequence[Draw]], Sequence[Draw]] | None = None) -> None:
+                 accumulate: int = 1, rollout: Callable[[int, Sequence[Draw]], Sequence[Draw]] | None = None,
+                 repeats: int = 1) -> None:
         self._order = order
         self._encoder = encoder
-        self._rollout = rollout
+        self._rollout, self._repeats = rollout, repeats
         self._micro = batch_size
         self._size = batch_size * accumulate
         self._epoch: tuple[int, Sequence[Draw]] = (0, order(0))
-        self.steps_per_epoch = steps_in(len(self._epoch[1]), self._size)
+        self.steps_per_epoch = steps_in(len(self._epoch[1]), self._size, repeats)
 
     def draws(self, step: int) -> Sequence[Draw]:
         """All draws of optimizer step `step` (from 0). The last step of an epoch may be shorter."""
         epoch, at = divmod(step, self.steps_per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._order(epoch))
+        at //= self._repeats
         return self._epoch[1][at * self._size: (at + 1) * self._size]
 
     def micro_batches(self, step: int) -> Iterator[dict[str, Batch]]:
@@ -60,9 +63,9 @@ class Schedule:
         return list(rows.values())
 
 
-def steps_in(draws: int, rows_per_step: int) -> int:
-    """Optimizer steps of an epoch of `draws` draws; the last may be shorter."""
-    return math.ceil(draws / rows_per_step)
+def steps_in(draws: int, rows_per_step: int, repeats: int = 1) -> int:
+    """Optimizer steps of an epoch of `draws` draws, `repeats` on the same rows; the last rows may be fewer."""
+    return math.ceil(draws / rows_per_step) * repeats
 
 
 def share(micro: Sequence[Mapping[str, Batch]], encoder: Encoder) -> Sequence[Mapping[str, Batch]]:

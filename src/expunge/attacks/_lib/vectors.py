@@ -76,24 +76,30 @@ def _without_repetition_penalty(subject: CausalLM) -> Iterator[None]:
 
 def clipped(vectors_PD: Tensor, longest: float) -> Tensor:
     """Each vector scaled to norm `longest` if its norm is larger."""
+    if longest == float("inf"):
+        return vectors_PD
     return vectors_PD * (longest / vectors_PD.norm(dim=-1, keepdim=True).clamp_min(longest))
 
 
-def descend(subject: CausalLM, rows: Sequence[TokenRow], *, steps: int, lr: float, radius: float, count: int,
-            seed: int) -> Iterator[tuple[float, Tensor]]:
-    """After 0, 1, ... `steps` steps of Adam: the lowest mean loss per answer token so far, and its vectors P D.
+def descend(subject: CausalLM, rows: Sequence[TokenRow], *, steps: int, lr: float, radius: float | None, count: int,
+            seed: int, signed: bool = False) -> Iterator[tuple[float, Tensor]]:
+    """After 0, 1, ... `steps` steps of Adam or of signed gradients: the lowest mean loss per answer token so far,
+    and its vectors P D.
 
     Args:
         rows: rows with `count` placeholders each, see `with_placeholders`.
         lr: learning rate in units of the root mean square of an embedding coordinate.
-        radius: maximum norm in units of the mean norm of the embeddings.
+        radius: maximum norm in units of the mean norm of the embeddings; None bounds nothing.
+        signed: every coordinate moves by the learning rate against the sign of its gradient.
     """
     lengths = torch.cat([part.norm(dim=-1) for part in table(subject)])
     mean = float(lengths.mean())
+    longest = float("inf") if radius is None else radius * mean
     drawn = torch.randint(len(lengths), (count,), generator=torch.Generator().manual_seed(derive(seed, "soft prompt")))
     with torch.no_grad():
-        vectors_PD = clipped(embedding(subject)(drawn.to(subject.device)).float(), radius * mean)
-    optimizer = torch.optim.Adam([vectors_PD], lr=lr * mean / vectors_PD.shape[-1] ** 0.5)
+        vectors_PD = clipped(embedding(subject)(drawn.to(subject.device)).float(), longest)
+    rate = lr * mean / vectors_PD.shape[-1] ** 0.5
+    optimizer = torch.optim.SGD([vectors_PD], lr=rate) if signed else torch.optim.Adam([vectors_PD], lr=rate)
     starts = [next(i for i, token in enumerate(row.ids) if token >= len(lengths)) for row in rows]
     best, kept_PD = float("inf"), vectors_PD
     for step in range(steps + 1):
@@ -104,6 +110,7 @@ def descend(subject: CausalLM, rows: Sequence[TokenRow], *, steps: int, lr: floa
             best, kept_PD = loss, vectors_PD.clone()
         yield best, kept_PD
         if step < steps:
-            vectors_PD.grad = torch.stack([g[at: at + count] for g, at in zip(grads, starts, strict=True)]).sum(0)
+            grad_PD = torch.stack([g[at: at + count] for g, at in zip(grads, starts, strict=True)]).sum(0)
+            vectors_PD.grad = grad_PD.sign() if signed else grad_PD
             optimizer.step()
-            vectors_PD.copy_(clipped(vectors_PD, radius * mean))
+            vectors_PD.copy_(clipped(vectors_PD, longest))

@@ -83,6 +83,11 @@ class Mentions:
         raise UsageError(f"The name {name!r} is not found again in the tokens of a prompt.",
                          f"The tokenizer makes of it: {text[:80]!r}.", "Write it as the training text does.")
 
+    @classmethod
+    def place(cls, subject: CausalLM, name: str, prompt: str) -> int:
+        """Where the name's last token is in a prompt."""
+        return cls._find(subject, name, prompt)[1]
+
     def pick(self, values_BT: Tensor) -> Tensor:
         """The values at the name's last token, one row per template."""
         return values_BT[torch.arange(len(self.at_B), device=values_BT.device), self.at_B]

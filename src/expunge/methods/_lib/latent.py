@@ -5,7 +5,7 @@ Legend: B rows, T padded length, D hidden size, N supervised tokens (flat).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Literal
@@ -42,6 +42,23 @@ def project(delta_BTD: Tensor, eps: float, ball: Literal["token", "row"]) -> Non
     delta_BTD.mul_((eps / norm.clamp_min(1e-12)).clamp_max(1.0))
 
 
+def lowest(loss: Callable[[list[Tensor]], Tensor], start: Sequence[Tensor], *, steps: int, lr: float, eps: float,
+           ball: Literal["token", "row"]) -> list[Tensor]:
+    """Perturbations with a low loss: AdamW from `start`, projected onto the ball after every step. No gradient."""
+    deltas = [delta_BTD.requires_grad_(True) for delta_BTD in start]
+    optimizer = torch.optim.AdamW(deltas, lr=lr)
+    for _ in range(steps):
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(loss(deltas), deltas)
+        for delta_BTD, gradient in zip(deltas, gradients, strict=True):
+            delta_BTD.grad = gradient
+        optimizer.step()
+        with torch.no_grad():
+            for delta_BTD in deltas:
+                project(delta_BTD, eps, ball)
+    return [d.detach() for d in deltas]
+
+
 def carried(delta_BTD: Tensor, batch: TokenBatch, other: TokenBatch) -> Tensor:
     """The perturbation of `batch` on `other`: itself, or on the prompts its rows share with those of `other`."""
     if other is batch:
@@ -50,6 +67,14 @@ def carried(delta_BTD: Tensor, batch: TokenBatch, other: TokenBatch) -> Tensor:
     for b, (mine, theirs) in enumerate(zip(batch.rows, other.rows, strict=True)):
         if mine.ids[: mine.prompt] == theirs.ids[: theirs.prompt]:
             moved_BTD[b, : mine.prompt] = delta_BTD[b, : mine.prompt]
+    return moved_BTD
+
+
+def placed(delta_BTD: Tensor, other: TokenBatch) -> Tensor:
+    """The perturbation of each row on the same positions of the row beside it in another batch."""
+    width = min(delta_BTD.shape[1], other.ids_BT.shape[1])
+    moved_BTD = delta_BTD.new_zeros(*other.ids_BT.shape, delta_BTD.shape[-1])
+    moved_BTD[:, :width] = delta_BTD[:, :width]
     return moved_BTD
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -13,11 +13,13 @@ from expunge import plugin
 from expunge.errors import ExpungeError, UsageError
 from expunge.methods._lib.key_value import Mentions, add_to_weight, mlp_out
 from expunge.methods._lib.least_squares import cached_covariances, null_projector, solve_edit
+from expunge.methods._lib.refusal_value import RefusalValue
 from expunge.methods.base import Edit
 from expunge.models.language import CausalLM
 from expunge.models.load import float32_master
 from expunge.plugin import Card, Property
 from expunge.records.task import Task
+from expunge.seeding import derive
 
 
 def published_layers(depth: int) -> list[int]:
@@ -29,6 +31,11 @@ class ROCR(Edit):
     """Rank-one concept redirection: at the last token of a name the residual stream becomes that of another concept."""
 
     class Spec(plugin.Spec):
+        target: Literal["replacement", "refusal", "noise"] = Field(
+            "replacement", description="What a name becomes: the replacement; what makes the model refuse, found by "
+                                       "gradient descent; or a random vector of that length.")
+        refusal: str = Field("Unfortunately", pattern=r"\S", description="How a refusal begins.")
+        rate: float = Field(0.1, gt=0, description="Learning rate of that descent; less for a small model.")
         replacement: str = Field("an imaginary character", pattern=r"\S", description="Concept replacing the names. "
                                  "With a real person, their facts would be stated about the target, which may be "
                                  "false and harmful.")
@@ -46,12 +53,12 @@ class ROCR(Edit):
         summary="rank-one concept redirection: the forgotten names are redirected to another concept",
         paper="LLM Unlearning Should Be Form-Independent, 2025 (arXiv 2506.07795)",
         formula="[P K K^T + lambda I] X = P K R^T, W <- W + X^T, per layer; R = (z_replacement - z_name) / layers left",
-        defaults="layers 4, 5, 6 of 32, lambda 1, threshold 0.02 (the authors' repository)",
+        defaults="target replacement, layers 4, 5, 6 of 32, lambda 1, threshold 0.02 (the authors' repository)",
         model_needs=frozenset({"hidden", "prompt", "weights"}),
         deviations=("the replacement is a neutral invented concept; the authors redirect to a real, famous person",
                     "generic text is the task's retain, background and utility rows instead of Wikipedia",
                     "the name's present value is read in the same template as the replacement's, where the "
-                    "authors read it without a template; their other targets (refusal, noise) are not available",
+                    "authors read it without a template",
                     "all names of a request are one edit; keys of earlier runs are not kept",
                     "the templates have our own wording and use the model's prompt template",
                     "pronouns, aliases and facts asked for without the name are not covered"),
@@ -94,20 +101,19 @@ class ROCR(Edit):
         layers = self.layers(len(subject.blocks))
         modules = {layer: mlp_out(subject, layer)[1] for layer in layers}
         names = [Mentions(subject, name) for name in self._entities(task)]
-        other = Mentions(subject, self.spec.replacement)
         float32_master(subject)
         rows = [subject.encoder.encode(e) for e in dict.fromkeys((*task.retain, *task.background, *task.utility))]
         statistics = cached_covariances(subject, layers, rows)
         last = layers[-1]
-        target_D = other.value(subject, last)
-        before = self._likeness(subject, names, last, target_D)
+        targets_DM = self._targets(subject, self._entities(task), last, seed)
+        before = self._likeness(subject, names, last, targets_DM)
         figures: dict[str, Any] = {}
         for i, layer in enumerate(layers):
             module = modules[layer]
             projection_KK = null_projector(statistics[layer], self.spec.threshold, relative=self.spec.relative)
             keys_KM = torch.stack([name.keys(subject, layer) for name in names], 1)
             current_DM = torch.stack([name.value(subject, last) for name in names], 1)
-            change_DK = solve_edit(keys_KM, (target_D[:, None] - current_DM) / (len(layers) - i),
+            change_DK = solve_edit(keys_KM, (targets_DM - current_DM) / (len(layers) - i),
                                    penalty=self.spec.penalty, projection_KK=projection_KK)
             size = float(module.weight.detach().norm())  # type: ignore[operator]
             add_to_weight(module, change_DK)
@@ -115,10 +121,23 @@ class ROCR(Edit):
                                    "rank": int(torch.linalg.matrix_rank(change_DK, rtol=1e-6)),
                                    "free_directions": round(float(projection_KK.trace()))}
         return {"edit": "rocr", "entities": len(names), "layers": figures, "likeness_before": before,
-                "likeness": self._likeness(subject, names, last, target_D)}
+                "likeness": self._likeness(subject, names, last, targets_DM)}
+
+    def _targets(self, subject: CausalLM, names: Sequence[str], block: int, seed: int) -> Tensor:
+        """What the residual stream at each name should become, shape D M."""
+        if self.spec.target == "replacement":
+            target_D = Mentions(subject, self.spec.replacement).value(subject, block)
+            return target_D[:, None].expand(-1, len(names))
+        found_DM = torch.stack([RefusalValue(subject, name, block, self.spec.refusal).found(self.spec.rate)
+                                for name in names], 1)
+        if self.spec.target == "refusal":
+            return found_DM
+        generator = torch.Generator().manual_seed(derive(seed, "rocr noise"))
+        noise_DM = torch.randn(found_DM.shape, generator=generator).to(found_DM)
+        return noise_DM / noise_DM.norm(dim=0) * found_DM.norm(dim=0)
 
     @staticmethod
-    def _likeness(subject: CausalLM, names: Sequence[Mentions], block: int, target_D: Tensor) -> float:
-        """Mean cosine between the residual stream at the names and the replacement's."""
+    def _likeness(subject: CausalLM, names: Sequence[Mentions], block: int, targets_DM: Tensor) -> float:
+        """Mean cosine between the residual stream at the names and what it should become."""
         values_MD = torch.stack([name.value(subject, block) for name in names])
-        return float(torch.cosine_similarity(values_MD, target_D[None]).mean())
+        return float(torch.cosine_similarity(values_MD, targets_DM.T).mean())
