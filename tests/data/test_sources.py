@@ -113,6 +113,24 @@ def test_arrays_of_strings(tmp_path: Path, texts: list[str], ending: str) -> Non
     assert [(row.answer, row.kind) for row in read_examples(path)] == [(text, "text") for text in texts]
 
 
+@pytest.mark.parametrize("whole", [
+    {"question": ["1?", "2?"], "answer": ["x", 2]}, {"question": {"0": "1?", "1": "2?"}, "answer": {"0": "x", "1": 2}},
+    {"question": ["1?", "2?"], "choices": [["x", "y"], ["1", "2"]], "answer": [0, 1], "task": ["a", "b"]},
+])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_columns_in_place_of_rows(tmp_path: Path, whole: Any, indent: int | None) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(whole, indent=indent))
+    assert [(row.prompt, row.answer) for row in read_examples(tmp_path / "r.json")] == [("1?", "x"), ("2?", "2")]
+
+
+@pytest.mark.parametrize("whole", [{"question": ["1?", "2?"], "answer": ["x"]}, {"question": ["1?"], "answer": "x"},
+                                   {"question": {"a": "1?"}, "answer": {"a": "x"}}])
+def test_columns_that_are_none(tmp_path: Path, whole: Any) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(whole))
+    with pytest.raises(DataError, match="'question' must be text, not a"):
+        read_examples(tmp_path / "r.json")
+
+
 def test_text_lines_in_a_json_file(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text("I don't know.\nNo idea.\n")
     with pytest.raises(DataError, match=r"line 1: not valid JSON[\s\S]*ending \.txt"):

@@ -20,7 +20,7 @@ from expunge.data.decoding import PACKED, read_bytes, read_text, without_packing
 from expunge.data.hints import propose
 from expunge.data.hub import PREFIX, HubAddress, hub_rows
 from expunge.data.mapping import Located, apply, check_map
-from expunge.data.shapes import UnknownShape, kind_of, to_example, unused
+from expunge.data.shapes import SHAPES, UnknownShape, kind_of, to_example, unused
 from expunge.errors import DataError, MissingError, MissingExtra
 from expunge.records.task import Example
 
@@ -212,10 +212,23 @@ def _json(path: Path, text: str) -> list[tuple[str, Any]]:
         try:
             rows.append((f"{path}, line {number}", json.loads(line, parse_float=Decimal)))
         except json.JSONDecodeError as error:
-            if not rows and (single := _single(text)) is not None:
-                return [(f"{path}, row 1", single)]
-            raise _not_json(path, number, error) from None
-    return rows
+            if rows or (single := _single(text)) is None:
+                raise _not_json(path, number, error) from None
+            rows = [(f"{path}, row 1", single)]
+            break
+    columns = _by_column(rows[0][1]) if len(rows) == 1 else ()
+    return [(f"{path}, row {n}", row) for n, row in enumerate(columns, 1)] or rows
+
+
+def _by_column(whole: Any) -> list[Mapping[str, Any]]:
+    """Rows of an object {question: [...], answer: [...]}, or {question: {"0": ...}} as pandas writes it; or none."""
+    if not isinstance(whole, Mapping) or not any(len(s.fields) > 1 and set(s.fields) <= set(whole) for s in SHAPES):
+        return []
+    columns = [list(column.values()) if isinstance(column, Mapping) and list(column) == [*map(str, range(len(column)))]
+               else column for column in whole.values()]
+    if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        return []
+    return [dict(zip(whole, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _single(text: str) -> Any:
