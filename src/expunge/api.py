@@ -19,6 +19,7 @@ from expunge.auditing import check_audited, check_formats, check_rows, check_sam
 from expunge.benchmarks.loading import default_suite, load_task
 from expunge.console import Reporter
 from expunge.data.duplicates import count_rows
+from expunge.data.model_config import depth_of
 from expunge.data.tasks import limited, settle_overlap
 from expunge.errors import ExpungeError, PreflightError, RequirementError, UsageError
 from expunge.exact.deletion import trained_on_task
@@ -156,7 +157,7 @@ def forget(model: str | Path, *, out: str | Path, method: str | None = None, pre
     task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir)
     settings = _resolved(settings, task)
     config = check_model(model, train=True)
-    stages = parse(method, getattr(config, "num_hidden_layers", 4))
+    stages = parse(method, depth_of(config) or 4)
     steps_of_its_own = any(s.objective for s in stages)
     # Where nothing takes steps --lr is still set, so that preflight says it would do nothing.
     stages = tuple(s.with_learning_rate(settings.lr) if s.objective or not steps_of_its_own else s for s in stages)

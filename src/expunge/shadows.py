@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from expunge import api, processes
 from expunge.console import Reporter
+from expunge.data.model_config import depth_of
 from expunge.errors import UsageError
 from expunge.methods.recipe import parse
 from expunge.metrics.population import forgetting_quality, klom, margin, population, summary, ulira
@@ -113,7 +114,7 @@ def make_shadows(methods: str | Sequence[str], *, out: str | Path, count: int = 
     pool = pool_of(task)
     entities = sorted({entity_of(r) for r in pool})
     scratch = is_fresh(model)
-    depth = (config_from(model) if scratch else vars(read_config(model))).get("num_hidden_layers", 4)
+    depth = config_from(model).get("num_hidden_layers", 4) if scratch else depth_of(read_config(model)) or 4
     _check(methods, entities, count, depth)
     rate = train_lr if train_lr is not None or not scratch else 3e-3
     training = TrainSettings(epochs=train_epochs, lr=rate, batch_size=3 * settings.batch_size)

@@ -12,6 +12,7 @@ from typing import Any
 
 from expunge import api, processes
 from expunge.console import Reporter
+from expunge.data.model_config import depth_of
 from expunge.demonstration import trained_world
 from expunge.errors import ExpungeError, InterruptedRun, MissingExtra, UsageError
 from expunge.grids import failure, forget_and_audit
@@ -65,7 +66,7 @@ def sweep(method: str, *, out: str | Path, task: Task | str = "authors", model: 
         raise UsageError("A sweep takes no learning rate.", "It draws one for every trial.",
                          "Leave lr out, or name it in the recipe, such as npo + adamw(lr=1e-4).")
     task = api.as_task(task, settings)
-    depth = 4 if model is None else getattr(read_config(model), "num_hidden_layers", 4)
+    depth = 4 if model is None else depth_of(read_config(model)) or 4
     space = space_of(method, depth)
     if trials < 1:
         raise UsageError("--trials must be above 0.", fix="Give a number above 0.")

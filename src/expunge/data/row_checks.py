@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from expunge.data.model_config import context_of, vocabulary_of
 from expunge.errors import DataError
 
 if TYPE_CHECKING:
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
 def check_rows(rows: Sequence[TokenRow], config: Any, what: str) -> list[DataError]:
     """Why these rows cannot go through a model of this config; empty when they can."""
-    found = [check_lengths(rows, getattr(config, "max_position_embeddings", None), what)]
-    size = getattr(config, "vocab_size", None)
+    found = [check_lengths(rows, context_of(config), what)]
+    size = vocabulary_of(config)
     if size is not None and any(max(r.ids, default=0) >= size for r in rows):
         found.append(DataError(f"The tokenizer does not fit the model: it makes ids up to "
                                f"{max(max(r.ids, default=0) for r in rows)}, the model knows {size}.",

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from expunge.data.chat import DATE, REFUSED, ChatTemplate, Rendered, common
 from expunge.data.encoder import Count
+from expunge.data.model_config import context_of
 from expunge.data.prompt_format import CHAT_KINDS, describe, turns_of
 from expunge.data.row_checks import check_lengths, check_rows
 from expunge.data.tokenizer_content import content
@@ -216,7 +217,7 @@ class TextEncoder:
 
     def check_alternatives(self, rows: Sequence[TokenRow], config: Any, what: str) -> list[DataError]:
         """The same for rows that may have no supervised token."""
-        long = check_lengths(rows, getattr(config, "max_position_embeddings", None), what)
+        long = check_lengths(rows, context_of(config), what)
         return [long] if long else []
 
     def describe(self, rows: Sequence[Example]) -> PromptFormat:

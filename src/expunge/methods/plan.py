@@ -10,6 +10,7 @@ from expunge import processes
 from expunge.console import Reporter
 from expunge.data.duplicates import count_rows
 from expunge.data.encoder import Encoder
+from expunge.data.model_config import depth_of
 from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.methods.base import Exact, Optimizer
 from expunge.methods.recipe import Stage, training_stage
@@ -139,7 +140,7 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, encoder: Encod
                      for p in stage.perturb if p.asks_retain and not stage.retain]
         problems += _idle_problems(stage)
         problems += _estimate_problems(stage)
-        depth = getattr(config, "num_hidden_layers", None)
+        depth = depth_of(config)
         problems += _depth_problems(stage, depth)
         problems += [] if stage.scope.reads or lacking else _scope_problems(stage, encoder, config)
     rows = [encoder.encode(r) for r in task.forget + task.retain]

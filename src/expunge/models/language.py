@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from expunge.data.model_config import context_of, depth_of, has_experts
 from expunge.data.text_encoder import TextEncoder, TokenBatch, TokenRow
 from expunge.errors import UsageError
 from expunge.models import fast
@@ -41,6 +42,10 @@ class CausalLM(Subject):
 
     def __init__(self, model: Any, encoder: TextEncoder, path: str = "") -> None:
         super().__init__(model, encoder, path)
+        if getattr(model.config, "rescale_every", 0):
+            # RWKV halves weights in place whenever it goes from training to evaluation: against overflow in fp16, but
+            # then no checksum holds, no graph is whole, and what is saved depends on the mode.
+            model.config.rescale_every = 0
         self.decode: Callable[..., Tensor] | None = None  # another way than the model's own
         self._pads: tuple[Any, bool] = (None, True)  # the model that was tried, and whether rows may be padded
         self._seen: tuple[Any, bool] = (None, False)  # the model whose head was looked at, and whether that is all
@@ -48,8 +53,7 @@ class CausalLM(Subject):
     @classmethod
     def offers(cls, config: Any) -> frozenset[ModelNeed]:
         """A router only where the config names experts."""
-        experts = any(getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
-        return super().offers(config) - (frozenset() if experts else {"router"})
+        return super().offers(config) - (frozenset() if has_experts(config) else {"router"})
 
     @property
     def outcomes(self) -> int:
@@ -76,7 +80,7 @@ class CausalLM(Subject):
     @property
     def context(self) -> int | None:
         """Longest sequence the position encoding knows, where the config tells."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        return context_of(self.model.config)
 
     @property
     def width(self) -> int:
@@ -111,11 +115,19 @@ class CausalLM(Subject):
 
     @cached_property
     def _blocks(self) -> dict[str, nn.Module]:
-        """The first list as long as the config says; empty where there is none."""
-        depth = getattr(self.model.config, "num_hidden_layers", None)
-        lists = {name: m for name, m in self.model.named_modules() if isinstance(m, nn.ModuleList)}
-        name = next((n for n, m in lists.items() if len(m) == depth), None)
+        """The first list as long as the config says, in the decoder of text if there is one; empty without any."""
+        depth = depth_of(self.model.config)
+        lists = {name: m for name, m in self.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth}
+        mine = set(map(id, _decoder(self.model).modules()))  # a vision tower may have as many blocks
+        name = next((n for n, m in lists.items() if id(m) in mine), next(iter(lists), None))
         return {f"{name}.{i}": block for i, block in enumerate(lists[name])} if name is not None else {}
+
+    @property
+    def adapted(self) -> str | list[str]:
+        """As its parent's: the linear layers of the decoder blocks, where these are known."""
+        from expunge.models.adapter import DEFAULT, layers_to_adapt
+
+        return layers_to_adapt(self) or DEFAULT
 
     def answers(self, batch: TokenBatch, past: Any = None, keep: bool = False) -> Answers:
         """What the model says at the supervised positions only: the head never sees the others.
@@ -279,6 +291,16 @@ class CausalLM(Subject):
             raise UsageError("A model that is made to decode another way is not changed after that.",
                              fix="Name attacks on weights before those on decoding.")
         return super().clone()
+
+
+def _decoder(model: Any) -> nn.Module:
+    """The part of a model that holds the blocks of text, as its family says; the whole where it does not."""
+    plain = model.get_base_model() if hasattr(model, "peft_config") else model
+    try:
+        found = plain.get_decoder()
+    except (AttributeError, NotImplementedError):
+        found = plain
+    return found if isinstance(found, nn.Module) else plain
 
 
 def _cut(batch: TokenBatch, rows: Sequence[int], length: int) -> TokenBatch:

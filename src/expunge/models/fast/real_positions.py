@@ -71,7 +71,7 @@ def _narrowed(place: Place, shape: torch.Size, kept_N: Tensor) -> Iterator[None]
         if given_BTD.shape[:-1] != shape:
             return value
         whole = value.new_zeros(shape.numel(), value.shape[-1])
-        return whole.index_copy(0, kept_N, value[0]).view(*shape, -1)
+        return whole.index_copy(0, kept_N, value.reshape(-1, value.shape[-1])).view(*shape, -1)
 
     with write_at(place, put, pick):
         yield
