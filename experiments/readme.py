@@ -329,13 +329,31 @@ def bench() -> str:
     return table(rows, ["what", "median"])
 
 
+def families() -> str:
+    """Families of models by what came of them."""
+    found, steps = results("families"), ("full", "lora", "checkpointed", "audit", "generate", "reload")
+    tried = {name: row for name, row in found["families"].items() if "refused" not in row and "not built" not in row}
+    whole = sum(all(row[step].startswith("ok") for step in steps) for row in tried.values())
+    rows = [{"family": f"`{name}`"} | {step: _in_brief(row[step]) for step in steps} for name, row in tried.items()]
+    refused = [{"family": f"`{name}`", "why": row.get("refused") or f"not built: {row['not built']}"}
+               for name, row in found["families"].items() if name not in tried]
+    return (f"Of {len(found['families'])} families (transformers {found['environment']['packages']['transformers']}) "
+            f"{whole} go through everything, {len(tried) - whole} through all but one thing, and {len(refused)} are "
+            f"refused before any work.\n\n{table(rows, ['family', *steps])}\n\n{table(refused, ['family', 'why'])}")
+
+
+def _in_brief(result: str) -> str:
+    brief = result.removeprefix("ok, ").split(". ")[0]
+    return "refused: has none" if "gradient checkpointing" in brief else brief
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "run_settings": lambda: site_pages.options(RunSettings),
     "plugins": site_pages.index, "screen": demo_screen.screen,
     "league": league, "tuned": tuned, "league_tofu": league_tofu, "demo": demo,
     "known": known, "meta": meta, "shadows": shadows, "tricks": tricks, "before_after": before_after, "linear": linear,
     "peer": lambda: peer("peer"), "peer_intel": lambda: peer("peer_intel"),
-    "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench,
+    "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench, "families": families,
 }
 
 

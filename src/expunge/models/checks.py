@@ -102,9 +102,10 @@ def _check_kind(path: str | Path, config: Any) -> None:
             raise UsageError(f"{of}, not a causal language model.", why, CAUSAL)
     both_ways = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "causal", False)
     if both_ways and not getattr(config, "is_decoder", False):
+        option = "causal" if hasattr(config, "causal") else "is_decoder"
         raise UsageError(f"{of}, which reads a text in both directions.",
-                         "Its config does not say is_decoder, so each token is predicted with itself in view.",
-                         f"Set is_decoder to true in config.json if it was trained that way. Otherwise: {CAUSAL}")
+                         f"Its config does not say {option}, so each token is predicted with itself in view.",
+                         f"Set {option} to true in config.json if it was trained that way. Otherwise: {CAUSAL}")
 
 
 def _check_quantised(path: str | Path, config: Any, train: bool) -> None:

@@ -72,9 +72,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "linear_key_head_dim": 16, "linear_value_head_dim": 16, "shared_expert_intermediate_size": 32},
     "recurrent_gemma": {"block_types": ["recurrent", "attention"], "lru_width": 32, "attention_window_size": 16},
     "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64},
-    "xlstm": {"num_heads": 2, "num_blocks": 2, "chunk_size": 16, "embedding_dim": 32},
-    "zamba2": {"layer_types": ["mamba", "hybrid"], "mamba_headdim": 16, "n_mamba_heads": 4, "mamba_d_state": 8,
-               "num_mem_blocks": 1, "use_mamba_kernels": False, "adapter_rank": 4},
+    "xlstm": {"num_heads": 2, "num_blocks": 2, "chunk_size": 16, "hidden_size": 128, "embedding_dim": 128},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid"], "num_key_value_heads": 2, "chunk_size": 16,
+               "mamba_headdim": 16, "n_mamba_heads": 4, "mamba_d_state": 8, "num_mem_blocks": 1,
+               "use_mamba_kernels": False, "adapter_rank": 4},
 }
 """Family -> what its config needs beyond `BASE` to be small."""
 UNSIZED = {"xlnet", "xlm", "codegen", "ctrl", "gptj"}
