@@ -25,6 +25,7 @@ from expunge.audit.attacks import (
 )
 from expunge.audit.cache import ObservationCache, model_key
 from expunge.audit.examples import keep_examples
+from expunge.audit.fluency import judged_by, salad_notes
 from expunge.audit.store import ObservationStore, read_store
 from expunge.audit.suite import Suite
 from expunge.errors import ExpungeError, UsageError, first_line
@@ -100,6 +101,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     seen: dict[str, Observations] = {}
     refs: dict[str, SubjectRef] = {}
     done: dict[tuple[str, str, Split], AttackResult] = {}
+    unlikely: dict[tuple[str, Split], Sequence[float]] = {}
     controls = [name for name, _ in roles.named() if name.startswith("retrained")]
     # Without a retrained model the holdout rows are the control, so they are asked plainly too.
     aside: set[tuple[str, Split]] = set()
@@ -119,6 +121,8 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         mine = ordered({*wanted, *aside}, task) if role == "subject" else wanted
         seen[role] = observe(subject, task, mine, folder, announce=announce, cache=cache, label=role,
                              partner=partner, alternatives=alternatives)
+        if role == "original":
+            unlikely = judged_by(subject, seen, task, cache)
         sides: tuple[Split, ...] = ("forget", "holdout") if role == "subject" and not controls else ("forget",)
         here = [a for a in fit if role != "original" or a.asks_only]
         for attack, split in ((a, s) for a in here for s in sides if task.probe_rows(s)):
@@ -134,6 +138,9 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
                                "Report this; the observations before the attacks are sound.")
         del subject  # before the next one is loaded
     observed = time.perf_counter()
+    salad = salad_notes(seen, unlikely, roles.subject.outcomes)
+    for sentence in salad:
+        note(f"warning: {sentence}")
     evidence = _evidence(seen, refs["subject"])
     tick = announce("scores", len(suite.metrics))
     scores = score_all(suite.metrics, evidence, resamples=resamples, seed=seed)
@@ -152,7 +159,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         retrained=tuple(v for k, v in refs.items() if k.startswith("retrained")), suite=suite.terms,
         scores=scores, verdict=verdict(scores, tried, offered=evidence.offered), attacks=tried, settings=settings,
         seed=seed, resamples=resamples,
-        environment=environment(), run=run, notes=tuple(notes),
+        environment=environment(), run=run, notes=(*notes, *salad),
         prompt=prompt and prompt.without_row,  # no row stands in audit.json
         timing={"observe_s": observed - began, "score_s": time.perf_counter() - observed},
     )
