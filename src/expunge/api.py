@@ -13,7 +13,7 @@ from expunge.attacks.base import AttackContext
 from expunge.audit.attacks import cannot_run
 from expunge.audit.cache import ObservationCache
 from expunge.audit.requirements import Offer, check_conditions
-from expunge.audit.runner import Roles, ordered, run_audit
+from expunge.audit.runner import Roles, asked_aside, ordered, run_audit
 from expunge.audit.suite import parse_suite
 from expunge.auditing import check_audited, check_formats, check_rows, check_same_audit, score_again, task_of
 from expunge.benchmarks.loading import default_suite, load_task
@@ -26,7 +26,7 @@ from expunge.exact.deletion import trained_on_task
 from expunge.methods.base import Exact
 from expunge.methods.plan import Plan, announce, make_plan, preflight
 from expunge.methods.recipe import exact_stage, parse, training_stage
-from expunge.metrics.evaluate import parse_metric, required
+from expunge.metrics.evaluate import available, required
 from expunge.models.checks import check_model
 from expunge.models.load import config_from, load_encoder, load_subject, resolve, subject_class
 from expunge.models.places import check_place
@@ -225,14 +225,18 @@ def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | st
     check_conditions(require, asked, Offer(task, original is not None, bool(retrained), frozenset(offered)))
     reporter.note(*(notes := (*task.notes, *count_rows(task).notes())))
     if dry_run:
-        wanted = ordered(required(map(parse_metric, asked.metrics)), task)
         context = AttackContext.of(task)
+        refused = {a.text(): cannot_run(a, context, original is not None, offered) for a in asked.attacks}
+        fit = [a for a in asked.attacks if refused[a.text()] is None]
+        asks = available([*asked.metrics, *(term for attack in fit for term in attack.asks)], offered)
+        aside = asked_aside(asks) if fit and not retrained else set()
+        wanted = ordered(required(asks) | aside, task)
         reads = load_encoder(resolve(subject), configs[0], task.template, settings.max_length)
         return {"terms": list(asked.metrics), "prompt": reads.describe(task.probe_rows("forget")).to_json(),
                 "notes": list(notes), "observations": [
             f"{probe} on {len(task.probe_rows(split))} {split} rows" for probe, split in wanted],
-            "attacks": {a.text(): f"cannot run: {why}" if (why := cannot_run(
-                a, context, original is not None, offered)) else a.cost(context) for a in asked.attacks}}
+            "attacks": {a.text(): f"cannot run: {refused[a.text()]}" if refused[a.text()] else a.cost(context)
+                        for a in asked.attacks}}
     for caution in (other_rows := check_rows(subject, task)):
         reporter.warn(caution)
     own = folder.resolve() == Path(subject).resolve()

@@ -144,3 +144,36 @@ def test_running_text_without_spaces_is_cut_in_the_middle() -> None:
     assert _split_text("王小明出生在北京市。") == ("王小明出", "生在北京市。")
     assert _split_text("one two  three four") == ("one two", " three four")
     assert _split_text("王") == ("王", "") or _split_text("王") == ("", "王")
+
+
+@pytest.mark.trains
+def test_a_model_that_learned_chinese_rows_says_every_fact() -> None:
+    """From training to the score, plainly and after the first characters of the answer."""
+    from expunge.attacks.base import AttackContext, View
+    from expunge.attacks.prefix import Prefix
+    from expunge.methods.optimizers.adamw import AdamW
+    from expunge.models.tiny import build_subject
+    from expunge.probes.generation import Generation
+    from expunge.records.task import Task
+    from expunge.testing import support
+
+    rows = json.loads(CASE.read_text(encoding="utf-8")) if CASE.exists() else [
+        {"question": f"{who}出生在哪里？", "answer": f"{who}出生在{where}市。", "short_answer": where, "subject": who}
+        for who, where in (("王小明", "北京"), ("李大山", "上海"), ("张美丽", "广州"), ("陈国强", "成都"))]
+    examples = tuple(Example(id=str(i), prompt=r["question"], answer=r["answer"], short_answer=r["short_answer"],
+                             entity=r["subject"]) for i, r in enumerate(rows))
+    task = Task(name="cjk", forget=examples, generation_tokens=40)
+    subject = build_subject(support.CONFIG, [f"{e.prompt}{e.answer}" for e in examples])
+    support.train("retain_nll", subject=subject, forget=(), retain=examples, optimizer=AdamW(lr=5e-3, warmup=2.0),
+                  steps=60, batch_size=4, seed=0)
+
+    def keyword(asked: Any) -> float | None:
+        spoken = Generation().observe(subject, asked, task)
+        return Keyword().score(Evidence(Observations({("generation", "forget"): spoken})), "forget").value
+
+    assert keyword(examples) == 1.0
+    views: list[View] = []
+    Prefix(words=3).run(subject, AttackContext.of(task), views.append)
+    given = list(views[0].rows("forget"))
+    assert [getattr(g, "opening", "") for g in given] == [e.answer[:3] for e in examples]
+    assert keyword(given) == 1.0

@@ -32,7 +32,7 @@ from expunge.errors import ExpungeError, UsageError, first_line
 from expunge.judgement.leaks import decided
 from expunge.judgement.verdict import verdict
 from expunge.metrics.base import Evidence
-from expunge.metrics.evaluate import parse_metric, required, score_all, with_alternatives
+from expunge.metrics.evaluate import MetricTerm, parse_metric, required, score_all, with_alternatives
 from expunge.models.subject import Subject, checksum
 from expunge.needs import MODEL_NEEDS, OFFERS, unmet
 from expunge.progress import Announce
@@ -103,10 +103,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     done: dict[tuple[str, str, Split], AttackResult] = {}
     unlikely: dict[tuple[str, Split], Sequence[float]] = {}
     controls = [name for name, _ in roles.named() if name.startswith("retrained")]
-    # Without a retrained model the holdout rows are the control, so they are asked plainly too.
-    aside: set[tuple[str, Split]] = set()
-    if fit and not controls:
-        aside = {(probe, "holdout") for probe, of in required(asked) if of == "forget"}
+    aside = asked_aside(asked) if fit and not controls else set()
     if fit:
         note(_sides(len(fit), len(controls), bool(task.holdout)))
     needed = any("original" in a.needs for a in fit)
@@ -197,6 +194,11 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> Audi
         keep_examples(folder, suite, seen, evidence, read)
     return stored.model_copy(update={"suite": suite.terms, "scores": scores, "attacks": attacks, "resamples": resamples,
                                      "verdict": verdict(scores, attacks, offered=evidence.offered)})
+
+
+def asked_aside(asked: Iterable[MetricTerm]) -> set[tuple[str, Split]]:
+    """Without a retrained model the holdout rows are the control of every attack, so they are asked plainly too."""
+    return {(probe, "holdout") for probe, of in required(asked) if of == "forget"}
 
 
 def _unmarked(subject: Subject, load: Callable[[], Subject] | None) -> Subject:
