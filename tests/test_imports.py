@@ -17,7 +17,7 @@ ROOT = Path(expunge.__file__).parent
 FOUNDATION = {"errors", "needs", "plugin", "registry", "terms", "seeding", "console", "progress", "processes", "verbs"}
 """Modules that know nothing of the folders; everyone but `records` may use them."""
 EVERYTHING = {"__main__", "api", "auditing", "cli", "demonstration", "evaluating", "grids", "merging", "output",
-              "presets", "purging", "runs", "saving", "shadows", "testing", "tuning"}
+              "presets", "purging", "runs", "saving", "shadows", "testing", "tuning", "watching"}
 MAY: dict[str, set[str]] = {
     "records": set(),
     "data": {"records"},

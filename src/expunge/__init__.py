@@ -8,7 +8,32 @@ Names load on first use, so importing expunge does not import torch.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what the names of _HOMES are, for type checkers and editors
+    from expunge.api import forget as forget
+    from expunge.api import train as train
+    from expunge.auditing import audit as audit
+    from expunge.benchmarks.loading import load_task as load_task
+    from expunge.demonstration import demo as demo
+    from expunge.errors import ExpungeError as ExpungeError
+    from expunge.grids import grid as grid
+    from expunge.merging import merge as merge
+    from expunge.models.load import load_subject as load_subject
+    from expunge.models.subject import Subject as Subject
+    from expunge.records.run import RunRecord as RunRecord
+    from expunge.records.score import Audit as Audit
+    from expunge.records.score import Score as Score
+    from expunge.records.settings import AuditSettings as AuditSettings
+    from expunge.records.settings import RunSettings as RunSettings
+    from expunge.records.settings import TrainSettings as TrainSettings
+    from expunge.records.task import Example as Example
+    from expunge.records.task import Task as Task
+    from expunge.registry import add_file as add_file
+    from expunge.report.comparison import compare as compare
+    from expunge.report.page import report as report
+    from expunge.shadows import make_shadows as make_shadows
+    from expunge.tuning import sweep as sweep
 
 _HOMES = {
     "train": "expunge.api", "forget": "expunge.api", "audit": "expunge.api", "demo": "expunge.demonstration",

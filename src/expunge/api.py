@@ -2,61 +2,36 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from expunge import processes
-from expunge.attacks.base import AttackContext
-from expunge.audit.attacks import cannot_run
-from expunge.audit.cache import ObservationCache
-from expunge.audit.requirements import Offer, check_conditions
-from expunge.audit.runner import Roles, asked_aside, ordered, run_audit
-from expunge.audit.suite import parse_suite
-from expunge.auditing import check_audited, check_formats, check_rows, check_same_audit, score_again, task_of
-from expunge.benchmarks.loading import default_suite, load_task
-from expunge.console import Reporter
-from expunge.data.duplicates import count_rows
+from expunge.auditing import audit, score_again, task_of
+from expunge.benchmarks.loading import as_task
+from expunge.console import Reporter, default_reporter
 from expunge.data.model_config import depth_of
-from expunge.data.tasks import limited, settle_overlap
-from expunge.errors import ExpungeError, PreflightError, RequirementError, UsageError
+from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.exact.deletion import trained_on_task
 from expunge.methods.base import Exact
 from expunge.methods.plan import Plan, announce, make_plan, preflight
 from expunge.methods.recipe import exact_stage, parse, training_stage
-from expunge.metrics.evaluate import available, required
 from expunge.models.checks import check_model
-from expunge.models.load import config_from, load_encoder, load_subject, resolve, subject_class
+from expunge.models.load import config_from, load_encoder, load_subject, resolve
 from expunge.models.places import check_place
 from expunge.models.sizes import SIZES, is_fresh
 from expunge.models.subject import Subject
 from expunge.models.tiny import build_for, epochs_from_scratch
-from expunge.output import prepare_output, refuse_output
+from expunge.output import refuse_output
 from expunge.presets import chosen
 from expunge.records.run import RunRecord
-from expunge.records.score import Audit
-from expunge.records.settings import AuditSettings, LoopSettings, RunSettings, TrainSettings
+from expunge.records.settings import RunSettings, TrainSettings, documented
 from expunge.records.task import Task
-from expunge.runs import device, execute, make_record
+from expunge.runs import execute, make_record
+from expunge.training.loop import OnStep
+from expunge.watching import Track, check_trackers
 
 AnySettings = TypeVar("AnySettings", TrainSettings, RunSettings)
-
-
-def as_task(task: Task | str | None, settings: LoopSettings | AuditSettings, **files: Any) -> Task:
-    """A given task, or what `load_task` makes of a name or of files; cut to the limit and with the template asked for.
-
-    Rows that stand on two sides were refused when a given task was loaded; here they are only dropped, if asked for.
-    """
-    if not isinstance(task, Task):
-        task = load_task(task, limit=settings.limit, on_overlap=settings.on_overlap, **files)
-    else:
-        task = settle_overlap(task, "drop" if settings.on_overlap == "drop" else "keep")
-        cut = task if settings.limit is None else limited(task, settings.limit)
-        # A task that is short enough keeps its name: the command line hands over tasks that are cut already.
-        task = task if cut.fingerprints() == task.fingerprints() else cut
-    return task if settings.template is None else task.model_copy(update={"template": settings.template})
 
 
 def _resolved(settings: AnySettings, task: Task, **values: Any) -> AnySettings:
@@ -64,23 +39,47 @@ def _resolved(settings: AnySettings, task: Task, **values: Any) -> AnySettings:
     return settings.model_copy(update={"template": task.template, "mixed_precision": processes.precision()} | values)
 
 
-def train(model: str | Path, *, task: Task | str, out: str | Path, method: str | None = None,
-          data_dir: Path | None = None, settings: TrainSettings | None = None, resume: bool = False,
-          overwrite: bool = False, dry_run: bool = False, reporter: Reporter | None = None,
-          **options: Any) -> RunRecord | Plan:
+@overload
+def train(model: str | Path, *, task: Task | str, out: str | Path, dry_run: Literal[True], **options: Any) -> Plan: ...
+
+
+@overload
+def train(
+        model: str | Path, *, task: Task | str, out: str | Path, method: str | None = None,
+        data_dir: str | Path | None = None, settings: TrainSettings | None = None, resume: bool = False,
+        overwrite: bool = False, dry_run: Literal[False] = False, reporter: Reporter | None = None,
+        on_step: OnStep | Sequence[OnStep] = (), track: Track = (), **options: Any) -> RunRecord: ...
+
+
+@overload
+def train(model: str | Path, *, task: Task | str, out: str | Path, dry_run: bool,
+          **options: Any) -> RunRecord | Plan: ...
+
+
+@documented(TrainSettings)
+def train(
+        model: str | Path, *, task: Task | str, out: str | Path, method: str | None = None,
+        data_dir: str | Path | None = None, settings: TrainSettings | None = None, resume: bool = False,
+        overwrite: bool = False, dry_run: bool = False, reporter: Reporter | None = None,
+        on_step: OnStep | Sequence[OnStep] = (), track: Track = (), **options: Any) -> RunRecord | Plan:
     """Train a model on a task's rows: `full` makes an original, `retain` its retrained twin.
 
     Args:
         model: a model folder or hub name to fine-tune, or a config (JSON file or built-in size) to
             train from scratch; then the tokenizer is trained on all texts of the task, for both twins alike.
+        task: a name, a run folder (its rows are meant) or a Task, such as `load_task(forget=...)` makes of files.
+        out: folder of the run.
         method: an exact method such as "sisa(shards=3)", so that rows can be deleted later; plain
             likelihood training when left out.
-        settings, options: `TrainSettings`, or its fields by name: split, epochs, steps, lr, batch_size ...
+        data_dir: folder with the files of a published data set.
+        settings: options of the run; those given by name come before its own.
+        resume, overwrite, dry_run, reporter, on_step, track: as in `forget`.
+        options: fields of `TrainSettings`.
 
     Returns:
         The record, also written to out/record.json; weights are in out/model. With dry_run the plan.
     """
-    reporter, out = reporter or Reporter(quiet=True), Path(out)
+    reporter, out, track = reporter or default_reporter(), Path(out), check_trackers(track)
     settings = TrainSettings.build(settings, **options)
     task = as_task(task, settings, data_dir=data_dir)
     scratch = is_fresh(model)
@@ -119,15 +118,36 @@ def train(model: str | Path, *, task: Task | str, out: str | Path, method: str |
         return plan
     announce(plan, reporter, settings.max_length)
     record = make_record("train", (stage,), settings, model, subject, task, plan)
-    return execute(plan, (stage,), subject, task, record, out, resume=resume, overwrite=overwrite, reporter=reporter)
+    return execute(plan, (stage,), subject, task, record, out, resume=resume, overwrite=overwrite, reporter=reporter,
+                   on_step=on_step, track=track)
 
 
-def forget(model: str | Path, *, out: str | Path, method: str | None = None, preset: str | None = None,
-           task: Task | str | None = None,
-           forget: Path | None = None, retain: Path | None = None, holdout: Path | None = None,
-           mapping: dict[str, str] | str | None = None, data_dir: Path | None = None,
-           settings: RunSettings | None = None, resume: bool = False, overwrite: bool = False, dry_run: bool = False,
-           reporter: Reporter | None = None, **options: Any) -> RunRecord | Plan:
+@overload
+def forget(model: str | Path, *, out: str | Path, dry_run: Literal[True], **options: Any) -> Plan: ...
+
+
+@overload
+def forget(
+        model: str | Path, *, out: str | Path, method: str | None = None, preset: str | None = None,
+        task: Task | str | None = None, forget: str | Path | None = None, retain: str | Path | None = None,
+        holdout: str | Path | None = None, mapping: Mapping[str, str] | str | None = None,
+        data_dir: str | Path | None = None, settings: RunSettings | None = None, resume: bool = False,
+        overwrite: bool = False, dry_run: Literal[False] = False, reporter: Reporter | None = None,
+        on_step: OnStep | Sequence[OnStep] = (), track: Track = (), **options: Any) -> RunRecord: ...
+
+
+@overload
+def forget(model: str | Path, *, out: str | Path, dry_run: bool, **options: Any) -> RunRecord | Plan: ...
+
+
+@documented(RunSettings)
+def forget(
+        model: str | Path, *, out: str | Path, method: str | None = None, preset: str | None = None,
+        task: Task | str | None = None, forget: str | Path | None = None, retain: str | Path | None = None,
+        holdout: str | Path | None = None, mapping: Mapping[str, str] | str | None = None,
+        data_dir: str | Path | None = None, settings: RunSettings | None = None, resume: bool = False,
+        overwrite: bool = False, dry_run: bool = False, reporter: Reporter | None = None,
+        on_step: OnStep | Sequence[OnStep] = (), track: Track = (), **options: Any) -> RunRecord | Plan:
     """Make a model forget rows of a task by a recipe.
 
     Args:
@@ -135,8 +155,19 @@ def forget(model: str | Path, *, out: str | Path, method: str | None = None, pre
         method: a recipe such as "npo(beta=0.1) + retain_kl + lora(rank=8)".
         preset: a published setting in place of a recipe, such as "npo/tofu-forget10" (see `expunge.presets`); options
             given here come before its own.
-        task: a name, a run folder (its rows are meant) or a Task; or give files as `forget`, `retain` and `holdout`.
-        settings, options: `RunSettings`, or its fields by name: epochs, steps, lr, batch_size, keep, seed ...
+        out: folder of the run.
+        task: a name, a run folder (its rows are meant) or a Task; or give files.
+        forget, retain, holdout: files of rows to forget, to keep, and that no model was trained on.
+        mapping: our field names -> the file's, or as --map has them.
+        data_dir: folder with the files of a published data set.
+        settings: options of the run; those given by name come before its own.
+        resume: go on with a run that was interrupted.
+        overwrite: replace `out`, if it is a folder of expunge's.
+        dry_run: check everything and return the plan; nothing is written.
+        reporter: where progress is shown; in a notebook and on a terminal by default.
+        on_step: called with the log line of every step, as steps.jsonl has it: one function, or several.
+        track: trackers that get the figures of every step and the settings: tensorboard, wandb, trackio ...
+        options: fields of `RunSettings`.
 
     Returns:
         The record (out/record.json), or with dry_run the plan.
@@ -144,7 +175,7 @@ def forget(model: str | Path, *, out: str | Path, method: str | None = None, pre
     Raises:
         PreflightError: the plan cannot work; every problem is listed and nothing was run.
     """
-    reporter, out = reporter or Reporter(quiet=True), Path(out)
+    reporter, out, track = reporter or default_reporter(), Path(out), check_trackers(track)
     setting = None
     if preset is not None:
         setting, settings = chosen(preset, method, settings, options)
@@ -174,96 +205,8 @@ def forget(model: str | Path, *, out: str | Path, method: str | None = None, pre
         raise UsageError("--stop-at-target has no target to stop at.", "The task has no holdout rows to read it from.",
                          "Give --forget-target, or holdout rows.")
     record = make_record("forget", stages, settings, model, subject, task, plan)
-    return execute(plan, stages, subject, task, record, out, resume=resume, overwrite=overwrite, reporter=reporter)
+    return execute(plan, stages, subject, task, record, out, resume=resume, overwrite=overwrite, reporter=reporter,
+                   on_step=on_step, track=track)
 
 
-def audit(subject: str | Path, *, out: str | Path | None = None, task: Task | str | None = None,
-          forget: Path | str | None = None, retain: Path | str | None = None, holdout: Path | str | None = None,
-          mapping: dict[str, str] | str | None = None, data_dir: Path | None = None,
-          original: str | Path | None = None, retrained: str | Path | Sequence[str | Path] = (),
-          require: Sequence[str] = (), settings: AuditSettings | None = None, resume: bool = False,
-          overwrite: bool = False, dry_run: bool = False, reporter: Reporter | None = None,
-          **options: Any) -> Audit | dict[str, Any]:
-    """Ask a model what it still knows, beside the original and retrained models.
-
-    Args:
-        subject: a run folder, model folder or hub name. For a run, the model it started from is the
-            original and its rows the rows, unless others are named.
-        out: where audit.json and observations/ go; the run folder itself by default.
-        retrained: models trained without the forget set; the first is the gold standard, the others
-            show the noise floor.
-        require: conditions on the result, such as "verdict=forgets" (see `records.requirement`). What cannot be had
-            is refused before the work; `Audit.check` asks the same of a finished audit.
-        settings, options: `AuditSettings`, or its fields by name: suite, seed, limit, max_length, resamples ...
-
-    Returns:
-        The audit, also written to out/audit.json; with dry_run the plan: terms, observations and attacks with costs.
-
-    Raises:
-        RequirementError: a condition does not hold; `error.audit` is the audit.
-    """
-    reporter = reporter or Reporter(quiet=True)
-    processes.refuse_several("An audit")
-    settings = AuditSettings.build(settings, **options)
-    named = parse_suite(settings.suite) if settings.suite else None
-    retrained = [retrained] if isinstance(retrained, str | Path) else list(retrained)
-    made_by = Path(subject) / "record.json"
-    record = RunRecord.read(made_by) if made_by.exists() else None
-    folder = Path(out) if out is not None else (Path(subject) if record else None)
-    if folder is None:
-        raise UsageError("An audit of a plain model needs an output folder.", fix="Give --out DIR.")
-    if record and original is None and record.kind == "forget":
-        original = record.model
-    if task is None and forget is None:
-        task = task_of(subject)
-    task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir)
-    asked = named or parse_suite(default_suite(task.name))
-    settings = settings.model_copy(update={"template": task.template})
-    models = [subject, *([original] if original else []), *retrained]
-    configs = [check_model(m) for m in models]
-    offered = subject_class(configs[0]).offers(configs[0])
-    check_conditions(require, asked, Offer(task, original is not None, bool(retrained), frozenset(offered)))
-    reporter.note(*(notes := (*task.notes, *count_rows(task).notes())))
-    if dry_run:
-        context = AttackContext.of(task)
-        refused = {a.text(): cannot_run(a, context, original is not None, offered) for a in asked.attacks}
-        fit = [a for a in asked.attacks if refused[a.text()] is None]
-        asks = available([*asked.metrics, *(term for attack in fit for term in attack.asks)], offered)
-        aside = asked_aside(asks) if fit and not retrained else set()
-        wanted = ordered(required(asks) | aside, task)
-        reads = load_encoder(resolve(subject), configs[0], task.template, settings.max_length)
-        return {"terms": list(asked.metrics), "prompt": reads.describe(task.probe_rows("forget")).to_json(),
-                "notes": list(notes), "observations": [
-            f"{probe} on {len(task.probe_rows(split))} {split} rows" for probe, split in wanted],
-            "attacks": {a.text(): f"cannot run: {refused[a.text()]}" if refused[a.text()] else a.cost(context)
-                        for a in asked.attacks}}
-    for caution in (other_rows := check_rows(subject, task)):
-        reporter.warn(caution)
-    own = folder.resolve() == Path(subject).resolve()
-    if not own:
-        refuse_output(folder, resume=resume, overwrite=overwrite, reads=models)
-    elif (folder / "audit.json").exists() and not (resume or overwrite):
-        raise UsageError(f"{folder} already holds an audit.", "Nothing was changed.",
-                         "Go on with --resume, choose another --out, or replace it with --overwrite.")
-    reads = check_formats([check_audited(place, config, task, settings.max_length, reporter)
-                           for place, config in zip(models, configs, strict=True)], reporter)
-    load = partial(load_subject, template=task.template, max_length=settings.max_length, device=device())
-    loaded = load(subject)
-    if resume and not overwrite and (folder / "audit.json").exists():
-        check_same_audit(Audit.read(folder / "audit.json"), folder, loaded, task, asked, settings, len(retrained))
-    if not own:
-        prepare_output(folder, resume=resume, overwrite=overwrite, reads=models)
-    made = run_audit(
-        Roles(loaded, partial(load, original) if original else None, tuple(partial(load, r) for r in retrained),
-              again=partial(load, subject)),
-        task, asked, folder, announce=lambda title, total: reporter.task(title, total), cache=ObservationCache(),
-        settings=settings, note=reporter.note, notes=other_rows, prompt=reads,
-        run=os.path.relpath(made_by, folder) if record else None,
-    )
-    reporter.close()
-    if failed := [c.line for c in made.check(*require) if not c.holds]:
-        raise RequirementError(failed, made)
-    return made
-
-
-__all__ = ["audit", "forget", "score_again", "task_of", "train"]
+__all__ = ["as_task", "audit", "forget", "score_again", "task_of", "train"]

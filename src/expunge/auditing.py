@@ -1,24 +1,35 @@
-"""What `expunge audit` looks at before and after the audit itself: rows, finished audits, stored observations."""
+"""The verb `audit`, and what it looks at before and after: rows, finished audits, stored observations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
-from expunge.audit.runner import rescore
+from expunge import processes
+from expunge.attacks.base import AttackContext
+from expunge.audit.attacks import cannot_run
+from expunge.audit.cache import ObservationCache
+from expunge.audit.requirements import Offer, check_conditions
+from expunge.audit.runner import Roles, asked_aside, ordered, rescore, run_audit
 from expunge.audit.suite import Suite, parse_suite, suite_from_terms
-from expunge.benchmarks.loading import remembered
-from expunge.console import Reporter
-from expunge.errors import ExpungeError, MissingError, PreflightError, UsageError
-from expunge.models.load import load_encoder, resolve
+from expunge.benchmarks.loading import as_task, default_suite, remembered
+from expunge.console import Reporter, default_reporter
+from expunge.data.duplicates import count_rows
+from expunge.errors import ExpungeError, MissingError, PreflightError, RequirementError, UsageError
+from expunge.metrics.evaluate import available, required
+from expunge.models.checks import check_model
+from expunge.models.load import load_encoder, load_subject, resolve, subject_class
 from expunge.models.subject import Subject
-from expunge.output import is_purged
+from expunge.output import is_purged, prepare_output, refuse_output
 from expunge.records.prompt import PromptFormat
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit
-from expunge.records.settings import AuditSettings
+from expunge.records.settings import AuditSettings, documented
 from expunge.records.task import SPLITS, Task
+from expunge.runs import device
 
 
 def task_of(subject: str | Path | None) -> Task | str | None:
@@ -127,3 +138,123 @@ def check_formats(found: Sequence[PromptFormat], reporter: Reporter) -> PromptFo
         reporter.warn("The models of this audit read the rows in different forms, so their figures are not of the same "
                       f"texts. Another one's first row: {other.first_row!r}")
     return first
+
+
+@overload
+def audit(subject: str | Path, *, dry_run: Literal[True], **options: Any) -> dict[str, Any]: ...
+
+
+@overload
+def audit(
+        subject: str | Path, *, out: str | Path | None = None, task: Task | str | None = None,
+        forget: str | Path | None = None, retain: str | Path | None = None, holdout: str | Path | None = None,
+        mapping: Mapping[str, str] | str | None = None, data_dir: str | Path | None = None,
+        original: str | Path | None = None, retrained: str | Path | Sequence[str | Path] = (),
+        require: Sequence[str] = (), settings: AuditSettings | None = None, resume: bool = False,
+        overwrite: bool = False, dry_run: Literal[False] = False, reporter: Reporter | None = None,
+        **options: Any) -> Audit: ...
+
+
+@overload
+def audit(subject: str | Path, *, dry_run: bool, **options: Any) -> Audit | dict[str, Any]: ...
+
+
+@documented(AuditSettings)
+def audit(
+        subject: str | Path, *, out: str | Path | None = None, task: Task | str | None = None,
+        forget: str | Path | None = None, retain: str | Path | None = None, holdout: str | Path | None = None,
+        mapping: Mapping[str, str] | str | None = None, data_dir: str | Path | None = None,
+        original: str | Path | None = None, retrained: str | Path | Sequence[str | Path] = (),
+        require: Sequence[str] = (), settings: AuditSettings | None = None, resume: bool = False,
+        overwrite: bool = False, dry_run: bool = False, reporter: Reporter | None = None,
+        **options: Any) -> Audit | dict[str, Any]:
+    """Ask a model what it still knows, beside the original and retrained models.
+
+    Args:
+        subject: a run folder, model folder or hub name. For a run, the model it started from is the
+            original and its rows the rows, unless others are named.
+        out: where audit.json and observations/ go; the run folder itself by default.
+        task: a name, a run folder (its rows are meant) or a Task; or give files.
+        forget, retain, holdout: files of rows; only without a task.
+        mapping: our field names -> the file's, or as --map has them.
+        data_dir: folder with the files of a published data set.
+        original: the model before unlearning.
+        retrained: models trained without the forget set; the first is the gold standard, the others
+            show the noise floor.
+        require: conditions on the result, such as "verdict=forgets" (see `records.requirement`). What cannot be had
+            is refused before the work; `Audit.check` asks the same of a finished audit.
+        settings: options of the audit; those given by name come before its own.
+        resume: go on with an audit that was interrupted, or ask more than a finished one did.
+        overwrite: replace `out`, if it is a folder of expunge's.
+        dry_run: check everything and return the plan; nothing is written.
+        reporter: where progress is shown; in a notebook and on a terminal by default (`expunge.progress`).
+        options: fields of `AuditSettings`.
+
+    Returns:
+        The audit, also written to out/audit.json; with dry_run the plan: terms, observations and attacks with costs.
+
+    Raises:
+        RequirementError: a condition does not hold; `error.audit` is the audit.
+    """
+    reporter = reporter or default_reporter()
+    processes.refuse_several("An audit")
+    settings = AuditSettings.build(settings, **options)
+    named = parse_suite(settings.suite) if settings.suite else None
+    retrained = [retrained] if isinstance(retrained, str | Path) else list(retrained)
+    made_by = Path(subject) / "record.json"
+    record = RunRecord.read(made_by) if made_by.exists() else None
+    folder = Path(out) if out is not None else (Path(subject) if record else None)
+    if folder is None:
+        raise UsageError("An audit of a plain model needs an output folder.", fix="Give --out DIR.")
+    if record and original is None and record.kind == "forget":
+        original = record.model
+    if task is None and forget is None:
+        task = task_of(subject)
+    task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir)
+    asked = named or parse_suite(default_suite(task.name))
+    settings = settings.model_copy(update={"template": task.template})
+    models = [subject, *([original] if original else []), *retrained]
+    configs = [check_model(m) for m in models]
+    offered = subject_class(configs[0]).offers(configs[0])
+    check_conditions(require, asked, Offer(task, original is not None, bool(retrained), frozenset(offered)))
+    reporter.note(*(notes := (*task.notes, *count_rows(task).notes())))
+    if dry_run:
+        context = AttackContext.of(task)
+        refused = {a.text(): cannot_run(a, context, original is not None, offered) for a in asked.attacks}
+        fit = [a for a in asked.attacks if refused[a.text()] is None]
+        asks = available([*asked.metrics, *(term for attack in fit for term in attack.asks)], offered)
+        aside = asked_aside(asks) if fit and not retrained else set()
+        wanted = ordered(required(asks) | aside, task)
+        reads = load_encoder(resolve(subject), configs[0], task.template, settings.max_length)
+        return {"terms": list(asked.metrics), "prompt": reads.describe(task.probe_rows("forget")).to_json(),
+                "notes": list(notes), "observations": [
+            f"{probe} on {len(task.probe_rows(split))} {split} rows" for probe, split in wanted],
+            "attacks": {a.text(): f"cannot run: {refused[a.text()]}" if refused[a.text()] else a.cost(context)
+                        for a in asked.attacks}}
+    for caution in (other_rows := check_rows(subject, task)):
+        reporter.warn(caution)
+    own = folder.resolve() == Path(subject).resolve()
+    if not own:
+        refuse_output(folder, resume=resume, overwrite=overwrite, reads=models)
+    elif (folder / "audit.json").exists() and not (resume or overwrite):
+        raise UsageError(f"{folder} already holds an audit.", "Nothing was changed.",
+                         "Go on with --resume, choose another --out, or replace it with --overwrite.")
+    reads = check_formats([check_audited(place, config, task, settings.max_length, reporter)
+                           for place, config in zip(models, configs, strict=True)], reporter)
+    load = partial(load_subject, template=task.template, max_length=settings.max_length, device=device())
+    loaded = load(subject)
+    if resume and not overwrite and (folder / "audit.json").exists():
+        check_same_audit(Audit.read(folder / "audit.json"), folder, loaded, task, asked, settings, len(retrained))
+    if not own:
+        prepare_output(folder, resume=resume, overwrite=overwrite, reads=models)
+    made = run_audit(
+        Roles(loaded, partial(load, original) if original else None, tuple(partial(load, r) for r in retrained),
+              again=partial(load, subject)),
+        task, asked, folder, announce=lambda title, total: reporter.task(title, total), cache=ObservationCache(),
+        settings=settings, note=reporter.note, notes=other_rows, prompt=reads,
+        run=os.path.relpath(made_by, folder) if record else None,
+    )
+    reporter.close()
+    if failed := [c.line for c in made.check(*require) if not c.holds]:
+        raise RequirementError(failed, made)
+    return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +15,28 @@ from expunge import processes
 from expunge.errors import ExpungeError
 
 
+def default_reporter() -> Reporter:
+    """What the Python verbs report to unless told otherwise: it shows progress in a notebook and on a terminal where
+    somebody types, and nothing in a script or a test."""
+    return Reporter(quiet=not (in_notebook() or hasattr(sys, "ps1")))
+
+
+def in_notebook() -> bool:
+    """Whether this is the kernel of a notebook."""
+    shell = sys.modules.get("IPython")
+    found = shell.get_ipython() if shell is not None else None
+    return type(found).__name__ == "ZMQInteractiveShell"
+
+
 class Reporter:
-    """Prints progress and results. `quiet` prints nothing: in libraries, with `--json`, outside the main process."""
+    """Prints progress and results. `quiet` prints nothing: in scripts, with `--json`, outside the main process."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet = quiet or not processes.is_main()
         self.err = Console(stderr=True, quiet=quiet, highlight=False)
         self.out = Console(highlight=False)
         self._live = self.err.is_terminal and not quiet
+        self._notebook = in_notebook() and not quiet
         self._progress: Progress | None = None
 
     def note(self, *texts: str) -> None:
@@ -37,6 +52,8 @@ class Reporter:
         """Announce `total` units of work; call the result with units done and an optional short text."""
         if self.quiet:
             return lambda n=1, text="": None
+        if self._notebook:
+            return self._widget(title, total)
         if self._live:
             return self._bar(title, total)
         started, done, shown = time.monotonic(), 0, 0.0
@@ -49,6 +66,20 @@ class Reporter:
                 self.note(f"  {title}: {done}/{total} in {shown - started:.0f}s {text}".rstrip())
 
         return line
+
+    def _widget(self, title: str, total: int) -> Callable[..., None]:
+        """A bar of a notebook: a widget where ipywidgets is installed, else text."""
+        from tqdm.auto import tqdm
+
+        bar = tqdm(total=total, desc=title, leave=False)
+
+        def advance(n: int = 1, text: str = "") -> None:
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(n)
+            if bar.n >= total:
+                bar.close()
+
+        return advance
 
     def _bar(self, title: str, total: int) -> Callable[..., None]:
         if self._progress is None:

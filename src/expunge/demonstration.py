@@ -43,7 +43,15 @@ def trained_world(task: Task, split: TrainSplit, *, size: str = "tiny", seed: in
 
 def demo(out: str | Path = "expunge-demo", *, method: str = DEMO_RECIPE, seed: int = 0,
          reporter: Reporter | None = None, **options: Any) -> tuple[RunRecord, Audit, Path]:
-    """The whole journey on the built-in world: train, forget, audit, page."""
+    """The whole journey on the built-in world: train, forget, audit, page.
+
+    Args:
+        out: folder of the run.
+        method: another recipe than the default.
+        seed: one seed for everything random.
+        reporter: where progress is shown.
+        options: of the run, as in `forget`.
+    """
     reporter, out = reporter or Reporter(quiet=True), Path(out)
     processes.refuse_several("The demo")
     task = load_task("authors", seed=seed)

@@ -13,6 +13,7 @@ from typing import Any
 from expunge import api, processes
 from expunge.audit.suite import parse_suite
 from expunge.console import Reporter
+from expunge.data.model_config import depth_of
 from expunge.demonstration import trained_world
 from expunge.errors import ExpungeError, InterruptedRun, PreflightError, UsageError, first_line
 from expunge.methods.recipe import parse
@@ -97,7 +98,7 @@ def grid(model: str | Path | None = None, *, methods: str | Sequence[str], out: 
     if model is None and not dry_run:
         model = trained_world(task, "full", reporter=reporter)
         retrained = retrained or [trained_world(task, "retain", seed=1, reporter=reporter)]
-    depth = 4 if model is None else getattr(read_config(model), "num_hidden_layers", 4)
+    depth = 4 if model is None else depth_of(read_config(model)) or 4
     wanted = [(method, rate, seed) for seed in numbers for method in recipes
               for rate in (rates if takes_rate(method, depth) else (None,))]
     common = Common(out.resolve(), _absolute(model or ""), tuple(map(_absolute, retrained)), task, settings, asked,

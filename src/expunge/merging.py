@@ -24,6 +24,8 @@ def merge(run: str | Path, *, out: str | Path | None = None, overwrite: bool = F
     Args:
         run: a run whose recipe had the scope lora.
         out: the folder to make; RUN/merged by default. It is a run folder: it holds the record and the rows as well.
+        overwrite: replace `out`, if it is a folder of expunge's.
+        reporter: where progress is shown.
 
     Returns:
         `out`. The weights are in out/model, in the precision of the base, rounded up or down at random.

@@ -109,6 +109,9 @@ def _add(found: dict[str, Entry], entry: Entry) -> None:
 def add_file(path: str | Path) -> list[Entry]:
     """Make the plug-ins of one Python file known to this process, and return them.
 
+    Args:
+        path: the file.
+
     Raises:
         MissingError: there is no such file.
         UsageError: it cannot be read, holds no plug-in, or one whose name is taken.

@@ -33,21 +33,24 @@ from expunge.records.task import Task
 from expunge.saving import save_run
 from expunge.training.checkpoint import Progress
 from expunge.training.fit import fit
-from expunge.training.loop import Loop
+from expunge.training.loop import Loop, OnStep
 from expunge.training.memory import peak_memory, reset_peak_memory
 from expunge.training.monitor import CheckedMonitor, Monitor
 from expunge.training.schedule import Schedule
 from expunge.training.stopping import StopRule
+from expunge.watching import StepLine, Track, watched
 
 
 def execute(plan: Plan, stages: Sequence[Stage], subject: Subject, task: Task, record: RunRecord, out: Path, *,
-            resume: bool, overwrite: bool, reporter: Reporter) -> RunRecord:
+            resume: bool, overwrite: bool, reporter: Reporter, on_step: OnStep | Sequence[OnStep] = (),
+            track: Track = ()) -> RunRecord:
     """Carry out a plan in `out`: prepare the folder, or go on in it, and run all stages."""
     if processes.on_main(lambda: _already_done(out, record, task, resume=resume, overwrite=overwrite,
                                                reporter=reporter)):
         return RunRecord.read(out / "record.json")
     subject.model.to(device())
-    record = run_stages(plan, stages, subject, task, record, out, reporter=reporter)
+    with watched(on_step, track, out, record) as watching:
+        record = run_stages(plan, stages, subject, task, record, out, reporter=reporter, on_step=watching)
     reporter.close()
     return record
 
@@ -87,7 +90,7 @@ def _already_done(out: Path, record: RunRecord, task: Task, *, resume: bool, ove
 
 
 def run_stages(plan: Plan, stages: Sequence[Stage], subject: Subject, task: Task, record: RunRecord, out: Path, *,
-               reporter: Reporter) -> RunRecord:
+               reporter: Reporter, on_step: Sequence[OnStep] = ()) -> RunRecord:
     """Run every stage on the result of the one before; the last model is out/model."""
     folder = RunFolder(out)
     reset_peak_memory()
@@ -127,7 +130,7 @@ def run_stages(plan: Plan, stages: Sequence[Stage], subject: Subject, task: Task
                 scope = stage.scope.apply(subject, rows)
                 loop = loop_of(plan, number, stage, settings, target, subject)
                 record = _run_loop_stage(stage, subject, scope, task, loop, plan.reference[number], record, place,
-                                         reporter)
+                                         reporter, on_step)
         if stage.scope.adapter and not last:
             merge_adapter(subject)
         elif stage.scope.adapter:
@@ -207,7 +210,7 @@ def merge_adapter(subject: Subject) -> None:
 
 
 def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, loop: Loop, kind: ReferenceKind,
-                    record: RunRecord, place: Path, reporter: Reporter) -> RunRecord:
+                    record: RunRecord, place: Path, reporter: Reporter, on_step: Sequence[OnStep]) -> RunRecord:
     """One stage with steps, and what the record says about it."""
     settings = record.settings
     method = StageMethod(stage, subject, task, **training_sides(task, settings), seed=settings.seed)
@@ -218,32 +221,13 @@ def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, lo
     reference = build_reference(subject, kind, kept, likeliest=(count, schedule.token_rows(loop.steps, sides)),
                                 progress=reporter.task("reference", len(kept)) if kept else None)
     monitor = CheckedMonitor(subject, task, settings.seed, place)
-    shown = StepLine(reporter, stage.objective.card.name if stage.objective else "train", loop.steps)
+    shown = StepLine(reporter, stage.objective.card.name if stage.objective else "train", loop.steps, on_step)
     progress = fit(method, subject, scope, schedule, loop, folder=place, reference=reference, monitor=monitor,
                    on_step=shown).progress
     figures = _figures(progress, loop, scope, verify(reference))
     if isinstance(settings, RunSettings) and nothing_kept(task, settings):
         figures["alarms"] = (NOTHING_KEPT, *figures["alarms"])
     return record.model_copy(update=figures)
-
-
-class StepLine:
-    """Shows every step of a loop: its terms, the last reading, and each alarm once."""
-
-    def __init__(self, reporter: Reporter, title: str, steps: int) -> None:
-        self._reporter, self._tick = reporter, reporter.task(title, steps)
-        self._step, self._alarms = 0, set[str]()
-
-    def __call__(self, line: dict[str, Any]) -> None:
-        words = " ".join(f"{k}={v:.3f}" for k, v in line["terms"].items())
-        if "eval" in line:
-            words += f" | forget {line['eval']['forget']:.3f} utility {line['eval']['utility']:.3f}"
-        self._tick(line["step"] - self._step, words)  # a resumed run begins in the middle
-        self._step = line["step"]
-        for alarm in line.get("alarms", []):
-            if alarm not in self._alarms:
-                self._alarms.add(alarm)
-                self._reporter.warn(alarm)
 
 
 def _figures(progress: Progress, loop: Loop, scope: Scope, reference: dict[str, str]) -> dict[str, Any]:

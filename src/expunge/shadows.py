@@ -97,11 +97,18 @@ def make_shadows(methods: str | Sequence[str], *, out: str | Path, count: int = 
 
     Args:
         methods: one recipe or several.
+        out: folder of the margins.
+        count: how many shadows, a multiple of 4.
+        task: a name, a run folder or a Task, whose forget and holdout rows are dealt out.
         model: a size or config, initialised anew for every shadow, or a model folder to start from.
         train_epochs, train_lr: of originals and retrained twins (3e-3 from new weights); batches there are three
             times `batch_size`.
         settings, options: of unlearning, as in `forget`. The last step is kept: to choose one would need rows to
             look at.
+        resume: go on in `out`; finished models are not made again.
+        overwrite: replace `out`, if it is a folder of expunge's.
+        dry_run: return the record as it would begin; nothing is written.
+        reporter: where progress is shown.
 
     Returns:
         The record, also in out/shadows.json; out/rows holds the margins of every finished model, one file each.

@@ -47,10 +47,17 @@ def sweep(method: str, *, out: str | Path, task: Task | str = "authors", model: 
     """Tune a recipe: options that stand in it are fixed, those left out are drawn from the plug-ins' spaces.
 
     Args:
+        method: the recipe.
+        out: folder of the trials.
+        task: a name, a run folder or a Task.
         model, retrained: the twins to work on; those of the built-in world when left out.
         trials: budget, those of an earlier, interrupted sweep included.
         suite: what every trial is scored with; it must hold forget_quality and model_utility.
         settings, options: of every trial, as in `forget`, without `lr`: the learning rate is searched.
+        resume: go on in `out`; finished trials are not run again.
+        overwrite: replace `out`, if it is a folder of expunge's.
+        dry_run: return the sweep as it would begin; nothing is written.
+        reporter: where progress is shown.
 
     Raises:
         UsageError: with `lr`, or with other options than the sweep in `out` that is resumed.

@@ -23,10 +23,10 @@ LOOP_OPTIONS = {"--epochs", "--steps", "--lr", "--batch-size", "--accumulate", "
 RUN_OPTIONS = {"--out", "--seed", "--resume", "--overwrite", "--dry-run", "--json"}
 FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "demo": ((), {"--out", "--method", "--seed", "--verbose", "--json"}),
-    "train": (("model",), TASK_OPTIONS | LOOP_OPTIONS | RUN_OPTIONS | {"--split", "--method", "--plugin"}),
+    "train": (("model",), TASK_OPTIONS | LOOP_OPTIONS | RUN_OPTIONS | {"--split", "--method", "--track", "--plugin"}),
     "forget": (("model",), TASK_OPTIONS | LOOP_OPTIONS | RUN_OPTIONS | {
         "--method", "--preset", "--holdout", "--keep", "--utility-floor", "--forget-target", "--stop-at-target",
-        "--stop-at-floor", "--checkpoint-every", "--plugin"}),
+        "--stop-at-floor", "--checkpoint-every", "--track", "--plugin"}),
     "audit": (("subject",), TASK_OPTIONS | RUN_OPTIONS | {
         "--holdout", "--original", "--retrained", "--suite", "--require", "--junit", "--rescore", "--verbose",
         "--plugin"}),

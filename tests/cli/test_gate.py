@@ -76,7 +76,7 @@ def test_what_cannot_be_had_is_refused_before_the_work(cli: Any, model: Path, ro
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("expunge.api.load_subject", refuse)
+    monkeypatch.setattr("expunge.auditing.load_subject", refuse)
     suite = SUITE + (",forget_quality" if "quality" in text else "")
     cli.refused("audit", model, *rows.words, "--suite", suite, "--out", tmp_path / "out", "--require", text,
                 says=[says])
@@ -122,7 +122,7 @@ def test_a_finished_audit_is_gated_without_a_model(cli: Any, audited: Path, tmp_
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(shutil.copytree(audited, tmp_path / "sent"))
     shutil.rmtree(folder / "observations")
-    monkeypatch.setattr("expunge.api.load_subject", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("expunge.auditing.load_subject", lambda *a, **k: 1 / 0)
     said = cli("audit", folder, "--require", "forget.probability<=1", "--junit", tmp_path / "j.xml")
     assert "forget.probability<=1 holds" in said.err and (tmp_path / "j.xml").exists()
     cli("audit", folder, "--require", "verdict=forgets", code=1)

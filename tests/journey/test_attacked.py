@@ -77,7 +77,7 @@ def test_scored_again_without_a_model(cli: Any, audited: Path, monkeypatch: pyte
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("expunge.api.load_subject", refuse)
+    monkeypatch.setattr("expunge.auditing.load_subject", refuse)
     monkeypatch.setattr(CausalLM, "answers", refuse)
     assert cli("audit", "--rescore", audited, "--json").json == scores(audited)
 

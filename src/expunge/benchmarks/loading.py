@@ -15,7 +15,7 @@ from expunge.data.shapes import FIELDS
 from expunge.data.tasks import limited, settle_overlap, task_from_files
 from expunge.errors import UsageError, did_you_mean
 from expunge.records.run import RunFolder
-from expunge.records.settings import Overlap, check_limit
+from expunge.records.settings import AuditSettings, LoopSettings, Overlap, check_limit
 from expunge.records.task import Task
 from expunge.registry import entries, of_kind
 
@@ -24,18 +24,18 @@ SUITE = "standard"
 
 
 def load_task(
-    name: str | None,
+    name: str | Path | None = None,
     *,
-    forget: Path | str | None = None,
-    retain: Path | str | None = None,
-    holdout: Path | str | None = None,
+    forget: str | Path | None = None,
+    retain: str | Path | None = None,
+    holdout: str | Path | None = None,
     mapping: Mapping[str, str] | str | None = None,
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
     limit: int | None = None,
     on_overlap: Overlap = "refuse",
     seed: int = 0,
 ) -> Task:
-    """The task called `name`, or, when that is None, the one made of the given files.
+    """The task called `name`, or, when that is left out, the one made of the given files.
 
     Args:
         name: a run folder, whose rows are meant, or `authors`, `authors(forget=5, seed=1)`, `tofu:forget10`;
@@ -70,6 +70,7 @@ def load_task(
             )
         if (known := remembered(Path(name))) is not None:
             return known if limit is None else limited(known, limit)
+        name = str(name)
         plugin, options = parse_task(name)
         if "limit" in options and "limit" not in plugin.Spec.model_fields:
             inside = options.pop("limit")
@@ -83,6 +84,21 @@ def load_task(
         task = plugin(**options).load(Path(data_dir) if data_dir is not None else None)
     task = settle_overlap(task, on_overlap)
     return task if limit is None else limited(task, limit)
+
+
+def as_task(task: Task | str | None, settings: LoopSettings | AuditSettings, **files: Any) -> Task:
+    """A given task, or what `load_task` makes of a name or of files; cut to the limit and with the template asked for.
+
+    Rows that stand on two sides were refused when a given task was loaded; here they are only dropped, if asked for.
+    """
+    if not isinstance(task, Task):
+        task = load_task(task, limit=settings.limit, on_overlap=settings.on_overlap, **files)
+    else:
+        task = settle_overlap(task, "drop" if settings.on_overlap == "drop" else "keep")
+        cut = task if settings.limit is None else limited(task, settings.limit)
+        # A task that is short enough keeps its name: the command line hands over tasks that are cut already.
+        task = task if cut.fingerprints() == task.fingerprints() else cut
+    return task if settings.template is None else task.model_copy(update={"template": settings.template})
 
 
 def remembered(run: Path) -> Task | None:

@@ -56,6 +56,9 @@ def _expunge(version: Annotated[bool, typer.Option("--version", is_eager=True, c
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output folder of expunge's.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and show the plan; change nothing.")]
+Track = Annotated[list[str] | None, typer.Option("--track", help="Tracker that gets the figures of every step: "
+                                                               "tensorboard, wandb, trackio ...; may be given several "
+                                                               "times.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Print every score, attack and finding as well.")]
 

@@ -39,7 +39,7 @@ def compare(
 
 def show_comparison(found: Comparison, reporter: Reporter) -> None:
     """What the letters stand for, the table, and what can be said of each score."""
-    from expunge.report.comparison_text import LEGEND, about, finding, table
+    from expunge.report.comparison_text import about, aligned, finding, notes, table
 
     def line(text: str, style: str | None = None) -> None:
         reporter.out.print(text, style=style, markup=False, soft_wrap=True)
@@ -49,10 +49,10 @@ def show_comparison(found: Comparison, reporter: Reporter) -> None:
     for one in found.groups:
         line(about(one))
     line("")
-    columns, rows = table(found)
-    reporter.table("", columns, [list(row) for row in rows])
-    line("")
+    for text in (*aligned(*table(found)), ""):
+        line(text)
     for score in found.scores:
         line(finding(score))
-    line(f"\n± is the standard deviation over seeds. {LEGEND}", "dim")
-    line(found.test, "dim")
+    line("")
+    for text in notes(found):
+        line(text, "dim")

@@ -59,14 +59,18 @@ def show_grid(made: Grid, out: Path, reporter: Reporter) -> None:
     """A line for each cell, why cells failed, and what to do next."""
     from expunge.cli.showing import shown_path
     from expunge.report.comparison import HEADLINES
+    from expunge.report.comparison_text import aligned
+    from expunge.report.text import number
 
     done = [c for c in made.cells if c.status == "finished"]
-    names = [name for name in HEADLINES if any(c.scores.get(name) is not None for c in done)][:5]
+    names = [name for name in HEADLINES if any(c.scores.get(name) is not None for c in done)][:4]
     if len(made.cells) <= SHOWN:
-        reporter.table("", ["method", "lr", "seed", "status", "verdict", *names, "train s"], [
-            [c.method, "" if c.lr is None else f"{c.lr:g}", c.seed, c.status, c.verdict,
-             *(c.scores.get(name) for name in names), f"{c.train_s:.1f}" if c.status == "finished" else ""]
-            for c in made.cells])
+        reporter.close()
+        heads = ["method", "lr", "seed", "verdict", *(n.replace(".", ".\n", 1) for n in names), "train s"]
+        for line in aligned(heads, [
+            [c.method, "" if c.lr is None else f"{c.lr:g}", str(c.seed), c.verdict or c.status,
+             *(number(c.scores.get(name)) for name in names), f"{c.train_s:.1f}"] for c in made.cells]):
+            reporter.out.print(line, soft_wrap=True, markup=False)
     for cell in made.cells:
         if cell.failed:
             reporter.warn(f"{cell.title}: {cell.failed}")

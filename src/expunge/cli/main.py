@@ -18,6 +18,7 @@ from expunge.cli.app import (
     Json,
     Overwrite,
     Resume,
+    Track,
     Verbose,
     app,
     friendly,
@@ -72,7 +73,8 @@ def train(
     rows: TaskOptions, settings: TrainSettings,
     method: Annotated[str | None, typer.Option("--method", help="Exact method that lets rows be deleted later, such "
                                                                 'as "sisa(shards=3)".')] = None,
-    resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
+    track: Track = None, resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False,
+    as_json: Json = False,
 ) -> None:
     """Train an original (--split full) or its retrained twin (--split retain)."""
     if not is_fresh(model):
@@ -83,7 +85,7 @@ def train(
 
     reporter = reporter_for(as_json)
     made = api.train(model, task=load(rows, settings), out=out, method=method, settings=settings, resume=resume,
-                     overwrite=overwrite, dry_run=dry_run, reporter=reporter)
+                     overwrite=overwrite, dry_run=dry_run, reporter=reporter, track=track or ())
     if as_json:
         return print_json(made.to_json())
     show_trained(made, out, reporter) if isinstance(made, RunRecord) else show_plan(made, reporter)
@@ -103,7 +105,8 @@ def forget(
     preset: Annotated[str | None, typer.Option("--preset", help="A published setting in place of a recipe, such as "
                                                                 "npo/tofu-forget10; `expunge presets` lists them."
                                                )] = None,
-    resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
+    track: Track = None, resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False,
+    as_json: Json = False,
 ) -> None:
     """Make a model forget, by a recipe."""
     default = published(preset).task if preset else None
@@ -114,7 +117,8 @@ def forget(
 
     reporter = reporter_for(as_json)
     done = api.forget(model, method=method, preset=preset, out=out, task=load(rows, settings, default),
-                      settings=settings, resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter)
+                      settings=settings, resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter,
+                      track=track or ())
     if as_json or dry_run:
         return print_json(done.to_json())
     if isinstance(done, RunRecord):

@@ -18,6 +18,7 @@ from expunge.models.load import empty_subject, made_by, subject_class
 from expunge.models.reference import ReferenceKind
 from expunge.needs import NEED_TEXTS, RowNeed, unmet
 from expunge.records.base import Record
+from expunge.records.overview import Overview
 from expunge.records.prompt import PromptFormat
 from expunge.records.settings import LoopSettings, RunSettings, TrainSettings
 from expunge.records.task import Example, Task
@@ -45,6 +46,13 @@ class Plan(Record):
     truncated: int = 0
     """Rows that --max-length cuts."""
     notes: tuple[str, ...] = ()
+
+    def overview(self) -> Overview:
+        """What the run would do."""
+        return Overview(f"Plan of {self.recipe}", [
+            ("steps", self.steps), ("rows", ", ".join(f"{n} {side}" for side, n in self.rows.items())),
+            ("reference", self.reference), ("rows cut", self.truncated or None),
+            *(("note", note) for note in self.notes)])
 
 
 def training_sides(task: Task, settings: LoopSettings) -> dict[str, tuple[Example, ...]]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from expunge.errors import DataError, MissingError
+from expunge.records.overview import Overview
 
 
 class Record(BaseModel):
@@ -22,6 +23,22 @@ class Record(BaseModel):
 
     FILE: ClassVar[str] = ""
     """What its file is called in the folder of a run, an audit ...; empty where it has no file of its own."""
+
+    def overview(self) -> Overview | None:
+        """What it shows of itself on one screen; None: all its fields."""
+        return None
+
+    def __repr__(self) -> str:
+        found = self.overview()
+        return super().__repr__() if found is None else found.text()
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows."""
+        found = self.overview()
+        return None if found is None else found.html()
 
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json", by_alias=True)

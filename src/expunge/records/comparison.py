@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from expunge.records.base import Record
+from expunge.records.overview import Overview
 
 COMPARISON_SCHEMA = "expunge.comparison/1"
 LEVEL = 0.05
@@ -105,6 +106,20 @@ class Comparison(Record):
     """What was tested and how, in words."""
     cautions: tuple[str, ...] = ()
     """Differences between the runs that make their numbers hard to compare."""
+
+    def overview(self) -> Overview:
+        """Means and deviations of the first scores; `*` marks a best that is beyond noise of every other group."""
+        chosen = self.scores[:5]
+
+        def cell(score: ComparedScore, letter: str) -> str:
+            value = score.values.get(letter)
+            if value is None:
+                return "-"
+            spread = "" if value.deviation is None else f" ± {value.deviation:.3f}"
+            return f"{value.mean:.3f}{spread}" + " *" * (score.marked == letter)
+
+        return Overview(f"Comparison of {len(self.groups)} groups of runs", [], ("group", *(s.key for s in chosen)), [
+            (f"{g.letter}: {g.title}", *(cell(s, g.letter) for s in chosen)) for g in self.groups])
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One flat row per group and score."""

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from expunge.records.base import Record
 from expunge.records.examples import frame
+from expunge.records.overview import Overview
 from expunge.records.settings import AuditSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -71,6 +72,13 @@ class Grid(Record):
     """Of every audit."""
     environment: dict[str, Any]
     cells: tuple[GridCell, ...] = ()
+
+    def overview(self) -> Overview:
+        """One line per cell."""
+        names = list(dict.fromkeys(name for c in self.cells for name, v in c.scores.items() if v is not None))[:4]
+        return Overview(f"Grid of {len(self.cells)} cells on {self.task}", [("model", self.model)],
+                        ("cell", "status", "verdict", *names), [
+                            (c.title, c.status, c.verdict, *(c.scores.get(n) for n in names)) for c in self.cells])
 
     def with_cell(self, cell: GridCell) -> Grid:
         """The grid with this cell in the place of the one with its method, learning rate and seed."""

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from expunge.records.base import Record
+from expunge.records.overview import Overview
 from expunge.records.prompt import PromptFormat
 from expunge.records.settings import RunSettings, TrainSettings
 
@@ -57,6 +58,17 @@ class RunRecord(Record):
     """The kept checkpoint: step, forget, utility and the rule that chose it; an edit's figures."""
     stages: tuple[dict[str, Any], ...] = ()
     """Of a recipe with several stages: timing, reference, parameters, alarms and best of each, in order."""
+
+    def overview(self) -> Overview:
+        """What was done and how it ended."""
+        kept, start = self.best.get("kept", {}), self.best.get("start", {})
+        readings = [(f"{name} probability" if name == "forget" else name, f"{start[name]:.3f} to {kept[name]:.3f}")
+                    for name in ("forget", "utility") if name in kept and name in start]
+        return Overview(f"{self.kind.capitalize()} by {self.recipe}", [
+            ("task", self.task), ("model", self.model), ("seed", self.seed),
+            ("status", self.status + (f": {self.reason}" if self.reason else "")),
+            ("steps", int(self.timing.get("steps", 0))), ("kept step", kept.get("step")), *readings,
+            ("seconds", self.timing.get("train_s")), *(("alarm", alarm) for alarm in self.alarms)])
 
     @property
     def unfinished(self) -> str:

@@ -11,6 +11,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from expunge.errors import MissingError
 from expunge.records.base import Record
 from expunge.records.examples import frame, read_examples
+from expunge.records.overview import Overview
 from expunge.records.prompt import PromptFormat
 from expunge.records.requirement import Checked, check
 from expunge.records.settings import AuditSettings
@@ -233,6 +234,20 @@ class Audit(Record):
             UsageError: one cannot be read, or names what this audit does not have.
         """
         return check(self, conditions)
+
+    def overview(self) -> Overview:
+        """The verdict, and every score without attack beside its references."""
+        plain = [s for s in self.scores if s.attack is None]
+        tried = {s.attack for s in self.scores if s.attack}
+        won = {s.attack for s in self.scores if s.succeeded}
+        said = self.verdict
+        return Overview(f"Audit of {self.subject.path} on {self.task}", [
+            ("verdict", said and f"{said.outcome}. {said.sentences[0] if said.sentences else ''}"),
+            ("by access", said and ", ".join(f"{t.access} {t.outcome}" for t in said.threats)),
+            ("attacks", (tried and f"{len(won)} of {len(tried)} succeeded") or None)],
+            ("score", "value", "95 % interval", "original", "retrained"),
+            [(s.name, s.value, s.interval, s.controls.get("original"), s.controls.get("retrained"))
+             for s in plain if s.value is not None])
 
     @classmethod
     def read(cls, path: str | Path) -> Self:

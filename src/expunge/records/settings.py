@@ -7,9 +7,10 @@ or change neither weights nor figures (how often a checkpoint is written).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator
 
@@ -180,3 +181,24 @@ class TaskOptions(Settings):
     map: str | None = Field(None, description="Other field names: question=q,answer=a; inside others: "
                                               "question=data[].q.")
     data_dir: Path | None = Field(None, description="Folder of local TOFU files (or EXPUNGE_DATA).")
+
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+def documented(record: type[Settings]) -> Callable[[Verb], Verb]:
+    """Show the fields of a settings record, with their defaults, as keyword arguments of a verb that takes them as
+    `**options`: in its signature, which notebooks complete, and at the end of its docstring."""
+
+    def decorate(verb: Verb) -> Verb:
+        own = inspect.signature(verb)
+        named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        fields = {name: field for name, field in record.model_fields.items() if name not in own.parameters}
+        options = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default,
+                                     annotation=field.annotation) for name, field in fields.items()]
+        verb.__signature__ = own.replace(parameters=[*named, *options])  # type: ignore[attr-defined]
+        lines = [f"        {name}: {field.description}" for name, field in fields.items() if field.description]
+        verb.__doc__ = "\n".join([(verb.__doc__ or "").rstrip(), "", "    Options:", *lines, "    "])
+        return verb
+
+    return decorate

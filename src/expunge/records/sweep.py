@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import Field
 
 from expunge.records.base import Record
 
 SWEEP_SCHEMA = "expunge.sweep/1"
+Point = TypeVar("Point")
+
+
+def unbeaten(points: Iterable[Point], merits: Callable[[Point], tuple[float, float]]) -> list[Point]:
+    """Points that no other beats in both merits, the highest first merit first; higher is better in each."""
+    known = [(point, merits(point)) for point in points]
+    kept = [(point, mine) for point, mine in known
+            if not any(other != mine and other[0] >= mine[0] and other[1] >= mine[1] for _, other in known)]
+    return [point for point, _ in sorted(kept, key=lambda pair: -pair[1][0])]
 
 
 class Trial(Record):
@@ -55,13 +65,7 @@ class Sweep(Record):
     def front(self) -> tuple[Trial, ...]:
         """Trials that no other beats in both forget quality and utility, best quality first."""
         known = [t for t in self.trials if t.quality is not None and t.utility is not None]
-
-        def beaten(one: Trial) -> bool:
-            return any((t.quality, t.utility) != (one.quality, one.utility)
-                       and t.quality >= one.quality and t.utility >= one.utility  # type: ignore[operator]
-                       for t in known)
-
-        return tuple(sorted((t for t in known if not beaten(t)), key=lambda t: -(t.quality or 0.0)))
+        return tuple(unbeaten(known, lambda t: (t.quality or 0.0, t.utility or 0.0)))
 
     def best(self) -> Trial | None:
         """The trial of the highest merit, of equal ones one of the front; None when all failed."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from expunge.records.base import Record, fingerprint
+from expunge.records.overview import Overview
 
 Split = Literal["forget", "retain", "holdout", "neighbour", "utility"]
 SPLITS: tuple[Split, ...] = ("forget", "retain", "holdout", "neighbour", "utility")
@@ -105,6 +106,13 @@ class Task(Record):
         made = super().model_copy(update=update, deep=deep)
         made.__dict__.pop("fingerprint", None)
         return made
+
+    def overview(self) -> Overview:
+        """Its sets, with a first row of each."""
+        sets = [(name, self.split(name)) for name in SPLITS] + [("background", self.background)]
+        return Overview(f"Task {self.name}", [("template", self.template)], ("set", "rows", "entities", "first row"), [
+            (name, len(rows), len({r.entity for r in rows if r.entity}), f"{rows[0].prompt} {rows[0].answer}".strip())
+            for name, rows in sets if rows])
 
     def split(self, name: Split) -> tuple[Example, ...]:
         rows: tuple[Example, ...] = getattr(self, name)

@@ -17,8 +17,8 @@ from expunge.report.gather import Group, RunView, finite, gather, group
 from expunge.report.noise import TEST, Measured, adjusted, compared, reflected
 from expunge.report.text import group_of
 
-HEADLINES = ("forget_quality", "forget.probability", "forget.rouge_l", "forget.keyword", "privleak", "model_utility",
-             "retain.probability", "retain.rouge_l", "utility.probability")
+HEADLINES = ("forget_quality", "forget.probability", "forget.rouge_l", "privleak", "model_utility",
+             "retain.probability")
 """What is compared when no scores are named, in this order, as far as the audits have it."""
 Key = tuple[str, str | None]
 """Name of a score, and the attack under which it was taken."""

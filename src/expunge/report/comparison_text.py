@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from expunge.errors import DataError
 from expunge.records.comparison import ComparedGroup, ComparedScore, Comparison, GroupValue
 from expunge.records.grid import as_csv
+from expunge.report.comparison import comparison
+from expunge.report.gather import Group
 from expunge.report.text import number
 
-MARK, LEVEL_MARK = "*", "="
-LEGEND = (f"{MARK} best, and beyond noise of every other group. {LEVEL_MARK} best, or not told from the best, where "
-          "several are.")
+MARK = "*"
+LEGEND = f"± is the standard deviation over seeds. {MARK} marks the best where it is beyond noise of every other group."
+FEW_SEEDS = "With two seeds only large and steady differences are beyond noise; three to five tell much more."
 
 
 def cell(value: GroupValue | None, mark: str = "") -> str:
     """`0.123±0.004*`: mean, deviation over seeds where there are several, and mark."""
     if value is None:
         return "-"
-    spread = "" if value.deviation is None else f"±{number(value.deviation)}"
+    spread = "" if value.deviation is None else f"±{value.deviation:.3f}"
     return f"{number(value.mean)}{spread}{mark}"
 
 
 def mark_of(score: ComparedScore, letter: str) -> str:
-    """The mark of a group's value; none where nothing can be claimed of any group."""
-    if len(score.values) < 2 or letter not in score.values or score.best is None:
-        return ""
-    if score.marked == letter:
-        return MARK
-    tested = any(d.p is not None for d in score.differences)
-    level = letter in score.level_with_best or (letter == score.best and score.marked is None)
-    return LEVEL_MARK if tested and level else ""
+    return MARK if score.marked == letter else ""
+
+
+def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table without rules: the first column left, the others right; a heading may have two lines."""
+    heads = [column.split("\n") for column in columns]
+    deep = max(map(len, heads))
+    lines = [[head[i - deep + len(head)] if i >= deep - len(head) else "" for head in heads] for i in range(deep)]
+    cells = [*lines, *rows]
+    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(c.ljust(w) if i == 0 else c.rjust(w)
+                      for i, (c, w) in enumerate(zip(row, wide, strict=True))).rstrip() for row in cells]
 
 
 def table(found: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -55,21 +63,32 @@ def about(one: ComparedGroup) -> str:
 
 def finding(score: ComparedScore) -> str:
     """Which group is the best in a score, and what can be said of that."""
-    aim = "highest" if score.aim == "higher" else f"nearest to {number(score.target)}" if score.aim else ""
-    if score.best is None:
-        return f"{score.key}: no best, " + ("since it may go either way." if score.aim is None and score.retrained
-                                            is not None else "since there is no retrained model to be near to.")
     if len(score.values) < 2:
         return f"{score.key}: one group has it."
+    if len({value.values for value in score.values.values()}) == 1:
+        return f"{score.key}: the same in all groups."
+    if score.best is None:
+        either = score.aim is None and score.retrained is not None
+        return f"{score.key}: no best, since " + ("it may go either way." if either else
+                                                  "there is no retrained model to be near to.")
+    of = " of the retrained model" if score.target == score.retrained else ""
+    aim = "highest" if score.aim == "higher" else f"nearest to {number(score.target)}{of}"
+    head = f"{score.key} ({aim}): {score.best}"
     if score.marked:
-        return f"{score.key} ({aim}): {score.best}, beyond noise of every other group."
-    untested = {d.why_not for d in score.differences if score.best in (d.first, d.second) and d.p is None}
+        return f"{head}, beyond noise of every other group."
     others = [letter for letter in score.values if letter != score.best]
-    if untested and set(score.level_with_best) == set(others) and all(d.p is None for d in score.differences):
-        return f"{score.key} ({aim}): {score.best}, but no claim: {'; '.join(sorted(untested))}."
     told = [letter for letter in others if letter not in score.level_with_best]
-    beyond = f" Beyond noise of {', '.join(told)}." if told else ""
-    return f"{score.key} ({aim}): {score.best}, not told from {', '.join(score.level_with_best)}.{beyond}"
+    if all(d.p is None for d in score.differences):
+        return f"{head}, but no claim: {'; '.join(sorted({d.why_not for d in score.differences}))}."
+    if not told:
+        return f"{head}, not told from any other group."
+    return f"{head}, not told from {', '.join(score.level_with_best)}. Beyond noise of {', '.join(told)}."
+
+
+def notes(found: Comparison) -> list[str]:
+    """How the table is to be read."""
+    seeds = [len(v.values) for s in found.scores for v in s.values.values()]
+    return [LEGEND, found.test, *([FEW_SEEDS] if seeds and max(seeds) == 2 else [])]
 
 
 def as_json(found: Comparison) -> str:
@@ -116,3 +135,16 @@ def _value(text: str) -> str:
 
 
 FORMATS = {"csv": as_csv_text, "json": as_json, "latex": as_latex}
+
+
+def noise_findings(groups: Sequence[Group]) -> list[str]:
+    """A sentence for each headline score, and how it was tested; nothing where no group has two seeds."""
+    audited = [replace(g, views=tuple(v for v in g.views if v.audit)) for g in groups]
+    audited = [g for g in audited if g.views]
+    if len(audited) < 2 or all(len(g.views) < 2 for g in audited):
+        return []
+    try:
+        found = comparison(audited)
+    except DataError as problem:  # two audits of one run, for instance
+        return [f"{problem.what} So nothing is said of noise."]
+    return [*map(finding, found.scores), *notes(found)[1:]]

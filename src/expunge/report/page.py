@@ -14,12 +14,14 @@ from expunge.records.observation import Observations
 from expunge.report import attacks, charts, evidence, tables, text, under_attack
 from expunge.report.commands import run_command
 from expunge.report.comparison import cautions
+from expunge.report.comparison_text import noise_findings
 from expunge.report.differences import differing
 from expunge.report.facts import facts, reproduce
 from expunge.report.gather import Group, RunView, gather, group
 from expunge.report.parts import Chart, Missing, chart
 from expunge.report.paths import shortened
 from expunge.report.redact import Redaction, still_there
+from expunge.report.several import curves, pareto
 
 FORGET_ANSWERS, RETAIN_ANSWERS = 12, 6
 COMPARED_ANSWERS, COMPARED_RUNS = 6, 6
@@ -27,7 +29,14 @@ COMPARED_ANSWERS, COMPARED_RUNS = 6, 6
 
 
 def report(folders: Sequence[str | Path], *, out: str | Path, title: str | None = None, redact: bool = False) -> Path:
-    """One self-contained page over one run, or several side by side; the verb of that name."""
+    """One self-contained page over one run, or several side by side.
+
+    Args:
+        folders: folders of runs, audits or grids.
+        out: the page.
+        title: its heading; the finding by default.
+        redact: write ids and lengths in place of prompts, answers and names.
+    """
     return render([Path(f) for f in folders], out=Path(out), title=title, redact=redact)
 
 
@@ -127,6 +136,9 @@ def _comparison(views: Sequence[RunView]) -> dict[str, Any]:
         "several": several,
         "no_scores": None if audited else _no_scores(views[0]),
         "trade_off": _trade_off(groups, single=False),
+        "front": pareto(groups),
+        "group_curves": curves(groups),
+        "findings": noise_findings(groups),
         "answer_blocks": _compared_answers(groups),
         "not_tested": _not_tested(views),
         "reproduce": [part for v in views for part in reproduce(v, named=True)],

@@ -7,36 +7,19 @@ import json
 from collections.abc import Sequence
 
 from expunge.records.sweep import Sweep, Trial
-from expunge.report.charts import INK, Spec, _axis, _short, _spec, to_svg
-
-FRONT, REST = "#d9640b", "#6b84a8"
+from expunge.report.charts import INK, Spec, _axis, to_svg
+from expunge.report.several import front_chart
 
 
 def pareto(trials: Sequence[Trial], front: Sequence[Trial]) -> Spec:
     """Utility (x) against log10 forget quality (y); trials of the front are joined and numbered."""
-    chosen = {t.number for t in front}
-    values = [{"x": _short(t.utility), "y": _short(t.quality), "label": str(t.number),
-               "kind": "front" if t.number in chosen else "other"}
-              for t in trials if t.utility is not None and t.quality is not None]
-    x = _axis("x", "utility, share of the original's", scale={"zero": False}, axis={"format": "~%", "tickCount": 5})
-    y = _axis("y", "forget quality, log10 p", scale={"zero": False})
-    colour = {"field": "kind", "type": "nominal", "sort": ["front", "other"],
-              "scale": {"domain": ["front", "other"], "range": [FRONT, REST]},
-              "legend": {"title": None, "labelExpr": "datum.value == 'front' ? 'beaten by no other' : 'other trials'"}}
-    only = [{"filter": "datum.kind == 'front'"}]
-    layers = [
-        {"transform": only, "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 1.6, "color": FRONT},
-         "encoding": {"x": x, "y": y}},
-        {"mark": {"type": "point", "filled": True, "size": 90, "opacity": 0.9},
-         "encoding": {"x": x, "y": y, "color": colour}},
-        {"transform": only, "mark": {"type": "text", "dy": -12, "fontSize": 11, "color": INK},
-         "encoding": {"x": x, "y": y, "text": {"field": "label", "type": "nominal"}}},
-        {"data": {"values": [{"limit": -1.301}]}, "mark": {"type": "rule", "strokeDash": [5, 4], "color": INK,
-                                                            "opacity": 0.5},
-         "encoding": {"y": _axis("limit", "forget quality, log10 p")}},
-    ]
-    words = "; ".join(f"trial {t.number}: quality 1e{t.quality:.2f}, utility {t.utility:.3f}" for t in front)
-    return _spec(f"Pareto front of {len(values)} trials. {words}.", 520, 340, data={"values": values}, layer=layers)
+    known = [t for t in trials if t.utility is not None and t.quality is not None]
+    limit = {"data": {"values": [{"limit": -1.301}]}, "mark": {"type": "rule", "strokeDash": [5, 4], "color": INK,
+                                                               "opacity": 0.5},
+             "encoding": {"y": _axis("limit", "forget quality, log10 p")}}
+    return front_chart([(str(t.number), t.utility or 0.0, t.quality or 0.0) for t in known],
+                       [str(t.number) for t in front], "utility, share of the original's", "forget quality, log10 p",
+                       what="trial", layers=[limit], x_format="~%", all_labels=False)
 
 
 def render_sweep(sweep: Sweep) -> str:
