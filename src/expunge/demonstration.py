@@ -10,7 +10,7 @@ import torch
 from expunge import processes
 from expunge.api import audit, forget, train
 from expunge.benchmarks.loading import load_task
-from expunge.console import Reporter
+from expunge.console import Reporter, default_reporter
 from expunge.models.load import config_from
 from expunge.records.base import cache_root, fingerprint, read_json
 from expunge.records.run import RunRecord
@@ -52,7 +52,7 @@ def demo(out: str | Path = "expunge-demo", *, method: str = DEMO_RECIPE, seed: i
         reporter: where progress is shown.
         options: of the run, as in `forget`.
     """
-    reporter, out = reporter or Reporter(quiet=True), Path(out)
+    reporter, out = reporter or default_reporter(), Path(out)
     processes.refuse_several("The demo")
     task = load_task("authors", seed=seed)
     reporter.note(f"1/4 a world of {len({r.entity for r in task.forget + task.retain})} invented authors; "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge import processes
-from expunge.console import Reporter
+from expunge.console import Reporter, default_reporter
 from expunge.errors import ExpungeError, MissingExtra, UsageError, did_you_mean, first_line
 from expunge.models.language import CausalLM
 from expunge.models.load import load_subject
@@ -37,7 +37,7 @@ def evaluate(model: str | Path, tasks: Sequence[str], *, original: str | Path | 
         MissingExtra: lm-eval is not installed.
         UsageError: there is no such task, or the model is no language model.
     """
-    reporter = reporter or Reporter(quiet=True)
+    reporter = reporter or default_reporter()
     processes.refuse_several("An evaluation")
     harness = _harness()
     manager = harness["tasks"].TaskManager(include_path=str(include) if include else None)

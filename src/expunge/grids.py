@@ -12,7 +12,7 @@ from typing import Any
 
 from expunge import api, processes
 from expunge.audit.suite import parse_suite
-from expunge.console import Reporter
+from expunge.console import Reporter, default_reporter
 from expunge.data.model_config import depth_of
 from expunge.demonstration import trained_world
 from expunge.errors import ExpungeError, InterruptedRun, PreflightError, UsageError, first_line
@@ -79,7 +79,7 @@ def grid(model: str | Path | None = None, *, methods: str | Sequence[str], out: 
         UsageError: nothing to run, or other settings than the grid in `out`.
         InterruptedRun: Ctrl-C, or a process was killed; what was finished is kept.
     """
-    reporter, out = reporter or Reporter(quiet=True), Path(out)
+    reporter, out = reporter or default_reporter(), Path(out)
     processes.refuse_several("A grid")
     settings = RunSettings.build(settings, **options)
     recipes, rates, numbers = recipes_of(methods), rates_of(lr), seeds_of(seeds)
@@ -206,9 +206,11 @@ def check_cells(common: Common, wanted: Iterable[tuple[str, float | None, int]])
 def forget_and_audit(model: str | Path, task: Task, method: str, place: Path, *, retrained: Sequence[str | Path],
                      settings: RunSettings, audit: AuditSettings) -> tuple[RunRecord, Audit]:
     """One run and its audit in a folder; goes on where an earlier call stopped."""
-    record = api.forget(model, task=task, method=method, out=place, settings=settings, resume=place.exists())
+    quiet = Reporter(quiet=True)
+    record = api.forget(model, task=task, method=method, out=place, settings=settings, resume=place.exists(),
+                        reporter=quiet)
     found = api.audit(place, task=task, original=model, retrained=retrained, settings=audit,
-                      resume=RunFolder(place).audit.exists())
+                      resume=RunFolder(place).audit.exists(), reporter=quiet)
     assert isinstance(record, RunRecord) and isinstance(found, Audit)
     return record, found
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from expunge import processes
-from expunge.console import Reporter
+from expunge.console import Reporter, default_reporter
 from expunge.errors import UsageError
 from expunge.models.load import load_subject, made_by, read_config, resolve
 from expunge.models.subject import Subject
@@ -33,7 +33,7 @@ def merge(run: str | Path, *, out: str | Path | None = None, overwrite: bool = F
     Raises:
         UsageError: there is nothing to merge.
     """
-    reporter, run = reporter or Reporter(quiet=True), Path(run)
+    reporter, run = reporter or default_reporter(), Path(run)
     processes.refuse_several("Merging")
     place = RunFolder(run)
     config = read_config(run)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge import api, processes
-from expunge.console import Reporter
+from expunge.console import Reporter, default_reporter
 from expunge.data.model_config import depth_of
 from expunge.errors import UsageError
 from expunge.methods.recipe import parse
@@ -113,7 +113,7 @@ def make_shadows(methods: str | Sequence[str], *, out: str | Path, count: int = 
     Returns:
         The record, also in out/shadows.json; out/rows holds the margins of every finished model, one file each.
     """
-    reporter, out = reporter or Reporter(quiet=True), Path(out)
+    reporter, out = reporter or default_reporter(), Path(out)
     processes.refuse_several("The making of shadows")
     methods = (methods,) if isinstance(methods, str) else tuple(methods)
     settings = RunSettings.build(settings, **(options | {"keep": "last"}))

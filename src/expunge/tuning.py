@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge import api, processes
-from expunge.console import Reporter
+from expunge.console import Reporter, default_reporter
 from expunge.data.model_config import depth_of
 from expunge.demonstration import trained_world
 from expunge.errors import ExpungeError, InterruptedRun, MissingExtra, UsageError
@@ -65,7 +65,7 @@ def sweep(method: str, *, out: str | Path, task: Task | str = "authors", model: 
     Returns:
         The sweep, also in out/sweep.json; out/trials.jsonl grows trial by trial, out/sweep.html draws the front.
     """
-    reporter, out = reporter or Reporter(quiet=True), Path(out)
+    reporter, out = reporter or default_reporter(), Path(out)
     processes.refuse_several("A sweep")
     optuna = _optuna()
     settings = RunSettings.build(settings, **options)
