@@ -67,7 +67,7 @@ def purge(run: str | Path, *, dry_run: bool = False) -> Purged:
     for place in shown:
         record = RunRecord.read(place)
         assert record.prompt is not None
-        record.model_copy(update={"prompt": record.prompt.model_copy(update={"first_row": ""})}).write(place)
+        record.model_copy(update={"prompt": record.prompt.without_row}).write(place)
     return made
 
 

@@ -143,6 +143,11 @@ def files() -> tuple[Path, ...]:
     return tuple(_FILES)
 
 
+def file_hashes() -> dict[str, str]:
+    """Name of each of them -> the hash of what it holds, for the record of a run."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in _FILES}
+
+
 def of_kind(*kinds: Kind) -> list[Entry]:
     return sorted((e for e in entries().values() if e.kind in kinds), key=lambda e: (e.kind, e.name))
 

@@ -30,6 +30,7 @@ from expunge.records.base import read_json, write_json
 from expunge.records.run import RunFolder, RunRecord, environment
 from expunge.records.settings import RunSettings, TrainSettings
 from expunge.records.task import Task
+from expunge.registry import file_hashes
 from expunge.saving import save_run
 from expunge.training.checkpoint import Progress
 from expunge.training.fit import fit
@@ -69,7 +70,8 @@ def make_record(kind: Literal["train", "forget"], stages: Sequence[Stage], setti
         model=str(Path(model).resolve()) if Path(model).exists() else str(model),
         model_fingerprint=subject.fingerprint, task=task.name, task_fingerprints=task.fingerprints(),
         seed=settings.seed, prompt=plan.prompt,
-        environment=environment() | {"device": str(device()), "processes": processes.count()},
+        environment=environment() | {"device": str(device()), "processes": processes.count()}
+        | ({"plugin_files": file_hashes()} if file_hashes() else {}),
     )
 
 

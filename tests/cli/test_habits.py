@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -106,7 +107,9 @@ def test_a_method_of_ones_own_without_packaging(cli: Any, own: Path, model: Path
     assert "focus (my method.py)" in cli("doctor", "--plugin", own, "--json").json["plug-ins of others"]
     cli("forget", model, *rows.words, "--plugin", own, "--method", "focus(samples=2)", "--steps", 1, "--out",
         tmp_path / "run")
-    cli("audit", tmp_path / "run", *rows.words, "--plugin", own, "--suite", "forget.probability")
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert set(record["environment"]["plugin_files"]) == {"my method.py"}
+    cli("audit", tmp_path / "run", "--plugin", own, "--suite", "forget.probability")
 
 
 @pytest.mark.parametrize(("source", "says"), [
