@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -257,22 +260,36 @@ def _results(common: Common, cells: Sequence[GridCell], jobs: int) -> Iterator[G
     with joblib.parallel_config(backend="loky", inner_max_num_threads=threads):
         pool = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch=jobs, batch_size=1)
         try:
-            yield from pool(joblib.delayed(_in_process)(common, cell) for cell in cells)
+            yield from pool(joblib.delayed(_in_process)(common, cell, os.getpid()) for cell in cells)
         except TerminatedWorkerError as problem:
             raise InterruptedRun("A process of the grid was killed; its memory may have run out.",
                                  "Finished cells are kept.", "Go on with --resume, and with fewer --jobs.") from problem
 
 
-def _in_process(common: Common, cell: GridCell) -> GridCell:
+def _in_process(common: Common, cell: GridCell, parent: int) -> GridCell:
     """`carry_out` in a process of a pool; several accelerators are dealt out in turn."""
     import multiprocessing
 
     import torch
 
+    end_with(parent)
     if torch.cuda.device_count() > 1:
         number = re.search(r"(\d+)$", multiprocessing.current_process().name)
         torch.cuda.set_device(int(number[1]) % torch.cuda.device_count() if number else 0)
     return carry_out(common, cell)
+
+
+@cache
+def end_with(parent: int) -> None:
+    """End this process soon after its parent was killed: a grid that goes on must not meet another at work in its
+    folders."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _resumed(fresh: Grid, out: Path) -> Grid:

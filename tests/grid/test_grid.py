@@ -186,7 +186,14 @@ def test_an_interruption_keeps_what_is_finished(model: Path, task: expunge.Task,
     assert [c.status for c in Grid.read(tmp_path / "g").cells] == ["finished", "waiting"]
 
 
+def children(pid: int) -> list[int]:
+    """Processes whose parent this is."""
+    found = [(int(p.parent.name), p.read_text().rpartition(")")[2].split()) for p in Path("/proc").glob("[0-9]*/stat")]
+    return [child for child, fields in found if int(fields[1]) == pid]
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_processes_give_the_same_and_a_killed_grid_goes_on(small: Small, model: Path, rows: Any,
                                                            tmp_path: Path) -> None:
     """Two processes; the whole group is killed once the first cells are there, and no process stays behind."""
@@ -201,8 +208,11 @@ def test_processes_give_the_same_and_a_killed_grid_goes_on(small: Small, model: 
         if (out / "grid.json").exists() and any(c.status == "finished" for c in Grid.read(out).cells):
             break
         time.sleep(0.2)
+    workers = children(first.pid)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
+    time.sleep(2)
+    assert workers and not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
     before = [c for c in Grid.read(out).cells if c.status == "finished"]
     assert before
     subprocess.run([*command, "--resume"], check=True, stdout=subprocess.DEVNULL, timeout=300)

@@ -30,8 +30,9 @@ class Overview:
         if kept:
             cells = [[str(c) for c in self.columns], *([shown(v) for v in row] for row in kept)]
             wide = [min(max(map(len, column)), 44) for column in zip(*cells, strict=True)]
-            lines += [_cut("  " + "  ".join(_cut(c, w).ljust(w) if i == 0 else _cut(c, w).rjust(w)
-                                            for i, (c, w) in enumerate(zip(row, wide, strict=True))).rstrip(), WIDTH)
+            words = [any(isinstance(v, str) for v in column) for column in zip(*kept, strict=True)]
+            lines += [_cut("  " + "  ".join(_cut(c, w).ljust(w) if left else _cut(c, w).rjust(w)
+                                            for c, w, left in zip(row, wide, words, strict=True)).rstrip(), WIDTH)
                       for row in cells]
         return "\n".join([*lines, *left_out])
 
