@@ -134,10 +134,12 @@ def test_the_best_is_marked_only_beyond_noise(make: Make) -> None:
 
 
 def test_rates_of_one_recipe_are_groups_of_their_own(make: Make) -> None:
-    folders = [make("npo", seed, {"forget.probability": 0.1}, lr=lr) for lr in (1e-4, 3e-4) for seed in (0, 1)]
+    folders = [make("npo", seed, {"forget.probability": 1e3 * lr, "forget.rouge_l": 0.5}, lr=lr)
+               for lr in (1e-4, 3e-4) for seed in (0, 1)]
     found = expunge.compare(folders)
     assert [g.title for g in found.groups] == ["npo lr=0.0001", "npo lr=0.0003"]
     assert found.scores[0].best is None and "no retrained model to be near to" in finding(found.scores[0])
+    assert finding(found.scores[1]) == "forget.rouge_l: the same in all groups."
 
 
 def test_one_seed_gives_no_claim(make: Make) -> None:

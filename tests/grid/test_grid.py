@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -188,8 +189,12 @@ def test_an_interruption_keeps_what_is_finished(model: Path, task: expunge.Task,
 
 def children(pid: int) -> list[int]:
     """Processes whose parent this is."""
-    found = [(int(p.parent.name), p.read_text().rpartition(")")[2].split()) for p in Path("/proc").glob("[0-9]*/stat")]
-    return [child for child, fields in found if int(fields[1]) == pid]
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
 
 
 @pytest.mark.slow
