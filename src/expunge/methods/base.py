@@ -181,11 +181,17 @@ class Perturb(Plugin):
         raise NotImplementedError
 
 
+Parameters = Sequence[torch.nn.Parameter] | Sequence[dict[str, Any]]
+"""What an optimizer is built of: parameters, or groups of them with options of their own."""
+
+
 class RateSpec(Spec):
     """Options of every optimizer: learning rate and schedule."""
 
     lr: float = Field(1e-5, ge=0, le=1e30, description="Peak learning rate.")
     weight_decay: float = Field(0.01, ge=0, le=1e3, description="Decoupled weight decay.")
+    decay: Literal["all", "weights"] = Field("all", description="What it acts on: all parameters, or all but norms and "
+                                                                "biases, as in the Hugging Face Trainer.")
     warmup: float = Field(1.0, ge=0, description="Linear warm-up in epochs; at most half of all steps.")
     warmup_steps: int | None = Field(None, ge=0, description="Linear warm-up in optimizer steps, in place of epochs.")
     trainer_warmup: bool = Field(False, description="Warm-up of the Hugging Face Trainer: the first step has rate 0, "
@@ -199,8 +205,18 @@ class Optimizer(Plugin):
 
     Spec: ClassVar[type[Spec]] = RateSpec
 
-    def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer:
+        """The optimizer of parameters, or of groups of them as `torch.optim` takes them."""
         raise NotImplementedError
+
+    def build_for(self, scope: Scope) -> torch.optim.Optimizer:
+        """The optimizer of a scope, with norms and biases in a group of their own where they do not decay."""
+        spared = scope.norms_and_biases() if self.spec.decay == "weights" and self.spec.weight_decay > 0 else set()
+        if not spared:
+            return self.build(list(scope.parameters.values()))
+        groups = [{"params": [p for n, p in scope.parameters.items() if (n in spared) is apart]} | more
+                  for apart, more in ((False, {}), (True, {"weight_decay": 0.0}))]
+        return self.build([group for group in groups if group["params"]])
 
     def probing(self, step: int, total: int) -> Probing | None:
         """How gradients of this step are estimated without backpropagation; None uses backpropagation."""

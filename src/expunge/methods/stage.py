@@ -141,7 +141,7 @@ class StageMethod(Method):
         return self._stage.optimizer.probing(step, total)
 
     def optimizer(self, scope: Scope) -> torch.optim.Optimizer:
-        return self._stage.optimizer.build(list(scope.parameters.values()))
+        return self._stage.optimizer.build_for(scope)
 
     def learning_rate(self, step: int, total: int, steps_per_epoch: int) -> float:
         return self._stage.optimizer.learning_rate(step, total, steps_per_epoch)

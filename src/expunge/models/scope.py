@@ -37,6 +37,12 @@ class Scope:
         # Weight decay moves an element whose gradient is zero, so masked elements are put back.
         self._before = {n: self.parameters[n].detach().clone() for n in self.masks}
 
+    def norms_and_biases(self) -> set[str]:
+        """Names of those parameters that are biases or belong to a normalisation layer."""
+        owners = dict(self.subject.model.named_modules())
+        return {name for name in self.names if "bias" in name
+                or "norm" in type(owners[name.rpartition(".")[0]]).__name__.lower()}
+
     @torch.no_grad()
     def enforce(self) -> None:
         """Put every element outside its mask back to its bits of the start."""

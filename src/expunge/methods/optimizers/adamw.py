@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from pydantic import Field
 
-from expunge.methods.base import Optimizer, RateSpec
+from expunge.methods.base import Optimizer, Parameters, RateSpec
 from expunge.models.fast.optimizer import may_fuse
 from expunge.plugin import Card, Property
 
@@ -26,12 +24,13 @@ class AdamW(Optimizer):
         paper="Loshchilov & Hutter 2019 (arXiv 1711.05101)",
         formula="w <- w - lr * (m / (sqrt(v) + eps) + weight_decay * w)",
         defaults="TOFU: lr 1e-5, weight decay 0.01, linear warm-up over the first epoch, then linear decay; "
-                 "gradient norm clipped at 1 as the Hugging Face Trainer does",
+                 "gradient norm clipped at 1 as the Hugging Face Trainer does, which also spares norms and biases the "
+                 "weight decay (decay=weights)",
         deviations=("the warm-up takes at most half of all steps, so that short runs still train",),
     )
     space = {"lr": ("log", 1e-5, 3e-3)}
     must_show = (Property("learning_rate_curve", {}, "rises over the warm-up, ends near zero when linear"),)
 
-    def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=self.spec.lr, betas=(self.spec.beta1, self.spec.beta2),
                                  eps=self.spec.eps, weight_decay=self.spec.weight_decay, fused=may_fuse(parameters))

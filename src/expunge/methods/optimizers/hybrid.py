@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from pydantic import Field
 
-from expunge.methods.base import Optimizer, RateSpec
+from expunge.methods.base import Optimizer, Parameters, RateSpec
 from expunge.methods.optimizers.zeroth_order import adaptive_step
 from expunge.plugin import Card, Property
 from expunge.training.zeroth import Probing
@@ -70,7 +69,7 @@ class Hybrid(Optimizer):
                  "with npo and a retain term forget answers go and retain answers stay"),
     )
 
-    def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer:
         optimizer = TwoPhases(parameters, lr=self.spec.lr, betas=(self.spec.beta1, self.spec.beta2), eps=self.spec.eps,
                               weight_decay=self.spec.weight_decay)
         for group in optimizer.param_groups:

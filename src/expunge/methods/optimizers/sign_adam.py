@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from expunge.methods.base import Optimizer, RateSpec
+from expunge.methods.base import Optimizer, Parameters, RateSpec
 from expunge.plugin import Card, Property
 
 
@@ -26,7 +25,7 @@ def quantised(values: Tensor, bits: int) -> Tensor:
 class CompressedAdam(torch.optim.Optimizer):
     """w <- (1 - lr decay) w - lr Q(m_hat / (sqrt(v_hat) + eps)). One bit needs no second moment."""
 
-    def __init__(self, params: Iterable[torch.nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.999),
+    def __init__(self, params: Parameters, lr: float, betas: tuple[float, float] = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0.0, bits: int = 1) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "bits": bits})
 
@@ -81,7 +80,7 @@ class SignAdam(Optimizer):
         Property("unlearns", {"lr": 3e-4}, "with npo and a retain term forget answers go and retain answers stay"),
     )
 
-    def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer:
         spec = self.spec
         return CompressedAdam(parameters, lr=spec.lr, betas=(spec.beta1, spec.beta2), eps=spec.eps,
                               weight_decay=spec.weight_decay, bits=spec.bits)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
-from expunge.methods.base import Optimizer
+from expunge.methods.base import Optimizer, Parameters
 from expunge.plugin import Card, Property
 
 
 class SignDescent(torch.optim.Optimizer):
     """w <- (1 - lr decay) w - lr sign(g). Keeps no state."""
 
-    def __init__(self, params: Iterable[torch.nn.Parameter], lr: float, weight_decay: float = 0.0) -> None:
+    def __init__(self, params: Parameters, lr: float, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -46,5 +45,5 @@ class SignSGD(Optimizer):
         Property("unlearns", {"lr": 3e-4}, "with npo and a retain term forget answers go and retain answers stay"),
     )
 
-    def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer:
         return SignDescent(parameters, lr=self.spec.lr, weight_decay=self.spec.weight_decay)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from pydantic import Field
 
-from expunge.methods.base import Optimizer, RateSpec
+from expunge.methods.base import Optimizer, Parameters, RateSpec
 from expunge.plugin import Card, Property
 from expunge.training.zeroth import Probing
 
@@ -35,7 +34,7 @@ def adaptive_step(parameter: torch.nn.Parameter, state: dict[str, Any], group: d
 class AdaptiveZeroth(torch.optim.Optimizer):
     """`adaptive_step` on every parameter that has a gradient."""
 
-    def __init__(self, params: Iterable[torch.nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.999),
+    def __init__(self, params: Parameters, lr: float, betas: tuple[float, float] = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
@@ -84,7 +83,7 @@ class ZerothOrder(Optimizer):
                                  "lr": 0.2}, "on few parameters the loss falls"),
     )
 
-    def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Parameters) -> torch.optim.Optimizer:
         spec = self.spec
         if not spec.adaptive:  # without momentum, coupled decay is decoupled decay
             return torch.optim.SGD(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
