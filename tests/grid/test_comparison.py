@@ -20,6 +20,7 @@ from expunge.records.examples import ExampleScore, write_examples
 from expunge.records.grid import Grid
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit, Score, SubjectRef
+from expunge.records.sweep import unbeaten
 from expunge.report import noise
 from expunge.report.comparison_text import FORMATS, finding, table
 from expunge.report.noise import Measured, adjusted, clustered, reflected
@@ -201,3 +202,18 @@ def test_a_grid_stands_for_its_cells(small: tuple[Path, Grid], cli: Any) -> None
     assert latex.count(r"\\") == 1 + 2 + 4
     cli.refused("compare", out, "--format", "word", says=("There is no format",))
     cli.refused("compare", out / "nowhere", says=("There is no folder",))
+
+
+def test_who_is_beaten_by_no_other() -> None:
+    points = [("a", 1.0, 0.0), ("b", 0.5, 0.5), ("c", 0.4, 0.4), ("d", 0.0, 1.0), ("e", 0.5, 0.5)]
+    assert [p[0] for p in unbeaten(points, lambda p: (p[1], p[2]))] == ["a", "b", "e", "d"]
+    assert unbeaten([], lambda p: (0.0, 0.0)) == []
+
+
+def test_the_page_of_a_grid_shows_front_curves_and_noise(small: tuple[Path, Grid], tmp_path: Path) -> None:
+    page = expunge.report([str(small[0])], out=str(tmp_path / "page.html")).read_text(encoding="utf-8")
+    for said in ("Pareto front", "Forget probability while training", "Utility while training", "What is beyond noise",
+                 "ga lr=0.001", "paired t-test over seeds", "Pareto front of 4 groups."):
+        assert said in page, said
+    one = expunge.report([small[0] / small[1].cells[0].folder], out=tmp_path / "one.html").read_text(encoding="utf-8")
+    assert "What is beyond noise" not in one and "Pareto front" not in one
