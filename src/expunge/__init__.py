@@ -17,10 +17,12 @@ if TYPE_CHECKING:  # what the names of _HOMES are, for type checkers and editors
     from expunge.benchmarks.loading import load_task as load_task
     from expunge.demonstration import demo as demo
     from expunge.errors import ExpungeError as ExpungeError
+    from expunge.evaluating import evaluate as evaluate
     from expunge.grids import grid as grid
     from expunge.merging import merge as merge
     from expunge.models.load import load_subject as load_subject
     from expunge.models.subject import Subject as Subject
+    from expunge.purging import purge as purge
     from expunge.records.run import RunRecord as RunRecord
     from expunge.records.score import Audit as Audit
     from expunge.records.score import Score as Score
