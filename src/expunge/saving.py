@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,18 @@ def save_run(subject: Subject, folder: Path, dtype: torch.dtype, record: RunReco
     os.replace(fresh, folder)
 
 
+def _listed(targets: Any) -> list[str]:
+    return [targets] if isinstance(targets, str) else sorted(targets or ())
+
+
+def _adapted(subject: Subject) -> list[str]:
+    """The layers and matrices that an adapter sits on, as their names end."""
+    found = [name for config in subject.model.peft_config.values()
+             for name in (*_listed(config.target_modules), *(getattr(config, "target_parameters", None) or ()))]
+    return sorted({".".join(name.split(".")[-2:]) if name.endswith(".weight") or "experts" in name
+                   else name.rpartition(".")[2] for name in found})
+
+
 def model_card(record: RunRecord, subject: Subject) -> str:
     """README.md of the saved weights: what they are, where they come from and what loading them needs."""
     done = "unlearned" if record.kind == "forget" else "trained"
@@ -35,7 +48,8 @@ def model_card(record: RunRecord, subject: Subject) -> str:
         f"- recipe: `{record.recipe}`", f"- task: `{record.task}`", f"- seed: {record.seed}",
         f"- weights before: fingerprint `{record.model_fingerprint}`",
         *(["- these weights are an adapter: the model it sits on still knows the rows "
-           "(`expunge merge` makes whole weights)"] if hasattr(subject.model, "peft_config") else []),
+           "(`expunge merge` makes whole weights)", f"- it sits on: {', '.join(_adapted(subject))}"]
+          if hasattr(subject.model, "peft_config") else []),
         *(f"- {name} at the kept step: {value:.4g}" for name, value in kept.items()), "",
         "The run's `record.json` holds every option, input and version. What the model still knows is",
         "for an audit to say: `expunge audit`.", "",

@@ -108,6 +108,15 @@ def test_a_hit_asks_nothing(cli: Any, rows: Any, model: Path, tmp_path: Path, mo
     cli(*words, tmp_path / "b")
 
 
+def test_a_row_is_read_once_for_all_probes(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every attack at every strength asks for a key of the same rows."""
+    subject, task, cache = load_subject(model), small_task(), ObservationCache()
+    first = cache.key(subject, Likelihood(), task.forget, task)
+    monkeypatch.setattr(type(subject), "as_read", lambda *a: pytest.fail("read again"))
+    assert cache.key(subject, Likelihood(), task.forget, task) == first
+    assert cache.key(subject, Generation(), task.forget, task) != first
+
+
 @pytest.mark.slow
 def test_an_adapter_has_one_key_in_every_process(model: Path, tmp_path: Path) -> None:
     """peft keeps its targets in a set, whose order differs from process to process."""

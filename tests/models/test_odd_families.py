@@ -124,6 +124,14 @@ def test_from_end_to_end(family: str, rows: Any, tmp_path: Path) -> None:
     assert all(result.startswith("ok") for result in found.values()), found
 
 
+def test_the_card_of_the_weights_says_what_is_adapted(cli: Any, rows: Any, tmp_path: Path) -> None:
+    made("gpt_oss").save(tmp_path / "model")
+    cli("forget", tmp_path / "model", *rows.words, "--method", "npo + retain_kl + lora(rank=2)", "--steps", 1, "--lr",
+        "1e-3", "--out", tmp_path / "run")
+    card = (tmp_path / "run/model/README.md").read_text()
+    assert "it sits on: experts.down_proj, experts.gate_up_proj, k_proj, o_proj, q_proj, v_proj" in card
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of families in transformers
 @pytest.mark.parametrize("family", sorted(FAMILIES))

@@ -21,11 +21,19 @@ class ObservationCache:
 
     def __init__(self, root: Path | None = None) -> None:
         self._root = (root or cache_root()) / "observations"
+        self._known: dict[tuple[str, int], tuple[Example, str]] = {}  # by encoder and object, which is kept alive
 
     def key(self, subject: Subject, probe: Probe, examples: Sequence[Example], task: Task) -> str:
         """Everything the rows depend on: the model, the rows as it reads them, probe options and budget."""
         return fingerprint([VERSION, model_key(subject), probe.text(), task.generation_tokens,
-                            [[e.to_json(), subject.as_read(e)] for e in examples]])
+                            [self._row(subject, e) for e in examples]])
+
+    def _row(self, subject: Subject, example: Example) -> str:
+        """An example as it stands in the task and as the model reads it; every probe and attack asks for the same."""
+        place = (subject.encoder.fingerprint, id(example))
+        if place not in self._known:
+            self._known[place] = example, fingerprint([example.to_json(), subject.as_read(example)])
+        return self._known[place][1]
 
     def get(self, key: str) -> list[Row] | None:
         path = self._root / f"{key}.jsonl"
