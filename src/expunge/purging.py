@@ -13,7 +13,7 @@ from expunge.records.purged import Purged
 from expunge.records.run import RunFolder, RunRecord
 from expunge.records.task import Task
 
-ROWS = ("task.json", "observations", "checkpoint", "made.json")
+ROWS = ("task.json", "observations", "examples.parquet", "examples.csv", "checkpoint", "made.json")
 """What holds rows, or answers to them, wherever it stands in the folder."""
 HELD = {
     "model": "weights; what they still know is for an audit to say", "merged": "a copy of the weights in one piece",
@@ -27,7 +27,8 @@ HELD = {
 def purge(run: str | Path, *, dry_run: bool = False) -> Purged:
     """Remove the rows of a run or an audit from its folder and from the cache, and write down that it was done.
 
-    Removed are task.json, observations, checkpoints and pages, also of audits and merged weights inside the folder; and
+    Removed are task.json, observations, values of single examples (they name entities), checkpoints and pages, also
+    of audits and merged weights inside the folder; and
     every file of the observation cache with one of its rows. Weights, record, scores and losses stay.
 
     Args:
