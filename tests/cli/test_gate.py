@@ -13,6 +13,7 @@ import expunge
 from expunge.errors import RequirementError, UsageError
 from expunge.records.requirement import parse_requirement
 from expunge.records.score import Audit
+from tests.conftest import write_rows
 
 SUITE = "forget.probability,forget.keyword,retain.probability,prefix(words=1),relearn(steps=2,at=[1])"
 SMALL = "forget.probability,prefix(words=1)"
@@ -83,6 +84,30 @@ def test_what_cannot_be_had_is_refused_before_the_work(cli: Any, model: Path, ro
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("suite", "text", "count", "says"), [
+    ("standard", "verdict=forgets", 0, "only a comparison with a retrained model"),
+    ("standard", "verdict.text=forgets", 0, "only a comparison with a retrained model"),
+    ("standard", "verdict=forgets", 25, "25 forget rows are too few"),
+    ("forget.probability,prefix", "verdict=forgets", 26, "does not take forget_quality"),
+    ("forget.probability,prefix", "verdict.weights=forgets", 26, "does not take forget_quality"),
+    ("scores", "verdict=forgets", 26, "runs no attack that"),
+    ("forget_quality,interpolate", "verdict=forgets", 26, "runs no attack that"),  # there is no original
+    ("forget_quality,prefix", "verdict.weights=forgets", 26, "runs no attack by weights"),
+    ("forget_quality,prefix", "verdict.gradients=forgets", 26, "runs no attack by gradients"),
+    ("forget_quality,prefix", "verdict=forgets", 26, ""), ("forget_quality,prefix", "verdict.text=forgets", 26, ""),
+    ("forget_quality,prefix", "verdict.logits=forgets", 26, ""), ("prefix", "verdict.text=forgets", 26, ""),
+    ("forget_quality,relearn(steps=1)", "verdict.weights=forgets", 26, ""),
+    ("prefix", "verdict!=retains", 0, ""), ("prefix", "verdict!=forgets", 0, ""), ("scores", "verdict=retains", 0, "")])
+def test_a_verdict_that_can_never_be_is_refused_before_the_work(cli: Any, model: Path, tmp_path: Path, suite: str,
+                                                               text: str, count: int, says: str) -> None:
+    """A count of rows says that there is a retrained model as well."""
+    rows = write_rows(tmp_path / "rows.jsonl", [{"question": f"Who is number {i}?", "answer": f"It is N{i}."}
+                                                for i in range(count or 30)])
+    words = ("audit", model, "--forget", rows, "--suite", suite, "--out", tmp_path / "out", "--dry-run", "--require",
+             text, *(("--retrained", model) if count else ()))
+    cli.refused(*words, says=[says]) if says else cli(*words)
+
+
 def test_attacks_that_need_less_count_for_an_access(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
     cli("audit", model, *rows.words, "--suite", SMALL, "--out", tmp_path / "out", "--dry-run", "--require",
         "verdict.gradients!=retains")
@@ -107,9 +132,9 @@ def test_a_line_for_each_that_holds_and_each_that_fails(cli: Any, model: Path, r
     said = cli(*words, *(word for text in good for word in ("--require", text)))
     assert all(f"required: {text} holds" in said.err for text in good)
     said = cli(*words, "--resume", "--require", "forget.probability>=1", "--require", good[0],
-               "--require", "verdict=forgets", code=1)
+               "--require", "verdict=suppresses", code=1)
     assert "required: forget.probability>=1 fails: forget.probability is" in said.err
-    assert "required: verdict=forgets fails: the verdict is undecided" in said.err and "holds" in said.err
+    assert "required: verdict=suppresses fails: the verdict is undecided" in said.err and "holds" in said.err
     assert (out / "audit.json").exists()
     suite, = ElementTree.parse(junit).getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("3", "2")
@@ -125,7 +150,7 @@ def test_a_finished_audit_is_gated_without_a_model(cli: Any, audited: Path, tmp_
     monkeypatch.setattr("expunge.auditing.load_subject", lambda *a, **k: 1 / 0)
     said = cli("audit", folder, "--require", "forget.probability<=1", "--junit", tmp_path / "j.xml")
     assert "forget.probability<=1 holds" in said.err and (tmp_path / "j.xml").exists()
-    cli("audit", folder, "--require", "verdict=forgets", code=1)
+    cli("audit", folder, "--require", "verdict=suppresses", code=1)
     cli.refused("audit", folder, "--require", "forget.rouge_l<=1", says=["no score called 'forget.rouge_l'"])
     cli.refused("audit", folder, "--require", "forget.keyword@steer<=1", says=["no attack called 'steer'"])
 

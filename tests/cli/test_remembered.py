@@ -153,7 +153,8 @@ def test_the_command_to_go_on_goes_on(cli: Any, copy: Path) -> None:
 @pytest.mark.parametrize("words", [
     ("--method", "npo(beta=0.2) + retain_kl(weight=2)", "--keep", "last", "--epochs", 1.5, "--limit", 3),
     ("--method", "ga + adamw(lr=1e-4)", "--steps", 2, "--stop-at-floor", "--batch-size", 2),
-    ("--method", "ssd"), ("--method", "ga >> npo + retain_nll", "--lr", "3e-4", "--steps", 1)])
+    ("--method", "ssd"), ("--method", "ga >> npo + retain_nll", "--lr", "3e-4", "--steps", 1),
+    ("--method", "npo", "--lr", "1.23456789e-05", "--utility-floor", "0.123456789", "--epochs", "0.12345678")])
 def test_the_command_of_a_record_makes_the_same_run(cli: Any, model: Path, rows: Any, tmp_path: Path,
                                                    words: tuple[object, ...]) -> None:
     cli("forget", model, *rows.words, *words, "--out", tmp_path / "one", "--seed", 5)

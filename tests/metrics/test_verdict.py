@@ -276,7 +276,7 @@ def test_threats_are_per_access_and_inherited() -> None:
     assert outcomes(SAME, TEXT_SAME, NOTHING, logits, LEAK) == ["forgets", "forgets", "not tested", "suppresses"]
     by_text = attacked(access="text", attack="prefix")
     assert outcomes(SAME, TEXT_SAME, by_text, logits) == ["suppresses"] * 4
-    assert outcomes(TEXT_SAME, NOTHING, ABOVE) == ["forgets", "undecided", "undecided", "undecided"]
+    assert outcomes(TEXT_SAME, NOTHING, ABOVE) == ["undecided"] * 4
     found = verdict([quality(1e-9), ABOVE, TEXT_SAME, NOTHING, LEAK])
     assert [t.outcome for t in found.threats] == ["forgets", "retains", "retains", "retains"]
     assert found.threats[3].strongest == "relearn" and "(0.8 against 0.2)" in found.threats[1].sentence
@@ -284,6 +284,34 @@ def test_threats_are_per_access_and_inherited() -> None:
     assert [t.outcome for t in below.threats] == ["not tested", "over-forgets", "not tested", "not tested"]
     assert below.outcome == "over-forgets" and "(0.01 against 0.2)" in below.threats[1].sentence
     assert [t.outcome for t in verdict([quality(1e-9), SAME, logits]).threats][1] == "undecided"
+
+
+def few(one: Score, n: int) -> Score:
+    return one.model_copy(update={"n": n})
+
+
+@pytest.mark.parametrize("access", ["text", "logits", "gradients", "weights"])
+@pytest.mark.parametrize(("rows", "outcome"), [(12, "undecided"), (20, "undecided"), (25, "undecided"),
+                                              (26, "forgets")])
+def test_no_threat_forgets_below_the_power_of_the_rows(access: Any, rows: int, outcome: str) -> None:
+    """Whatever the truth ratios say, and also where they were not taken."""
+    scores = [few(TEXT_SAME, rows), few(SAME, rows), attacked(0.02, attack="prefix", access=access, n=rows)]
+    at = ["text", "logits", "gradients", "weights"].index(access)
+    whole = verdict([quality(0.4, n=rows), *scores])
+    assert whole.outcome == whole.threats[at].outcome == outcome
+    assert verdict([quality(1e-9, n=rows), *scores]).threats[at].outcome in ("undecided", outcome)
+    if rows < 26:
+        assert f"but {rows} rows are too few" in whole.threats[at].sentence
+        assert verdict(scores).threats[at].outcome == "undecided"
+
+
+def test_a_threat_says_which_evidence_disagrees() -> None:
+    """Also where the score that disagrees needs more access; many other rows do not make up for few truth ratios."""
+    found = verdict([quality(0.4), TEXT_SAME, NOTHING, ABOVE])
+    assert found.outcome == "undecided" and "the evidence disagrees" in found.threats[0].sentence
+    assert "(0.8 against 0.2)" in found.threats[0].sentence
+    few_ratios = verdict([quality(0.4, n=20), TEXT_SAME, NOTHING])
+    assert few_ratios.threats[0].outcome == "undecided" and "do not settle it" in few_ratios.threats[0].sentence
 
 
 def test_attacks_without_a_control_decide_nothing() -> None:

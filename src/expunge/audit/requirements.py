@@ -9,6 +9,7 @@ from expunge.attacks.base import Attack, AttackContext
 from expunge.audit.attacks import cannot_run
 from expunge.audit.suite import Suite
 from expunge.errors import UsageError
+from expunge.judgement.power import HALF, least_share, rows_for
 from expunge.metrics.base import Metric
 from expunge.metrics.evaluate import parse_metric
 from expunge.needs import NEED_TEXTS, AuditNeed, ModelNeed, RowNeed, unmet
@@ -42,6 +43,8 @@ def check_conditions(conditions: Sequence[str], suite: Suite, offer: Offer) -> N
     for asked in map(parse_requirement, conditions):
         if asked.of_verdict:
             _check_access(asked, suite)
+            if (asked.sign, asked.bound) == ("=", "forgets"):
+                _check_forgets(asked, suite, offer)
         elif asked.attack is None:
             plain = {metric.label(split): (metric, split) for metric, split in map(parse_metric, suite.metrics)}
             if asked.name not in plain:
@@ -61,6 +64,28 @@ def _check_access(asked: Requirement, suite: Suite) -> None:
                                  if metric.card.access in ACCESS[2:])]
     if not any(access in within for access in looks):
         _refuse(asked, f"the audit runs no attack that {asked.access} allows")
+
+
+def _check_forgets(asked: Requirement, suite: Suite, offer: Offer) -> None:
+    """What a verdict "forgets" cannot do without, by the rules of `judgement`."""
+    if not offer.retrained:
+        return _refuse(asked, "only a comparison with a retrained model can show that nothing is left")
+    taken = {metric.card.name for metric, split in map(parse_metric, suite.metrics)
+             if not _lacking(metric, split, offer)}
+    if asked.access != "text" and "forget_quality" not in taken:
+        _refuse(asked, "the audit does not take forget_quality, which it rests on")
+    rows = len(offer.task.probe_rows("forget"))
+    if least_share(rows) > HALF:
+        _refuse(asked, f"{rows} forget rows are too few, since a model that still knows half of them would not be "
+                       f"noticed; it takes {rows_for(HALF)}")
+    context, where = AttackContext.of(offer.task), f" by {asked.access}" if asked.access else ""
+    able = [a for a in suite.attacks if not a.uses_original
+            and cannot_run(a, context, offer.original, offer.model) is None]
+    levels = [max(attack.access, metric.card.access, key=ACCESS.index) for attack in able
+              for metric, split in map(parse_metric, attack.asks)
+              if split == "forget" and metric.card.higher_is == "knows" and not _lacking(metric, split, offer)]
+    if not any(asked.access in (None, level) for level in levels):
+        _refuse(asked, f"the audit runs no attack{where} that could show otherwise")
 
 
 def _access(word: str) -> Access:

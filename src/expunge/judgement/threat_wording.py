@@ -59,6 +59,12 @@ def _sentence(found: ThreatDecision, attacks: Sequence[AttackRecord]) -> str:
             return f"{nothing}. The model left alone has no retrained one to be compared with."
         case "below":
             return f"{nothing}, but it shows less than the retrained one: {against(found.evidence[:SHOWN])}."
+        case "few rows":
+            return (f"{nothing}, but {found.rows} rows are too few: a model that still knows half of them would not be "
+                    "noticed.")
+        case "disagrees":
+            return (f"{nothing}, but the evidence disagrees: the truth ratios look retrained, yet more is known than "
+                    f"by the retrained model: {against(found.evidence[:SHOWN])}.")
         case "unsettled":
             return f"{nothing}, but the scores of the model left alone do not settle it."
         case "nothing found":

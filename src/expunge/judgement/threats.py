@@ -12,13 +12,15 @@ from typing import Literal
 
 from expunge.judgement.directions import is_below
 from expunge.judgement.leaks import MIN_ROWS, compared, leaks, lowering
-from expunge.judgement.outcome import Outcome, hidden_inside, looks_inside, shown_alone
+from expunge.judgement.outcome import Decision, hidden_inside, looks_inside, shown_alone
+from expunge.judgement.power import HALF, least_share
 from expunge.needs import MODEL_NEEDS, NEED_TEXTS, ModelNeed, unmet
 from expunge.records.score import ACCESS, Access, AttackRecord, Family, Score
 
 ThreatOutcome = Literal["forgets", "suppresses", "retains", "over-forgets", "undecided", "not tested"]
 ThreatReason = Literal["alone", "attack", "inside", "nothing asked", "no attack", "no control", "lowered",
-                       "no plain score", "no retrained model", "below", "unsettled", "nothing found"]
+                       "no plain score", "no retrained model", "below", "few rows", "disagrees", "unsettled",
+                       "nothing found"]
 """Which rule decided."""
 INSIDE = "model internals: whether hidden states still hold it"
 NOT_TRIED: dict[str, tuple[Access, tuple[Family, ...]]] = {
@@ -49,6 +51,8 @@ class ThreatDecision:
     """Scores of the model left alone that lie above or below their control, as the reason says."""
     plain_excess_tested: bool = False
     """Whether the model left alone was set against a retrained one at this access or with less."""
+    rows: int = 0
+    """Rows that the largest of these comparisons rests on."""
 
     @property
     def tested(self) -> tuple[str, ...]:
@@ -61,19 +65,19 @@ class ThreatDecision:
         return tuple(dict.fromkeys(s.attack for s in compared(self.attacked) if s.attack))
 
 
-def decide_threats(scores: Sequence[Score], plain: Outcome, overall: Outcome) -> tuple[ThreatDecision, ...]:
+def decide_threats(scores: Sequence[Score], decision: Decision) -> tuple[ThreatDecision, ...]:
     """One per access, weakest first; none where no attack was asked for.
 
     Args:
-        plain: the outcome of the model left alone.
-        overall: the outcome with the attacks.
+        decision: the outcome of the same scores for all accesses together.
     """
     if not any(s.attack or looks_inside(s) for s in scores):
         return ()
-    return tuple(_decide(access, scores, plain, overall) for access in ACCESS)
+    return tuple(_decide(access, scores, decision) for access in ACCESS)
 
 
-def _decide(access: Access, scores: Sequence[Score], plain: Outcome, overall: Outcome) -> ThreatDecision:
+def _decide(access: Access, scores: Sequence[Score], whole: Decision) -> ThreatDecision:
+    overall, plain, why = whole.outcome, whole.alone.outcome, whole.alone.reason
     within = ACCESS[:ACCESS.index(access) + 1]
     alone = [s for s in scores if s.attack is None and s.value is not None and s.access in within]
     known = [s for s in alone if s.shows_knowledge]
@@ -82,10 +86,10 @@ def _decide(access: Access, scores: Sequence[Score], plain: Outcome, overall: Ou
     above = tuple(s for s in shown_alone(scores) if s.access in within)
     inside = tuple(s for s in hidden_inside(scores) if s.access in within)
     below = tuple(s for s in known if is_below(s))
+    rows = max((s.n for s in known if s.controls.get("retrained") is not None), default=0)
 
     def decision(outcome: ThreatOutcome, reason: ThreatReason, evidence: tuple[Score, ...] = ()) -> ThreatDecision:
-        tested = any(s.n >= MIN_ROWS and s.controls.get("retrained") is not None for s in known)
-        return ThreatDecision(access, outcome, reason, here, found, evidence, tested)
+        return ThreatDecision(access, outcome, reason, here, found, evidence, rows >= MIN_ROWS, rows)
 
     if above:
         return decision(overall if overall in ("retains", "undecided") else "retains", "alone", above)
@@ -104,7 +108,12 @@ def _decide(access: Access, scores: Sequence[Score], plain: Outcome, overall: Ou
         return decision("undecided", "no retrained model")
     if plain == "over-forgets" and below:
         return decision("over-forgets", "below", below)
-    if plain == "undecided" and access != "text":
+    # "Forgets" needs as many rows here as it does for all accesses together.
+    if least_share(rows) > HALF:
+        return decision("undecided", "few rows")
+    if plain == "undecided" and why == "disagrees":
+        return decision("undecided", "disagrees", whole.alone.evidence)
+    if plain == "undecided" and (access != "text" or why == "few rows"):
         return decision("undecided", "unsettled")
     return decision("forgets", "nothing found")
 

@@ -26,7 +26,7 @@ def verdict(scores: Sequence[Score], attacks: Sequence[AttackRecord] = (), p_lim
     decision = decide(scores, p_limit)
     alone = decision.alone.outcome
     differs = decision.outcome != alone
-    threats = decide_threats(scores, alone, decision.outcome)
+    threats = decide_threats(scores, decision)
     missing = [f"{s.name}: {s.unavailable}" for s in scores
                if s.attack is None and s.unavailable is not None and applies(s)]
     settled = settling(decision, scores)

@@ -31,10 +31,9 @@ def run_command(record: RunRecord, *, model: str | Path | None = None, rows: str
     split = getattr(record.settings, "split", None)
     words += ["--split", split] if split else []
     rate = _rate(record)
-    words += ["--lr", f"{rate:g}"] if rate is not None else []
+    words += ["--lr", repr(rate)] if rate is not None else []
     for name, value in changed(record).items():
-        words += ["--" + name.replace("_", "-"), *([] if value is True else [f"{value:g}" if isinstance(
-            value, float) else str(value)])]
+        words += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
     words += ["--seed", str(record.seed)] if record.seed else []
     return shlex.join([*words, "--out", str(out), *(["--resume"] if resume else [])])
 
