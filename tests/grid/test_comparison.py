@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from expunge.records.run import RunRecord
 from expunge.records.score import Audit, Score, SubjectRef
 from expunge.records.sweep import unbeaten
 from expunge.report import noise
-from expunge.report.comparison_text import FORMATS, finding, table
+from expunge.report.comparison_text import FORMATS, finding, notes, table
 from expunge.report.noise import Measured, adjusted, clustered, reflected
 
 
@@ -158,8 +159,6 @@ def test_what_cannot_be_compared_is_said(make: Make, tmp_path: Path) -> None:
     other = make("npo", 0, {"forget.probability": 0.1}, task="u")
     assert any("different tasks" in line for line in expunge.compare([first, other]).cautions)
     again = tmp_path / "copy"
-    import shutil
-
     shutil.copytree(first, again)
     with pytest.raises(DataError, match="Seed 0 of 'ga' is given twice"):
         expunge.compare([first, again])
@@ -169,6 +168,45 @@ def test_what_cannot_be_compared_is_said(make: Make, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no score called") as unknown:
         expunge.compare([first], scores="forget.probabilty")
     assert "Did you mean forget.probability" in unknown.value.why
+
+
+def test_only_common_seeds_make_a_difference(make: Make) -> None:
+    """One group has a good seed that the other lacks: mean of the table, not of the difference or of the best."""
+    rows = {("ga", 0): 0.50, ("ga", 1): 0.52, ("ga", 2): 0.99, ("npo", 0): 0.60, ("npo", 1): 0.61}
+    found = expunge.compare([make(recipe, seed, {"model_utility": value}) for (recipe, seed), value in rows.items()])
+    score, = found.scores
+    pair, = score.differences
+    assert pair.seeds == 2 and pair.difference == pytest.approx(-0.095) == pytest.approx(np.mean(pair.interval))
+    assert score.values["A"].mean > score.values["B"].mean and score.best == "B"
+    assert "by seeds in common" in " ".join(notes(found))
+    apart = expunge.compare([make("ssd", seed, {"model_utility": 0.1}) for seed in (0, 1)]
+                            + [make("rmu", seed, {"model_utility": 0.2}) for seed in (7, 8)])
+    assert apart.scores[0].best is None and apart.scores[0].differences[0].difference is None
+    assert "no seed in common" in finding(apart.scores[0])
+
+
+def test_beyond_noise_is_the_same_on_the_screen_and_in_json(make: Make) -> None:
+    """Three groups; one p-value is below 5 % only until it is adjusted."""
+    values = {"ga": (0.560, 0.561, 0.562), "npo": (0.60, 0.60, 0.60), "rmu": (0.57, 0.555, 0.545)}
+    found = expunge.compare([make(recipe, seed, {"model_utility": value}) for recipe, of in values.items()
+                             for seed, value in enumerate(of)])
+    score, = found.scores
+    of_best = {d.first if d.second == score.best else d.second: d for d in score.differences
+               if score.best in (d.first, d.second)}
+    assert score.best == "B" and score.level_with_best == tuple(g for g, d in of_best.items() if not d.beyond_noise)
+    close = of_best["C"]
+    assert close.p is not None and close.p_adjusted is not None and close.p < 0.05 < close.p_adjusted
+    stored = json.loads(FORMATS["json"](found))["scores"][0]["differences"]
+    assert [d["beyond_noise"] for d in stored] == [d.beyond_noise for d in score.differences] == [True, False, False]
+    assert score.marked is None and "not told from C" in finding(score)
+
+
+def test_two_sides_of_the_target_may_be_equally_far(make: Make) -> None:
+    found = expunge.compare([make(recipe, seed, {"forget.probability": near(value, seed)},
+                                  retrained={"forget.probability": 0.3})
+                             for recipe, value in (("ga", 0.1), ("npo", 0.5)) for seed in range(3)])
+    score, = found.scores
+    assert score.differences[0].beyond_noise and score.marked is None and len(score.level_with_best) == 1
 
 
 def test_models_without_a_record_stand_alone(make: Make) -> None:
@@ -202,6 +240,26 @@ def test_a_grid_stands_for_its_cells(small: tuple[Path, Grid], cli: Any) -> None
     assert latex.count(r"\\") == 1 + 2 + 4
     cli.refused("compare", out, "--format", "word", says=("There is no format",))
     cli.refused("compare", out / "nowhere", says=("There is no folder",))
+
+
+def test_cells_without_scores_are_named(small: tuple[Path, Grid], tmp_path: Path, cli: Any) -> None:
+    """Some failed, one waits; then none is finished; then only one is."""
+    out, made = tmp_path / "lame", small[1]
+    shutil.copytree(small[0], out)
+    lame = [c.model_copy(update={"status": "failed", "failed": "no"}) if c.method == "ga" and c.lr == 1e-3 else c
+            for c in made.cells]
+    lame[-1] = lame[-1].model_copy(update={"status": "waiting"})
+    made.model_copy(update={"cells": tuple(lame)}).write(out / "grid.json")
+    said = ("3 of 8 cells of the grid lame failed or wait, so they have no scores: ga lr=0.001 (failed): seeds 0, 1; "
+            "npo + retain_nll lr=0.003 (waiting): seed 1.")
+    assert said in expunge.compare(out).cautions and said in " ".join(cli("compare", out).err.split())
+    assert said in expunge.report([out], out=tmp_path / "a.html").read_text(encoding="utf-8")
+    one = [c.model_copy(update={"status": "failed", "failed": "no"}) for c in made.cells[1:]]
+    made.model_copy(update={"cells": (made.cells[0], *one)}).write(out / "grid.json")
+    assert "7 of 8 cells" in expunge.report([out], out=tmp_path / "b.html").read_text(encoding="utf-8")
+    made.model_copy(update={"cells": tuple(one)}).write(out / "grid.json")
+    for verb in (("compare", out), ("report", out, "--out", tmp_path / "c.html")):
+        cli.refused(*verb, says=("None of these grids has a finished cell.", "7 of 7 cells", "--resume"))
 
 
 def test_who_is_beaten_by_no_other() -> None:

@@ -8,11 +8,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from expunge.records.base import Record
-from expunge.records.overview import Overview
+from expunge.records.overview import Overview, number
 
 COMPARISON_SCHEMA = "expunge.comparison/1"
 LEVEL = 0.05
 """Two-sided level of every test."""
+MARK = "*"
+"""Stands by the best where it is beyond noise of every other group."""
 
 
 class ComparedGroup(Record):
@@ -42,27 +44,26 @@ class GroupValue(Record):
 
 
 class Difference(Record):
-    """One score of two groups: the first minus the second."""
+    """One score of two groups, over the seeds that both have: the first minus the second."""
 
     first: str
     second: str
-    difference: float
+    difference: float | None = None
+    """Of the means; None where they have no seed in common."""
     interval: tuple[float, float] | None = None
-    """95 %, not adjusted for the number of comparisons."""
+    """95 % for the same difference, not adjusted for the number of pairs."""
     p: float | None = None
     """Two-sided p-value; None where no test is possible."""
     p_adjusted: float | None = None
     """By Holm's method over all pairs of groups in this score."""
+    beyond_noise: bool = False
+    """Whether the adjusted p-value is below 0.05."""
     seeds: int = 0
     """Seeds that both have."""
     entities: int = 0
     """Entities of the rows that both were asked; 0 where the score has no value of a single row."""
     why_not: str = ""
     """Why no test is possible."""
-
-    @property
-    def beyond_noise(self) -> bool:
-        return self.p_adjusted is not None and self.p_adjusted < LEVEL
 
 
 class ComparedScore(Record):
@@ -78,9 +79,10 @@ class ComparedScore(Record):
     values: dict[str, GroupValue]
     """Letter -> its value; groups without the score are left out."""
     best: str | None = None
-    """The group with the best mean."""
+    """The group with the best mean over the seeds that all groups have; None where they have none in common."""
     level_with_best: tuple[str, ...] = ()
-    """Groups that are not told from the best: no difference beyond noise, or no test was possible."""
+    """Groups that are not told from the best: the difference is not beyond noise, or both are about as far from the
+    target on its two sides, or no test was possible."""
     differences: tuple[Difference, ...] = ()
     """Every pair of groups."""
 
@@ -93,6 +95,15 @@ class ComparedScore(Record):
     def marked(self) -> str | None:
         """The best group, where it is beyond noise of every other."""
         return self.best if len(self.values) > 1 and not self.level_with_best else None
+
+
+    def cell(self, letter: str, mark: str = MARK) -> str:
+        """`0.123±0.004*`: mean of a group, deviation over seeds where there are several, and mark of the best."""
+        value = self.values.get(letter)
+        if value is None:
+            return "-"
+        spread = "" if value.deviation is None else f"±{value.deviation:.3f}"
+        return f"{number(value.mean)}{spread}" + mark * (self.marked == letter)
 
 
 class Comparison(Record):
@@ -110,16 +121,8 @@ class Comparison(Record):
     def overview(self) -> Overview:
         """Means and deviations of the first scores; `*` marks a best that is beyond noise of every other group."""
         chosen = self.scores[:5]
-
-        def cell(score: ComparedScore, letter: str) -> str:
-            value = score.values.get(letter)
-            if value is None:
-                return "-"
-            spread = "" if value.deviation is None else f" ± {value.deviation:.3f}"
-            return f"{value.mean:.3f}{spread}" + " *" * (score.marked == letter)
-
         return Overview(f"Comparison of {len(self.groups)} groups of runs", [], ("group", *(s.key for s in chosen)), [
-            (f"{g.letter}: {g.title}", *(cell(s, g.letter) for s in chosen)) for g in self.groups])
+            (f"{g.letter}: {g.title}", *(s.cell(g.letter) for s in chosen)) for g in self.groups])
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One flat row per group and score."""

@@ -47,8 +47,13 @@ class GridCell(Record):
         return self.method, self.lr, self.seed
 
     @property
+    def group(self) -> str:
+        """What it has in common with the cells that differ in nothing but the seed."""
+        return self.method + ("" if self.lr is None else f" lr={self.lr:g}")
+
+    @property
     def title(self) -> str:
-        return self.method + ("" if self.lr is None else f" lr={self.lr:g}") + f" seed={self.seed}"
+        return f"{self.group} seed={self.seed}"
 
     def row(self) -> dict[str, Any]:
         """One flat row: what was done, how it went, and every score by its name."""
@@ -113,3 +118,18 @@ def cells_of(folder: Path) -> list[Path]:
     if not (folder / Grid.FILE).is_file():
         return [folder]
     return [folder / cell.folder for cell in Grid.read(folder).cells if cell.status == "finished"]
+
+
+def unfinished(folder: Path) -> str:
+    """How many cells of the grid in this folder failed or wait, and which; empty where there are none, or no grid."""
+    cells = Grid.read(folder).cells if (folder / Grid.FILE).is_file() else ()
+    seeds: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.status != "finished":
+            seeds.setdefault(f"{cell.group} ({'failed' if cell.failed else 'waiting'})", []).append(str(cell.seed))
+    if not seeds:
+        return ""
+    named = "; ".join(f"{group}: seed{'s' * (len(of) > 1)} {', '.join(of)}" for group, of in seeds.items())
+    missing = sum(map(len, seeds.values()))
+    return (f"{missing} of {len(cells)} cells of the grid {folder.resolve().name} failed or wait, so they have no "
+            f"scores: {named}.")

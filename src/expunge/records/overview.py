@@ -11,6 +11,17 @@ LINES, WIDTH = 24, 110
 """Of a screen."""
 
 
+def number(value: float | None) -> str:
+    """Three decimals; scientific where three decimals would hide the value."""
+    if value is None:
+        return "–"
+    if value != value or value in (float("inf"), float("-inf")):
+        return "not finite"
+    if value and (abs(value) < 0.001 or abs(value) >= 100_000):
+        return f"{value:.1e}".replace("-", "−")
+    return (f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}").replace("-", "−")
+
+
 @dataclass(frozen=True)
 class Overview:
     """A title, facts, and a table."""

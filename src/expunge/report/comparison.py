@@ -10,11 +10,12 @@ from statistics import fmean, stdev
 from typing import Any
 
 from expunge.errors import DataError, MissingError, UsageError, did_you_mean
-from expunge.records.comparison import LEVEL, ComparedGroup, ComparedScore, Comparison, Difference, GroupValue
+from expunge.records.comparison import ComparedGroup, ComparedScore, Comparison, Difference, GroupValue
 from expunge.records.examples import has_examples, read_examples
+from expunge.records.grid import unfinished
 from expunge.records.score import Score
 from expunge.report.gather import Group, RunView, finite, gather, group
-from expunge.report.noise import TEST, Measured, adjusted, compared, reflected
+from expunge.report.noise import TEST, Measured, compared, merit, reflected, with_adjusted
 from expunge.report.text import group_of
 
 HEADLINES = ("forget_quality", "forget.probability", "forget.rouge_l", "privleak", "model_utility",
@@ -38,12 +39,13 @@ def compare(folders: str | Path | Sequence[str | Path], *, scores: str | Sequenc
         UsageError: an unknown score.
         DataError: one seed stands twice in a group.
     """
-    views = gather([Path(f) for f in ([folders] if isinstance(folders, str | Path) else folders)])
+    folders = [Path(f) for f in ([folders] if isinstance(folders, str | Path) else folders)]
+    views = gather(folders)
     audited = [v for v in views if v.audit is not None]
     if not audited:
         raise MissingError("None of these runs has been audited, so there is nothing to compare.",
                            fix="Audit them first: expunge audit RUN")
-    return comparison(group(audited), scores=scores, cautions=cautions(views))
+    return comparison(group(audited), scores=scores, cautions=[*lacking(folders), *cautions(views)])
 
 
 def comparison(groups: Sequence[Group], *, scores: str | Sequence[str] | None = None,
@@ -130,8 +132,8 @@ def _compared(key: Key, groups: Sequence[Group], read: Mapping[str, Mapping[Key,
                            for role in ("original", "retrained"))
     aim, target = _aim(first, retrained)
     values = {letter: _value([m.value for m in runs.values()]) for letter, runs in members.items()}
-    pairs = _adjusted([compared(a, b, members[a], members[b]) for a, b in combinations(members, 2)])
-    best, level = _best(aim, target, members)
+    pairs = with_adjusted([compared(a, b, members[a], members[b]) for a, b in combinations(members, 2)])
+    best, level = _best(aim, target, members, pairs)
     return ComparedScore(name=key[0], attack=key[1], aim=aim, target=target, original=original, retrained=retrained,
                          values=values, best=best, level_with_best=level, differences=tuple(pairs))
 
@@ -153,26 +155,30 @@ def _aim(score: Score, retrained: float | None) -> tuple[Any, float | None]:
     return (None, None) if target is None else ("nearest", float(target))
 
 
-def _best(aim: Any, target: float | None, members: Mapping[str, Mapping[int, Measured]]) -> tuple[str | None,
-                                                                                                 tuple[str, ...]]:
-    """The group with the best mean, and those that are not told from it.
+def _best(aim: Any, target: float | None, members: Mapping[str, Mapping[int, Measured]],
+          pairs: Sequence[Difference]) -> tuple[str | None, tuple[str, ...]]:
+    """The group with the best mean over the seeds that all groups have, and those that are not told from it.
 
-    That the best differs from each other group is tested without adjustment: it is marked only where all tests agree.
+    Another group is told from the best where their difference is beyond noise, and so is that of their distances to
+    the target: on its two sides groups may differ and be equally far from it.
     """
-    if aim is None or not members:
+    common = set.intersection(*map(set, members.values())) if members else set()
+    if aim is None or not common:
         return None, ()
-    merit = {letter: {s: Measured(-m.value, {k: -v for k, v in m.rows.items()}, m.entities)
-                      for s, m in runs.items()} if target is None else reflected(runs, target)
-             for letter, runs in members.items()}
-    best = min(merit, key=lambda letter: fmean(m.value for m in merit[letter].values()))
-    tests = [compared(letter, best, merit[letter], merit[best]) for letter in merit if letter != best]
-    return best, tuple(t.first for t in tests if t.p is None or t.p >= LEVEL)
+    far = {letter: reflected({s: runs[s] for s in common}, target) for letter, runs in members.items()}
+    best = min(far, key=lambda letter: fmean(m.value for m in far[letter].values()))
+    distances = with_adjusted([merit(d.first, d.second, members[d.first], members[d.second], target) for d in pairs])
+    told = set()
+    for values, distance in zip(pairs, distances, strict=True):
+        nearer = distance.first if (distance.difference or 0) < 0 else distance.second
+        if values.beyond_noise and distance.beyond_noise and nearer == best:
+            told |= {values.first, values.second}
+    return best, tuple(letter for letter in members if letter != best and letter not in told)
 
 
-def _adjusted(pairs: list[Difference]) -> list[Difference]:
-    known = [d for d in pairs if d.p is not None]
-    after = dict(zip(map(id, known), adjusted([d.p or 0.0 for d in known]), strict=True))
-    return [d.model_copy(update={"p_adjusted": after[id(d)]}) if id(d) in after else d for d in pairs]
+def lacking(folders: Sequence[Path]) -> list[str]:
+    """What grids among the folders have no scores of."""
+    return [said for folder in folders if (said := unfinished(folder))]
 
 
 def cautions(views: Sequence[RunView]) -> list[str]:

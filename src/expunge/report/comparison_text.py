@@ -7,27 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from expunge.errors import DataError
-from expunge.records.comparison import ComparedGroup, ComparedScore, Comparison, GroupValue
+from expunge.records.comparison import MARK, ComparedGroup, ComparedScore, Comparison
 from expunge.records.grid import as_csv
 from expunge.report.comparison import comparison
 from expunge.report.gather import Group
 from expunge.report.text import number
 
-MARK = "*"
 LEGEND = f"± is the standard deviation over seeds. {MARK} marks the best where it is beyond noise of every other group."
+UNEQUAL_SEEDS = ("Not all groups have the same seeds. Means in the table are over all seeds of a group; which is the "
+                 "best, and what is beyond noise, is judged by seeds in common.")
 FEW_SEEDS = "With two seeds only large and steady differences are beyond noise; three to five tell much more."
-
-
-def cell(value: GroupValue | None, mark: str = "") -> str:
-    """`0.123±0.004*`: mean, deviation over seeds where there are several, and mark."""
-    if value is None:
-        return "-"
-    spread = "" if value.deviation is None else f"±{value.deviation:.3f}"
-    return f"{number(value.mean)}{spread}{mark}"
-
-
-def mark_of(score: ComparedScore, letter: str) -> str:
-    return MARK if score.marked == letter else ""
 
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -48,7 +37,7 @@ def table(found: Comparison) -> tuple[list[str], list[list[str]]]:
     rows = [[role, *("-" if v is None else number(v) for v in values)] for role, values in (
         ("original", [s.original for s in scores]), ("retrained", [s.retrained for s in scores]))
             if any(v is not None for v in values)]
-    rows += [[g.letter, *(cell(s.values.get(g.letter), mark_of(s, g.letter)) for s in scores)] for g in found.groups]
+    rows += [[g.letter, *(s.cell(g.letter) for s in scores)] for g in found.groups]
     return heads, rows
 
 
@@ -67,6 +56,8 @@ def finding(score: ComparedScore) -> str:
         return f"{score.key}: one group has it."
     if len({value.values for value in score.values.values()}) == 1:
         return f"{score.key}: the same in all groups."
+    if score.aim is not None and score.best is None:
+        return f"{score.key}: no best, since the groups have no seed in common."
     if score.best is None:
         either = score.aim is None and score.retrained is not None
         return f"{score.key}: no best, since " + ("it may go either way." if either else
@@ -88,7 +79,8 @@ def finding(score: ComparedScore) -> str:
 def notes(found: Comparison) -> list[str]:
     """How the table is to be read."""
     seeds = [len(v.values) for s in found.scores for v in s.values.values()]
-    return [LEGEND, found.test, *([FEW_SEEDS] if seeds and max(seeds) == 2 else [])]
+    unequal = len({frozenset(g.seeds) for g in found.groups}) > 1
+    return [LEGEND, found.test, *[UNEQUAL_SEEDS] * unequal, *([FEW_SEEDS] if seeds and max(seeds) == 2 else [])]
 
 
 def as_json(found: Comparison) -> str:
@@ -121,7 +113,7 @@ def as_latex(found: Comparison) -> str:
     for one in found.groups:
         cells = []
         for score in found.scores:
-            shown = _value(cell(score.values.get(one.letter)))
+            shown = _value(score.cell(one.letter, mark=""))
             cells.append(rf"\textbf{{{shown}}}" if score.marked == one.letter else shown)
         lines.append(" & ".join([_escaped(one.title), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"

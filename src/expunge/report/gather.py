@@ -11,7 +11,7 @@ from typing import Any
 
 from expunge.errors import ExpungeError, MissingError
 from expunge.records.base import fingerprint, read_json
-from expunge.records.grid import cells_of
+from expunge.records.grid import cells_of, unfinished
 from expunge.records.observation import Observations
 from expunge.records.purged import Purged
 from expunge.records.run import RunFolder, RunRecord
@@ -98,9 +98,14 @@ def gather(folders: Sequence[Path]) -> tuple[RunView, ...]:
 
     The folder of a grid stands for its finished cells. A run folder whose audit lies in another of the given folders
     is shown once, with that audit.
-    Raises MissingError when a folder does not exist or holds neither record.json nor audit.json.
+    Raises MissingError when a folder does not exist or holds neither record.json nor audit.json, and when no cell of
+    the grids is finished.
     """
     roots = list(dict.fromkeys(cell.resolve() for folder in folders for cell in cells_of(Path(folder))))
+    if not roots and folders:
+        raise MissingError("None of these grids has a finished cell.",
+                           "\n".join(map(unfinished, folders)),
+                           "Repeat the command of the grid with --resume.")
     if not roots:
         raise MissingError("No folder was given.", "", "Name at least one run or audit folder.")
     for root in roots:

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from expunge.records.comparison import Difference
+from expunge.records.comparison import LEVEL, Difference
 
 Floats = NDArray[np.float64]
 TEST = ("Pairs of groups are compared by the seeds that both have: a paired t-test over seeds, and, where the score "
         "has a value for every row, a second one whose variance adds that of drawing other entities (degrees of "
-        "freedom by Welch and Satterthwaite). The larger p-value counts, at 5 %. One seed gives no claim.")
+        "freedom by Welch and Satterthwaite). The larger p-value counts, adjusted by Holm's method for the number of "
+        "pairs in the score: below 5 % the difference is beyond noise. One seed gives no claim.")
 
 
 @dataclass(frozen=True)
@@ -31,21 +32,20 @@ class Measured:
 
 
 def compared(first: str, second: str, a: Mapping[int, Measured], b: Mapping[int, Measured]) -> Difference:
-    """Set two groups, seed -> its run, against each other in one score; the difference is that of their means."""
-    difference = float(np.mean([m.value for m in a.values()]) - np.mean([m.value for m in b.values()]))
+    """Set two groups, seed -> its run, against each other in one score; only the seeds that both have count."""
     shared = sorted(set(a) & set(b))
-    blank = Difference(first=first, second=second, difference=difference, seeds=len(shared))
-    if len(shared) < 2:
+    gaps_S = np.asarray([a[s].value - b[s].value for s in shared])
+    centre = float(gaps_S.mean()) if shared else None
+    blank = Difference(first=first, second=second, difference=centre, seeds=len(shared))
+    if centre is None or len(shared) < 2:
         few = min(len(a), len(b)) < 2
         return blank.model_copy(update={"why_not": "one seed" if few else "fewer than two seeds in common"})
-    gaps_S = np.asarray([a[s].value - b[s].value for s in shared])
     rows_SR, groups_R = paired_rows([a[s] for s in shared], [b[s] for s in shared])
     found = tested(gaps_S, rows_SR, groups_R)
     if found is None:
         return blank.model_copy(update={"why_not": "the seeds make no difference, and no row can tell how far other "
                                                    "rows would"})
     p, half = found
-    centre = float(gaps_S.mean())
     return blank.model_copy(update={"p": p, "interval": (centre - half, centre + half),
                                     "entities": len(set(groups_R))})
 
@@ -97,11 +97,32 @@ def paired_rows(a: Sequence[Measured], b: Sequence[Measured]) -> tuple[Floats, l
     return np.asarray(gaps, dtype=float).reshape(len(a), len(keys)), [a[0].entities.get(key, key) for key in keys]
 
 
-def reflected(group: Mapping[int, Measured], target: float) -> dict[int, Measured]:
-    """How far a group is from the target: its values less the target, turned so that its mean is not negative."""
-    sign = 1.0 if np.mean([m.value for m in group.values()]) >= target else -1.0
+def reflected(group: Mapping[int, Measured], target: float | None) -> dict[int, Measured]:
+    """How far a group is from the best: its values less the target, turned so that its mean is not negative; without
+    a target, where the highest is the best, its negative values."""
+    if target is None:
+        sign, target = -1.0, 0.0
+    else:
+        sign = 1.0 if np.mean([m.value for m in group.values()]) >= target else -1.0
     return {seed: Measured(sign * (m.value - target), {k: sign * (v - target) for k, v in m.rows.items()}, m.entities)
             for seed, m in group.items()}
+
+
+def merit(first: str, second: str, a: Mapping[int, Measured], b: Mapping[int, Measured],
+          target: float | None) -> Difference:
+    """`compared` of how far two groups are from the best, over the seeds that both have."""
+    shared = set(a) & set(b)
+    if not shared:
+        return compared(first, second, a, b)
+    far_a, far_b = (reflected({s: m for s, m in group.items() if s in shared}, target) for group in (a, b))
+    return compared(first, second, far_a, far_b)
+
+
+def with_adjusted(pairs: Sequence[Difference]) -> list[Difference]:
+    """The pairs of one score, with adjusted p-values and whether each difference is beyond noise."""
+    after = iter(adjusted([d.p for d in pairs if d.p is not None]))
+    return [d if d.p is None else d.model_copy(update={"p_adjusted": (p := next(after)), "beyond_noise": p < LEVEL})
+            for d in pairs]
 
 
 def adjusted(p_values: Sequence[float]) -> list[float]:

@@ -13,7 +13,7 @@ from expunge.records.base import write_text
 from expunge.records.observation import Observations
 from expunge.report import attacks, charts, evidence, tables, text, under_attack
 from expunge.report.commands import run_command
-from expunge.report.comparison import cautions
+from expunge.report.comparison import cautions, lacking
 from expunge.report.comparison_text import noise_findings
 from expunge.report.differences import differing
 from expunge.report.facts import facts, reproduce
@@ -54,7 +54,8 @@ def render(folders: Sequence[Path], *, out: Path, title: str | None = None, reda
     hide = Redaction(views) if redact else None
     views = tuple(map(hide.view, views)) if hide else views
     context = _single(views[0]) if len(views) == 1 else _comparison(views)
-    context |= {"redacted": redact, "still_there": still_there([Path(f).resolve() for f in folders]) if redact else []}
+    context |= {"redacted": redact, "still_there": still_there([Path(f).resolve() for f in folders]) if redact else [],
+                "cautions": [*lacking(folders), *context.get("cautions", [])]}
     if title:
         context["title"] = title
     if hide and not isinstance(context["answer_blocks"], Missing):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from expunge.records.overview import number as number
 from expunge.records.score import Audit, Score
 
 HEADLINES: dict[str, tuple[str, str, str]] = {
@@ -136,17 +137,6 @@ def group_of(score: Score) -> str:
     if split in ("retain", "neighbour", "utility", "model_utility"):
         return "utility"
     return "forget"
-
-
-def number(value: float | None) -> str:
-    """Three decimals; scientific where three decimals would hide the value."""
-    if value is None:
-        return "–"
-    if value != value or value in (float("inf"), float("-inf")):
-        return "not finite"
-    if value and (abs(value) < 0.001 or abs(value) >= 100_000):
-        return f"{value:.1e}".replace("-", "−")
-    return (f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}").replace("-", "−")
 
 
 def interval(bounds: tuple[float, float] | None) -> str:
