@@ -39,13 +39,13 @@ def compare(folders: str | Path | Sequence[str | Path], *, scores: str | Sequenc
         UsageError: an unknown score.
         DataError: one seed stands twice in a group.
     """
-    folders = [Path(f) for f in ([folders] if isinstance(folders, str | Path) else folders)]
-    views = gather(folders)
+    named = [Path(f) for f in ([folders] if isinstance(folders, str | Path) else folders)]
+    views = gather(named)
     audited = [v for v in views if v.audit is not None]
     if not audited:
         raise MissingError("None of these runs has been audited, so there is nothing to compare.",
                            fix="Audit them first: expunge audit RUN")
-    return comparison(group(audited), scores=scores, cautions=[*lacking(folders), *cautions(views)])
+    return comparison(group(audited), scores=scores, cautions=[*lacking(named), *cautions(views)])
 
 
 def comparison(groups: Sequence[Group], *, scores: str | Sequence[str] | None = None,
