@@ -8,9 +8,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import expunge
 from expunge.errors import RequirementError, UsageError
+from expunge.models.load import resolve
 from expunge.records.requirement import parse_requirement
 from expunge.records.score import Audit
 from tests.conftest import write_rows
@@ -150,9 +152,40 @@ def test_a_finished_audit_is_gated_without_a_model(cli: Any, audited: Path, tmp_
     monkeypatch.setattr("expunge.auditing.load_subject", lambda *a, **k: 1 / 0)
     said = cli("audit", folder, "--require", "forget.probability<=1", "--junit", tmp_path / "j.xml")
     assert "forget.probability<=1 holds" in said.err and (tmp_path / "j.xml").exists()
+    made = Audit.read(audited).created
+    assert f"from the finished audit in {folder} of {made[:10]}" in said.err and "no longer" not in said.err
+    said = cli("audit", folder, "--require", "forget.probability<=1", "--require", "verdict=retains", "--json", code=1)
+    assert [check["holds"] for check in said.json["checks"]] == [True, False] and said.json["created"] == made
+    assert "verdict=retains fails" in said.err
     cli("audit", folder, "--require", "verdict=suppresses", code=1)
     cli.refused("audit", folder, "--require", "forget.rouge_l<=1", says=["no score called 'forget.rouge_l'"])
     cli.refused("audit", folder, "--require", "forget.keyword@steer<=1", says=["no attack called 'steer'"])
+
+
+def test_changed_weights_are_told(cli: Any, audited: Path, model: Path, tmp_path: Path) -> None:
+    """By the weights themselves: a new date alone is no change."""
+    folder = Path(shutil.copytree(audited, tmp_path / "run"))
+    shutil.copytree(resolve(model), folder / "model")
+    words = ("audit", folder, "--require", "forget.probability<=1")
+    assert "no longer" not in cli(*words).err
+    file = folder / "model" / "model.safetensors"
+    weights = load_file(file)
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, file, {"format": "pt"})
+    assert "are no longer those of this audit" in cli(*words).err
+    assert "no longer those" in cli(*words, "--json").json["warnings"][0]
+    file.write_bytes(b"")
+    assert "changed after its audit and cannot be read" in cli(*words).err
+
+
+def test_a_report_that_cannot_be_is_refused_before_the_work(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
+    words = ("audit", model, *rows.words, "--suite", SMALL, "--out", tmp_path / "out", "--junit")
+    good, file = ("--require", "forget.probability<=1"), tmp_path / "file"
+    file.write_text("")
+    cli.refused(*words, tmp_path / "k.xml", says=["--junit has nothing to report"])
+    cli.refused(*words, tmp_path, *good, says=["It is a folder"])
+    cli.refused(*words, file / "k.xml", *good, says=["cannot be written"])
+    cli.refused(*words, file / "deep" / "k.xml", *good, says=["cannot be written"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_junit_without_a_requirement_is_refused(cli: Any, audited: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from accelerate.tracking import GeneralTracker
 
 import expunge
 from expunge import console
+from expunge.benchmarks.loading import as_task
 from expunge.console import Reporter, default_reporter
 from expunge.errors import MissingExtra, UsageError
 from expunge.methods.plan import Plan
@@ -222,3 +223,14 @@ def test_a_script_is_silent_and_a_notebook_is_not(monkeypatch: pytest.MonkeyPatc
 def test_a_person_at_a_prompt_sees_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     assert not default_reporter().quiet
+
+
+@pytest.mark.parametrize("file", ["forget", "retain", "holdout"])
+def test_a_file_beside_a_task_is_refused(rows: Any, file: str) -> None:
+    """It was left out without a word."""
+    task = expunge.load_task(forget=rows.forget)
+    with pytest.raises(UsageError, match="brings its own rows"):
+        as_task(task, expunge.AuditSettings(), **{file: rows.holdout})
+    with pytest.raises(UsageError, match="brings its own rows"):
+        expunge.forget("nowhere", task=task, method="ga", out="nowhere", **{file: rows.holdout})
+    assert as_task(task, expunge.AuditSettings(), **{file: None}) is not None

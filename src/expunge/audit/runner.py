@@ -40,7 +40,7 @@ from expunge.records.base import fingerprint
 from expunge.records.examples import has_examples
 from expunge.records.observation import Observations, Row
 from expunge.records.prompt import PromptFormat
-from expunge.records.run import environment
+from expunge.records.run import environment, now
 from expunge.records.score import Audit, SubjectRef
 from expunge.records.settings import AuditSettings
 from expunge.records.task import SPLITS, Split, Task
@@ -156,7 +156,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         retrained=tuple(v for k, v in refs.items() if k.startswith("retrained")), suite=suite.terms,
         scores=scores, verdict=verdict(scores, tried, offered=evidence.offered), attacks=tried, settings=settings,
         seed=seed, resamples=resamples,
-        environment=environment(), run=run, notes=(*notes, *salad),
+        environment=environment(), run=run, notes=(*notes, *salad), created=now(),
         prompt=prompt and prompt.without_row,  # no row stands in audit.json
         timing={"observe_s": observed - began, "score_s": time.perf_counter() - observed},
     )

@@ -91,6 +91,9 @@ def as_task(task: Task | str | None, settings: LoopSettings | AuditSettings, **f
 
     Rows that stand on two sides were refused when a given task was loaded; here they are only dropped, if asked for.
     """
+    if isinstance(task, Task) and any(files.get(name) for name in ("forget", "retain", "holdout", "mapping")):
+        raise UsageError("A run brings its own rows, and a task too; other rows and --map cannot be added to them.",
+                         fix="Give all rows as files, --forget FILE among them, and no task.")
     if not isinstance(task, Task):
         task = load_task(task, limit=settings.limit, on_overlap=settings.on_overlap, **files)
     else:

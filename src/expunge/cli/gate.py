@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 import typer
 
+from expunge.cli.app import print_json
 from expunge.console import Reporter
-from expunge.errors import UsageError
+from expunge.errors import ExpungeError, UsageError
 from expunge.records.base import write_text
 from expunge.records.requirement import Checked
+from expunge.records.run import RunFolder
 from expunge.records.score import Audit
 from expunge.records.settings import AuditSettings, TaskOptions
 
@@ -28,15 +31,69 @@ def stored_audit(subject: str | None, rows: TaskOptions, settings: AuditSettings
     return Audit.read(place) if subject and not any(asked) and place.is_file() else None
 
 
-def gate(audit: Audit, conditions: Sequence[str], reporter: Reporter, junit: Path | None = None) -> None:
-    """Say of each condition whether it holds; raises typer.Exit(1) when one does not.
+def check_junit(junit: Path | None, conditions: Sequence[str]) -> None:
+    """What can be known of the file before the work.
 
     Raises:
-        UsageError: a condition that the audit has no figure for, or a file for none.
+        UsageError: it would hold nothing, or cannot be written.
     """
-    if junit is not None and not conditions:
+    if junit is None:
+        return
+    if not conditions:
         raise UsageError("--junit has nothing to report.", "It writes one test case for each --require.",
                          'Give --require, such as --require "verdict=forgets".')
+    above = next(place for place in junit.absolute().parents if place.exists())
+    if junit.is_dir() or not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        why = "It is a folder." if junit.is_dir() else f"{above} is not a folder that can be written to."
+        raise UsageError(f"--junit {junit} cannot be written.", f"{why} Nothing was run.", "Name another file.")
+
+
+def gate_stored(audit: Audit, folder: str, conditions: Sequence[str], junit: Path | None, as_json: bool) -> None:
+    """`gate` of the finished audit in a folder; says which it is, and whether the weights there are still those."""
+    warning = changed_weights(audit, folder)
+    date = audit.created[:10]
+    checks = audit.check(*conditions)
+    if as_json:
+        print_json({"audit": folder, "created": audit.created, "warnings": [warning] if warning else [],
+                    "checks": [check.to_json() for check in checks]})
+    told = Reporter()
+    told.note(f"from the finished audit in {folder}{f' of {date}' if date else ''}")
+    if warning:
+        told.warn(warning)
+    gate(audit, conditions, junit)
+
+
+def changed_weights(audit: Audit, folder: str) -> str:
+    """What to say where the model of a run is no longer the one that was audited; empty where it is.
+
+    Weights are only read where a file of theirs was written, moved or copied after the audit.
+    """
+    place, written = RunFolder(Path(folder)).model, _last_change(Path(folder) / "audit.json")
+    if not place.is_dir() or max(map(_last_change, (place, *place.rglob("*")))) <= written:
+        return ""
+    from expunge.models.load import load_subject
+
+    try:
+        same = load_subject(folder).fingerprint == audit.subject.fingerprint
+    except ExpungeError as problem:
+        return f"The model in {folder} changed after its audit and cannot be read: {problem.what}"
+    return "" if same else (f"The weights in {folder} are no longer those of this audit, which says nothing about "
+                            "them. Audit them anew with --overwrite.")
+
+
+def _last_change(place: Path) -> float:
+    """A copy may keep the time of the original; when it came to this place cannot be set."""
+    found = place.stat()
+    return max(found.st_mtime, found.st_ctime)
+
+
+def gate(audit: Audit, conditions: Sequence[str], junit: Path | None = None) -> None:
+    """Say of each condition on stderr whether it holds; raises typer.Exit(1) when one does not.
+
+    Raises:
+        UsageError: a condition that the audit has no figure for.
+    """
+    reporter = Reporter()  # also with --json: the reasons of an exit code must be somewhere
     checks = audit.check(*conditions)
     if junit is not None:
         write_text(junit, junit_xml(checks, audit))

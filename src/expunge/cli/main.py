@@ -151,21 +151,22 @@ def audit(
         if place is not None:
             check_place(place)
     from expunge import api
-    from expunge.cli.gate import gate, stored_audit
+    from expunge.cli.gate import check_junit, gate, gate_stored, stored_audit
     from expunge.cli.showing import show_audit
     from expunge.records.score import Audit
 
     reporter, conditions = reporter_for(as_json), require or []
+    check_junit(junit, conditions)
     if rescore is not None:
         again = api.score_again(rescore, suite=settings.suite)
         if as_json:
             print_json([s.to_json() for s in again.scores])
         else:
             show_audit(again, reporter, rescore, verbose=verbose)
-        return gate(again, conditions, reporter, junit)
-    if conditions and (stored := stored_audit(subject, rows, settings, out, original, retrained, resume, overwrite,
-                                              dry_run)):
-        return gate(stored, conditions, reporter, junit)
+        return gate(again, conditions, junit)
+    if subject and conditions and (stored := stored_audit(subject, rows, settings, out, original, retrained, resume,
+                                                          overwrite, dry_run)):
+        return gate_stored(stored, subject, conditions, junit, as_json)
     if subject is None:
         raise UsageError("No model was given to audit.", fix="Give a run folder, a model folder or a hub name.")
     task = load(rows, settings, None if rows.task or rows.forget else api.task_of(subject))
@@ -177,7 +178,7 @@ def audit(
     if not isinstance(made, Audit):
         return print_json(made)
     print_json(made.to_json()) if as_json else show_audit(made, reporter, out or subject, verbose=verbose)
-    gate(made, conditions, reporter, junit)
+    gate(made, conditions, junit)
 
 
 @app.command()

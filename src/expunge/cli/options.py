@@ -86,8 +86,5 @@ def load(options: TaskOptions, settings: LoopSettings | AuditSettings, default: 
     if chosen is None and options.forget is None:
         raise UsageError("No task was given.", "A task says what must be forgotten.",
                          f"Give --forget FILE, or --task with a run folder or one of: {', '.join(task_names())}.")
-    if not options.task and isinstance(default, Task) and not options.forget and (options.retain or options.holdout):
-        raise UsageError("A run brings its own rows, and other retain or holdout rows cannot be added to them.",
-                         fix="Give the forget rows as well: --forget FILE.")
     return as_task(chosen, settings, forget=options.forget, retain=options.retain, holdout=options.holdout,
                    mapping=options.map, data_dir=options.data_dir)

@@ -21,6 +21,11 @@ from expunge.records.settings import RunSettings, TrainSettings
 RUN_SCHEMA = "expunge.run/1"
 
 
+def now() -> str:
+    """The time, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 class RunRecord(Record):
     """RUN/record.json."""
 
@@ -45,7 +50,7 @@ class RunRecord(Record):
     status: Literal["running", "interrupted", "stopped", "finished", "failed"] = "running"
     reason: str = ""
     """Why the loop ended, in words."""
-    created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    created: str = Field(default_factory=now)
     timing: dict[str, float] = Field(default_factory=dict)
     """steps, train_s, tokens_per_s."""
     peak_memory_bytes: int = 0

@@ -223,6 +223,8 @@ class Audit(Record):
     """How the subject was asked, without a row; None in audits of earlier versions."""
     run: str | None = None
     """Path of the run record this audit belongs to, relative to the audit's folder."""
+    created: str = ""
+    """When it was made; empty in audits of earlier versions."""
 
     def score(self, name: str, attack: str | None = None) -> Score | None:
         return next((s for s in self.scores if s.name == name and s.attack == attack), None)
