@@ -206,6 +206,8 @@ def audit(
     folder = Path(out) if out is not None else (Path(subject) if record else None)
     if folder is None:
         raise UsageError("An audit of a plain model needs an output folder.", fix="Give --out DIR.")
+    if record and settings.max_length is None:  # rows are scored as long as they were trained
+        settings = settings.model_copy(update={"max_length": record.settings.max_length})
     if record and original is None and record.kind == "forget":
         original = record.model
     if task is None and forget is None:

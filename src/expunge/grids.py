@@ -93,7 +93,7 @@ def grid(model: str | Path | None = None, *, methods: str | Sequence[str], out: 
         raise UsageError("--jobs must be at least 1.", fix="Give the number of processes.")
     task = api.as_task(task, settings)
     retrained = [retrained] if isinstance(retrained, str | Path) else list(retrained)
-    asked = AuditSettings(suite=suite or SUITE)
+    asked = AuditSettings(suite=suite or SUITE, max_length=settings.max_length)
     parse_suite(asked.suite or SUITE)
     if model is None and not task.name.startswith("authors"):
         raise UsageError("A grid on a task of yours needs its model.", f"{task.name} is not the built-in world.",

@@ -183,7 +183,8 @@ def measure(model: str | Path, task: Task, recipe: str, params: Mapping[str, Any
     blank = Trial(number=number, params=dict(params), recipe=recipe)
     try:
         record, evidence = forget_and_audit(
-            model, task, recipe, place / "run", retrained=retrained, audit=AuditSettings(suite=suite, resamples=0),
+            model, task, recipe, place / "run", retrained=retrained,
+            audit=AuditSettings(suite=suite, resamples=0, max_length=settings.max_length),
             settings=RunSettings.build(settings, lr=params.get("lr")))
         scores = {s.name: s.value for s in evidence.scores}
         originals = {s.name: s.controls.get("original") for s in evidence.scores}

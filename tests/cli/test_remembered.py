@@ -13,6 +13,7 @@ import pytest
 import expunge
 from expunge.records.run import RunRecord
 from expunge.report.commands import run_command
+from tests.conftest import write_rows
 
 ONE = ("--suite", "forget.probability")
 
@@ -46,6 +47,21 @@ def test_an_audit_of_a_run_needs_nothing_else(cli: Any, copy: Path, rows: Any) -
     assert found["notes"] == []
     again = expunge.audit(copy, suite="forget.probability", out=copy.with_name("c"))
     assert again.task_fingerprint == found["task_fingerprint"]  # type: ignore[union-attr]
+
+
+def test_an_audit_scores_rows_as_long_as_the_run_trained_them(cli: Any, model: Path, tmp_path: Path) -> None:
+    """Of an unlearned and of a trained model; another length may be given."""
+    places = [write_rows(tmp_path / f"{side}.jsonl", [{"question": f"Who is {side}?", "answer": "one two three " * 12}])
+              for side in ("forget", "retain")]
+    files = ("--forget", places[0], "--retain", places[1])
+    for verb, more in (("forget", ("--method", "ga")), ("train", ())):
+        run = tmp_path / verb
+        cli(verb, model, *files, *more, "--steps", 1, "--max-length", 24, "--out", run)
+        made, same, other = (cli("audit", run, *files, *ONE, *length, "--out", tmp_path / f"{verb}-{number}",
+                                 "--json").json
+                             for number, length in enumerate(((), ("--max-length", 24), ("--max-length", 200))))
+        assert made["settings"]["max_length"] == 24 and other["settings"]["max_length"] == 200
+        assert made["scores"] == same["scores"] != other["scores"]
 
 
 def test_another_model_is_asked_the_rows_of_a_run(cli: Any, copy: Path, model: Path, rows: Any,
