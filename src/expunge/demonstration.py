@@ -22,13 +22,14 @@ from expunge.report.page import render
 DEMO_RECIPE = "npo + retain_nll(weight=3) + adamw(lr=1.5e-4, weight_decay=0)"
 WORLD_TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 24, "lr": 3e-3}
 """Enough to know the built-in world by heart in about a minute on two cores."""
+WORLD_SIZE = "tiny"
 DEMO_SUITE = "scores,quick"
 """Every score and the cheapest attacks: the demo should not take minutes."""
 DEMO_SETTINGS: dict[str, Any] = {"epochs": 32, "batch_size": 8}
 """Found by hand; docs/results.md tells how."""
 
 
-def trained_world(task: Task, split: TrainSplit, *, size: str = "tiny", seed: int = 0,
+def trained_world(task: Task, split: TrainSplit, *, size: str = WORLD_SIZE, seed: int = 0,
                   reporter: Reporter | None = None, **options: Any) -> Path:
     """A model of the built-in world, trained once and kept under the hash of all that made it."""
     made_of: dict[str, Any] = {"split": split, "size": config_from(size), "seed": seed, "task": task.fingerprint,

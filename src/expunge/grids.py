@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,10 +18,11 @@ from expunge import api, processes
 from expunge.audit.suite import parse_suite
 from expunge.console import Reporter, default_reporter
 from expunge.data.model_config import depth_of
-from expunge.demonstration import trained_world
+from expunge.demonstration import WORLD_SIZE, trained_world
 from expunge.errors import ExpungeError, InterruptedRun, PreflightError, UsageError, first_line
 from expunge.methods.recipe import parse
-from expunge.models.load import load_subject, read_config
+from expunge.models.load import config_from, load_subject, read_config
+from expunge.models.tiny import build_for
 from expunge.output import check_same, prepare_output, refuse_output
 from expunge.records.base import write_text
 from expunge.records.grid import Grid, GridCell
@@ -98,22 +100,27 @@ def grid(model: str | Path | None = None, *, methods: str | Sequence[str], out: 
     if model is None and not task.name.startswith("authors"):
         raise UsageError("A grid on a task of yours needs its model.", f"{task.name} is not the built-in world.",
                          "Give MODEL, and --retrained MODEL where there is one; `expunge train` makes both.")
-    if model is None and not dry_run:
-        model = trained_world(task, "full", reporter=reporter)
-        retrained = retrained or [trained_world(task, "retain", seed=1, reporter=reporter)]
     depth = 4 if model is None else depth_of(read_config(model)) or 4
     wanted = [(method, rate, seed) for seed in numbers for method in recipes
               for rate in (rates if takes_rate(method, depth) else (None,))]
+    if model is None:  # before minutes of training
+        check_on_new_model(task, settings, wanted)
+    if model is None and not dry_run:
+        model = trained_world(task, "full", reporter=reporter)
+        retrained = retrained or [trained_world(task, "retain", seed=1, reporter=reporter)]
     common = Common(out.resolve(), _absolute(model or ""), tuple(map(_absolute, retrained)), task, settings, asked,
                     files())
     if model is not None:
-        check_cells(common, wanted)
+        check_cells(common.model, task, settings, wanted)
     made = Grid(model=common.model, retrained=common.retrained, task=task.name, task_fingerprint=task.fingerprint,
                 model_fingerprint="" if dry_run else load_subject(common.model).fingerprint, settings=settings,
                 audit=asked, environment=environment())
     if dry_run:
         return with_cells(made, wanted)
     refuse_output(out, resume=resume, overwrite=overwrite, reads=[common.model, *retrained])
+    if resume and not overwrite and out.is_dir() and any(out.iterdir()) and not (out / Grid.FILE).is_file():
+        raise UsageError(f"{out} holds no grid to go on with.", f"There is no {Grid.FILE} in it. Nothing was changed.",
+                         "Choose another --out.")
     made = with_cells(_resumed(made, out) if resume and not overwrite else made, wanted)
     prepare_output(out, resume=resume, overwrite=overwrite, reads=[common.model, *retrained])
     _save(made, out)
@@ -188,7 +195,15 @@ def folder_name(method: str, rate: float | None, seed: int) -> str:
     return plain + ("" if rate is None else f"_lr{rate:g}") + f"_seed{seed}"
 
 
-def check_cells(common: Common, wanted: Iterable[tuple[str, float | None, int]]) -> None:
+def check_on_new_model(task: Task, settings: RunSettings, wanted: Iterable[tuple[str, float | None, int]]) -> None:
+    """`check_cells` on a model without training, of the size that `trained_world` trains."""
+    with tempfile.TemporaryDirectory() as place:
+        build_for(config_from(WORLD_SIZE), task).save(Path(place))
+        check_cells(place, task, settings, wanted)
+
+
+def check_cells(model: str, task: Task, settings: RunSettings,
+                wanted: Iterable[tuple[str, float | None, int]]) -> None:
     """Plan every recipe at every learning rate.
 
     Raises:
@@ -197,8 +212,8 @@ def check_cells(common: Common, wanted: Iterable[tuple[str, float | None, int]])
     problems: dict[str, ExpungeError] = {}
     for method, rate in dict.fromkeys((method, rate) for method, rate, _ in wanted):
         try:
-            api.forget(common.model, method=method, task=common.task, out=common.out, dry_run=True,
-                       settings=RunSettings.build(common.settings, lr=rate))
+            api.forget(model, method=method, task=task, out="unused", dry_run=True,
+                       settings=RunSettings.build(settings, lr=rate))
         except PreflightError as refused:
             for p in refused.problems:  # once, however many learning rates meet it
                 problems.setdefault(f"{method}: {p.what}", ExpungeError(f"{method}: {p.what}", p.why, p.fix))

@@ -121,6 +121,32 @@ def test_what_cannot_work_is_refused_before_anything_runs(model: Path, task: exp
         expunge.grid(model, methods="ga,saf", task=task, out=tmp_path / "g")
 
 
+def test_the_built_in_world_is_checked_before_it_is_trained(tmp_path: Path, cli: Any) -> None:
+    words: dict[str, Any] = {"task": "authors(forget=2, retain=4, holdout=2, neighbours=1)", "out": tmp_path / "g",
+                             "seeds": 1}
+    for dry_run in (True, False):
+        with pytest.raises(PreflightError, match="npo \\+ layers"):
+            expunge.grid(methods=["ga", "npo + layers(index=9)"], dry_run=dry_run, **words)
+    assert len(expunge.grid(methods=["ga", "npo + layers(index=3)"], dry_run=True, **words).cells) == 2
+
+
+def test_going_on_needs_a_grid(small: Small, model: Path, task: expunge.Task) -> None:
+    cell = small[0] / small[1].cells[0].folder
+    before = sorted(cell.rglob("*"))
+    with pytest.raises(UsageError, match="holds no grid to go on with"):
+        expunge.grid(model, task=task, out=cell, resume=True, **OPTIONS)
+    assert sorted(cell.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("failed", "code"), [(0, 0), (1, 1), (8, 1)])
+def test_the_exit_code_tells_of_failed_cells(small: Small, model: Path, rows: Any, tmp_path: Path, cli: Any,
+                                             monkeypatch: pytest.MonkeyPatch, failed: int, code: int) -> None:
+    cells = [c.model_copy(update={"status": "failed", "failed": "no"}) if i < failed else c
+             for i, c in enumerate(small[1].cells)]
+    monkeypatch.setattr(module, "grid", lambda *args, **options: small[1].model_copy(update={"cells": tuple(cells)}))
+    cli("grid", model, *rows.words, "--methods", "ga", "--out", tmp_path / "g", code=code)
+
+
 def test_a_cell_that_fails_does_not_end_the_others(model: Path, task: expunge.Task, tmp_path: Path,
                                                    monkeypatch: pytest.MonkeyPatch, cli: Any) -> None:
     real = module.forget_and_audit
