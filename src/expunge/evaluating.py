@@ -22,7 +22,7 @@ from expunge.runs import device
 
 def evaluate(model: str | Path, tasks: Sequence[str], *, original: str | Path | None = None,
              include: Path | None = None, limit: int | None = None, batch_size: int = 8, seed: int = 0,
-             out: Path | None = None, reporter: Reporter | None = None) -> Evaluation:
+             out: Path | None = None, overwrite: bool = False, reporter: Reporter | None = None) -> Evaluation:
     """Scores of lm-eval tasks.
 
     Args:
@@ -31,11 +31,14 @@ def evaluate(model: str | Path, tasks: Sequence[str], *, original: str | Path | 
         original: beside it; of an unlearned run the model it started from.
         include: folder with task files (YAML) of your own.
         limit: rows of each task.
-        out: file for the results; RUN/eval.json of a run by default, none for a plain model.
+        out: file for the results; RUN/eval.json of a run by default, none for a plain model. Results of other tasks
+            that it holds already stay.
+        overwrite: drop what it holds, also where it was asked of other models or in another way.
 
     Raises:
         MissingExtra: lm-eval is not installed.
-        UsageError: there is no such task, or the model is no language model.
+        UsageError: there is no such task, the model is no language model, or the file holds results of other models,
+            another limit, seed or version of lm-eval.
     """
     reporter = reporter or default_reporter()
     processes.refuse_several("An evaluation")
@@ -49,6 +52,10 @@ def evaluate(model: str | Path, tasks: Sequence[str], *, original: str | Path | 
     record = RunRecord.read(Path(model) / "record.json") if (Path(model) / "record.json").exists() else None
     if original is None and record is not None and record.kind == "forget":
         original = record.model
+    target = out if out is not None else Path(model) / "eval.json" if record else None
+    before = Evaluation.read(target) if target is not None and target.exists() and not overwrite else None
+    if before is not None:
+        _check_before(before, target, limit=limit, seed=seed, lm_eval=harness["version"])
     places = {"subject": model} | ({"original": original} if original is not None else {})
     found: dict[str, dict[str, Any]] = {}
     prints: dict[str, str] = {}
@@ -67,16 +74,45 @@ def evaluate(model: str | Path, tasks: Sequence[str], *, original: str | Path | 
                 bootstrap_iters=1000)
         except ExpungeError:
             raise
-        except Exception as error:  # of a task's data set, mostly: many kinds
-            raise UsageError(f"lm-eval could not ask {role} these tasks.", first_line(error),
-                             "Its data sets come from the hub unless a task file names local ones.") from None
+        except Exception as error:  # of a task's data set or of its code: many kinds
+            raise UsageError(f"lm-eval could not ask the {role} these tasks.", first_line(error),
+                             OF_THE_HUB if _is_of_the_hub(error) else "") from None
         del subject
+    if before is not None:
+        _check_before(before, target, fingerprints=prints)
     made = Evaluation(model=str(model), fingerprints=prints, tasks=tuple(tasks), limit=limit, seed=seed,
                       results=tuple(_results(found)), environment=environment() | {"lm_eval": harness["version"]})
-    target = out if out is not None else Path(model) / "eval.json" if record else None
+    made = made if before is None else _merged(before, made)
     if target is not None:
         made.write(target)
     return made
+
+
+OF_THE_HUB = "Its data sets come from the hub unless a task file names local ones."
+
+
+def _is_of_the_hub(error: Exception) -> bool:
+    """Whether a data set or the connection is at fault: every such error of the hub's clients, or a file."""
+    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, OSError) or bool(packages & {"datasets", "huggingface_hub", "httpx", "requests"})
+
+
+def _check_before(before: Evaluation, target: Path | None, **now: Any) -> None:
+    """Results in one file are of the same models, asked in the same way."""
+    then = {**before.to_json(), "lm_eval": before.environment.get("lm_eval")}
+    words = {"fingerprints": "other models", "lm_eval": "another version of lm-eval"}
+    differ = [words.get(name, f"another {name}") for name, value in now.items() if then[name] != value]
+    if differ:
+        raise UsageError(f"{target} holds results with {' and '.join(differ)}.", "Nothing was changed.",
+                         "Give another --out, or replace them with --overwrite.")
+
+
+def _merged(before: Evaluation, made: Evaluation) -> Evaluation:
+    """Both; of a task that both have the later results."""
+    asked = {result.task for result in made.results}
+    kept = tuple(result for result in before.results if result.task not in asked)
+    return made.model_copy(update={"tasks": tuple(dict.fromkeys((*before.tasks, *made.tasks))),
+                                   "results": (*kept, *made.results)})
 
 
 def _results(found: dict[str, dict[str, Any]]) -> list[Result]:

@@ -71,7 +71,7 @@ def test_a_run_is_asked_beside_its_original(cli: Any, run: Path, model: Path, ha
     assert set(found["fingerprints"]) == {"subject", "original"}
     assert {(o["limit"], o["random_seed"], tuple(o["tasks"])) for o in harness} == {(7, 3, ("arc_easy", "hellaswag"))}
     assert [hasattr(o["model"].weights, "peft_config") for o in harness] == [True, False]
-    assert "arc_easy" in cli("eval", run, "--tasks", "arc_easy").out
+    assert "arc_easy" in cli("eval", run, "--tasks", "arc_easy", "--overwrite").out
 
 
 def test_a_plain_model_leaves_no_file(cli: Any, model: Path, harness: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -79,6 +79,33 @@ def test_a_plain_model_leaves_no_file(cli: Any, model: Path, harness: list[dict[
     assert len(harness) == 1 and not (model / "eval.json").exists()
     cli("eval", model, "--tasks", "arc_easy", "--out", tmp_path / "x.json", "--original", model)
     assert len(harness) == 3 and json.loads((tmp_path / "x.json").read_text())["schema"] == "expunge.eval/1"
+
+
+def test_earlier_results_stay(cli: Any, run: Path, model: Path, harness: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Another task is added, the same one asked again replaces its own, other settings or models are refused."""
+    words = ("eval", run, "--out", tmp_path / "x.json", "--limit", 7, "--tasks")
+    first = cli(*words, "arc_easy,hellaswag", "--json").json["results"]
+    found = cli(*words, "hellaswag", "--json").json
+    assert found["tasks"] == ["arc_easy", "hellaswag"] and found["results"][0] == first[0]
+    assert [r["value"] for r in found["results"]] == [0.6, 0.8] and json.loads(words[3].read_text()) == found
+    cli.refused(*words, "hellaswag", "--seed", 5, says=["results with another seed", "--overwrite"])
+    asked = len(harness)
+    cli.refused(*words[:4], "--tasks", "arc_easy", says=["results with another limit"])
+    assert len(harness) == asked, "said before anything is asked"
+    cli.refused("eval", model, *words[2:], "arc_easy", says=["results with other models"])
+    assert json.loads(words[3].read_text()) == found
+    assert cli(*words, "arc_easy", "--seed", 5, "--overwrite", "--json").json["tasks"] == ["arc_easy"]
+
+
+def test_only_errors_of_the_hub_are_told_so(cli: Any, model: Path, harness: Any,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**options: Any) -> Any:
+        raise KeyError("doc_to_text")
+
+    cli.refused("eval", model, "--tasks", "arc_easy", "--limit", 13, says=["ask the subject", "from the hub"])
+    monkeypatch.setattr(sys.modules["lm_eval"], "simple_evaluate", broken)
+    said = cli.refused("eval", model, "--tasks", "arc_easy", says=["ask the subject these tasks", "doc_to_text"])
+    assert "from the hub" not in said
 
 
 @pytest.mark.parametrize(("words", "says"), [
@@ -91,7 +118,8 @@ def test_what_cannot_be_asked(cli: Any, model: Path, harness: Any, words: tuple[
 def test_without_lm_eval_the_extra_is_named(cli: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     cli.refused("eval", model, "--tasks", "arc_easy", says=["needs lm-eval", "pip install 'expunge[eval]'"])
-    assert cli("doctor", "--json").json["extra eval"]
+    said = cli("doctor", "--json").json
+    assert all(said[f"extra {name}"] for name in ("eval", "hub", "tensorboard", "wandb", "trackio"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed")

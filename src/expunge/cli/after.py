@@ -42,6 +42,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows at once.")] = 8,
     seed: Annotated[int, typer.Option("--seed", help="One seed for everything random.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="File for the results; RUN/eval.json of a run.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop earlier results in that file.")] = False,
     as_json: Json = False,
 ) -> None:
     """Ask a run, and its original, standard benchmarks through lm-eval (extra: eval)."""
@@ -52,7 +53,7 @@ def evaluate(
 
     reporter = reporter_for(as_json)
     made = ask(model, [name.strip() for name in tasks.split(",") if name.strip()], original=original, include=include,
-               limit=limit, batch_size=batch_size, seed=seed, out=out, reporter=reporter)
+               limit=limit, batch_size=batch_size, seed=seed, out=out, overwrite=overwrite, reporter=reporter)
     if as_json:
         return print_json(made.to_json())
     reporter.table("", ["task", "metric", "unlearned", "std. error", "original"],
