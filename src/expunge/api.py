@@ -181,7 +181,7 @@ def forget(
         setting, settings = chosen(preset, method, settings, options)
         method, task = setting.recipe, task if task is not None or forget is not None else setting.task
     elif method is None:
-        raise UsageError("What should be done was not said.", "A run needs a recipe or a preset.",
+        raise UsageError("What should be done was not said.", "A run needs a recipe or a published setting.",
                          'Give --method, such as "npo + retain_kl", or --preset; `expunge presets` lists these.')
     else:
         settings = RunSettings.build(settings, **options)

@@ -5,12 +5,14 @@ A setting whose published code has a defect has no recipe; `defect` says which.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from expunge.errors import UsageError, did_you_mean
 from expunge.records.settings import RunSettings
+from expunge.registry import entries
 
 OPEN = "locuslab/open-unlearning"
 SMOOTH = "OPTML-Group/Unlearn-Smooth"
@@ -48,7 +50,7 @@ class PublishedSetting:
     @property
     def about(self) -> str:
         """Where it comes from, in one line."""
-        return f"Preset {self.name}, published for {self.model} ({self.source}).{' ' + self.note if self.note else ''}"
+        return f"Published setting {self.name}, for {self.model} ({self.source}).{' ' + self.note if self.note else ''}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -186,7 +188,11 @@ def published(name: str) -> PublishedSetting:
     """The setting of this name. Raises UsageError for an unknown one, and for one whose published code has a defect."""
     found = {preset.name: preset for preset in PRESETS}
     if name not in found:
-        raise UsageError(f"There is no preset called {name!r}.", did_you_mean(name, found),
+        plugin = re.split(r"[(+>\s]", name, maxsplit=1)[0]
+        if plugin in entries():
+            raise UsageError(f"{plugin} is a plug-in for recipes, not a published setting.", "",
+                             f'Use --method "{name}"; `expunge presets` lists the published settings.')
+        raise UsageError(f"There is no published setting called {name!r}.", did_you_mean(name, found),
                          "`expunge presets` lists them.")
     if found[name].defect:
         method, _, where = name.partition("/")
@@ -204,7 +210,7 @@ def chosen(name: str, method: str | None, settings: RunSettings | None,
         UsageError: there is none, it cannot be reached, or a recipe was given too.
     """
     if method is not None:
-        raise UsageError("--method and --preset were both given.", "A preset is a recipe with its options.",
+        raise UsageError("--method and --preset were both given.", "A published setting is a recipe with its options.",
                          f"Leave one of them out; `expunge presets {name}` shows the recipe to start from.")
     preset = published(name)
     given = {} if settings is None else {key: getattr(settings, key) for key in settings.model_fields_set}

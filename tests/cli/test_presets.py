@@ -86,6 +86,13 @@ def test_the_list_fits_one_screen_and_names_its_models(cli: Any) -> None:
     assert all("TOFU" in p["benchmark"] for p in cli("presets", "tofu", "--json").json)
 
 
+def test_a_method_is_not_a_published_setting(cli: Any) -> None:
+    for name in ("grad_diff", "npo + retain_kl", "ga(weight=2)"):
+        cli.refused("forget", "nowhere", "--preset", name, "--out", "run",
+                    says=[f'Use --method "{name}"', "not a published setting"])
+    cli.refused("forget", "nowhere", "--preset", "npo/tofi", "--out", "run", says=["no published setting called"])
+
+
 def test_one_preset_shows_recipe_and_source(cli: Any) -> None:
     said = cli("presets", "sam/wmdp-bio").out
     assert "ratio=batch" in said and "Unlearn-Smooth" in said and "Zephyr-7B" in said
@@ -110,7 +117,7 @@ def test_a_preset_runs_and_options_given_come_first(cli: Any, model: Path, tmp_p
 
 def test_a_default_that_is_typed_counts_as_given(cli: Any, model: Path) -> None:
     """--epochs 10 and --batch-size 8 are defaults of expunge, and not those of this preset."""
-    words = ("forget", model, "--preset", "npo/rwku", "--task", TASK, "--out", "run", "--dry-run")
+    words = ("forget", model, "--preset", "npo/rwku", "--task", TASK, "--out", "run", "--dry-run", "--json")
     rows, own = len(load_task(TASK).forget), cli(*words).json
     typed = cli(*words, "--epochs", 10, "--batch-size", 8).json
     assert own["steps"] == [3 * -(-rows // 16)] and typed["steps"] == [10 * -(-rows // 32)]
@@ -132,7 +139,7 @@ def test_python_has_the_same(model: Path, tmp_path: Path) -> None:
     assert held.steps == (10 * len(load_task(TASK).forget) // 2,)
     with pytest.raises(UsageError, match="both given"):
         expunge.forget(model, preset="npo/rwku", method="npo", task=TASK, out=tmp_path / "c")
-    with pytest.raises(UsageError, match="a recipe or a preset"):
+    with pytest.raises(UsageError, match="a recipe or a published setting"):
         expunge.forget(model, task=TASK, out=tmp_path / "c")
     with pytest.raises(PreflightError, match="no such block"):  # layer 7 of a model with two
         expunge.forget(model, preset="rmu/tofu-forget10", task=TASK, out=tmp_path / "c")

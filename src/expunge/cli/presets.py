@@ -15,13 +15,14 @@ from expunge.presets import LARGE, PRESETS, PublishedSetting
 @app.command()
 @friendly
 def presets(
-    name: Annotated[str | None, typer.Argument(help="A preset, to see its recipe and source; or a benchmark.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A published setting, to see its recipe and source; or a "
+                                                      "benchmark.")] = None,
     as_json: Json = False,
 ) -> None:
     """List published settings, which `forget --preset NAME` runs, each with its source."""
     shown = [p for p in PRESETS if name is None or p.name == name or p.benchmark.lower() == name.lower()]
     if not shown:
-        raise UsageError(f"There is no preset or benchmark called {name!r}.",
+        raise UsageError(f"There is no published setting or benchmark called {name!r}.",
                          did_you_mean(str(name), [*(p.name for p in PRESETS), *{p.benchmark for p in PRESETS}]))
     if as_json:
         return print_json([p.to_json() for p in shown])
