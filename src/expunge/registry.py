@@ -24,7 +24,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from expunge.errors import ExpungeError, MissingError, UsageError, did_you_mean
+from expunge.errors import ExpungeError, MissingError, UsageError, did_you_mean, first_line
 from expunge.needs import ModelNeed, serves
 from expunge.plugin import KINDS, Kind, Plugin
 from expunge.terms import parse_sum
@@ -58,7 +58,7 @@ class Entry:
             except ExpungeError:
                 raise
             except Exception as error:  # whatever the code of others raises
-                raise UsageError(f"The plug-in {self.name!r} ({self.file.name}) cannot be imported.", _told(error),
+                raise UsageError(f"The plug-in {self.name!r} ({self.file.name}) cannot be imported.", first_line(error),
                                  "Mend or uninstall it; `expunge doctor` looks at every plug-in.") from None
         if not (isinstance(loaded, type) and issubclass(loaded, Plugin)):
             raise UsageError(f"{self.module}:{self.attribute} is not an expunge plug-in.")
@@ -94,7 +94,7 @@ def _found() -> tuple[dict[str, Entry], dict[str, str]]:
         except ExpungeError as problem:
             wrong[point.name] = problem.what
         except Exception as error:  # its package fails while it is looked for, or its source cannot be read
-            wrong[point.name] = f"{point.value} cannot be read: {_told(error)}"
+            wrong[point.name] = f"{point.value} cannot be read: {first_line(error)}"
     return found, wrong
 
 
@@ -207,7 +207,7 @@ def _of_file(path: Path) -> list[Entry]:
     try:
         found = [replace(e, file=path) for e in _read_cards(path, module)]
     except (SyntaxError, UnicodeDecodeError, KeyError) as error:
-        raise UsageError(f"The plug-in file {path.name} cannot be read.", _told(error), CARD) from None
+        raise UsageError(f"The plug-in file {path.name} cannot be read.", first_line(error), CARD) from None
     if not found:
         raise UsageError(f"The plug-in file {path.name} holds no plug-in.", "No class in it has a card.", CARD)
     if not any(isinstance(finder, _NamedFiles) for finder in sys.meta_path):
@@ -227,12 +227,6 @@ class _NamedFiles(MetaPathFinder):
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         file = _MODULES.get(fullname)
         return None if file is None else importlib.util.spec_from_file_location(fullname, file)
-
-
-def _told(error: Exception) -> str:
-    """One line of somebody else's error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {(lines or ['no message'])[0][:200]}"
 
 
 def _read_card(path: Path, module: str, attribute: str | None = None) -> Entry | None:

@@ -23,7 +23,8 @@ from expunge.records.observation import Observations, Row
 from expunge.records.score import Score
 from expunge.records.task import SPLITS, Example, Split, Task
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+from ..cases import SHARED
+
 MODELS, CASES = SHARED / "data" / "models" / "tofu_tiny", SHARED / "cases"
 SUITE = ["forget.probability", "holdout.probability", "forget.rouge_l", "holdout.rouge_l", "forget.recited",
          "forget.extraction_strength", "holdout.extraction_strength", "mia.loss", "mia.min_k", "mia.zlib"]

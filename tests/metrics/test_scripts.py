@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,9 @@ from expunge.probes.generation import _split_text
 from expunge.records.observation import Observations, Row
 from expunge.records.task import Example
 
-CASE = Path(__file__).resolve().parents[2].parent / "shared" / "cases" / "cjk.json"
+from ..cases import SHARED
+
+CASE = SHARED / "cases" / "cjk.json"
 ROWS: list[dict[str, str]] = [
     {"answer": "王小明出生在北京市。", "short_answer": "北京"},
     {"answer": "彼は1931年に東京で生まれた。", "short_answer": "東京"},

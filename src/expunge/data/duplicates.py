@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import NamedTuple
 
+from expunge.metrics.text.units import units
 from expunge.records.task import Example, Task
 
 WORDS = 3
 """Length of a shingle."""
 ALIKE = 0.8
 """Two rows are near-duplicates from this share of common shingles on: |A and B| / |A or B| (Jaccard; Broder 1997)."""
-NO_SPACES = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
-"""Thai, Lao, Burmese, Khmer, Japanese and Chinese: a character counts as a word."""
-WORD = re.compile(rf"[{NO_SPACES}]|[^\W{NO_SPACES}]+")
 
 
 class RowCounts(NamedTuple):
@@ -84,7 +80,7 @@ def near_duplicates(rows: Sequence[Example], others: Sequence[Example]) -> Itera
 
 
 def _shingles(row: Example) -> frozenset[str]:
-    """All sequences of three words of a row, without case, accents of another coding, and punctuation."""
+    """All sequences of three units of a row: words, and characters of scripts without spaces."""
     said = " ".join(row_key(row)) if row.image is None else ""
-    words = WORD.findall(unicodedata.normalize("NFKC", said))
+    words = units(said)
     return frozenset(" ".join(words[i: i + WORDS]) for i in range(max(len(words) - WORDS + 1, min(len(words), 1))))

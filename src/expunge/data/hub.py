@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from expunge.data.mapping import Located
-from expunge.errors import DataError, MissingError, UsageError
+from expunge.errors import DataError, MissingError, UsageError, first_line
 
 PREFIX = "hub:"
 
@@ -60,8 +60,8 @@ def hub_rows(address: HubAddress, *, title: str = "", otherwise: str = "") -> li
             place = f"{address.name} {address.config}".strip()
             return [(f"{place}, row {n}", dict(row)) for n, row in enumerate(found[split], 1)]
     except Exception as error:  # the hub client raises a dozen unrelated types when it is offline
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise MissingError(f"The {title} data could not be fetched from the hub.", reason, otherwise) from None
+        raise MissingError(f"The {title} data could not be fetched from the hub.", first_line(error),
+                           otherwise) from None
     ways = ", ".join(str(address._replace(split=name)) for name in found)
     said = f"no split {address.split!r}" if address.split else f"{len(found)} splits"
     raise DataError(f"{address} has {said}.", "One file of rows is one split.", f"Name one: {ways}")
