@@ -413,7 +413,8 @@ def test_rows_longer_than_the_context(cli: Any, refused: Any, model: Path, rows:
     assert not out.exists()
 
     words = (*data, "--max-length", 512)
-    plan = cli("forget", model, *words, "--method", "npo + retain_kl", "--out", out, "--dry-run").json
+    plan = cli("forget", model, *words, "--method", "npo + retain_kl", "--out", out, "--dry-run",
+               "--json").json
     assert plan["truncated"] == 1
     said = cli("forget", model, *words, "--method", "npo + retain_kl", "--out", out, "--steps", 1)
     assert "1 rows are cut to --max-length 512" in said.err

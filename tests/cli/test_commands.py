@@ -42,7 +42,7 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
         "--plugin"}),
     "report": (("folders",), {"--out", "--title", "--redact", "--mail", "--json"}),
     "eval": (("model",), {"--tasks", "--original", "--include", "--limit", "--batch-size", "--seed", "--out",
-                          "--json"}),
+                          "--overwrite", "--json"}),
     "purge": (("run",), {"--dry-run", "--json"}),
     "merge": (("run",), {"--out", "--overwrite", "--json"}),
     "ls": (("what",), {"--json", "--plugin"}),
@@ -159,11 +159,12 @@ def test_json_and_dry_run(cli: Any, world: Any, tmp_path: Path, monkeypatch: pyt
     plan = cli("train", world.config, *task, "--out", out, "--dry-run", "--json").json
     assert plan["recipe"] == "retain_nll" and plan["rows"]["forget"] == 20
     plan = cli("forget", world.original, *task, "--method", "npo + retain_kl", "--out", out, "--dry-run",
-               "--steps", 7).json
+               "--steps", 7, "--json").json
     assert plan["steps"] == [7] and plan["rows"]["forget"] == 20
     assert plan["reference"] == ["cached states, or a frozen copy where they are larger"]
     assert plan["stages"][0]["npo"]["beta"] == 0.1
-    plan = cli("audit", world.original, *task, "--out", out, "--suite", "quick", "--dry-run").json
+    plan = cli("audit", world.original, *task, "--out", out, "--suite", "quick", "--dry-run",
+               "--json").json
     assert "forget_quality" in plan["terms"] and "likelihood on 20 forget rows" in plan["observations"]
     plan = cli("shadows", "--method", "npo", "--method", "ga", "--count", 4, "--out", out, "--dry-run").json
     assert (plan["schema"], plan["trainings"], plan["results"]) == ("expunge.shadows/1", 16, {})
@@ -185,7 +186,7 @@ def test_json_and_dry_run(cli: Any, world: Any, tmp_path: Path, monkeypatch: pyt
 
 def test_limit_keeps_the_first_rows_of_every_split(cli: Any, world: Any, tmp_path: Path) -> None:
     plan = cli("forget", world.original, "--task", world.task, "--method", "ga", "--out", tmp_path / "out",
-               "--limit", 3, "--dry-run").json
+               "--limit", 3, "--dry-run", "--json").json
     assert set(plan["rows"].values()) == {3}
 
 
@@ -193,5 +194,5 @@ def test_map_reads_other_field_names(cli: Any, model: Path, tmp_path: Path) -> N
     path = tmp_path / "rows.jsonl"
     path.write_text('{"q": "Who?", "a": "Ada."}\n', encoding="utf-8")
     plan = cli("forget", model, "--forget", path, "--map", "question=q,answer=a", "--method", "ga",
-               "--out", tmp_path / "out", "--dry-run").json
+               "--out", tmp_path / "out", "--dry-run", "--json").json
     assert plan["rows"]["forget"] == 1

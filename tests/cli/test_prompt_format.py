@@ -47,7 +47,7 @@ def test_a_run_shows_how_it_reads(cli: Any, model: Path, rows: Any, tmp_path: Pa
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert record["prompt"] == plan
     audit = ("audit", tmp_path / "run", "--suite", "forget.probability")
-    assert cli(*audit, "--dry-run").json["prompt"]["first_row"] == PLAIN_FIRST
+    assert cli(*audit, "--dry-run", "--json").json["prompt"]["first_row"] == PLAIN_FIRST
     assert PLAIN_FIRST in cli(*audit).err
     made = json.loads((tmp_path / "run" / "audit.json").read_text())["prompt"]
     assert made == plan | {"first_row": ""}
@@ -126,7 +126,8 @@ def test_words_that_meet(prompt: str, completion: str, warned: bool) -> None:
 
 def test_counterfact(cli: Any, model: Path, tmp_path: Path) -> None:
     words = ("--forget", case("counterfact_shape.json"), "--map", "prompt=prompt,completion=ground_truth")
-    plan = cli("forget", model, *words, "--method", "ga", "--out", tmp_path / "run", "--dry-run").json["prompt"]
+    plan = cli("forget", model, *words, "--method", "ga", "--out", tmp_path / "run", "--dry-run",
+               "--json").json["prompt"]
     assert "In 1 of 1 rows nothing separates prompt and completion" in plan["warnings"][0]
     assert "sport[[basketball" in plan["first_row"]
 

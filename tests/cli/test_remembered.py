@@ -198,12 +198,22 @@ def test_the_plan_of_a_training_can_be_read(cli: Any, world: Any, tmp_path: Path
     assert cli(*words, "--json").json["recipe"] == "retain_nll" and not (tmp_path / "o").exists()
 
 
+def test_plans_of_forgetting_and_auditing_can_be_read(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
+    said = cli("forget", model, *rows.words, "--method", "npo", "--out", tmp_path / "o", "--dry-run").out
+    assert said.startswith("Nothing was run.") and "\n  steps " in said and "{" not in said.splitlines()[1]
+    words = ("audit", model, *rows.words, "--suite", "forget.probability,prefix(words=1)", "--out", tmp_path / "o",
+             "--dry-run")
+    said, plan = cli(*words).out, cli(*words, "--json").json
+    assert said.startswith("Nothing was run.") and "\n  terms " in said and plan["observations"][0] in said
+    assert all(f"{attack}: " in said for attack in plan["attacks"]) and not (tmp_path / "o").exists()
+
+
 def test_without_retain_rows_the_utility_floor_is_said_to_be_empty(cli: Any, model: Path, rows: Any,
                                                                   tmp_path: Path) -> None:
     words = ("forget", model, "--forget", rows.forget, "--method", "npo", "--steps", 1)
     cli(*words, "--out", tmp_path / "a")
     assert any("no retain rows" in a for a in RunRecord.read(tmp_path / "a" / "record.json").alarms)
-    plan = cli(*words, "--out", tmp_path / "b", "--dry-run").json
+    plan = cli(*words, "--out", tmp_path / "b", "--dry-run", "--json").json
     assert any("no retain rows" in note for note in plan["notes"])
-    plan = cli(*words, "--out", tmp_path / "b", "--dry-run", "--utility-floor", 0).json
+    plan = cli(*words, "--out", tmp_path / "b", "--dry-run", "--json", "--utility-floor", 0).json
     assert not any("no retain rows" in note for note in plan["notes"])

@@ -139,7 +139,7 @@ def test_the_planned_steps_are_those_of_the_schedule(recipe: str, settings: RunS
 def test_the_planned_steps_are_run(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
     words = (model, *rows.words, "--method", "npo + retain_kl >> npo", "--epochs", 1.5, "--batch-size", 2,
              "--keep", "last", "--out", tmp_path / "run")
-    plan = cli("forget", *words, "--dry-run").json
+    plan = cli("forget", *words, "--dry-run", "--json").json
     cli("forget", *words)
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert [s["timing"]["steps"] for s in record["stages"]] == plan["steps"] == [3, 3]

@@ -162,7 +162,7 @@ def test_what_cannot_run_says_so(cli: Any, model: Path, rows: Any, tmp_path: Pat
 
 
 def test_the_cost_is_said_before(cli: Any, world: Any, tmp_path: Path) -> None:
-    plan = cli(*command(world, tmp_path / "audit", "--dry-run")).json
+    plan = cli(*command(world, tmp_path / "audit", "--dry-run", "--json")).json
     assert plan["attacks"]["relearn(steps=4, at=[2], rank=2)"].startswith("4 steps")
     assert not (tmp_path / "audit").exists()
     for wrong, says in (("relearm", "relearn"), ("relearn(stepz=3)", "steps"), ("relearn >> prefix", "joined by +")):

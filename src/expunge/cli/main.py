@@ -1,6 +1,7 @@
 """`expunge`: the commands. Each only reads options, calls the API and prints.
 
-Exit codes: 0 ok, 1 a verdict failed, 2 usage, 3 preflight refused, 4 interrupted and resumable.
+Exit codes: 0 ok, 1 a requirement does not hold, a cell of a grid or every trial of a sweep failed, 2 usage, 3 preflight
+refused or a problem that `doctor` found, 4 interrupted and resumable.
 """
 
 from __future__ import annotations
@@ -112,17 +113,16 @@ def forget(
     default = published(preset).task if preset else None
     check_place(model)
     from expunge import api
-    from expunge.cli.plans import show_forgotten
+    from expunge.cli.plans import show_forgotten, show_plan
     from expunge.records.run import RunRecord
 
     reporter = reporter_for(as_json)
     done = api.forget(model, method=method, preset=preset, out=out, task=load(rows, settings, default),
                       settings=settings, resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter,
                       track=track or ())
-    if as_json or dry_run:
+    if as_json:
         return print_json(done.to_json())
-    if isinstance(done, RunRecord):
-        show_forgotten(done, out, reporter)
+    show_forgotten(done, out, reporter) if isinstance(done, RunRecord) else show_plan(done, reporter)
 
 
 @app.command()
@@ -152,6 +152,7 @@ def audit(
             check_place(place)
     from expunge import api
     from expunge.cli.gate import check_junit, gate, gate_stored, stored_audit
+    from expunge.cli.plans import show_audit_plan
     from expunge.cli.showing import show_audit
     from expunge.records.score import Audit
 
@@ -176,7 +177,7 @@ def audit(
     except RequirementError as failed:  # told below, after the audit
         made = failed.audit
     if not isinstance(made, Audit):
-        return print_json(made)
+        return print_json(made) if as_json else show_audit_plan(made, reporter)
     print_json(made.to_json()) if as_json else show_audit(made, reporter, out or subject, verbose=verbose)
     gate(made, conditions, junit)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from expunge.cli.showing import shown_path
 from expunge.console import Reporter
@@ -29,6 +30,21 @@ def show_plan(plan: Plan, reporter: Reporter) -> None:
     lines += [("cut rows", str(plan.truncated))] if plan.truncated else []
     lines += [("note", note) for note in (*plan.prompt.notes, *plan.notes)]
     lines += [("warning", warning) for warning in plan.prompt.warnings]
+    _show(lines, reporter)
+
+
+def show_audit_plan(plan: Mapping[str, Any], reporter: Reporter) -> None:
+    """The plan of an audit as lines to read."""
+    prompt = plan["prompt"]
+    lines = [("terms", ", ".join(plan["terms"])), ("asks", "\n".join(plan["observations"]))]
+    lines += [("attack", f"{attack}: {cost}") for attack, cost in plan["attacks"].items()]
+    lines += [("prompt", prompt["format"]), ("first row", repr(prompt["first_row"])), ("", "(supervised in [[ ]])")]
+    lines += [("note", note) for note in (*prompt["notes"], *plan["notes"])]
+    lines += [("warning", warning) for warning in prompt["warnings"]]
+    _show(lines, reporter)
+
+
+def _show(lines: Sequence[tuple[str, str]], reporter: Reporter) -> None:
     reporter.out.print("Nothing was run. This is the plan:", markup=False)
     for name, said in lines:
         first, *more = str(said).splitlines() or [""]
