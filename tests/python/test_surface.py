@@ -135,6 +135,13 @@ def test_files_need_no_name(rows: Any, tmp_path: Path) -> None:
     assert len(task.forget) == 4 and len(task.retain) == 6
 
 
+@pytest.mark.parametrize("given", [{"name": [{"question": "q"}]}, {"forget": [{"question": "q", "answer": "a"}]}])
+def test_rows_in_memory_are_refused_with_the_way(given: dict[str, Any]) -> None:
+    with pytest.raises(expunge.ExpungeError, match="from a list") as refused:
+        expunge.load_task(**given)
+    assert "json.dumps" in str(refused.value)
+
+
 def test_records_are_read_from_a_folder_given_as_text(run: Any) -> None:
     assert expunge.RunRecord.read(str(run[0])) == expunge.RunRecord.read(run[0] / "record.json")
 

@@ -56,6 +56,12 @@ def load_task(
     """
     if limit is not None:
         check_limit(limit)
+    for given in (name, forget, retain, holdout):
+        if given is not None and not isinstance(given, str | Path):
+            raise UsageError(f"Rows are read from a file, not from a {type(given).__name__}.",
+                             "A task of rows in memory is made by hand.",
+                             "Write one row a line with json.dumps, or build expunge.Task(name=..., forget=(...)) of "
+                             "expunge.Example.")
     if name is None:
         if forget is None:
             raise UsageError("There is nothing to forget: neither a task nor a forget file is given.",

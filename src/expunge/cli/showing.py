@@ -67,7 +67,7 @@ def show_audit(found: Audit, reporter: Reporter, folder: str | Path, *, page: st
             _show_findings(found.verdict, reporter)
     reporter.out.print()
     if found.verdict:
-        _show_verdict(found.verdict, reporter)
+        _show_verdict(found.verdict, reporter, bool(found.retrained))
     _show_figures(found.scores, reporter)
     reporter.out.print()
     if found.verdict:
@@ -104,11 +104,13 @@ def show_page(page: Path, folders: Sequence[Path], redacted: bool, mail: bool) -
             f"expunge purge {shown_path(folder)}" for folder in folders))
 
 
-def _show_verdict(verdict: Verdict, reporter: Reporter) -> None:
+def _show_verdict(verdict: Verdict, reporter: Reporter, retrained: bool) -> None:
     """One sentence, and the outcome for each kind of access."""
     meaning = HEADLINES[verdict.outcome][2].partition(". ")[0].rstrip(".")
     if verdict.outcome == "undecided" and verdict.sentences:
         meaning = verdict.sentences[0].rstrip(".")
+    elif verdict.outcome == "retains" and not retrained and verdict.sentences:  # what proves it, without a comparison
+        meaning += f". {verdict.sentences[0].rstrip('.')}"
     _paragraph(f"Verdict: {verdict.outcome}. {meaning}.", reporter, style="bold", lines=3)
     for sentence in verdict.sentences:
         if sentence.startswith(SETTLING):
@@ -141,9 +143,10 @@ def carrying(scores: Sequence[Score]) -> list[Score]:
     chosen = [next((s for name in names for s in plain if base(s) == name), None) for names in FIGURES]
     found = [s for s in chosen if s is not None]
     below = [s for s in plain if base(s) == "forget.probability" and is_below(s)]
-    for score in [*(shown_alone(plain) or hidden_inside(plain) or below)][:1]:
-        if all(s.name != score.name for s in found):
-            found = [score, *(s for s in found if s is not chosen[1])]
+    shown = sorted(shown_alone(plain), key=lambda s: base(s) != "forget.recited")
+    for score in [*(shown or hidden_inside(plain) or below)][:1]:
+        rest = found if any(s.name == score.name for s in found) else [s for s in found if s is not chosen[1]]
+        found = [score, *(s for s in rest if s.name != score.name)]
     others = (s for s in plain if s.higher_is == "knows" and all(s.name != f.name for f in found))
     return [*found, *others][:SCORES_SHOWN]
 

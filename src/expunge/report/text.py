@@ -20,7 +20,7 @@ HEADLINES: dict[str, tuple[str, str, str]] = {
         "The model knows less than one that never saw the forget set: it avoids or damages answers."),
     "retains": (
         "✕", "Retains",
-        "The model shows knowledge of the forget set that a retrained model does not have."),
+        "The model shows knowledge of the forget set that one which never saw it would not have."),
     "undecided": (
         "?", "Undecided",
         "The measurements do not settle whether the forget set is gone."),
@@ -152,7 +152,8 @@ def ideal(score: Score) -> str:
 def command(verb: str, *, model: str = "", task: str = "", recipe: str = "", seed: int | None = None) -> str:
     """A command line to copy; capitals stand for what the page cannot know."""
     m, t = shlex.quote(model) if model else "MODEL", shlex.quote(task) if task else "TASK"
-    rows = "--forget FORGET_FILE --retain RETAIN_FILE" if task.startswith("files:") else f"--task {t}"
+    of_files = task == "files" or task.startswith("files:")  # a redacted page names no file
+    rows = "--forget FORGET_FILE --retain RETAIN_FILE" if of_files else f"--task {t}"
     tail = "" if seed is None else f" --seed {seed}"
     if verb == "forget":
         method = shlex.quote(recipe) if recipe else "RECIPE"
