@@ -29,6 +29,7 @@ from expunge.records.settings import RunSettings, TrainSettings, documented
 from expunge.records.task import Task
 from expunge.runs import execute, make_record
 from expunge.training.loop import OnStep
+from expunge.training.recomputing import cannot_recompute
 from expunge.watching import Track, check_trackers
 
 AnySettings = TypeVar("AnySettings", TrainSettings, RunSettings)
@@ -108,6 +109,8 @@ def train(
         subject = load_subject(model, template=task.template, max_length=settings.max_length)
     rows = [subject.encoder.encode(r) for r in chosen]
     problems: list[ExpungeError] = [*subject.encoder.check(rows, subject.model.config, "training")]
+    if settings.gradient_checkpointing:
+        problems += cannot_recompute(subject)
     if isinstance(stage.wrap, Exact):
         problems += [*stage.wrap.training_problems(subject, chosen), *trained_on_task(model, task)]
     if problems:

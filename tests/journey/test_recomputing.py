@@ -93,6 +93,17 @@ def test_a_model_without_it_is_refused(subject: CausalLM, monkeypatch: pytest.Mo
         pass
 
 
+@pytest.mark.parametrize("verb", ["forget", "train"])
+def test_that_is_known_before_the_run(cli: Any, model: Path, rows: Any, subject: CausalLM, tmp_path: Path, verb: str,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(subject.model), "supports_gradient_checkpointing", False)
+    words = (verb, model, *rows.words[:4], *(("--method", "ga") if verb == "forget" else ()), "--steps", 1,
+             "--gradient-checkpointing", "--out", tmp_path / "run")
+    for more in ((), ("--dry-run",)):
+        assert "does not support gradient checkpointing" in cli(*words, *more, code=3).err
+    assert not (tmp_path / "run").exists()
+
+
 def test_perturbed_activations_are_refused(cli: Any, model: Path, rows: Any, subject: CausalLM, tmp_path: Path) -> None:
     words = ("forget", model, *rows.words, "--method", "npo + retain_kl + lat(steps=1)", "--steps", 1)
     for more in ((), ("--dry-run",)):

@@ -103,6 +103,8 @@ OWN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "bart": (change(model_type="bart", is_encoder_decoder=True, architectures=["BartForConditionalGeneration"]),
              ("encoder-decoder",)),
     "roberta": (change(model_type="roberta", architectures=["RobertaForCausalLM"]), ("both directions", "is_decoder")),
+    "xlnet": (lambda m: (m / "config.json").write_text(
+        '{"model_type": "xlnet", "architectures": ["XLNetLMHeadModel"]}'), ("XLNetLMHeadModel", "both directions")),
     "gptq": (change(quantization_config={"quant_method": "gptq", "bits": 4}), ("gptq", "optimum")),
     "made up": (change(quantization_config={"quant_method": "foo"}), ("foo", "Unknown")),
     "unknown family": (change(model_type="vit", architectures=["ViTModel"]), ("ViTModel",)),

@@ -22,7 +22,7 @@ from expunge.records.overview import Overview
 from expunge.records.prompt import PromptFormat
 from expunge.records.settings import LoopSettings, RunSettings, TrainSettings
 from expunge.records.task import Example, Task
-from expunge.training.recomputing import without_checkpointing
+from expunge.training.recomputing import cannot_recompute, without_checkpointing
 from expunge.training.schedule import steps_in
 
 
@@ -151,6 +151,9 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, encoder: Encod
         depth = depth_of(config)
         problems += _depth_problems(stage, depth)
         problems += [] if stage.scope.reads or lacking else _scope_problems(stage, encoder, config)
+    if settings.gradient_checkpointing and any(stage.takes_steps for stage in stages):
+        with contextlib.suppress(Exception):  # a family that cannot be built without weights is checked with them
+            problems += cannot_recompute(empty_subject(config, encoder))
     rows = [encoder.encode(r) for r in task.forget + task.retain]
     problems += encoder.check(rows, config, "forget and retain")
     # The monitor reads these too, and without retain rows it reads the background's.

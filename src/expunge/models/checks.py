@@ -100,6 +100,10 @@ def _check_kind(path: str | Path, config: Any) -> None:
         tied = ending == "Model" and getattr(config, "tie_word_embeddings", False)
         if saved and not tied and all(name.endswith(ending) for name in saved):
             raise UsageError(f"{of}, not a causal language model.", why, CAUSAL)
+    if getattr(config, "attn_type", None) == "bi":  # XLNet; only its own way of generating works around that
+        raise UsageError(f"{of}, which reads a text in both directions.",
+                         "A later token changes what it says of those before, so that no answer has a likelihood.",
+                         CAUSAL)
     both_ways = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "causal", False)
     if both_ways and not getattr(config, "is_decoder", False):
         option = "causal" if hasattr(config, "causal") else "is_decoder"
