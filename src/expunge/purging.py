@@ -3,90 +3,135 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from expunge.benchmarks.loading import remembered
 from expunge.errors import DataError, MissingError, UsageError
 from expunge.records.base import cache_root, read_json, read_jsonl
-from expunge.records.purged import Purged
+from expunge.records.grid import Grid
+from expunge.records.purged import Purged, with_rows
 from expunge.records.run import RunFolder, RunRecord
-from expunge.records.task import Task
+from expunge.records.score import Audit
+from expunge.records.task import Example, Task
 
-ROWS = ("task.json", "observations", "examples.parquet", "examples.csv", "checkpoint", "made.json")
-"""What holds rows, or answers to them, wherever it stands in the folder."""
 HELD = {
     "model": "weights; what they still know is for an audit to say", "merged": "a copy of the weights in one piece",
     "base": "weights before unlearning: they know the rows", "stages": "weights between the stages",
     "record.json": "recipe, settings, fingerprints of the rows, times", "audit.json": "scores and verdict",
-    "eval.json": "scores of standard benchmarks",
+    "eval.json": "scores of standard benchmarks", "grid.json": "what the cells are, and their scores",
+    "grid.csv": "scores of the cells", "ledger.json": "hashes of the rows that training saw, and their ids: a short "
+                                                      "row can be guessed from its hash, so keep it private",
     "steps.jsonl": "losses of every step", "purged.json": "that it was purged"}
 """Name in a run folder -> what it holds, of what stays."""
+TEXTS = ("text", "reference", "prompt")
+LAST = ("task.json", "source.json")
+"""What leads to the cached copies: it goes last, so that a purge that was killed can be done again."""
 
 
 def purge(run: str | Path, *, dry_run: bool = False) -> Purged:
-    """Remove the rows of a run or an audit from its folder and from the cache, and write down that it was done.
+    """Remove the rows of a run, an audit or a grid from its folder and from the cache, and write down that it was done.
 
     Removed are task.json, observations, values of single examples (they name entities), checkpoints and pages, also
-    of audits and merged weights inside the folder; and
-    every file of the observation cache with one of its rows. Weights, record, scores and losses stay.
+    of cells, audits and merged weights inside the folder; the first row, notes and warnings in records; and every file
+    of the observation cache with one of the rows. Weights, record, scores and losses stay.
 
     Args:
         dry_run: say what would go, and change nothing.
 
     Returns:
-        What was removed and what is left; also in RUN/purged.json.
+        What was removed, by this and earlier purges, and what is left; also in RUN/purged.json.
 
     Raises:
-        MissingError: no run and no audit is there.
-        UsageError: the run did not end, and needs its rows to go on.
+        MissingError: no run, no audit and no grid is there.
+        UsageError: the run, or a cell, did not end, and needs its rows to go on.
     """
     root = Path(run)
     files = RunFolder(root)
-    if not (files.record.is_file() or files.audit.is_file()):
-        raise MissingError(f"{root} is neither a run nor an audit.", "It holds no record.json and no audit.json.",
+    is_grid = (root / Grid.FILE).is_file()
+    if not (files.record.is_file() or files.audit.is_file() or is_grid):
+        raise MissingError(f"{root} is neither a run nor an audit nor a grid.",
+                           "It holds no record.json, no audit.json and no grid.json.",
                            "Name the folder that --out named.")
-    if files.record.is_file() and (how := RunRecord.read(files.record).unfinished):
-        raise UsageError(f"The run in {root} is unfinished: {how}.", "It needs its rows to go on.",
-                         "Go on with --resume first, or remove the whole folder.")
-    going = list(_going(root))
+    cells = [root / cell.folder for cell in Grid.read(root).cells if (root / cell.folder).is_dir()] if is_grid else []
+    _check_ended((root, *cells))
+    going = list(with_rows(root))
     cached = sorted({*_cached_by_key(root), *_cached_by_rows(root)})
-    size = sum(_size(path) for path in (*going, *cached))
-    shown = list(_showing_a_row(root))
-    kept = [path.name for path in sorted(root.iterdir()) if path not in going]
-    earlier = Purged.read(files.purged).removed if files.purged.exists() else ()
-    made = Purged(removed=tuple(dict.fromkeys((*earlier, *(str(p.relative_to(root)) for p in going),
-                                               *(f"{p.relative_to(root)}: its first row" for p in shown)))),
-                  cached=len(cached), removed_bytes=size,
-                  kept=tuple(f"{name}: {HELD[name]}" if name in HELD else f"{name}: not made by a run, look at it"
-                             for name in kept if name != files.purged.name))
+    sizes = sum(map(_size, cached)), sum(map(_size, going))
+    shown = [*_quoting(root, RunRecord), *_quoting(root, Audit)]
+    earlier = Purged.read(files.purged) if files.purged.exists() else Purged()
+    removed = (*(str(p.relative_to(root)) for p in going),
+               *(f"{p.relative_to(root)}: its first row, notes and warnings" for p in shown))
+    marked = Purged(removed=tuple(dict.fromkeys((*earlier.removed, *removed))), cached=earlier.cached,
+                    removed_bytes=earlier.removed_bytes, kept=tuple(_kept(root, going)))
+    halfway = marked.model_copy(update={"cached": earlier.cached + len(cached),
+                                        "removed_bytes": earlier.removed_bytes + sizes[0]})
+    made = halfway.model_copy(update={"removed_bytes": halfway.removed_bytes + sizes[1]})
     if dry_run:
         return made
-    made.write(files.purged)  # before anything goes: a kill in the middle must not leave a folder that looks whole
-    for path in (*going, *cached):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for cell in cells:
+        inside = [name.removeprefix(f"{cell.name}/") for name in marked.removed if name.startswith(f"{cell.name}/")]
+        Purged(removed=tuple(inside)).write(RunFolder(cell).purged)
+    marked.write(files.purged)  # before anything goes: a kill in the middle must not leave a folder that looks whole
+    for path in cached:
+        path.unlink(missing_ok=True)
+    halfway.write(files.purged)
     for place in shown:
-        record = RunRecord.read(place)
-        assert record.prompt is not None
-        record.model_copy(update={"prompt": record.prompt.without_row}).write(place)
+        _unquote(place)
+    _remove(going)
+    made.write(files.purged)
     return made
 
 
-def _showing_a_row(root: Path) -> Iterator[Path]:
-    """Records that show the first row as the model read it."""
-    for place in sorted(root.rglob("record.json")):
-        prompt = RunRecord.read(place).prompt
-        if prompt is not None and prompt.first_row:
+def _check_ended(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        place = RunFolder(folder).record
+        if place.is_file() and (how := RunRecord.read(place).unfinished):
+            raise UsageError(f"The run in {folder} is unfinished: {how}.", "It needs its rows to go on.",
+                             "Go on with --resume first, or remove the whole folder.")
+
+
+def _kept(root: Path, going: Iterable[Path]) -> Iterator[str]:
+    """What stays in the folder, each with what it holds; files with hashes or ids of rows also further inside."""
+    gone = set(going)
+    for path in sorted(root.iterdir()):
+        if path in gone or path.name == "purged.json":
+            continue
+        if path.is_dir() and (RunFolder(path).record.is_file() or RunFolder(path).audit.is_file()):
+            said = HELD.get(path.name, "a run or an audit: weights, record and scores")
+        else:
+            said = HELD.get(path.name, "not made by a run, look at it")
+        yield f"{path.name}: {said}"
+    yield from (f"{path.relative_to(root)}: {HELD['ledger.json']}" for path in sorted(root.rglob("ledger.json")))
+    for path in sorted(root.rglob("record.json")):
+        record = RunRecord.read(path)
+        if any(part.get("deleted") for part in (record.best, *(stage.get("best") or {} for stage in record.stages))):
+            yield f"{path.relative_to(root)}: also the ids of the rows that were deleted from the ledger"
+
+
+def _quoting(root: Path, kind: type[RunRecord] | type[Audit]) -> Iterator[Path]:
+    """Records that show the first row as the model read it, or whose notes and warnings may quote a row."""
+    for place in sorted(root.rglob(kind.FILE)):
+        prompt = kind.read(place).prompt
+        if prompt is not None and prompt != prompt.purged:
             yield place
 
 
-def _going(root: Path) -> Iterator[Path]:
-    """Files and folders with rows, outermost ones only; never inside the folders of weights."""
-    for path in sorted(root.iterdir()):
-        if path.name in ROWS or path.suffix == ".html":
-            yield path
-        elif path.is_dir() and path.name not in ("model", "base"):
-            yield from _going(path)
+def _unquote(place: Path) -> None:
+    record = (RunRecord if place.name == RunRecord.FILE else Audit).read(place)
+    assert record.prompt is not None
+    record.model_copy(update={"prompt": record.prompt.purged}).write(place)
+
+
+def _remove(going: Iterable[Path]) -> None:
+    """Every file, those that lead to the cached copies last; then the folders that they were in."""
+    going = list(going)
+    folders = [path for path in going if path.is_dir() and not path.is_symlink()]
+    inside = [path for folder in folders for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    found = [*(path for path in going if path not in folders), *inside]
+    for path in sorted(found, key=lambda path: path.name in LAST):
+        path.unlink(missing_ok=True)
+    for folder in folders:
+        shutil.rmtree(folder)
 
 
 def _cached_by_key(root: Path) -> Iterator[Path]:
@@ -103,26 +148,25 @@ def _cached_by_key(root: Path) -> Iterator[Path]:
 
 
 def _cached_by_rows(root: Path) -> Iterator[Path]:
-    """Files of the cache with a row of the run, as other audits of the same rows left them."""
-    task = remembered(root)
-    if task is None:
-        return
-    known = set(_strings(task))
-    for place in sorted((cache_root() / "observations").glob("*.jsonl")):
+    """Files of the cache with a row of the folder, as other audits of the same rows left them.
+
+    Probes of hidden states and gradients keep no text: their rows are known by id and entity. A file of other rows
+    with the same id and entity goes too; that costs time and no figure.
+    """
+    rows = [row for place in sorted(root.rglob("task.json")) for row in _forgotten(Task.read(place))]
+    texts = {said for row in rows for said in (row.answer, *row.paraphrased_answers, row.prompt) if said}
+    known = {(row.id, row.entity) for row in rows}
+    for place in sorted((cache_root() / "observations").glob("*.jsonl")) if rows else ():
         try:
-            if any(row.get(field) in known for row in read_jsonl(place) for field in ("text", "reference", "prompt")):
+            if any((row.get("id"), row.get("entity")) in known or any(row.get(field) in texts for field in TEXTS)
+                   for row in read_jsonl(place)):
                 yield place
         except DataError:
             continue
 
 
-def _strings(task: Task) -> Iterator[str]:
-    """Answers and prompts of the rows to forget, whole."""
-    for row in (*task.forget, *task.probe_rows("forget")):
-        yield row.answer
-        yield from row.paraphrased_answers
-        if row.prompt:
-            yield row.prompt
+def _forgotten(task: Task) -> Iterator[Example]:
+    yield from (*task.forget, *task.probe_rows("forget"))
 
 
 def _size(path: Path) -> int:

@@ -27,6 +27,11 @@ class PromptFormat(Record):
         return self.model_copy(update={"first_row": ""})
 
     @property
+    def purged(self) -> PromptFormat:
+        """The same without text and ids of rows; notes and warnings may quote both."""
+        return self.model_copy(update={"first_row": "", "notes": (), "warnings": ()})
+
+    @property
     def lines(self) -> tuple[str, ...]:
         """Format, first row and notes, one line each."""
         row = (f"First row, supervised in [[ ]]: {self.first_row!r}",) if self.first_row else ()
