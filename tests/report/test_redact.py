@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from expunge.records.task import Example, Task
+from expunge.report.evidence import Answer
 from expunge.report.gather import RunView
+from expunge.report.held import behind, still_there
 from expunge.report.page import render
 from expunge.report.paths import short, without_paths
 from expunge.report.redact import LONG, Redaction, strings
@@ -148,6 +150,68 @@ def test_hostile_text_is_hidden_and_stays_harmless(make_run: Make, tmp_path: Pat
     assert "<script>" not in page and "<b>bold" not in page
 
 
+@pytest.mark.parametrize(("note", "answer", "entity", "gone"), [
+    ("他住在老港街，第五号。", "他住在老港街，第五号。", "", "老港街"),
+    ("李明要求删除。", "他是医生。", "李明", "李明"),
+    ("李 明さん, 李明さん", "はい。", "李明", "李明"), ("ขอโดยสมชายวันนี้", "ใช่", "สมชาย", "สมชาย"),
+    ("김철수는 요청했다", "네", "김철수", "김철수"),
+    ("Mark Page asked, MARK PAGE too, and mark-page.jsonl.", "Mark Page lives there.", "", "mark.page"),
+    ("Max Long asked.", "Did Max Long live there?", "", "max long"), ("of max long", "Yes.", "Max Long", "max long"),
+    ("he lives in OLD harbour street", "He lives in Old Harbour Street", "", "harbour"),
+    ("Zoe\u0301 asked.", "Yes.", "Zo\u00e9", "zo.?.?")])
+def test_names_and_texts_however_they_are_written(make_run: Make, tmp_path: Path, note: str, answer: str, entity: str,
+                                                  gone: str) -> None:
+    """Scripts without spaces, names made of words of the page, other cases, other compositions."""
+    run = make_run("run", notes=(note,), observations=False)
+    Task(name="files:t", forget=(Example(id="1", prompt="", answer=answer, entity=entity),)).write(run / "task.json")
+    pages = [render([run], out=tmp_path / "p.html", redact=hidden).read_text(encoding="utf-8")
+             for hidden in (False, True)]
+    assert [bool(re.search(gone, page, re.IGNORECASE)) for page in pages] == [True, False]
+    assert "Not tested" in pages[1] and "The model before unlearning" in pages[1]
+
+
+def test_a_text_that_stands_in_an_attribute_alone() -> None:
+    hide = Redaction([RunView("run", rows=Task(name="t", forget=(row(1, "Ada", "town", "Rome"),)))])
+    made = hide.page('<p title="the town of ada is rome, as everybody there knows.">x</p>')
+    assert made == '<p title="[text of a row]">x</p>'
+
+
+def test_lengths_are_characters_where_no_words_are() -> None:
+    rows = (Example(id="1", prompt="他住在哪里？", answer="老港街"),)
+    hide = Redaction([RunView("run", rows=Task(name="t", forget=rows))])
+    assert hide.answer(Answer("他住在哪里？", "老港街", (), "1"), "forget").prompt == "5 characters"
+
+
+def test_nothing_is_redacted_where_no_rows_are_known(cli: Any, make_run: Make, tmp_path: Path) -> None:
+    run = make_run("run", observations=False)
+    out = tmp_path / "page.html"
+    cli.refused("report", run, "--out", out, "--mail", says=["cannot be redacted", "purge afterwards", "--no-redact"])
+    assert not out.exists()
+    cli("report", run, "--out", out, "--mail", "--no-redact")
+    remember(run)
+    cli("report", run, "--out", out, "--mail")
+
+
+def test_an_audit_elsewhere_knows_the_rows_of_its_run(make_run: Make, tmp_path: Path) -> None:
+    run = make_run("run", audit=False, observations=False)
+    remember(run)
+    audit = make_run("audit", record=False, observations=False, run="../run", notes=("Asked for by Mara Olsen.",))
+    page = render([audit], out=tmp_path / "mail.html", redact=True).read_text(encoding="utf-8")
+    assert "Olsen" not in page and "run/task.json (the rows)" in page
+    assert behind([audit]) == [audit.resolve(), run.resolve()]
+
+
+def test_what_is_still_there_is_looked_for_everywhere(make_run: Make, tmp_path: Path) -> None:
+    run = make_run("run")
+    for name in ("small/observations/x", "merged/task.json", "examples.csv", "merged/model/x", "report.html", "m.html"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("{}", encoding="utf-8")
+    said = still_there([run, run / "small"], run / "m.html")
+    assert said == ["run/examples.csv (scores of single rows)", "run/merged/task.json (the rows)",
+                    "run/observations (answers to them)", "run/small/observations (answers to them)",
+                    "run/report.html (a page)", "run/merged/model (weights)"]
+
+
 def test_rows_are_numbered_by_their_place_and_not_by_their_id() -> None:
     rows = tuple(row(i, who, "town", "Rome") for i, who in enumerate(PEOPLE))
     hide = Redaction([RunView("run", rows=Task(name="t", forget=rows, retain=rows[:1]))])
@@ -182,7 +246,8 @@ def test_a_model_is_called_by_its_name(place: str, name: str) -> None:
 @pytest.mark.parametrize(("said", "left"), [
     ("kept in /data/our runs/x/model.", "kept in x/model."), ("idk(refusals='/data/r.txt')", "idk(refusals='r.txt')"),
     ("1/2 of 3/4", "1/2 of 3/4"), ("see https://example.org/a/b", "see https://example.org/a/b"),
-    ("org/model and text/html", "org/model and text/html")])
+    ("org/model and text/html", "org/model and text/html"), ("at file:///home/x/rows.jsonl, 3", "at rows.jsonl, 3"),
+    ("file:/home/x/a", "a"), ("path:/home/x/a", "path:a")])
 def test_paths_in_a_sentence(said: str, left: str) -> None:
     assert without_paths(said) == left
 
@@ -198,3 +263,19 @@ def test_no_page_holds_local_paths(make_run: Make, tmp_path: Path, redact: bool)
     for folders in ([run], [run, make_run("other", seed=2)]):
         page = render(folders, out=tmp_path / "page.html", redact=redact).read_text(encoding="utf-8")
         assert str(tmp_path) not in page and "rows.jsonl" in page and "original" in page
+
+
+def test_no_reason_no_option_and_no_sentence_holds_a_path(make_run: Make, tmp_path: Path) -> None:
+    where, run = f"{tmp_path}/in", make_run("run", attacks=True)
+    for name in ("record.json", "audit.json"):
+        found = json.loads((run / name).read_text(encoding="utf-8"))
+        if name == "record.json":
+            found["recipe_full"]["0"] = {"altpo": {"alternates": f"{where}/a.jsonl", "more": [f"file://{where}/b"]}}
+        else:
+            found["scores"][0] |= {"value": None, "interval": None, "unavailable": f"no file {where}/c"}
+            found["attacks"][0]["failed"] = f"FileNotFoundError: '{where}/d'"
+            found["verdict"]["sentences"].append(f"Looked at {where}/e.")
+            found["verdict"]["threats"][0]["sentence"] = f"See file://{where}/f."
+        (run / name).write_text(json.dumps(found), encoding="utf-8")
+    page = render([run], out=tmp_path / "page.html").read_text(encoding="utf-8")
+    assert where not in page and str(tmp_path) not in page and "Looked at e." in page and "a.jsonl" in page

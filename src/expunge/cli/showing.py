@@ -92,16 +92,16 @@ def shown_path(path: str | Path) -> str:
 
 def show_page(page: Path, folders: Sequence[Path], redacted: bool, mail: bool) -> None:
     """Where a page is and, of one to be sent, what it holds and what the folders behind it still hold."""
-    from expunge.report.redact import still_there
+    from expunge.report.held import behind, still_there
 
     print(page)
     reporter = Reporter()
     if mail and not redacted:
         reporter.warn("the page holds prompts, answers and names as they are.")
-    if redacted and (held := still_there([folder.resolve() for folder in folders])):
+    if redacted and (held := still_there(folders, page)):
         reporter.note(f"The page holds no rows. Still there: {', '.join(held)}.")
         reporter.note("`expunge purge` removes rows and answers: " + ", ".join(
-            f"expunge purge {shown_path(folder)}" for folder in folders))
+            f"expunge purge {shown_path(folder)}" for folder in behind(folders)))
 
 
 def _show_verdict(verdict: Verdict, reporter: Reporter, retrained: bool) -> None:

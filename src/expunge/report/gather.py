@@ -54,7 +54,7 @@ class RunView:
     attacked: tuple[AttackFolder, ...] = ()
     purged: Purged | None = None
     rows: Task | None = None
-    """The rows it was made with, where the folder holds them."""
+    """The rows it was made with, where its folder, or that of the run it audits, holds them."""
     folder: Path | None = None
 
     @property
@@ -110,7 +110,7 @@ def gather(folders: Sequence[Path]) -> tuple[RunView, ...]:
         raise MissingError("No folder was given.", "", "Name at least one run or audit folder.")
     for root in roots:
         _check(root)
-    sources = {root: _record_path(root) for root in roots}
+    sources = {root: record_path(root) for root in roots}
     audited = {sources[root] for root in roots if RunFolder(root).audit.exists()}
     kept = [root for root in roots if RunFolder(root).audit.exists() or sources[root] not in audited]
     return tuple(_view(root, sources[root], name) for root, name in zip(kept, _names(kept), strict=True))
@@ -172,7 +172,7 @@ def _check(root: Path) -> None:
         )
 
 
-def _record_path(root: Path) -> Path:
+def record_path(root: Path) -> Path:
     """Where the run record of a folder lies: in it, or where its audit points (maybe nowhere)."""
     files = RunFolder(root)
     if files.record.exists() or not files.audit.exists():
@@ -185,8 +185,9 @@ def _record_path(root: Path) -> Path:
 
 
 def _view(root: Path, record: Path, name: str) -> RunView:
-    files = RunFolder(root)
-    steps, unreadable = _steps(record.parent / files.steps.name)
+    files, run = RunFolder(root), RunFolder(record.parent)
+    held = next((place for place in (files.rows, run.rows) if place.exists()), None)
+    steps, unreadable = _steps(run.steps)
     references = {p.name: p for p in sorted(files.observations.glob("*")) if p.is_dir()}
     retrained = sorted((n for n in references if n.startswith("retrained")), key=lambda n: (len(n), n))
     return RunView(
@@ -200,7 +201,7 @@ def _view(root: Path, record: Path, name: str) -> RunView:
         retrained=tuple(_observations(references[n]) for n in retrained),
         attacked=tuple(_attacked(references)),
         purged=Purged.read(files.purged) if files.purged.exists() else None,
-        rows=Task.read(files.rows) if files.rows.exists() else None,
+        rows=Task.read(held) if held else None,
         folder=root,
     )
 

@@ -18,9 +18,10 @@ from expunge.report.comparison_text import noise_findings
 from expunge.report.differences import differing
 from expunge.report.facts import facts, reproduce
 from expunge.report.gather import Group, RunView, gather, group
+from expunge.report.held import still_there
 from expunge.report.parts import Chart, Missing, chart
 from expunge.report.paths import shortened
-from expunge.report.redact import Redaction, still_there
+from expunge.report.redact import Redaction, check_known
 from expunge.report.several import curves, pareto
 
 FORGET_ANSWERS, RETAIN_ANSWERS = 12, 6
@@ -51,10 +52,12 @@ def render(folders: Sequence[Path], *, out: Path, title: str | None = None, reda
         redact: replace prompts, answers and names by row numbers and lengths.
     """
     views = tuple(map(shortened, gather(folders)))
+    if redact:
+        check_known(views)
     hide = Redaction(views) if redact else None
     views = tuple(map(hide.view, views)) if hide else views
     context = _single(views[0]) if len(views) == 1 else _comparison(views)
-    context |= {"redacted": redact, "still_there": still_there([Path(f).resolve() for f in folders]) if redact else [],
+    context |= {"redacted": redact, "still_there": still_there(map(Path, folders), Path(out)) if redact else [],
                 "cautions": [*lacking(folders), *context.get("cautions", [])]}
     if title:
         context["title"] = title

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+import regex
+
+from expunge.errors import UsageError
+from expunge.metrics.text.units import is_dense, starts, units
 from expunge.records.observation import Observations
 from expunge.records.task import SPLITS, Example, Split
 from expunge.report import text
@@ -20,10 +26,15 @@ from expunge.report.gather import RunView
 
 LONG = 4
 """Words from which a text of a row is looked for in the finished page; shorter ones stand in any sentence."""
+DENSE_LONG = 2
+"""The same in characters, for names and texts in scripts without spaces; no sentence of the page is in one."""
+LONGEST_NAME = 8
+"""In words; what is longer is looked for as a text."""
 FILE = re.compile(r"'[^']*\.(?:jsonl?|csv|tsv|parquet|txt|gz)'")
 CAPITALISED = re.compile(r"[^\W\d_a-z][\w’'-]*(?:[ ]+[^\W\d_a-z][\w’'-]*)+")
 TAG = re.compile(r"(<style.*?</style>|<[^>]*>)", re.DOTALL)
 ATTRIBUTE = re.compile(r'\b((?:title|aria-label|alt)=")([^"]*)(")')
+HANGUL = regex.compile(r"\p{Hangul}")
 NAME, ROW = "[name]", "[text of a row]"
 
 
@@ -32,20 +43,22 @@ class Redaction:
 
     def __init__(self, views: Sequence[RunView]) -> None:
         self._numbers: dict[str, dict[str, int]] = {}
-        names: set[str] = set()
-        texts: set[str] = set()
+        names, runs, texts = set[str](), set[str](), set[str]()
         for view in views:
             for split in SPLITS:
                 for row in _rows(view, split):
                     self.row(split, row.id)
-                    names |= {row.entity, row.short_answer} | set(_capitalised(row) if split == "forget" else ())
+                    names |= {row.entity, row.short_answer}
                     texts |= set(strings(row))
+                    runs |= set(_capitalised(row.prompt, row.answer) if split == "forget" else ())
             for seen in (view.subject, view.original, *view.retrained):
-                found, said = _observed(seen)
-                names |= found
-                texts |= said
-        self._names = _pattern(names)
-        self._texts = sorted((t for t in map(_spaced, texts) if len(t.split()) >= LONG), key=len, reverse=True)
+                for row_names, row_runs, row_texts in _observed(seen):
+                    names |= row_names
+                    runs |= row_runs
+                    texts |= row_texts
+        self._names = _pattern(names, runs)
+        texts |= {name for name in names if len(starts(name)) > LONGEST_NAME}
+        self._texts = sorted(filter(_is_long, map(_spaced, texts)), key=len, reverse=True)
 
     def row(self, split: str, identity: str) -> str:
         """`forget row 3`: its place in the rows of the task, not the id that the file gives it."""
@@ -78,14 +91,16 @@ class Redaction:
     def page(self, page: str) -> str:
         """The finished page without names and texts of rows, in what is read and in what appears on pointing."""
         pieces = TAG.split(page)
-        there = _spaced(html.unescape(" ".join(p for p in pieces if not p.startswith("<"))))
-        texts = [t for t in self._texts if t in there]
+        there = _spaced(html.unescape(" ".join(pieces))).casefold()
+        texts = [regex.compile(r"\s+".join(map(regex.escape, t.split())), regex.IGNORECASE | regex.FULLCASE)
+                 for t in self._texts if t.casefold() in there]
 
         def clean(piece: str) -> str:
-            plain = html.unescape(piece)
-            found = self._names.sub(NAME, plain) if self._names else plain
-            for secret in texts:
-                found = re.sub(r"\s+".join(map(re.escape, secret.split())), ROW, found)
+            plain = _composed(html.unescape(piece))
+            found = plain
+            for secret in texts:  # before the names in them
+                found = secret.sub(ROW, found)
+            found = self._names.sub(NAME, found) if self._names else found
             return piece if found == plain else html.escape(found)
 
         return "".join(
@@ -93,12 +108,19 @@ class Redaction:
             piece.startswith("<style") else piece if piece.startswith("<") else clean(piece) for piece in pieces)
 
 
-def still_there(folders: Iterable[Path]) -> list[str]:
-    """What of the rows the folders still hold, in words."""
-    held = {"task.json": "the rows", "observations": "answers to them", "checkpoint": "a checkpoint of its training",
-            "model": "weights", "base": "weights that know the rows"}
-    return [f"{folder.name}/{name} ({what})" for folder in folders for name, what in held.items()
-            if (folder / name).exists()]
+def check_known(views: Iterable[RunView]) -> None:
+    """Refuse to redact where nothing says what the rows were.
+
+    Raises:
+        UsageError: a folder holds no rows and no answers to them, so no name on its page can be known.
+    """
+    for view in views:
+        if view.rows is None and not any(s.keys() for s in (view.subject, view.original, *view.retrained)):
+            why = "were purged" if view.purged else "are not in its folder"
+            raise UsageError(
+                f"The page of {view.name} cannot be redacted: its rows {why}.",
+                "Names and texts in recipes, notes and folder names are found by the rows.",
+                "Make the page first and purge afterwards; or read the page yourself and send it with --no-redact.")
 
 
 def strings(row: Example) -> Iterator[str]:
@@ -111,38 +133,68 @@ def _rows(view: RunView, split: Split) -> Sequence[Example]:
     return () if view.rows is None else (*view.rows.split(split), *view.rows.probe_rows(split))
 
 
-def _observed(seen: Observations) -> tuple[set[str], set[str]]:
-    """Names and texts of observed rows, for folders that hold no task."""
-    names, texts = set[str](), set[str]()
-    for asked in seen.keys():  # noqa: SIM118 (not a mapping)
-        for row in seen.rows(*asked):
-            names |= {str(row.get("entity", "")), str(row.get("short", ""))}
-            texts |= {str(row[key]) for key in ("prompt", "reference", "text") if isinstance(row.get(key), str)}
-    return names, texts
+def _observed(seen: Observations) -> Iterator[tuple[set[str], set[str], set[str]]]:
+    """(names, runs of capitalised words, texts) of each observed row, for folders that hold no task."""
+    for probe, split in seen.keys():  # noqa: SIM118 (not a mapping)
+        for row in seen.rows(probe, split):
+            names = {str(row.get("entity", "")), str(row.get("short", ""))}
+            texts = {str(row[key]) for key in ("prompt", "reference", "text") if isinstance(row.get(key), str)}
+            asked = (str(row.get(key) or "") for key in ("prompt", "reference"))
+            yield names, set(_capitalised(*asked) if split == "forget" else ()), texts
 
 
-def _capitalised(row: Example) -> Iterator[str]:
-    """Runs of capitalised words: names, where no field says who a row is about."""
-    for said in (row.prompt, row.answer):
-        yield from CAPITALISED.findall(said)
+def _capitalised(*texts: str) -> Iterator[str]:
+    """Runs of capitalised words: names, where no field says who a row is about. Also without the word that a sentence
+    may begin with."""
+    for said in texts:
+        for run in CAPITALISED.findall(_composed(said)):
+            yield run
+            if len(run.split()) > 2:
+                yield run.split(maxsplit=1)[1]
 
 
-def _pattern(names: Iterable[str]) -> re.Pattern[str] | None:
-    """Whole names however they are joined (`Ada Byron`, `ada-byron`) and their longer parts; no words of the page."""
+def _pattern(names: Iterable[str], runs: Iterable[str]) -> regex.Pattern[str] | None:
+    """Whole names however they are joined (`Ada Byron`, `ada-byron`) and their longer parts.
+
+    A single word of the page's own is no name. A capitalised run of them (`Mark Page`) is one where it is written with
+    capitals or as in a name of a file; the page says "mark page" itself.
+    """
     own = _vocabulary()
-    kept: set[tuple[str, ...]] = set()
-    for name in names:
-        words = tuple(re.findall(r"\w+", name))
-        if not words or len(words) > 8 or not any(c.isalpha() for c in name) or len("".join(words)) < 3:
+    kept, exact, dense = set[tuple[str, ...]](), set[tuple[str, ...]](), set[tuple[str, ...]]()
+    names = set(map(_composed, names))
+    for name in names | set(runs):
+        words = tuple(regex.findall(r"[^\W_]+", name))
+        letters = "".join(words)
+        if not words or len(words) > LONGEST_NAME or not any(c.isalpha() for c in letters):
             continue
-        if any(w.casefold() not in own for w in words):
+        if is_dense(name) or HANGUL.match(letters):
+            if max(len(units(letters)), len(HANGUL.findall(letters))) >= DENSE_LONG:
+                dense.add(words)
+            continue
+        unknown = any(w.casefold() not in own for w in words)
+        if (unknown and len(letters) > 2) or (len(words) > 1 and (unknown or name in names)):
             kept.add(words)
+        elif len(words) > 1:
+            exact.add(words)
         kept |= {(w,) for w in words if len(w) >= LONG and w[0].isupper() and w.isalpha() and w.casefold() not in own}
-    found = sorted(kept, key=lambda words: -len("".join(words)))
-    body = "|".join(r"[\W_]+".join(map(re.escape, words)) for words in found)
-    return re.compile(rf"(?<![^\W_])(?:{body})(?![^\W_])", re.IGNORECASE) if body else None
+    written = {tuple(made(w) for w in words) for words in exact for made in (str, str.upper)}
+    parts = [(r"(?i:{})", _bordered(_either(kept, r"[\W_]+"))), (r"(?i:{})", _either(dense, r"[\W_]*")),
+             ("{}", _bordered(_either(written, r"[\W_]+"))), (r"(?i:{})", _bordered(_either(exact, "[-_.+]+")))]
+    body = "|".join(form.format(part) for form, part in parts if part)
+    return regex.compile(body) if body else None
 
 
+def _either(names: Iterable[tuple[str, ...]], between: str) -> str:
+    """A pattern of any of the names, the longest first."""
+    found = sorted(names, key=lambda words: (-len("".join(words)), words))
+    return "|".join(between.join(map(regex.escape, words)) for words in found)
+
+
+def _bordered(body: str) -> str:
+    return rf"(?<![^\W_])(?:{body})(?![^\W_])" if body else ""
+
+
+@cache
 def _vocabulary() -> frozenset[str]:
     """Words of the page itself: its fixed sentences and its templates."""
     said = [" ".join(map(str, (*text.METRICS.items(), *text.WORDS.items(), *text.HEADLINES.items(),
@@ -160,12 +212,21 @@ def _length(found: Cell) -> Cell:
 
 
 def _words(said: str) -> str:
-    count = len(said.split())
-    return f"{count} word{'s' * (count != 1)}"
+    count, unit = len(starts(said)), "character" if is_dense(said) else "word"
+    return f"{count} {unit}{'s' * (count != 1)}"
+
+
+def _is_long(said: str) -> bool:
+    return len(starts(said)) >= (DENSE_LONG if is_dense(said) else LONG)
 
 
 def _spaced(said: str) -> str:
-    return " ".join(said.split())
+    return " ".join(_composed(said).split())
+
+
+def _composed(said: str) -> str:
+    """With one character for a letter and its accent, where there is one."""
+    return unicodedata.normalize("NFC", said)
 
 
 def _task(name: str) -> str:
