@@ -234,14 +234,15 @@ def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, lo
 
 def _figures(progress: Progress, loop: Loop, scope: Scope, reference: dict[str, str]) -> dict[str, Any]:
     """What the record says about a finished loop."""
+    best = progress.best if loop.stop.keep == "best" else None
     return {
         "status": "stopped" if progress.stopped else "finished", "reason": progress.reason,
         "timing": {"steps": progress.step, "train_s": round(progress.seconds, 3),
                    "tokens_per_s": round(progress.tokens / max(progress.seconds, 1e-9), 1)},
         "peak_memory_bytes": peak_memory(), "reference": reference, "parameters": scope.counts(),
         "alarms": tuple(progress.alarms),
-        "best": {"rule": loop.stop.describe(), "start": progress.start,
-                 "kept": (progress.best if loop.stop.keep == "best" else None) or {"step": progress.step}},
+        "best": {"rule": loop.stop.describe(best, progress.start), "start": progress.start,
+                 "kept": best or {"step": progress.step}},
     }
 
 

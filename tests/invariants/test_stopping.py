@@ -60,6 +60,9 @@ def test_rules_in_words() -> None:
     assert StopRule(utility_floor=0.8).describe() == (
         "lowest forget probability among checkpoints with at least 80% of the starting utility")
     assert "closest to 0.25" in StopRule(forget_target=0.25).describe()
+    assert StopRule().describe(seen(0.1, 0.5), START) == (
+        "highest utility: no checkpoint had 90% of the starting utility")
+    assert StopRule().describe(seen(0.1, 0.79), START) == StopRule().describe()
 
 
 @pytest.mark.parametrize(("options", "word"), [

@@ -69,6 +69,13 @@ def show_forgotten(record: RunRecord, out: Path, reporter: Reporter) -> None:
     words = ", ".join(f"{k} {v:.3g}" for k, v in kept.items() if isinstance(v, int | float))
     said = f"{record.status}: {record.reason}." + (f" Kept {words}." if words else "")
     reporter.note(f"{said} Weights in {out / 'model'}.")
+    start, rule = record.best.get("start") or {}, str(record.best.get("rule", ""))
+    if rule.startswith("highest utility"):
+        reporter.warn(f"The kept weights have the {rule} ({start['utility']:.3g}): try a smaller --lr or a stronger "
+                      "retain term.")
+    if {"forget"} <= {*kept} & {*start} and kept["forget"] > 0.95 * start["forget"]:
+        reporter.warn(f"The forget rows are still known ({start['forget']:.3g} to {kept['forget']:.3g}): try a larger "
+                      "--lr or more steps.")
     if not kept:  # an edit, a guard or an exact method says in its own words what it did
         plain = [f"{k} {v:.4g}" for k, v in record.best.items() if isinstance(v, int | float)]
         reporter.note("  " + ", ".join(plain[:8]) + ("; more in record.json" if plain else ""))

@@ -29,10 +29,16 @@ class StopRule(Record):
     """Stop once the mean forget loss (nats per token) exceeds this; set for unbounded objectives."""
     keep: Literal["best", "last"] = "best"
 
-    def describe(self) -> str:
-        """The keeping rule in one sentence, for the record and the page."""
+    def lacks_utility(self, kept: Mapping[str, float], start: Mapping[str, float]) -> bool:
+        """Whether a kept checkpoint is below the utility floor, since none was above it."""
+        return {"utility"} <= {*kept} & {*start} and kept["utility"] < self.utility_floor * start["utility"]
+
+    def describe(self, kept: Mapping[str, float] | None = None, start: Mapping[str, float] | None = None) -> str:
+        """The keeping rule in one sentence, for the record and the page; with readings, the one that decided."""
         if self.keep == "last":
             return "the last step is kept"
+        if self.lacks_utility(kept or {}, start or {}):
+            return f"highest utility: no checkpoint had {self.utility_floor:.0%} of the starting utility"
         aim = "lowest forget probability" if self.forget_target is None else (
             f"forget probability closest to {self.forget_target:.3g}, the level of rows never trained on")
         return f"{aim} among checkpoints with at least {self.utility_floor:.0%} of the starting utility"
