@@ -42,7 +42,7 @@ class CausalLM(Subject):
 
     def __init__(self, model: Any, encoder: TextEncoder, path: str = "") -> None:
         super().__init__(model, encoder, path)
-        if getattr(model.config, "rescale_every", 0):
+        if getattr(getattr(model, "config", None), "rescale_every", 0):
             # RWKV halves weights in place whenever it goes from training to evaluation: against overflow in fp16, but
             # then no checksum holds, no graph is whole, and what is saved depends on the mode.
             model.config.rescale_every = 0
