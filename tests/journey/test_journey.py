@@ -39,16 +39,16 @@ def run(cli: Any, world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_a_run_leaves(run: Path, world: Any) -> None:
     folder = RunFolder(run)
-    assert {p.name for p in run.iterdir()} == {"audit.json", "model", "observations", "record.json", "steps.jsonl",
-                                             "task.json"}
+    assert {p.name for p in run.iterdir()} == {"audit.json", "examples.parquet", "model", "observations", "record.json",
+                                             "steps.jsonl", "task.json"}
     record = RunRecord.read(folder.record)
     assert (record.schema_, record.kind, record.status) == ("expunge.run/1", "forget", "finished")
     assert record.recipe == METHOD and record.task == world.task
-    assert record.recipe_full["0"]["npo"] == {"beta": 0.1, "weight": 1.0}
+    assert record.recipe_full["0"]["npo"] == {"beta": 0.1, "ratio": "sum", "weight": 1.0}
     assert record.recipe_full["0"]["adamw"]["lr"] == 1e-3
     assert record.timing["steps"] == 6 and record.timing["tokens_per_s"] > 0 and record.peak_memory_bytes > 1e6
     assert record.reference["kind"] == "cached states" and record.reference["checksum"]
-    assert record.best["kept"]["step"] in (3, 6) and "closest to" in record.best["rule"]
+    assert record.best["kept"]["step"] in (3, 6) and "no checkpoint had 90%" in record.best["rule"]
     steps = lines(folder.steps)
     assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6]
     assert all({"loss", "grad_norm", "lr", "seconds"} <= set(step) for step in steps)
