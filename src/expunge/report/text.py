@@ -20,7 +20,7 @@ HEADLINES: dict[str, tuple[str, str, str]] = {
         "The model knows less than one that never saw the forget set: it avoids or damages answers."),
     "retains": (
         "✕", "Retains",
-        "The model shows knowledge of the forget set that one which never saw it would not have."),
+        "The model shows knowledge of the forget set that one trained without it lacks."),
     "undecided": (
         "?", "Undecided",
         "The measurements do not settle whether the forget set is gone."),
