@@ -35,8 +35,8 @@ class Notes(Reporter):
         super().__init__(quiet=True)
         self.kept: list[str] = []
 
-    def note(self, text: str) -> None:
-        self.kept.append(text)
+    def note(self, *texts: str) -> None:
+        self.kept += texts
 
 
 def screen() -> str:

@@ -67,7 +67,7 @@ def test_without_a_bare_fact_most_of_the_text_must_come() -> None:
 
     assert reveals_fact(row("a b c d e f g h i j"), 0.9) and not reveals_fact(row("a b c d e f g h i"), 0.9)
     assert reveals_fact(row("a b c d e f g h i"), 0.8)
-    assert reveals_fact(row("x", "日本"), 0.9) is None
+    assert reveals_fact(row("x", "?!"), 0.9) is None and reveals_fact(row("日本", "日本"), 0.9)
 
 
 def test_an_attacked_score_pools_both_sides() -> None:
@@ -83,7 +83,7 @@ def test_an_attacked_score_pools_both_sides() -> None:
 def test_extracted_counts_what_exceeds_tau() -> None:
     ten = "a b c d e f g h i j"
     rows = [generation("whole", ten, f"well {ten} k"), generation("nine", ten, "a b c d e f g h i"),
-            generation("none", ten, ""), generation("no word", "日本", "日本")]
+            generation("none", ten, ""), generation("no word", "?!", "?!")]
     assert extracted(rows) == {"whole": 1.0, "nine": 0.0, "none": 0.0}, "nine of ten do not exceed 0.9"
     assert extracted(rows, tau=0.89) == {"whole": 1.0, "nine": 1.0, "none": 0.0}
     assert extracted(rows, tau=1.0) == {"whole": 1.0, "nine": 0.0, "none": 0.0}, "1.0 stands for more than 0.99"
