@@ -101,11 +101,11 @@ def test_a_second_audit_shows_the_numbers_of_an_empty_cache(
 
 
 def test_a_hit_asks_nothing(cli: Any, rows: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ("audit", model, "--forget", rows.forget, "--suite", "forget.probability,forget.rouge_l", "--out")
-    cli(*words, tmp_path / "a")
+    words = ("audit", model, "--forget", rows.forget, "--suite", "forget.probability,forget.rouge_l", "--json", "--out")
+    first = cli(*words, tmp_path / "a").json["scores"]
     for probe in (Likelihood, Generation):
         monkeypatch.setattr(probe, "observe", lambda *a, **k: pytest.fail("the model was asked again"))
-    cli(*words, tmp_path / "b")
+    assert cli(*words, tmp_path / "b").json["scores"] == first and first[0]["value"] is not None
 
 
 def test_a_row_is_read_once_for_all_probes(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

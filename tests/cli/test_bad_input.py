@@ -394,7 +394,9 @@ def test_no_special_tokens_at_all(cli: Any, model: Path, rows: Any, tmp_path: Pa
     (bare / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (bare / "generation_config.json").unlink()
     cli("forget", bare, *rows.words, "--method", "npo + retain_kl", "--steps", 2, "--out", tmp_path / "run")
-    cli("audit", tmp_path / "run", *rows.words, "--suite", "forget.probability,forget.rouge_l")
+    found = cli("audit", tmp_path / "run", *rows.words, "--suite", "forget.probability,forget.rouge_l", "--json").json
+    assert [score["n"] for score in found["scores"]] == [4, 4]
+    assert all(0 <= score["value"] <= 1 for score in found["scores"])
 
 
 @pytest.mark.parametrize("split", ["forget", "retain", "holdout"])

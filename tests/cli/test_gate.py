@@ -111,8 +111,9 @@ def test_a_verdict_that_can_never_be_is_refused_before_the_work(cli: Any, model:
 
 
 def test_attacks_that_need_less_count_for_an_access(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
-    cli("audit", model, *rows.words, "--suite", SMALL, "--out", tmp_path / "out", "--dry-run", "--require",
-        "verdict.gradients!=retains")
+    plan = cli("audit", model, *rows.words, "--suite", SMALL, "--out", tmp_path / "out", "--dry-run", "--json",
+               "--require", "verdict.gradients!=retains").json
+    assert plan["attacks"] and not (tmp_path / "out").exists(), "it is planned, and nothing is run"
 
 
 def test_without_attacks_or_controls_little_can_be_required(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:

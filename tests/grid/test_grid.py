@@ -144,7 +144,9 @@ def test_the_exit_code_tells_of_failed_cells(small: Small, model: Path, rows: An
     cells = [c.model_copy(update={"status": "failed", "failed": "no"}) if i < failed else c
              for i, c in enumerate(small[1].cells)]
     monkeypatch.setattr(module, "grid", lambda *args, **options: small[1].model_copy(update={"cells": tuple(cells)}))
-    cli("grid", model, *rows.words, "--methods", "ga", "--out", tmp_path / "g", code=code)
+    said = cli("grid", model, *rows.words, "--methods", "ga", "--out", tmp_path / "g", code=code)
+    told = [f"{n} {status}" for n, status in ((8 - failed, "finished"), (failed, "failed")) if n]
+    assert all(words in said.out + said.err for words in told), said
 
 
 def test_a_cell_that_fails_does_not_end_the_others(model: Path, task: expunge.Task, tmp_path: Path,

@@ -159,7 +159,7 @@ def _joined(levels: Sequence[Any], path: str) -> Any:
         return values[0]
     texts = [value for value in values if isinstance(value, str) and value]
     if any(value not in (MISSING, None, "") for value in values if not isinstance(value, str)):
-        return values  # whoever wants a text refuses a list
+        return values  # a field that takes a text refuses it
     return "\n".join(texts) if texts else MISSING
 
 

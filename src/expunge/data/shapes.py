@@ -98,7 +98,7 @@ HALVES = frozenset(("label", "labels", "answer", "answers", "target", "output", 
 
 
 class UnknownShape(DataError):
-    """The row has none of the known shapes, or two that cannot be told apart."""
+    """The row fits no known shape, or it fits two."""
 
 
 def to_example(row: Mapping[str, Any], *, where: str, id: str, chosen: Iterable[str] = ()) -> Example:

@@ -16,7 +16,7 @@ from expunge.records.task import SPLITS, Split
 LEAST = 5
 """Telling words that must be said in a row's answer. A right guess at each with even odds happens once in 32 rows."""
 FEW = 20
-"""A word that stands in more kept answers than this names nobody."""
+"""A word in more kept answers than this is too common to show which entity a question is about."""
 KEPT: tuple[Split, ...] = ("retain", "neighbour")
 """Splits from which a model that never saw the forget set may know something of it."""
 

@@ -34,7 +34,7 @@ class ExampleScore(TypedDict):
     split: str
     id: str
     entity: str
-    """Whom the row is about; the id itself where the row names nobody."""
+    """Entity of the row; its id where the row has no entity."""
     value: float
 
 

@@ -76,7 +76,7 @@ class Redaction:
                 for title, rows in blocks]
 
     def view(self, view: RunView) -> RunView:
-        """The view without the names of files, in which people write whom they are about."""
+        """The view without file names, since a file name may hold the name of a person."""
         record, audit = view.record, view.audit
         if record is not None:
             full = {stage: {term: {k: _no_file(v) for k, v in options.items()} if isinstance(options, dict) else options
