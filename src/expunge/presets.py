@@ -58,8 +58,7 @@ class PublishedSetting:
 
 def _adamw(lr: str, decay: float, warmup: int | None = None, more: str = "") -> str:
     start = "warmup=0.0" if warmup is None else f"warmup_steps={warmup}, trainer_warmup=True"
-    spared = ", decay=weights" if decay else ""
-    return f" + adamw(lr={lr}, weight_decay={decay}{spared}, {start}{more})"
+    return f" + adamw(lr={lr}, weight_decay={decay}, {start}{more})"
 
 
 def _tofu(method: str, recipe: str, source: str, *, model: str = "Llama-3.2-1B to Llama-3.1-8B", epochs: float = 10,

@@ -57,8 +57,8 @@ def test_only_weights_decay(name: str) -> None:
         torch.testing.assert_close(parameter.detach(), expected, rtol=0 if spared else 1e-12, atol=0)
 
 
-def test_all_is_one_group_as_before() -> None:
+def test_all_is_one_group() -> None:
     scope = scope_of(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4)))
-    assert len(AdamW().build_for(scope).param_groups) == 1
+    assert len(AdamW(decay="all").build_for(scope).param_groups) == 1
     assert len(AdamW(decay="weights", weight_decay=0.0).build_for(scope).param_groups) == 1
-    assert [g["weight_decay"] for g in AdamW(decay="weights").build_for(scope).param_groups] == [0.01, 0.0]
+    assert [g["weight_decay"] for g in AdamW().build_for(scope).param_groups] == [0.01, 0.0]

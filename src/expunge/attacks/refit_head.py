@@ -8,6 +8,7 @@ from torch import nn
 from expunge import plugin
 from expunge.attacks._lib.matrices import merged_clone
 from expunge.attacks.base import AND_RETAIN, Ask, AttackCard, AttackContext, Curve, View
+from expunge.errors import UsageError
 from expunge.models.load import float32_master
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
@@ -18,8 +19,16 @@ from expunge.training.plain import Plain, train_plainly
 
 
 def head_scope(subject: Subject) -> Scope:
-    """The parameters of the output head, with a copy of its own where it shares them with the embedding."""
+    """The parameters of the output head, with a copy of its own where it shares them with the embedding.
+
+    Raises:
+        UsageError: the head is put together from several models, as that of an ensemble is.
+    """
     head, model = subject.head, subject.model
+    if not any(True for _ in head.parameters()):
+        raise UsageError("The output head of this model has no parameters of its own.",
+                         "Its logits are put together from those of several models.",
+                         "Leave the attack refit_head out, or attack the models one by one.")
     outside = {id(p) for name, m in model.named_modules() if m is not head for p in m.parameters(recurse=False)}
     for name, parameter in list(head.named_parameters(recurse=False)):
         if id(parameter) in outside:

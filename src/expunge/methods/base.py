@@ -190,8 +190,8 @@ class RateSpec(Spec):
 
     lr: float = Field(1e-5, ge=0, le=1e30, description="Peak learning rate.")
     weight_decay: float = Field(0.01, ge=0, le=1e3, description="Decoupled weight decay.")
-    decay: Literal["all", "weights"] = Field("all", description="What it acts on: all parameters, or all but norms and "
-                                                                "biases, as in the Hugging Face Trainer.")
+    decay: Literal["all", "weights"] = Field("weights", description="What it acts on: all but norms and "
+                                                                    "biases, as in the Hugging Face Trainer, or all.")
     warmup: float = Field(1.0, ge=0, description="Linear warm-up in epochs; at most half of all steps.")
     warmup_steps: int | None = Field(None, ge=0, description="Linear warm-up in optimizer steps, in place of epochs.")
     trainer_warmup: bool = Field(False, description="Warm-up of the Hugging Face Trainer: the first step has rate 0, "

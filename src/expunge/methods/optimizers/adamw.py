@@ -24,11 +24,8 @@ class AdamW(Optimizer):
         paper="Loshchilov & Hutter 2019 (arXiv 1711.05101)",
         formula="w <- w - lr * (m / (sqrt(v) + eps) + weight_decay * w)",
         defaults="TOFU: lr 1e-5, weight decay 0.01, linear warm-up over the first epoch, then linear decay; "
-                 "gradient norm clipped at 1 as the Hugging Face Trainer does, which also spares norms and biases the "
-                 "weight decay (decay=weights)",
-        deviations=("the warm-up takes at most half of all steps, so that short runs still train",
-                    "weight decay acts on norms and biases too; the Hugging Face Trainer leaves them out, as "
-                    "decay=weights does"),
+                 "gradient norm clipped at 1 and norms and biases without weight decay, as in the Hugging Face Trainer",
+        deviations=("the warm-up takes at most half of all steps, so that short runs still train",),
     )
     space = {"lr": ("log", 1e-5, 3e-3)}
     must_show = (Property("learning_rate_curve", {}, "rises over the warm-up, ends near zero when linear"),)
