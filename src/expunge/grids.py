@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from expunge import api, processes
 from expunge.audit.suite import parse_suite
+from expunge.benchmarks.loading import remembered
 from expunge.console import Reporter, default_reporter
 from expunge.data.model_config import depth_of
 from expunge.demonstration import WORLD_SIZE, trained_world
@@ -25,12 +27,13 @@ from expunge.models.load import config_from, load_subject, read_config
 from expunge.models.tiny import build_for
 from expunge.output import check_same, prepare_output, refuse_output
 from expunge.records.base import write_text
-from expunge.records.grid import Grid, GridCell
+from expunge.records.grid import CellKey, Grid, GridCell
 from expunge.records.run import RunFolder, RunRecord, environment
 from expunge.records.score import Audit
 from expunge.records.settings import AuditSettings, RunSettings
 from expunge.records.task import Task
 from expunge.registry import add_file, files
+from expunge.report.commands import resume_grid
 from expunge.terms import split_at_commas
 
 SUITE = "scores"
@@ -50,7 +53,7 @@ class Common:
     plugins: tuple[Path, ...]
 
 
-def grid(model: str | Path | None = None, *, methods: str | Sequence[str], out: str | Path,
+def grid(model: str | Path | None = None, *, methods: str | Sequence[str] = (), out: str | Path,
          lr: float | str | Sequence[float | str] = (), seeds: int | str | Sequence[int] = 3,
          task: Task | str = "authors", retrained: str | Path | Sequence[str | Path] = (), suite: str | None = None,
          jobs: int = 1, settings: RunSettings | None = None, resume: bool = False, overwrite: bool = False,
@@ -59,7 +62,8 @@ def grid(model: str | Path | None = None, *, methods: str | Sequence[str], out: 
 
     Args:
         model: a run folder, model folder or hub name; the built-in world's original when left out.
-        methods: recipes; one string may hold several, by commas outside brackets.
+        methods: recipes; one string may hold several, by commas outside brackets. With `resume` they may be left out,
+            with every other option: all cells of the grid in `out` that are not finished are run.
         out: folder of the grid. Each cell is a run folder in it, with its audit; grid.json and grid.csv hold a row
             for each.
         lr: peak learning rates; the recipes' own when left out. A recipe that takes no steps, or names its own
@@ -87,6 +91,13 @@ def grid(model: str | Path | None = None, *, methods: str | Sequence[str], out: 
     reporter, out = reporter or default_reporter(), Path(out)
     processes.refuse_several("A grid")
     settings = RunSettings.build(settings, **options)
+    if resume and not methods:
+        others = (model, lr, retrained, suite, overwrite, settings != RunSettings(), task != "authors",
+                  str(seeds) != "3")
+        if any(others):
+            raise UsageError("--resume without --methods goes on with the grid as it is, so it takes no other option.",
+                             fix=f"Give --out {out} and --resume alone (and --jobs), or the whole command.")
+        return _go_on(out, jobs, dry_run, reporter)
     recipes, rates, numbers = recipes_of(methods), rates_of(lr), seeds_of(seeds)
     if settings.lr is not None or settings.seed:
         raise UsageError("A grid takes lists of learning rates and seeds, not one in its settings.",
@@ -123,16 +134,54 @@ def grid(model: str | Path | None = None, *, methods: str | Sequence[str], out: 
                          "Choose another --out.")
     made = with_cells(_resumed(made, out) if resume and not overwrite else made, wanted)
     prepare_output(out, resume=resume, overwrite=overwrite, reads=[common.model, *retrained])
+    task.write(RunFolder(out).rows)
+    return _run_cells(made, common, {*wanted}, out, jobs, reporter)
+
+
+def _go_on(out: Path, jobs: int, dry_run: bool, reporter: Reporter) -> Grid:
+    """Run what is not finished of the grid in a folder, with the rows and settings that it holds."""
+    if not (out / Grid.FILE).is_file():
+        raise UsageError(f"{out} holds no grid to go on with.", f"There is no {Grid.FILE} in it. Nothing was changed.",
+                         "Give --methods to begin one, or the folder that --out named.")
+    made, task = Grid.read(out), remembered(out)
+    if task is None:
+        raise UsageError(f"{out} does not hold the rows of its grid.",
+                         "They were purged, or an earlier version of expunge made it.",
+                         "Give the whole command again, with --task or --forget FILE, and --resume.")
+    if dry_run:
+        return made
+    if load_subject(made.model).fingerprint != made.model_fingerprint:
+        raise UsageError(f"The model of this grid, {made.model}, has changed.", "Its fingerprint is another.",
+                         "Begin a grid in another --out.")
+    common = Common(out.resolve(), made.model, made.retrained, task, made.settings, made.audit, files())
+    return _run_cells(made, common, {cell.key for cell in made.cells}, out, jobs, reporter)
+
+
+def _run_cells(made: Grid, common: Common, wanted: Collection[CellKey], out: Path, jobs: int,
+               reporter: Reporter) -> Grid:
+    """Run the cells with these keys that are not finished, and save the grid after each."""
     _save(made, out)
-    waiting = [c for c in made.cells if c.key in set(wanted) and c.status != "finished"]
-    tick = reporter.task(f"cells of {len(recipes)} methods", len(wanted))
+    waiting = [c for c in made.cells if c.key in wanted and c.status != "finished"]
+    tick = reporter.task(f"cells of {len({method for method, _, _ in wanted})} methods", len(wanted))
     tick(len(wanted) - len(waiting))
-    for cell in _results(common, waiting, jobs):
-        made = made.with_cell(cell)
-        _save(made, out)
-        tick(1, f"{cell.title}: {cell.failed or cell.verdict or cell.status}")
-    reporter.close()
+    try:
+        for cell in _results(common, waiting, jobs):
+            made = made.with_cell(cell)
+            _save(made, out)
+            tick(1, f"{cell.title}: {cell.failed or cell.verdict or cell.status}")
+    except (KeyboardInterrupt, InterruptedRun) as problem:
+        why = (problem.what,) if isinstance(problem, InterruptedRun) else ()
+        raise interrupted(made, out, *why) from None
+    finally:
+        reporter.close()
     return made
+
+
+def interrupted(made: Grid, out: Path, *why: str) -> InterruptedRun:
+    """What is finished, what is not, and the command to go on."""
+    plugins = "".join(f" --plugin {shlex.quote(str(path))}" for path in files())
+    return InterruptedRun("The grid was interrupted.", "\n".join((*why, f"{made.counted()}.", *made.waiting())),
+                          f"Go on with: {resume_grid(out)}{plugins}")
 
 
 def recipes_of(methods: str | Sequence[str]) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ def _already_done(out: Path, record: RunRecord, task: Task, *, resume: bool, ove
     if resume and place.exists():
         previous = RunRecord.read(place)
         check_resumable(previous, record)
-        if previous.status in ("finished", "stopped"):
+        if previous.status == "finished":
             reporter.note(f"{out} is already {previous.status}: {previous.reason}.")
             return True
         reporter.note(f"Resuming {out}.")
@@ -236,7 +236,7 @@ def _figures(progress: Progress, loop: Loop, scope: Scope, reference: dict[str, 
     """What the record says about a finished loop."""
     best = progress.best if loop.stop.keep == "best" else None
     return {
-        "status": "stopped" if progress.stopped else "finished", "reason": progress.reason,
+        "status": "finished", "reason": progress.reason,
         "timing": {"steps": progress.step, "train_s": round(progress.seconds, 3),
                    "tokens_per_s": round(progress.tokens / max(progress.seconds, 1e-9), 1)},
         "peak_memory_bytes": peak_memory(), "reference": reference, "parameters": scope.counts(),

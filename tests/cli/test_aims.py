@@ -34,7 +34,7 @@ def test_a_target_of_ones_own_stops_the_run(model: Path, tmp_path: Path) -> None
     done = forget(model, tmp_path / "run", "--forget-target", "0.9", "--stop-at-target", "--eval-every", "1")
     assert done.exit_code == 0, done.output  # type: ignore[attr-defined]
     record = json.loads((tmp_path / "run" / "record.json").read_text())
-    assert record["status"] == "stopped" and record["timing"]["steps"] == 1
+    assert record["status"] == "finished" and record["timing"]["steps"] == 1
     assert "reached the target 0.900" in record["reason"]
 
 

@@ -183,7 +183,34 @@ def test_the_command_of_a_record_makes_the_same_run(cli: Any, model: Path, rows:
 
 
 def test_ls_of_a_folder_without_runs(cli: Any, tmp_path: Path) -> None:
-    cli.refused("ls", tmp_path, says=["holds no run and no audit"])
+    cli.refused("ls", tmp_path, says=["holds no run, no audit and no grid"])
+
+
+def test_ls_shows_audits_that_were_killed_and_rows_that_were_purged(cli: Any, copy: Path, model: Path) -> None:
+    def listed() -> dict[str, Any]:
+        return {Path(one["folder"]).name: one for one in cli("ls", copy.parent, "--json").json}
+
+    apart = copy.with_name("apart")
+    cli("audit", copy, *ONE)
+    cli("audit", model, "--task", copy, *ONE, "--out", apart)
+    assert [listed()[name]["status"] for name in (copy.name, "apart")] == ["finished", "audited"]
+    for folder in (copy, apart):
+        (folder / "audit.json").unlink()
+    found = listed()
+    assert "its audit is unfinished (killed" in found[copy.name]["status"] and found["apart"]["kind"] == "audit"
+    assert found["apart"]["status"].startswith("unfinished (killed") and "--resume" in found["apart"]["next"]
+    cli(*shlex.split(found[copy.name]["next"])[1:], *ONE)
+    cli("purge", copy)
+    assert "its rows were purged on 2" in listed()[copy.name]["status"]
+    (copy / "audit.json").unlink()
+    assert listed()[copy.name]["next"].endswith("--forget FILE")
+
+
+def test_a_run_that_its_own_rule_ended_is_finished(copy: Path) -> None:
+    """Earlier versions called it stopped, which reads like interrupted."""
+    place = copy / "record.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"status": "stopped"}))
+    assert RunRecord.read(place).status == "finished" and not RunRecord.read(place).unfinished
 
 
 # Plans

@@ -199,7 +199,7 @@ def test_a_grid_of_ones_own_rows_needs_a_model(rows: Any, tmp_path: Path, cli: A
     cli.refused("grid", *rows.words, "--methods", "ga", "--out", tmp_path / "g", says=("needs its model",))
 
 
-def test_an_interruption_keeps_what_is_finished(model: Path, task: expunge.Task, tmp_path: Path,
+def test_an_interruption_keeps_what_is_finished(model: Path, task: expunge.Task, tmp_path: Path, cli: Any,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     real, count = module.forget_and_audit, iter(range(9))
 
@@ -209,10 +209,48 @@ def test_an_interruption_keeps_what_is_finished(model: Path, task: expunge.Task,
         return real(*args, **options)
 
     monkeypatch.setattr(module, "forget_and_audit", stopped)
-    with pytest.raises(InterruptedRun):
-        expunge.grid(model, methods="ga,npo", task=task, out=tmp_path / "g", steps=1, seeds=1,
-                     suite="forget.probability")
-    assert [c.status for c in Grid.read(tmp_path / "g").cells] == ["finished", "waiting"]
+    out = tmp_path / "g"
+    with pytest.raises(InterruptedRun, match="2 cells: 1 finished, 1 waiting") as told:
+        expunge.grid(model, methods="ga,npo", task=task, out=out, steps=1, seeds=1, suite="forget.probability")
+    assert told.value.fix == f"Go on with: expunge grid --out {out} --resume"
+    assert "npo (waiting): seed 0" in str(told.value)
+    assert [c.status for c in Grid.read(out).cells] == ["finished", "waiting"]
+    monkeypatch.setattr(module, "forget_and_audit", real)
+    listed = next(one for one in cli("ls", out, "--json").json if one["kind"] == "grid")
+    assert listed["status"] == "2 cells: 1 finished, 1 waiting; go on with --resume"
+    cli.refused(*listed["next"].split()[1:], "--seeds", 4, says=("takes no other option",))
+    assert "2 cells: 2 finished." in cli(*listed["next"].split()[1:]).out
+    assert "expunge compare" in cli("ls", out).out
+
+
+@pytest.mark.parametrize(("broken", "says"), [
+    ("rows", "does not hold the rows"), ("grid", "holds no grid to go on with"), ("model", "has changed")])
+def test_going_on_with_nothing_but_the_folder_is_refused_where_something_is_missing(
+        small: Small, tmp_path: Path, cli: Any, broken: str, says: str) -> None:
+    out = tmp_path / "g"
+    out.mkdir()
+    if broken != "grid":
+        small[1].model_copy(update={"model_fingerprint": "other"}).write(out / "grid.json")
+    if broken == "model":
+        shutil.copy(small[0] / "task.json", out)
+    cli.refused("grid", "--out", out, "--resume", says=(says,))
+
+
+def test_a_signal_to_end_tells_what_is_finished(model: Path, rows: Any, tmp_path: Path, cli: Any,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM between two trainings, and in one."""
+    real, count = module.forget_and_audit, iter(range(9))
+
+    def ended(*args: Any, **options: Any) -> Any:
+        if next(count) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args, **options)
+
+    monkeypatch.setattr(module, "forget_and_audit", ended)
+    out = tmp_path / "g"
+    said = cli.refused("grid", model, *rows.words, "--methods", "ga,npo", "--seeds", 1, "--steps", 1, "--suite",
+                       "forget.probability", "--out", out, code=4)
+    assert "2 cells: 1 finished, 1 waiting." in said and f"expunge grid --out {out} --resume" in said
 
 
 def children(pid: int) -> list[int]:

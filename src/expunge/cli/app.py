@@ -6,8 +6,11 @@ import functools
 import importlib.metadata
 import inspect
 import json
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,8 +73,9 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **options: Any) -> None:
         from expunge.console import Reporter
 
+        go_on = "Go on with --resume." if "resume" in options else "Repeat the command."
         try:
-            with processes.main_output_only():
+            with processes.main_output_only(), terminated_like_interrupted():
                 command(*args, **options)
         except ExpungeError as problem:
             if processes.should_report(problem):
@@ -79,7 +83,7 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(problem.exit_code) from None
         except KeyboardInterrupt:
             if processes.is_main():
-                Reporter().error(ExpungeError("Interrupted.", "What was finished is on disk.", "Go on with --resume."))
+                Reporter().error(ExpungeError("Interrupted.", "What was finished is on disk.", go_on))
             raise typer.Exit(4) from None
         except BrokenPipeError:  # `| head` has read enough
             sys.stderr.close()
@@ -92,6 +96,24 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(2) from None
 
     return run
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM becomes a KeyboardInterrupt, as Ctrl-C does. Not under a launcher, which ends processes that wait for
+    each other."""
+
+    def interrupt(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    if processes.count() > 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def with_plugins(command: Callable[..., None]) -> Callable[..., None]:

@@ -25,9 +25,9 @@ OPTIONS = tuple(name for name in RunSettings.model_fields if name not in ("lr", 
 @with_options("settings", RunSettings, *OPTIONS)
 def grid(
     rows: TaskOptions, settings: RunSettings,
-    methods: Annotated[list[str], typer.Option("--methods", help="Recipe; may be given several times, or several by "
-                                                                 "commas.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the grid; each cell is a run folder in it.")],
+    methods: Annotated[list[str] | None, typer.Option("--methods", help="Recipe; may be given several times, or "
+                                                      "several by commas. May be left out with --resume.")] = None,
     model: Annotated[str | None, typer.Argument(help="Run folder, model folder or hub name; the built-in world's "
                                                      "when left out.")] = None,
     lr: Annotated[list[str] | None, typer.Option("--lr", help="Peak learning rate; may be given several times. The "
@@ -44,9 +44,10 @@ def grid(
     from expunge.grids import grid as run
 
     reporter = reporter_for(as_json)
-    made = run(model, methods=methods, lr=lr or (), seeds=seeds, out=out, task=load(rows, settings, "authors"),
-               retrained=retrained or (), suite=suite, jobs=jobs, settings=settings, resume=resume,
-               overwrite=overwrite, dry_run=dry_run, reporter=reporter)
+    task = load(rows, settings, "authors") if methods or rows.model_fields_set else "authors"
+    made = run(model, methods=methods or (), lr=lr or (), seeds=seeds, out=out, task=task, retrained=retrained or (),
+               suite=suite, jobs=jobs, settings=settings, resume=resume, overwrite=overwrite, dry_run=dry_run,
+               reporter=reporter)
     if as_json:
         print_json(made.to_json())
     else:
@@ -58,6 +59,7 @@ def grid(
 def show_grid(made: Grid, out: Path, reporter: Reporter) -> None:
     """A line for each cell, why cells failed, and what to do next."""
     from expunge.cli.showing import shown_path
+    from expunge.report.commands import resume_grid
     from expunge.report.comparison import HEADLINES
     from expunge.report.comparison_text import aligned
     from expunge.report.text import number
@@ -74,10 +76,10 @@ def show_grid(made: Grid, out: Path, reporter: Reporter) -> None:
     for cell in made.cells:
         if cell.failed:
             reporter.warn(f"{cell.title}: {cell.failed}")
-    said = [f"{sum(c.status == status for c in made.cells)} {status}" for status in ("finished", "failed", "waiting")]
-    reporter.out.print(f"\n{len(made.cells)} cells: {', '.join(s for s in said if not s.startswith('0 '))}."
-                       + f" Rows: {out / 'grid.csv'}" * bool(done), soft_wrap=True, markup=False)
+    reporter.out.print(f"\n{made.counted()}." + f" Rows: {out / 'grid.csv'}" * bool(done), soft_wrap=True, markup=False)
+    where = shown_path(out)
+    if len(done) < len(made.cells) and (out / Grid.FILE).is_file():
+        reporter.out.print(f"Go on with what failed or waits: {resume_grid(out)}", soft_wrap=True, markup=False)
     if done:
-        where = shown_path(out)
         reporter.out.print(f"Next: expunge compare {where}\n      expunge report {where} --out {where}/report.html",
                            soft_wrap=True, markup=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     import pandas
 
 GRID_SCHEMA = "expunge.grid/1"
+
+
+CellKey = tuple[str, float | None, int]
+"""Method, learning rate and seed of a cell."""
 
 
 class GridCell(Record):
@@ -43,7 +48,7 @@ class GridCell(Record):
     peak_memory_bytes: int = 0
 
     @property
-    def key(self) -> tuple[str, float | None, int]:
+    def key(self) -> CellKey:
         return self.method, self.lr, self.seed
 
     @property
@@ -89,6 +94,20 @@ class Grid(Record):
         """The grid with this cell in the place of the one with its method, learning rate and seed."""
         return self.model_copy(update={"cells": tuple(cell if c.key == cell.key else c for c in self.cells)})
 
+    def counted(self) -> str:
+        """`8 cells: 5 finished, 3 waiting`."""
+        counts = Counter(cell.status for cell in self.cells)
+        said = [f"{counts[status]} {status}" for status in ("finished", "failed", "waiting") if counts[status]]
+        return f"{len(self.cells)} cells: {', '.join(said)}"
+
+    def waiting(self) -> list[str]:
+        """`npo lr=0.0001 (waiting): seeds 0, 1` for each method and rate of which cells failed or wait."""
+        seeds: dict[str, list[str]] = {}
+        for cell in self.cells:
+            if cell.status != "finished":
+                seeds.setdefault(f"{cell.group} ({cell.status})", []).append(str(cell.seed))
+        return [f"{group}: seed{'s' * (len(of) > 1)} {', '.join(of)}" for group, of in seeds.items()]
+
     def frame(self) -> pandas.DataFrame:
         """A data frame with one row per cell: columns as in grid.csv.
 
@@ -122,14 +141,8 @@ def cells_of(folder: Path) -> list[Path]:
 
 def unfinished(folder: Path) -> str:
     """How many cells of the grid in this folder failed or wait, and which; empty where there are none, or no grid."""
-    cells = Grid.read(folder).cells if (folder / Grid.FILE).is_file() else ()
-    seeds: dict[str, list[str]] = {}
-    for cell in cells:
-        if cell.status != "finished":
-            seeds.setdefault(f"{cell.group} ({'failed' if cell.failed else 'waiting'})", []).append(str(cell.seed))
-    if not seeds:
+    if not (folder / Grid.FILE).is_file() or not (named := (found := Grid.read(folder)).waiting()):
         return ""
-    named = "; ".join(f"{group}: seed{'s' * (len(of) > 1)} {', '.join(of)}" for group, of in seeds.items())
-    missing = sum(map(len, seeds.values()))
-    return (f"{missing} of {len(cells)} cells of the grid {folder.resolve().name} failed or wait, so they have no "
-            f"scores: {named}.")
+    missing = sum(cell.status != "finished" for cell in found.cells)
+    return (f"{missing} of {len(found.cells)} cells of the grid {folder.resolve().name} failed or wait, so they have "
+            f"no scores: {'; '.join(named)}.")

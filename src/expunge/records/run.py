@@ -47,7 +47,7 @@ class RunRecord(Record):
     prompt: PromptFormat | None = None
     """How rows became what the model reads, with the first of them; None in records of earlier versions."""
     environment: dict[str, Any]
-    status: Literal["running", "interrupted", "stopped", "finished", "failed"] = "running"
+    status: Literal["running", "interrupted", "finished", "failed"] = "running"
     reason: str = ""
     """Why the loop ended, in words."""
     created: str = Field(default_factory=now)
@@ -78,7 +78,7 @@ class RunRecord(Record):
     @property
     def unfinished(self) -> str:
         """How a run that did not end stands, in a few words; empty for one that did."""
-        if self.status in ("finished", "stopped"):
+        if self.status == "finished":
             return ""
         said = "killed, or still at work" if self.status == "running" else self.reason or self.status
         return said.rstrip(".")
@@ -87,6 +87,8 @@ class RunRecord(Record):
     @classmethod
     def _settings_of_the_kind(cls, data: Any) -> Any:
         """Stored settings become the record of their command; the seed stands beside them."""
+        if isinstance(data, dict) and data.get("status") == "stopped":  # how earlier versions said: by a stopping rule
+            data = data | {"status": "finished"}
         if not isinstance(data, dict) or not isinstance(data.get("settings"), dict):
             return data
         kind = TrainSettings if data.get("kind") == "train" else RunSettings

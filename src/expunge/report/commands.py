@@ -64,3 +64,8 @@ def resume_command(folder: Path, record: RunRecord) -> str:
     """What goes on with an unfinished run in its folder."""
     rows = folder if RunFolder(folder).rows.exists() else None
     return run_command(record, rows=rows, out=folder, resume=True)
+
+
+def resume_grid(folder: Path) -> str:
+    """What goes on with all cells of a grid that are not finished."""
+    return f"expunge grid --out {shlex.quote(str(folder))} --resume"
