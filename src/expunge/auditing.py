@@ -64,15 +64,17 @@ def check_rows(subject: str | Path, task: Task) -> tuple[str, ...]:
         now = task.fingerprints()
         differ = [split for split, then in record.task_fingerprints.items() if now.get(split) != then]
         return (f"The {' and '.join(differ)} rows of this audit are not those of the run, by their "
-                "fingerprints.",) if differ else ()
+                "fingerprints. Give the files that the run was made with.",) if differ else ()
     asked = {row.model_dump_json(exclude={"id"}) for row in task.probe_rows("forget")}
     forgot = {row.model_dump_json(exclude={"id"}) for row in (*known.forget, *known.probe_rows("forget"))}
     others = len(asked - forgot)
     trained = {row.model_dump_json(exclude={"id"}) for row in (*known.forget, *known.retain, *known.background)}
     seen = sum(row.model_dump_json(exclude={"id"}) in trained for row in task.holdout)
-    return (*([f"{others} of the {len(asked)} forget rows of this audit are not among those that the run forgot."]
+    return (*([f"{others} of the {len(asked)} forget rows of this audit are not among those that the run forgot. "
+               "`expunge audit RUN` without --task and --forget asks about its own."]
               if others else []),
-            *([f"{seen} of the {len(task.holdout)} holdout rows of this audit are rows that the run was made with."]
+            *([f"{seen} of the {len(task.holdout)} holdout rows of this audit are rows that the run was made with. As "
+               "a control they must be new to it: leave them out (--on-overlap drop, with the run's --retain)."]
               if seen else []))
 
 
@@ -136,7 +138,7 @@ def check_formats(found: Sequence[PromptFormat], reporter: Reporter) -> PromptFo
     other = next((one for one in found if one.first_row != first.first_row), None)
     if other is not None:
         reporter.warn("The models of this audit read the rows in different forms, so their figures are not of the same "
-                      f"texts. Another one's first row: {other.first_row!r}")
+                      f"texts. Another one's first row: {other.first_row!r}. Give all of them one form: --template.")
     return first
 
 
@@ -257,6 +259,8 @@ def audit(
         run=os.path.relpath(made_by, folder) if record else None,
     )
     reporter.close()
+    for alarm in made.notes[len(other_rows):]:  # those were told before the work
+        reporter.warn(alarm)
     if failed := [c.line for c in made.check(*require) if not c.holds]:
         raise RequirementError(failed, made)
     return made

@@ -58,6 +58,10 @@ def test_what_can_be_required(text: str, read: tuple[Any, ...]) -> None:
     ("forget_quality>=--", "is not a condition"), ("a>=1e", "is not a condition"), (">=1", "is not a condition"),
     ("verdict>=forgets", "is not a condition"), ("verdict=0.05", "is not a condition"),
     ("forget.keyword<=low", "is not a condition"), ("verdict=forget", "Did you mean forgets"),
+    ("forget_quality=>0.05", 'Write "forget_quality>=0.05"'), ("forget.keyword=<0.1", 'Write "forget.keyword<=0.1"'),
+    ("verdict=!retains", 'Write "verdict!=retains"'), ("verdict<>retains", 'Write "verdict!=retains"'),
+    ("forget.keyword@relearn.excess≤0.1", 'Write "forget.keyword@relearn.excess<=0.1"'),
+    ("verdict=even if broken", "there is no verdict"), ("forget.keyword<=0.1 even if broken", "is not a condition"),
     ("verdict.weight=forgets", "Did you mean weights"), ("forget.keyword.excess<=0.05", "only under an attack"),
     ("forget.keyword@<=0.05", "No attack stands"), ("forget.keyword@relearn.exces<=0.05", "Did you mean excess")])
 def test_what_cannot_be_read(text: str, says: str) -> None:
@@ -216,6 +220,45 @@ def test_what_was_not_measured_never_holds(stored: Audit, text: str, says: str) 
     verdict = stored.verdict.model_copy(update={"threats": threats})  # type: ignore[union-attr]
     found, = stored.model_copy(update={"scores": scores, "verdict": verdict}).check(text)
     assert not found.holds and says in found.found
+
+
+ALARM = "The answers to forget rows read like word salad: 100% of them repeat themselves. Read them."
+
+
+@pytest.fixture
+def salad(audited: Path, tmp_path: Path) -> Path:
+    """The folder of an audit whose model says word salad."""
+    folder = Path(shutil.copytree(audited, tmp_path / "salad"))
+    alarms = {"notes": ("Another.", ALARM), "broken": (ALARM,)}
+    Audit.read(folder).model_copy(update=alarms).write(folder / "audit.json")
+    return folder
+
+
+@pytest.mark.parametrize("text", ["verdict!=retains", "verdict=undecided", "verdict.text!=retains"])
+def test_a_verdict_on_word_salad_never_holds_unless_it_is_meant(stored: Audit, salad: Path, text: str) -> None:
+    assert stored.check(text)[0].holds
+    plain, waived, other = Audit.read(salad).check(text, text + " even if broken", "verdict=retains even if broken")
+    assert not plain.holds and "the model is broken. The answers to forget rows read like word salad" in plain.found
+    assert f'"{text} even if broken"' in plain.found
+    assert waived.holds and not other.holds and stored.check(text + " even if broken")[0].holds
+
+
+@pytest.mark.parametrize(("conditions", "counts", "kind"), [
+    (["verdict!=retains", "forget.probability<=1"], ("3", "2", "0"), "failure"),
+    (["verdict!=retains even if broken"], ("2", "0", "1"), "skipped"),
+    (["forget.probability<=1"], ("2", "0", "1"), "skipped"),
+    (["forget.probability<0"], ("2", "1", "1"), "skipped")])
+def test_the_file_of_a_build_server_holds_the_alarm(cli: Any, salad: Path, tmp_path: Path, conditions: list[str],
+                                                    counts: tuple[str, str, str], kind: str) -> None:
+    junit, words = tmp_path / "j.xml", [word for text in conditions for word in ("--require", text)]
+    said = cli("audit", salad, *words, "--junit", junit, code=int(counts[1] != "0"))
+    assert f"warning: {ALARM}" in said.err
+    suite, = ElementTree.parse(junit).getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == counts
+    found = next(case for case in suite.iter("testcase") if case.get("name") == "answers").find(kind)
+    assert found is not None and found.get("message") == ALARM
+    assert suite.findtext("system-out") == f"Another.\n{ALARM}"
+    assert ALARM in cli("audit", salad, *words, "--json", code=int(counts[1] != "0")).json["warnings"]
 
 
 def test_in_python(model: Path, rows: Any, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ RANDOM = 0.5
 ENOUGH = 10
 """Answers below which nothing is said."""
 READ: tuple[Split, ...] = ("forget", "retain")
+ANSWERS = "observations/subject/generation.{}.jsonl"
+"""Where a reader finds them, in the audit's folder."""
 
 
 def salad_notes(seen: Mapping[str, Observations], unlikely: Mapping[tuple[str, Split], Sequence[float]],
@@ -55,7 +57,8 @@ def salad_notes(seen: Mapping[str, Observations], unlikely: Mapping[tuple[str, S
                          f"answers {math.exp(median(theirs)):.3g}, of random tokens {outcomes:,})")
         if signs:
             found.append(f"The answers to {split} rows read like word salad: {' and '.join(signs)}. Low scores then "
-                         "say that the model is broken, not that it forgot.")
+                         f"say that the model is broken, not that it forgot. Read {ANSWERS.format(split)} in the "
+                         "audit's folder; if the answers are broken, unlearn anew with a smaller --lr or fewer steps.")
     return found
 
 

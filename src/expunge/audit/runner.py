@@ -24,6 +24,7 @@ from expunge.audit.attacks import (
     score_attacks,
 )
 from expunge.audit.cache import ObservationCache, model_key
+from expunge.audit.control_rows import control_notes
 from expunge.audit.examples import keep_examples
 from expunge.audit.fluency import judged_by, salad_notes
 from expunge.audit.store import ObservationStore, read_store
@@ -136,8 +137,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         del subject  # before the next one is loaded
     observed = time.perf_counter()
     salad = salad_notes(seen, unlikely, roles.subject.outcomes)
-    for sentence in salad:
-        note(f"warning: {sentence}")
+    mixed_up = control_notes(seen) if refs["subject"].reads == "text" else []  # a classifier knows rows it never saw
     evidence = _evidence(seen, refs["subject"])
     tick = announce("scores", len(suite.metrics))
     scores = score_all(suite.metrics, evidence, resamples=resamples, seed=seed)
@@ -156,7 +156,8 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         retrained=tuple(v for k, v in refs.items() if k.startswith("retrained")), suite=suite.terms,
         scores=scores, verdict=verdict(scores, tried, offered=evidence.offered), attacks=tried, settings=settings,
         seed=seed, resamples=resamples,
-        environment=environment(), run=run, notes=(*notes, *salad), created=now(),
+        environment=environment(), run=run, notes=(*notes, *mixed_up, *salad), broken=tuple(salad),
+        created=now(),
         prompt=prompt and prompt.without_row,  # no row stands in audit.json
         timing={"observe_s": observed - began, "score_s": time.perf_counter() - observed},
     )

@@ -10,10 +10,11 @@ from xml.etree import ElementTree
 import typer
 
 from expunge.cli.app import print_json
+from expunge.cli.showing import shown_path
 from expunge.console import Reporter
 from expunge.errors import ExpungeError, UsageError
 from expunge.records.base import write_text
-from expunge.records.requirement import Checked
+from expunge.records.requirement import Checked, parse_requirement
 from expunge.records.run import RunFolder
 from expunge.records.score import Audit
 from expunge.records.settings import AuditSettings, TaskOptions
@@ -50,16 +51,16 @@ def check_junit(junit: Path | None, conditions: Sequence[str]) -> None:
 
 def gate_stored(audit: Audit, folder: str, conditions: Sequence[str], junit: Path | None, as_json: bool) -> None:
     """`gate` of the finished audit in a folder; says which it is, and whether the weights there are still those."""
-    warning = changed_weights(audit, folder)
-    date = audit.created[:10]
+    changed, date = changed_weights(audit, folder), audit.created[:10]
+    warnings = [*([changed] if changed else []), *audit.notes]
     checks = audit.check(*conditions)
     if as_json:
-        print_json({"audit": folder, "created": audit.created, "warnings": [warning] if warning else [],
+        print_json({"audit": folder, "created": audit.created, "warnings": warnings,
                     "checks": [check.to_json() for check in checks]})
     told = Reporter()
     told.note(f"from the finished audit in {folder}{f' of {date}' if date else ''}")
-    if warning:
-        told.warn(warning)
+    for alarm in warnings:
+        told.warn(alarm)
     gate(audit, conditions, junit)
 
 
@@ -76,9 +77,10 @@ def changed_weights(audit: Audit, folder: str) -> str:
     try:
         same = load_subject(folder).fingerprint == audit.subject.fingerprint
     except ExpungeError as problem:
-        return f"The model in {folder} changed after its audit and cannot be read: {problem.what}"
+        return (f"The model in {folder} changed after its audit and cannot be read: {problem.what} Restore "
+                "it, or make the run again.")
     return "" if same else (f"The weights in {folder} are no longer those of this audit, which says nothing about "
-                            "them. Audit them anew with --overwrite.")
+                            f"them. Audit them anew: expunge audit {shown_path(folder)} --overwrite")
 
 
 def _last_change(place: Path) -> float:
@@ -87,8 +89,11 @@ def _last_change(place: Path) -> float:
     return max(found.st_mtime, found.st_ctime)
 
 
-def gate(audit: Audit, conditions: Sequence[str], junit: Path | None = None) -> None:
+def gate(audit: Audit, conditions: Sequence[str], junit: Path | None = None, *, alarms: bool = False) -> None:
     """Say of each condition on stderr whether it holds; raises typer.Exit(1) when one does not.
+
+    Args:
+        alarms: say those of the audit as well, where nobody did so far.
 
     Raises:
         UsageError: a condition that the audit has no figure for.
@@ -97,6 +102,8 @@ def gate(audit: Audit, conditions: Sequence[str], junit: Path | None = None) -> 
     checks = audit.check(*conditions)
     if junit is not None:
         write_text(junit, junit_xml(checks, audit))
+    for alarm in audit.notes if alarms and conditions else ():
+        reporter.warn(alarm)
     for check in checks:
         (reporter.note if check.holds else reporter.warn)("required: " + check.line)
     if not all(check.holds for check in checks):
@@ -104,18 +111,31 @@ def gate(audit: Audit, conditions: Sequence[str], junit: Path | None = None) -> 
 
 
 def junit_xml(checks: Sequence[Checked], audit: Audit) -> str:
-    """The checks as JUnit XML: one test suite, one test case for each condition."""
-    failed = sum(not check.holds for check in checks)
+    """The checks as JUnit XML: one test suite, one test case for each condition, and one named `answers` where the
+    model's answers are no language: it fails together with conditions on the verdict, and is skipped without any that
+    it fails. All alarms of the audit stand in the system-out of the suite.
+    """
+    asked, broken = [parse_requirement(check.requirement) for check in checks], bool(audit.broken)
+    fails = broken and any(one.of_verdict and not one.waived for one in asked)
+    count, failed = len(checks) + broken, sum(not check.holds for check in checks) + fails
+    skipped = str(int(broken and not fails))
     seconds = f"{sum(audit.timing.values()):.3f}"
     name = f"expunge audit: {audit.task}"
-    root = ElementTree.Element("testsuites", tests=str(len(checks)), failures=str(failed), time=seconds)
-    suite = ElementTree.SubElement(root, "testsuite", name=name, tests=str(len(checks)), failures=str(failed),
-                                   errors="0", skipped="0", time=seconds)
+    root = ElementTree.Element("testsuites", tests=str(count), failures=str(failed), skipped=skipped, time=seconds)
+    suite = ElementTree.SubElement(root, "testsuite", name=name, tests=str(count), failures=str(failed),
+                                   errors="0", skipped=skipped, time=seconds)
     for check in checks:
         case = ElementTree.SubElement(suite, "testcase", classname="expunge.audit", name=check.requirement, time="0")
         if check.holds:
             ElementTree.SubElement(case, "system-out").text = check.found
         else:
             ElementTree.SubElement(case, "failure", type="requirement", message=check.found).text = check.line
+    if broken:
+        case = ElementTree.SubElement(suite, "testcase", classname="expunge.audit", name="answers", time="0")
+        said = ElementTree.SubElement(case, "failure" if fails else "skipped", message=audit.broken[0])
+        if fails:
+            said.set("type", "alarm")
+    if audit.notes:
+        ElementTree.SubElement(suite, "system-out").text = "\n".join(audit.notes)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"

@@ -163,8 +163,8 @@ def audit(
         if as_json:
             print_json([s.to_json() for s in again.scores])
         else:
-            show_audit(again, reporter, rescore, verbose=verbose)
-        return gate(again, conditions, junit)
+            show_audit(again, reporter, rescore, verbose=verbose, again=True)
+        return gate(again, conditions, junit, alarms=as_json)
     if subject and conditions and (stored := stored_audit(subject, rows, settings, out, original, retrained, resume,
                                                           overwrite, dry_run)):
         return gate_stored(stored, subject, conditions, junit, as_json)
@@ -179,7 +179,7 @@ def audit(
     if not isinstance(made, Audit):
         return print_json(made) if as_json else show_audit_plan(made, reporter)
     print_json(made.to_json()) if as_json else show_audit(made, reporter, out or subject, verbose=verbose)
-    gate(made, conditions, junit)
+    gate(made, conditions, junit, alarms=as_json)
 
 
 @app.command()

@@ -52,15 +52,18 @@ FEW = 12
 
 
 def show_audit(found: Audit, reporter: Reporter, folder: str | Path, *, page: str | Path | None = None,
-               follow_up: str | None = None, verbose: bool = False) -> None:
+               follow_up: str | None = None, verbose: bool = False, again: bool = False) -> None:
     """The result on one screen; with `verbose` every score and finding before it.
 
     Args:
         folder: where the audit is kept.
         page: the report page, where one was written.
         follow_up: the next command, as it can be pasted; that which makes the page by default.
+        again: of an audit that was made before, so its alarms were not told just now.
     """
     reporter.close()
+    for alarm in found.notes if again else ():
+        reporter.warn(alarm)
     if verbose:
         show_scores(found.scores, reporter)
         if found.verdict:

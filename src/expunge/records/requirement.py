@@ -5,6 +5,9 @@
     forget.keyword<=0.05                     a score of the model left alone
     forget.keyword@relearn<=0.2              the same under every attack of that name (@* under every attack)
     forget.keyword@relearn.excess<=0.05      beyond the control under the same attack
+
+A condition on the verdict fails where the model's answers are no language any more, whatever the verdict is: word salad
+says nothing about forgetting. `verdict!=retains even if broken` holds all the same.
 """
 
 from __future__ import annotations
@@ -28,6 +31,10 @@ OUTCOMES = ("forgets", "suppresses", "over-forgets", "retains", "undecided")
 COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+WAIVED = "even if broken"
+"""Ends a condition on the verdict that need not fail because answers are no language."""
+TURNED = {"=>": ">=", "=<": "<=", "=!": "!=", "<>": "!=", "≥": ">=", "≤": "<=", "≠": "!="}
+"""Signs of other languages -> ours."""
 WRITE = ('Write "forget_quality>=0.05", "verdict=forgets", "verdict.weights!=retains" or '
          '"forget.keyword@relearn.excess<=0.05".')
 
@@ -45,6 +52,8 @@ class Requirement(Record):
     """An attack by name, term or label; * for each of them."""
     figure: str = "value"
     access: str | None = None
+    waived: bool = False
+    """Of a verdict: it may hold of a model whose answers are no language."""
 
     @property
     def of_verdict(self) -> bool:
@@ -74,6 +83,9 @@ def parse_requirement(text: str) -> Requirement:
     Raises:
         UsageError: it cannot be read; an access, outcome or figure that there is not.
     """
+    for typed, meant in TURNED.items():
+        if typed in text:
+            raise UsageError(f"{text!r} is not a condition.", fix=f'Write "{text.replace(typed, meant).strip()}".')
     match = re.fullmatch(rf"\s*(.+?)\s*(>=|<=|!=|==|=|>|<)\s*({NUMBER}|[A-Za-z][a-z -]*)\s*", text)
     if not match:
         raise UsageError(f"{text!r} is not a condition.", fix=WRITE)
@@ -104,11 +116,13 @@ def parse_requirement(text: str) -> Requirement:
 def _of_verdict(text: str, access: str | None, sign: Sign, word: str) -> Requirement:
     from expunge.records.score import ACCESS
 
+    waived = bool(re.search(rf"\s{WAIVED}$", word))
+    word = word.removesuffix(WAIVED).strip() if waived else word
     if word not in OUTCOMES:
         raise UsageError(f"{text!r}: there is no verdict {word!r}.", did_you_mean(word, OUTCOMES))
     if access is not None and access not in ACCESS:
         raise UsageError(f"{text!r}: there is no access {access!r}.", did_you_mean(access, ACCESS))
-    return Requirement(text=text, name="verdict", sign=sign, bound=word, access=access)
+    return Requirement(text=text, name="verdict", sign=sign, bound=word, access=access, waived=waived)
 
 
 def check(audit: Audit, conditions: Sequence[str]) -> tuple[Checked, ...]:
@@ -184,7 +198,12 @@ def _check_verdict(audit: Audit, asked: Requirement) -> Checked:
     if said not in OUTCOMES:  # also for !=: what was not tested holds of nothing
         return _made(asked, False, f"{what} is missing: nothing was tested at that access" if asked.access else
                      "the audit has no verdict")
-    return _made(asked, (said == asked.bound) == (asked.sign == "="), f"{what} is {said}")
+    holds = (said == asked.bound) == (asked.sign == "=")
+    if audit.broken and not asked.waived:
+        why = audit.broken[0].partition(". ")[0]
+        return _made(asked, False, f'{what} is {said}, but the model is broken. {why}. To let that pass, require '
+                                   f'"{asked.text} {WAIVED}"')
+    return _made(asked, holds, f"{what} is {said}")
 
 
 def _made(asked: Requirement, holds: bool, found: str) -> Checked:

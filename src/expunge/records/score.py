@@ -219,6 +219,9 @@ class Audit(Record):
     timing: dict[str, float] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """How far the figures can be trusted: what a reader must know before reading them."""
+    broken: tuple[str, ...] = ()
+    """Those of the notes that say that the model's answers are no language any more. A condition on the verdict then
+    fails, unless it ends with "even if broken"."""
     prompt: PromptFormat | None = None
     """How the subject was asked, without a row; None in audits of earlier versions."""
     run: str | None = None

@@ -1,0 +1,105 @@
+"""Whether holdout rows and retrained models are what they should be: rows, and models, without knowledge of each other.
+
+Compared are the probabilities of single answers, row by row and unpaired. "Clearly better" is a rank test (one-sided,
+0.1 %), three of four pairs the right way round, and medians that lie far apart; so neither harder rows nor a few known
+ones raise an alarm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from expunge.judgement.directions import figure
+from expunge.judgement.leaks import MIN_ROWS
+from expunge.metrics.base import NotAvailable
+from expunge.metrics.probability import probabilities
+from expunge.metrics.rows import by_example
+from expunge.metrics.statistics import auc
+from expunge.records.observation import Observations
+from expunge.records.task import Split
+
+LIMIT = 1e-3
+"""p-value of the rank test."""
+PAIRS = 0.75
+"""Share of the pairs of a row of each side in which the one is better known."""
+FAR = 0.25
+"""Between the medians."""
+SAID = 0.5
+"""Median from which rows count as said. A model may have been pushed below what it never saw."""
+WELL = 0.75
+"""Median from which rows count as known well, where nothing else is to be compared with."""
+AS_WELL = 0.9
+"""Share of the better known side's median from which two sides are known equally well."""
+
+
+def control_notes(seen: Mapping[str, Observations]) -> list[str]:
+    """What a reader must know of holdout rows that are known, and of retrained models that know the forget rows.
+
+    Args:
+        seen: role -> observations.
+    """
+    role = "original" if "original" in seen else "subject"
+    found = _of_holdout(seen[role], "original" if role == "original" else "model")
+    known = _values(seen["original"], "forget") if "original" in seen else []
+    for name in seen:
+        if name.startswith("retrained"):
+            number = name.removeprefix("retrained")
+            found += _of_retrained(seen[name], f"retrained model{f' {number}' if number else ''}", known)
+    return found
+
+
+def clearly_better(more: Sequence[float], less: Sequence[float]) -> bool:
+    """Whether the rows of one side are known far better than those of the other."""
+    if not more or not less or median(more) - median(less) < FAR or auc(more, less) < PAIRS:
+        return False
+    from scipy.stats import mannwhitneyu  # slow to import, and training needs no statistics
+
+    return bool(mannwhitneyu(more, less, alternative="greater").pvalue <= LIMIT)
+
+
+def _of_holdout(observed: Observations, who: str) -> list[str]:
+    forget, holdout = _values(observed, "forget"), _values(observed, "holdout")
+    # A model whose original is unknown may have been pushed below what it never saw, so there "better" is not enough.
+    if clearly_better(holdout, forget) and (who == "original" or median(holdout) >= SAID):
+        return [f"The {who} gives the holdout rows a median probability of {figure(median(holdout))} and the forget "
+                f"rows {figure(median(forget))}. Holdout rows should be unknown to it: are the two files swapped? "
+                "Then give them the other way round (--forget, --holdout); else give other holdout rows."]
+    if (min(len(forget), len(holdout)) >= MIN_ROWS and median(holdout) >= WELL
+            and median(holdout) >= AS_WELL * median(forget)):
+        return [f"The {who} knows the holdout rows (median probability {figure(median(holdout))}) as well as the "
+                f"forget rows ({figure(median(forget))}), so they are no control. Give rows that it was not trained on "
+                "and that cannot be guessed (--holdout FILE)."]
+    return []
+
+
+def _of_retrained(observed: Observations, who: str, known: Sequence[float]) -> list[str]:
+    """One sentence where a retrained model knows the forget rows.
+
+    Args:
+        known: the original's values of the forget rows; empty without an original.
+    """
+    forget, holdout = _values(observed, "forget"), _values(observed, "holdout")
+    beside = {"the original": known, "its retain rows": _values(observed, "retain")}
+    if len(forget) < MIN_ROWS:
+        return []
+    if holdout:
+        if not clearly_better(forget, holdout) or median(forget) < SAID:
+            return []
+        than = f"{figure(median(holdout))} of the holdout rows"
+    else:
+        near = next(((name, median(v)) for name, v in beside.items() if v), None)
+        if near is None or median(forget) < WELL or median(forget) < AS_WELL * near[1]:
+            return []
+        than = f"{figure(near[1])} of {near[0]}"
+    return [f"The {who} gives the forget rows a median probability of {figure(median(forget))} ({than}), as if it had "
+            "been trained on them: then it is no control. Train one without them: expunge train MODEL --split retain, "
+            "with the same --task or files."]
+
+
+def _values(observed: Observations, split: Split) -> list[float]:
+    """Probability of every answer; empty where it was not asked or is not a number."""
+    try:
+        return list(probabilities(by_example(observed.rows("likelihood", split))).values())
+    except NotAvailable:
+        return []
