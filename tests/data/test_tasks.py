@@ -17,7 +17,7 @@ from expunge.api import as_task
 from expunge.benchmarks.loading import default_suite, load_task, parse_task, task_names
 from expunge.cli.listing import listing
 from expunge.data.published import DATA_VARIABLE
-from expunge.data.tasks import check_overlap
+from expunge.data.tasks import check_overlap, limited
 from expunge.data.world import authors_task
 from expunge.errors import DataError, MissingError, UsageError
 from expunge.records.settings import RunSettings
@@ -99,7 +99,8 @@ def test_limited_authors() -> None:
     assert cut.name == "authors(limit=15)" and load_task(cut.name) == cut
     assert load_task("authors(seed=1)", limit=5).name == "authors(seed=1,limit=5)"
     for split in ("forget", "retain", "holdout", "neighbour"):
-        assert [r.id for r in cut.split(split)] == [r.id for r in whole.split(split)][:15]  # type: ignore[arg-type]
+        ids = [r.id for r in cut.split(split)]  # type: ignore[arg-type]
+        assert len(ids) == 15 and ids == [r.id for r in whole.split(split) if r.id in ids]  # type: ignore[arg-type]
     assert Counter(r.group for r in cut.utility) == {"geography": 8, "science": 7}
     assert cut.background == cut.neighbour + cut.utility
     assert {r.id for r in cut.probes.get("retain", ())} <= {r.id for r in cut.retain}
@@ -346,3 +347,17 @@ def test_a_task_outside_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.undo()
         sys.modules.pop("capitals_elsewhere", None)
         registry.look_again()
+
+
+@pytest.mark.parametrize("limit", [7, 20, 40])
+def test_a_limit_asks_all_entities(limit: int) -> None:
+    """The first rows would be those of two authors, and a model that forgot only these would pass."""
+    whole = authors_task(forget=20, retain=20, holdout=5, neighbours=0)
+    cut = limited(whole, limit)
+    counts = Counter(row.entity for row in cut.forget)
+    assert len(counts) == min(limit, 20) and max(counts.values()) - min(counts.values()) <= 1
+    kept = [row.id for row in cut.forget]
+    assert kept == [row.id for row in whole.forget if row.id in kept]
+    assert f"of {len(counts)} of 20 entities" in cut.notes[-1] and [r.id for r in limited(cut, 5).forget] == [
+        r.id for r in limited(whole, 5).forget]
+    assert len([note for note in limited(cut, 5).notes if note.startswith("limit=")]) == 1

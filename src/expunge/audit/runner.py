@@ -25,6 +25,7 @@ from expunge.audit.attacks import (
 )
 from expunge.audit.cache import ObservationCache, model_key
 from expunge.audit.control_rows import control_notes
+from expunge.audit.controls import examine, sound, words
 from expunge.audit.examples import keep_examples
 from expunge.audit.fluency import judged_by, salad_notes
 from expunge.audit.store import ObservationStore, read_store
@@ -42,7 +43,7 @@ from expunge.records.examples import has_examples
 from expunge.records.observation import Observations, Row
 from expunge.records.prompt import PromptFormat
 from expunge.records.run import environment, now
-from expunge.records.score import Audit, SubjectRef
+from expunge.records.score import Audit, ControlCheck, SubjectRef
 from expunge.records.settings import AuditSettings
 from expunge.records.task import SPLITS, Split, Task
 
@@ -113,7 +114,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     for role, make in roles.named():
         subject = make()
         refs[role] = SubjectRef(path=subject.path, fingerprint=subject.fingerprint, reads=subject.modality,
-                                offered=tuple(sorted(subject.offered)))
+                                offered=tuple(sorted(subject.offered)), tokens=_tokens(subject, task))
         folder = out / "observations" / role
         partner = roles.original if role != "original" else None
         mine = ordered({*wanted, *aside}, task) if role == "subject" else wanted
@@ -123,6 +124,9 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
             unlikely = judged_by(subject, seen, task, cache)
         sides: tuple[Split, ...] = ("forget", "holdout") if role == "subject" and not controls else ("forget",)
         here = [a for a in fit if role != "original" or a.asks_only]
+        if role.startswith("retrained") and (turned_down := examine(refs, seen)[-1]).problem:
+            note(f"warning: {words(turned_down)}")
+            here = []
         for attack, split in ((a, s) for a in here for s in sides if task.probe_rows(s)):
             context = AttackContext.of(task, split=split, original=roles.original, seed=seed, announce=announce)
             found = done[attack.text(), role, split] = observe_attack(
@@ -137,8 +141,11 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         del subject  # before the next one is loaded
     observed = time.perf_counter()
     salad = salad_notes(seen, unlikely, roles.subject.outcomes)
-    mixed_up = control_notes(seen) if refs["subject"].reads == "text" else []  # a classifier knows rows it never saw
-    evidence = _evidence(seen, refs["subject"])
+    examined = examine(refs, seen)
+    counting = sound(refs, examined)
+    # A classifier knows rows it never saw.
+    mixed_up = control_notes({role: seen[role] for role in counting}) if refs["subject"].reads == "text" else []
+    evidence = _evidence({role: seen[role] for role in counting}, refs["subject"])
     tick = announce("scores", len(suite.metrics))
     scores = score_all(suite.metrics, evidence, resamples=resamples, seed=seed)
 
@@ -146,16 +153,17 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         return done.get((attack.text(), role, split), AttackResult({}))
 
     scores += score_attacks(attacks, attempted, evidence,
-                            tuple(seen), lambda a: refused.get(a.text()), resamples=resamples, seed=seed)
+                            counting, lambda a: refused.get(a.text()), resamples=resamples, seed=seed)
     scores = decided(scores)
     keep_examples(out, suite, seen, evidence, attempted)
     tick(len(suite.metrics))
     tried = tuple(describe(a, attempted(a, "subject", "forget")) for a in attacks)
     audit = Audit(
         task=task.name, task_fingerprint=task.fingerprint, subject=refs["subject"], original=refs.get("original"),
-        retrained=tuple(v for k, v in refs.items() if k.startswith("retrained")), suite=suite.terms,
-        scores=scores, verdict=verdict(scores, tried, offered=evidence.offered), attacks=tried, settings=settings,
-        seed=seed, resamples=resamples,
+        retrained=tuple(v for k, v in refs.items() if k.startswith("retrained")), controls=examined,
+        suite=suite.terms, scores=scores,
+        verdict=verdict(scores, tried, offered=evidence.offered, turned_down=_turned_down(examined)),
+        attacks=tried, settings=settings, seed=seed, resamples=resamples,
         environment=environment(), run=run, notes=(*notes, *mixed_up, *salad), broken=tuple(salad),
         created=now(),
         prompt=prompt and prompt.without_row,  # no row stands in audit.json
@@ -175,9 +183,12 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> Audi
     """
     place, stored = folder / "observations", Audit.read(folder / "audit.json")
     seed, resamples = stored.seed, stored.resamples if resamples is None else resamples
-    roles = ["subject", *(["original"] if stored.original else []), *map(_retrained, range(len(stored.retrained)))]
-    seen = {role: read_store(place / role) or Observations({}) for role in roles}
-    evidence = _evidence(seen, stored.subject)
+    refs = {"subject": stored.subject, **({"original": stored.original} if stored.original else {}),
+            **{_retrained(i): ref for i, ref in enumerate(stored.retrained)}}
+    seen = {role: read_store(place / role) or Observations({}) for role in refs}
+    examined = examine(refs, seen)
+    counting = sound(refs, examined)
+    evidence = _evidence({role: seen[role] for role in counting}, stored.subject)
     never = {s.attack: s.unavailable for s in stored.scores if s.attack and s.unavailable}
 
     def read(attack: Attack, role: str, split: Split) -> AttackResult:
@@ -189,17 +200,28 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> Audi
         return None if mine.found or mine.why else never.get(attack.labels[0])
 
     scores = decided((*score_all(suite.metrics, evidence, resamples=resamples, seed=seed),
-                      *score_attacks(suite.attacks, read, evidence, tuple(seen), why, resamples=resamples, seed=seed)))
+                      *score_attacks(suite.attacks, read, evidence, counting, why, resamples=resamples, seed=seed)))
     attacks = tuple(describe(a, read(a, "subject", "forget")) for a in suite.attacks)
     if not has_examples(folder):
         keep_examples(folder, suite, seen, evidence, read)
     return stored.model_copy(update={"suite": suite.terms, "scores": scores, "attacks": attacks, "resamples": resamples,
-                                     "verdict": verdict(scores, attacks, offered=evidence.offered)})
+                                     "controls": examined,
+                                     "verdict": verdict(scores, attacks, offered=evidence.offered,
+                                                        turned_down=_turned_down(examined))})
 
 
 def asked_aside(asked: Iterable[MetricTerm]) -> set[tuple[str, Split]]:
     """Without a retrained model the holdout rows are the control of every attack, so they are asked plainly too."""
     return {(probe, "holdout") for probe, of in required(asked) if of == "forget"}
+
+
+def _tokens(subject: Subject, task: Task) -> str:
+    """Fingerprint of the forget and retain rows as the model reads them."""
+    return fingerprint([subject.as_read(row) for split in ("forget", "retain") for row in task.probe_rows(split)])
+
+
+def _turned_down(examined: Iterable[ControlCheck]) -> list[str]:
+    return [words(check) for check in examined if check.problem]
 
 
 def _unmarked(subject: Subject, load: Callable[[], Subject] | None) -> Subject:

@@ -46,7 +46,7 @@ def load_task(
         mapping: our field name -> the file's, or a path to it (`data.mapping`); or both as --map has them.
         data_dir: folder with the files of a published data set, such as TOFU's, or with a folder `tofu` of
             them. Without it the environment variable EXPUNGE_DATA is tried, then the hub.
-        limit: keep this many rows of every split, the first ones (utility: of all its groups in
+        limit: keep this many rows of every split, drawn from all entities in turn (utility: of all its groups in
             turn), and only probe rows that belong to kept ones.
         on_overlap: what to do with forget rows that stand in retain too, and holdout rows that a model is trained on:
             "refuse"; "drop" them from retain (from holdout); "keep" them.

@@ -13,6 +13,7 @@ from expunge.data.mapping import check_map
 from expunge.errors import DataError
 from expunge.records.settings import Overlap
 from expunge.records.task import SPLITS, Example, Task
+from expunge.seeding import derive
 
 
 def task_from_files(
@@ -93,16 +94,24 @@ def _without(task: Task, keys: set[tuple[str, ...]], splits: tuple[str, ...]) ->
     return task.model_copy(update={**kept, "notes": task.notes + notes, "probes": probes})
 
 
+LIMIT_SEED = 0
+"""Of the draw of a limit. It is no option, so that the name of a task leads back to the same rows."""
+
+
 def limited(task: Task, limit: int) -> Task:
-    """The first rows of every view, with probes, background and links cut to match."""
-    splits = {split: task.split(split)[:limit] for split in SPLITS}
+    """`limit` rows of every view, with probes, background and links cut to match.
+
+    Rows are drawn with seed `LIMIT_SEED`, from all entities in turn: the first rows would be those of a few entities,
+    and a model that forgot only these would pass.
+    """
+    splits = {split: _drawn(task.split(split), limit, task.probes.get(split, ())) for split in SPLITS}
     splits["utility"] = _first_of_each_group(task.utility, limit)
     kept = {row.id for rows in splits.values() for row in rows}
     cut_ids = {row.id for split in SPLITS for row in task.split(split)} - kept
     background = tuple(row for row in task.background if row.id not in cut_ids)
     probes = {
         split: found for split, rows in task.probes.items()
-        if (found := tuple(row for row in rows if row.id not in cut_ids)[:limit])
+        if (found := _drawn(tuple(row for row in rows if row.id not in cut_ids), limit))
     }
     known = kept | {row.id for row in background}
 
@@ -113,10 +122,34 @@ def limited(task: Task, limit: int) -> Task:
     name = re.sub(r"\(limit=\d+\)$", "", re.sub(r",limit=\d+\)$", ")", task.name))  # of an earlier, larger limit
     options = name.endswith(")") and not name.startswith("files:")
     base = name[:-1] + "," if options else name + "("
+    left, before = splits["forget"], task.forget
+    people, all_people = ({row.entity or row.id for row in rows} for rows in (left, before))
+    note = () if len(left) == len(before) else (
+        f"limit={limit} keeps {len(left)} of {len(before)} forget rows, of {len(people)} of {len(all_people)} "
+        f"entities, drawn with seed {LIMIT_SEED}.",)
     return task.model_copy(update={
+        "notes": (*(n for n in task.notes if not n.startswith("limit=")), *note),
         "name": f"{base}limit={limit})", **{split: linked(rows) for split, rows in splits.items()},
         "background": linked(background), "probes": {split: linked(rows) for split, rows in probes.items()},
     })
+
+
+def _drawn(rows: tuple[Example, ...], limit: int, asked: tuple[Example, ...] = ()) -> tuple[Example, ...]:
+    """`limit` rows of all entities in turn, in their old order; those that an audit asks come first.
+
+    A row without an entity is its own.
+    """
+    if len(rows) <= limit:
+        return rows
+    first = {row.id for row in asked}
+    seen: dict[str, int] = {}
+    turn = []
+    # Numbers from ids, so that a limit of a limit gives the rows of the smaller one.
+    for i in sorted(range(len(rows)), key=lambda i: derive(LIMIT_SEED, rows[i].id)):
+        entity = rows[i].entity or rows[i].id
+        seen[entity] = seen.get(entity, -1) + 1
+        turn.append((rows[i].id not in first, seen[entity], derive(LIMIT_SEED, entity), i))
+    return tuple(rows[i] for i in sorted(i for *_, i in sorted(turn)[:limit]))
 
 
 def _first_of_each_group(rows: tuple[Example, ...], limit: int) -> tuple[Example, ...]:

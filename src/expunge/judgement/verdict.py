@@ -16,11 +16,12 @@ from expunge.records.score import AttackRecord, Score, Verdict
 
 
 def verdict(scores: Sequence[Score], attacks: Sequence[AttackRecord] = (), p_limit: float = P_LIMIT, *,
-            offered: Iterable[ModelNeed] = MODEL_NEEDS) -> Verdict:
+            offered: Iterable[ModelNeed] = MODEL_NEEDS, turned_down: Iterable[str] = ()) -> Verdict:
     """Outcome, sentences, threats and gaps for one subject's scores, attacked ones included.
 
     Args:
         offered: what the model offers of what plug-ins may need; what its kind has no use for is not called untested.
+        turned_down: a sentence for each control that does not count, with its figure.
     """
     plain = [s for s in scores if s.attack is None and s.value is not None]
     decision = decide(scores, p_limit)
@@ -32,7 +33,7 @@ def verdict(scores: Sequence[Score], attacks: Sequence[AttackRecord] = (), p_lim
     settled = settling(decision, scores)
     return Verdict(
         outcome=decision.outcome, alone=alone if differs else None,
-        sentences=(*first_sentence(decision), *alone_sentences(decision), *([settled] if settled else []),
+        sentences=(*first_sentence(decision), *turned_down, *alone_sentences(decision), *([settled] if settled else []),
                    *inside_sentences(decision), *attack_sentences(scores, attacks), *figures(plain)),
         not_tested=(*missing, *unscored(scores, attacks), *untried(scores, attacks, offered=offered)),
         threats=tuple(worded_threat(found, scores, attacks, offered) for found in threats))

@@ -183,6 +183,18 @@ class SubjectRef(Record):
     """What it reads: text or images."""
     offered: tuple[str, ...] | None = None
     """What the model offered of what plug-ins may need (`needs.ModelNeed`); None in audits of earlier versions."""
+    tokens: str = ""
+    """Fingerprint of the forget and retain rows as this model reads them; empty in audits of earlier versions."""
+
+
+class ControlCheck(Record):
+    """Whether a retrained model can be what it is called."""
+
+    role: str
+    """Its folder below observations/."""
+    path: str
+    problem: str | None = None
+    """Why nothing rests on it, with the figure; None for a control that counts."""
 
 
 @dataclass
@@ -205,6 +217,8 @@ class Audit(Record):
     subject: SubjectRef
     original: SubjectRef | None = None
     retrained: tuple[SubjectRef, ...] = ()
+    controls: tuple[ControlCheck, ...] = ()
+    """One for each retrained model: those with a problem took no part in scores and verdict."""
     suite: tuple[str, ...]
     """The metric terms, as typed."""
     scores: tuple[Score, ...]

@@ -86,7 +86,8 @@ def check_limit(limit: int | None) -> int | None:
 
 Template = Annotated[str | None, AfterValidator(check_template), Field(description=TEMPLATE)]
 MaxLength = Annotated[int | None, Field(ge=1, description="Cut rows at this many tokens.")]
-Limit = Annotated[int | None, AfterValidator(check_limit), Field(description="Keep the first N rows of every split.")]
+Limit = Annotated[int | None, AfterValidator(check_limit),
+                  Field(description="Keep N rows of every split, of all entities in turn.")]
 Overlap = Literal["refuse", "drop", "keep"]
 OnOverlap = Annotated[Overlap, Field(description="What to do with forget rows that stand in retain too: refuse, drop "
                                                  "(them from retain) or keep; so with holdout rows that models see.")]
