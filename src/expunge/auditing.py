@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from expunge import processes
 from expunge.attacks.base import AttackContext
-from expunge.audit.attacks import cannot_run
+from expunge.audit.attacks import NO_CONTROL, refusals, too_few
 from expunge.audit.cache import ObservationCache
-from expunge.audit.requirements import Offer, check_conditions
+from expunge.audit.requirements import Offer, check_conditions, with_named
 from expunge.audit.runner import Roles, asked_aside, ordered, rescore, run_audit
 from expunge.audit.suite import Suite, parse_suite, suite_from_terms
 from expunge.benchmarks.loading import as_task, default_suite, remembered
@@ -76,6 +77,16 @@ def check_rows(subject: str | Path, task: Task) -> tuple[str, ...]:
             *([f"{seen} of the {len(task.holdout)} holdout rows of this audit are rows that the run was made with. As "
                "a control they must be new to it: leave them out (--on-overlap drop, with the run's --retain)."]
               if seen else []))
+
+
+def without_control(refused: Mapping[str, str]) -> tuple[str, ...]:
+    """What to say before an audit whose attacks are left out, by `refusals`."""
+    left_out = [text for text, why in refused.items() if why == NO_CONTROL]
+    if not left_out:
+        return ()
+    return (f"There is no control, so {len(left_out)} attack{'s' * (len(left_out) > 1)} of the suite could show "
+            "nothing and will not be run. What the model says by heart counts all the same. Give rows that it never "
+            "saw (--holdout FILE), or name an attack in --suite to run it anyway.",)
 
 
 def check_same_audit(stored: Audit, folder: Path, subject: Subject, task: Task, asked: Suite, settings: AuditSettings,
@@ -215,17 +226,19 @@ def audit(
     if task is None and forget is None:
         task = task_of(subject)
     task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir)
-    asked = named or parse_suite(default_suite(task.name))
+    asked = with_named(named or replace(parse_suite(default_suite(task.name)), named=frozenset()), require)
     settings = settings.model_copy(update={"template": task.template})
     models = [subject, *([original] if original else []), *retrained]
     configs = [check_model(m) for m in models]
     offered = subject_class(configs[0]).offers(configs[0])
     check_conditions(require, asked, Offer(task, original is not None, bool(retrained), frozenset(offered)))
-    reporter.note(*(notes := (*task.notes, *count_rows(task).notes())))
+    context = AttackContext.of(task)
+    refused = refusals(asked, context, original=original is not None, retrained=bool(retrained), offered=offered)
+    few = {a.text(): why for a in asked.attacks if a.text() not in refused and (why := too_few(a, context))}
+    notes = (*task.notes, *count_rows(task).notes(), *without_control(refused), *(f"{a}: {w}." for a, w in few.items()))
+    reporter.note(*notes)
     if dry_run:
-        context = AttackContext.of(task)
-        refused = {a.text(): cannot_run(a, context, original is not None, offered) for a in asked.attacks}
-        fit = [a for a in asked.attacks if refused[a.text()] is None]
+        fit = [a for a in asked.attacks if a.text() not in refused]
         asks = available([*asked.metrics, *(term for attack in fit for term in attack.asks)], offered)
         aside = asked_aside(asks) if fit and not retrained else set()
         wanted = ordered(required(asks) | aside, task)
@@ -233,7 +246,7 @@ def audit(
         return {"terms": list(asked.metrics), "prompt": reads.describe(task.probe_rows("forget")).to_json(),
                 "notes": list(notes), "observations": [
             f"{probe} on {len(task.probe_rows(split))} {split} rows" for probe, split in wanted],
-            "attacks": {a.text(): f"cannot run: {refused[a.text()]}" if refused[a.text()] else a.cost(context)
+            "attacks": {a.text(): f"not run: {refused[a.text()]}" if a.text() in refused else a.cost(context)
                         for a in asked.attacks}}
     for caution in (other_rows := check_rows(subject, task)):
         reporter.warn(caution)

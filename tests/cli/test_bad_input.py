@@ -207,7 +207,11 @@ def test_data_that_is_not_there(refused: Any, rows: Any, tmp_path: Path) -> None
     ("f.json", "[]", ("f.json has no rows",)),
     ("f.csv", "question,answer\n", ("f.csv has no rows",)),
     ("f.jsonl", '{"question": "Q", "answer": "A"}\n{"question": "Q2"}\n',
-     ("f.jsonl, line 2", "none of the known shapes", "It has: 'question'")),
+     ("f.jsonl, line 2", "has 'question' but no 'answer', so none of the known shapes", "It has: 'question'",
+      "Add 'answer', leave the row out")),
+    ("f.jsonl", '{"question": "Q"}\n{"question": "Q2"}\n', ("no 'answer'", "Add 'answer'")),  # not text=question
+    ("f.jsonl", '{"prompt": "Q", "compl": 3}\n', ("no 'completion'", "--map prompt=prompt,completion=")),
+    ("f.csv", "answer\nA\nB\n", ("has 'answer' but no 'question'", "Add 'question'")),
     ("f.jsonl", '{"question": "Q", "answer": ""}\n', ("f.jsonl, line 1", "'answer' is empty")),
     ("f.jsonl", '{"question": "Q", "answer": true}\n', ("f.jsonl, line 1", "must be text")),
     ("f.jsonl", '{"question": "Q", "answer": "A"}\n{"quest', ("f.jsonl, line 2", "not valid JSON")),

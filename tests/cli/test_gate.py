@@ -132,6 +132,39 @@ def test_without_attacks_or_controls_little_can_be_required(cli: Any, model: Pat
         cli.refused(*words, suite, "--require", text, says=[says])
 
 
+def test_attacks_without_a_control_are_left_out_unless_named(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
+    """Attacks that only a suite asks for are not run; a name, or a condition on them, asks for them."""
+    words, left = ("audit", model, "--forget", rows.forget, "--suite"), "not run: without a control it can show nothing"
+    beside = ("--out", tmp_path / "out", "--dry-run", "--json")
+
+    def run(*more: object) -> list[str]:
+        plan = cli(*words, *more, *beside).json
+        count = sum(said.startswith(left) for said in plan["attacks"].values())
+        assert any(f"so {count} attack" in note for note in plan["notes"]) == bool(count)
+        return [attack for attack, said in plan["attacks"].items() if not said.startswith(left)]
+
+    assert run("quick") == [] and run("quick,quantise") == ["quantise"]
+    assert run("quick", "--require", "forget.keyword@prefix<=1") == ["prefix(words=3)"]
+    assert len(run("quick", "--holdout", rows.holdout)) == len(run("quick", "--original", model)) == len(
+        run("quick", "--retrained", model)) == 3
+    cli.refused(*words, "quick", *beside[:3], "--require", "verdict.weights!=retains", says=["are left out"])
+    assert run("quick", "--require", "verdict.text!=retains") == []
+
+
+def test_what_was_left_out_stands_in_the_audit(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = cli("audit", model, "--forget", rows.forget, "--suite", "quick", "--out", out)
+    assert "3 attacks of the suite could show nothing and will not be run" in said.err
+    assert "Attacks: none was run: without a control it can show nothing" in " ".join(said.out.split())
+    assert not (out / "observations/subject/attacks").exists()
+    verdict = Audit.read(out).verdict
+    left, = [line for line in (verdict.not_tested if verdict else ()) if "without a control" in line]
+    assert left.startswith("3 attacks (prefix(words=3), relearn(steps=16), quantise): ")
+    assert "without a control" in cli("audit", "--rescore", out, "--verbose").out
+    cli("audit", model, "--forget", rows.forget, "--suite", "quick,prefix(words=3)", "--out", out, "--resume")
+    assert Audit.read(out).score("forget.probability", "prefix(words=3)").value is not None  # type: ignore[union-attr]
+
+
 def test_a_line_for_each_that_holds_and_each_that_fails(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
     out, junit = tmp_path / "audit", tmp_path / "ci" / "report.xml"
     words = ("audit", model, *rows.words, "--out", out, "--suite", SMALL, "--junit", junit)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from expunge.cli.showing import FEW, WIDTH, carrying, report_command, show_audit, show_scores, shown_path
+from expunge.cli.showing import FEW, WIDTH, carrying, column, report_command, show_audit, show_scores, shown_path
 from expunge.console import Reporter
 from expunge.judgement.leaks import decided
+from expunge.records.run import RunRecord
 from expunge.records.score import Audit, Score, SubjectRef, Threat, Verdict
 
 
@@ -107,3 +109,31 @@ def test_paths_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/people/ann")
     assert shown_path("/people/ann/a b/c") == "~/'a b/c'" and shown_path("runs/here") == "runs/here"
     assert report_command("my run") == "expunge report 'my run' --out 'my run/report.html'"
+
+
+def test_what_is_missing_is_one_line_for_each_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    def without(name: str, why: str, attack: str | None = None) -> Score:
+        return Score(name=name, attack=attack, value=None, unavailable=why)
+
+    lost = [without(f"retain.{i}", "the task has no retain rows") for i in range(40)]
+    lost += [without("mia.loss", "no holdout rows")]
+    lost += [without("forget.rouge_l", "no control", f"a{i}") for i in range(9)]
+    show_scores(decided([PLAIN, *lost]), Reporter())
+    said = capsys.readouterr().out
+    assert said.count("not available") == 3 and "retain.0, retain.1," in said and "a0, a1, a2" in said
+    said = shown(capsys, audit_of(PLAIN, *lost))
+    assert said.count("Not available, ") == 2 and "Attacks: none was run: no control." in said
+
+
+@pytest.mark.parametrize(("kind", "name"), [("forget", "unlearned"), ("train", "subject"), (None, "subject")])
+def test_a_model_that_nobody_unlearned_is_the_subject(capsys: pytest.CaptureFixture[str], tmp_path: Path,
+                                                      kind: Any, name: str) -> None:
+    audit = audit_of(PLAIN)
+    if kind:
+        made = RunRecord.model_construct(kind=kind)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RunRecord, "read", classmethod(lambda cls, path: made))
+            (tmp_path / "record.json").touch()
+            assert column(audit.model_copy(update={"run": "record.json"}), tmp_path) == name
+    show_audit(audit.model_copy(update={"run": "../moved/record.json"}), Reporter(), tmp_path)
+    assert "subject" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from expunge.audit.attacks import AttackResult, describe
 from expunge.judgement.directions import is_above, is_below
 from expunge.judgement.leaks import doubt, leaks, succeeds
 from expunge.judgement.outcome import shown_alone
+from expunge.judgement.threat_wording import outcome_of
 from expunge.judgement.threats import NOT_TRIED
 from expunge.judgement.verdict import verdict
 from expunge.metrics.base import Evidence
@@ -424,3 +425,48 @@ def test_an_empty_audit_has_a_verdict() -> None:
     found = verdict(score_all(SUITE, Evidence(Observations({}))))
     assert found.outcome == "undecided" and len(found.not_tested) == len(SUITE) + len(NOT_TRIED)
     assert observations("original").keys()
+
+
+HALVED = AttackRecord(term="relearn", labels=("relearn",), access="weights", families=("relearning",),
+                      splits_entities=True, summary="")
+
+
+@pytest.mark.parametrize(("n", "rows", "enough"), [(6, 12, 20), (5, 9, 18), (9, 18, 20), (4, 16, 40), (1, 2, 20)])
+def test_an_attack_with_too_few_rows_says_how_many_would_do(n: int, rows: int, enough: int) -> None:
+    asked, few_left = few(TEXT_SAME, rows), attacked(0.5, n=n)
+    found = verdict([asked, few_left, attacked(0.02, attack="prefix", access="text")], [HALVED])
+    said = (f"Not counted, since fewer than 10 rows were left to test on: relearn ({n} of {rows} rows, as it learns "
+            f"from the others). {enough} forget rows would do.")
+    assert said in found.sentences and said in found.threats[3].sentence and found.threats[3].outcome == "undecided"
+    assert not any("had no control" in s for s in found.sentences)
+    assert outcome_of([asked, few_left], [HALVED]).endswith(said)
+    assert not any("Not counted" in s for s in verdict([asked, attacked(0.5, n=10)], [HALVED]).sentences)
+
+
+@pytest.mark.parametrize(("excess", "width", "entities"), [(0.4, 0.1, 2), (0.4, 0.25, 3), (0.4, 0.25, 4)])
+def test_an_attack_with_too_few_entities_says_how_many_would_do(excess: float, width: float, entities: int) -> None:
+    """As many as it says are enough, and one fewer is not."""
+    one = attacked(excess, width, entities=entities)
+    crowd = [attacked(0.0, attack=f"noise{i}") for i in range(9)]
+    said = next(s for s in verdict([SAME, one, *crowd]).sentences if s.startswith("Not counted"))
+    assert f"rests on {entities} entities: relearn brings forget.rouge_l" in said
+    enough = int(said.partition(". With ")[2].split()[0])
+    assert enough > entities
+
+    def shrunk(m: int) -> Score:
+        return attacked(excess, width * (entities / m) ** 0.5, entities=m)
+
+    assert succeeds(shrunk(enough), 10) and not succeeds(shrunk(enough - 1), 10)
+
+
+@pytest.mark.parametrize(("aside", "says"), [
+    (0, "58 rows of the same kind that it never saw settle too"), (20, "38 more rows"), (57, "1 more rows")])
+def test_holdout_rows_settle_only_whether_it_retains(aside: int, says: str) -> None:
+    mine, other = score("forget.probability", 0.3, (0.2, 0.4), n=40), score("holdout.probability", 0.3, (0.2, 0.4))
+    beside = [other.model_copy(update={"n": aside})] if aside else []
+    said = next(s for s in verdict([mine, *beside]).sentences if s.startswith("What would settle it"))
+    assert f"Whether it retains, {says}" in said and "with 58, a test with 80 % power" in said
+    mia = score("mia.loss", 0.5, (0.4, 0.6), n=40 + aside)
+    assert not aside or says in " ".join(verdict([mine, mia]).sentences)
+    enough = verdict([mine, other.model_copy(update={"n": 58})]).sentences
+    assert not any("never saw settle" in s for s in enough) and any("--retrained MODEL" in s for s in enough)

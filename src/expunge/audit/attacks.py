@@ -11,7 +11,9 @@ from typing import Any, cast
 from expunge.attacks.base import Attack, AttackContext, View, parse_attack
 from expunge.audit.cache import ObservationCache
 from expunge.audit.store import ObservationStore, read_store
+from expunge.audit.suite import Suite
 from expunge.errors import ExpungeError, InterruptedRun, first_line
+from expunge.judgement.leaks import MIN_ROWS
 from expunge.metrics.attacked import AttackEvidence, score_attacked
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import available, parse_metric, required, with_alternatives
@@ -55,7 +57,39 @@ def cannot_run(attack: Attack, context: AttackContext, has_original: bool, offer
         return f"it {NEED_TEXTS[need].why}"
     if "original" in attack.needs and not has_original:
         return "it needs the original model (--original)"
+    entities = {row.entity or row.id for row in context.task.probe_rows(context.split)}
+    if attack.splits_entities and len(entities) == 1:
+        return (f"it learns from half of the entities and is tested on the others, and all {context.split} rows are "
+                "about one entity")
     return attack.problem(context)
+
+
+NO_CONTROL = "without a control it can show nothing: give holdout rows (--holdout) or a retrained model (--retrained)"
+
+
+def refusals(suite: Suite, context: AttackContext, *, original: bool, retrained: bool,
+             offered: Iterable[ModelNeed]) -> dict[str, str]:
+    """Text of each attack of the suite that is not run -> why.
+
+    An attack without a control proves nothing, so those that only a named suite asks for are left out where there is
+    neither a retrained model, nor holdout rows, nor the original, beside which their figures would at least say
+    something.
+    """
+    idle = not (original or retrained or context.task.probe_rows("holdout"))
+    found = {a.text(): cannot_run(a, context, original, offered) or (
+        NO_CONTROL if idle and a.text() not in suite.named else None) for a in suite.attacks}
+    return {text: why for text, why in found.items() if why is not None}
+
+
+def too_few(attack: Attack, context: AttackContext) -> str | None:
+    """What to say of an attack that is left with too few rows to count."""
+    rows = context.task.probe_rows(context.split)
+    tested = len(context.tested(context.split) if attack.splits_entities else rows)
+    if not 0 < tested < MIN_ROWS:
+        return None
+    return (f"it is tested on {tested} of {len(rows)} {context.split} rows{', ' * (tested < len(rows))}"
+            f"{'as it learns from the others' * (tested < len(rows))}, and fewer than {MIN_ROWS} do not count; "
+            f"{-(-MIN_ROWS * len(rows) // tested)} rows would do")
 
 
 def observe_attack(attack: Attack, subject: Subject, context: AttackContext, folder: Path, *, announce: Announce,

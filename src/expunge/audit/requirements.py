@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from expunge.attacks.base import Attack, AttackContext
-from expunge.audit.attacks import cannot_run
+from expunge.audit.attacks import NO_CONTROL, cannot_run, refusals
 from expunge.audit.suite import Suite
 from expunge.errors import UsageError
 from expunge.judgement.power import HALF, least_share, rows_for
@@ -34,6 +34,13 @@ class Offer:
         return self.retrained or bool(self.task.probe_rows("holdout"))
 
 
+def with_named(suite: Suite, conditions: Sequence[str]) -> Suite:
+    """The suite, in which attacks that a condition speaks of are asked for by name."""
+    spoken = [asked for asked in map(parse_requirement, conditions) if asked.attack is not None]
+    named = {a.text() for a in suite.attacks for asked in spoken if any(asked.means(la, a.text()) for la in a.labels)}
+    return replace(suite, named=suite.named | named)
+
+
 def check_conditions(conditions: Sequence[str], suite: Suite, offer: Offer) -> None:
     """Every condition can be read, and the audit will have what it names.
 
@@ -42,7 +49,7 @@ def check_conditions(conditions: Sequence[str], suite: Suite, offer: Offer) -> N
     """
     for asked in map(parse_requirement, conditions):
         if asked.of_verdict:
-            _check_access(asked, suite)
+            _check_access(asked, suite, offer)
             if (asked.sign, asked.bound) == ("=", "forgets"):
                 _check_forgets(asked, suite, offer)
         elif asked.attack is None:
@@ -54,10 +61,17 @@ def check_conditions(conditions: Sequence[str], suite: Suite, offer: Offer) -> N
             _check_attacked(asked, asked.attack, suite.attacks, offer)
 
 
-def _check_access(asked: Requirement, suite: Suite) -> None:
+def _check_access(asked: Requirement, suite: Suite, offer: Offer) -> None:
     """A verdict by access rests on attacks and on looks inside."""
     if asked.access is None:
         return
+    refused = refusals(suite, AttackContext.of(offer.task), original=offer.original, retrained=offer.retrained,
+                       offered=offer.model)
+    here = {metric.card.access for metric, _ in map(parse_metric, suite.metrics)} | {
+        attack.access for attack in suite.attacks if attack.text() not in refused}
+    if asked.access not in here and NO_CONTROL in refused.values():
+        _refuse(asked, f"the attacks that {asked.access} allows are left out, since there is no control, neither a "
+                       "retrained model nor holdout rows")
     within = ACCESS[:ACCESS.index(_access(asked.access)) + 1]
     looks: Iterable[Access] = [*(attack.access for attack in suite.attacks),
                                *(metric.card.access for metric, _ in map(parse_metric, suite.metrics)

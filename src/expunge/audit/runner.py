@@ -15,12 +15,12 @@ from typing import Any
 from expunge.attacks.base import Attack, AttackContext
 from expunge.audit.attacks import (
     AttackResult,
-    cannot_run,
     describe,
     folder_of,
     observe_attack,
     probe_for,
     read_attempted,
+    refusals,
     score_attacks,
 )
 from expunge.audit.cache import ObservationCache, model_key
@@ -93,8 +93,8 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     asked = [parse_metric(term) for term in suite.metrics]
     attacks = suite.attacks
     context = AttackContext.of(task)
-    refused = {a.text(): why for a in attacks if (why := cannot_run(
-        a, context, roles.original is not None, roles.subject.offered)) is not None}
+    refused = refusals(suite, context, original=roles.original is not None, retrained=bool(roles.retrained),
+                       offered=roles.subject.offered)
     fit = [a for a in attacks if a.text() not in refused]
     # What is left of a subject is asked plainly before it is attacked: an attacked score says what was there before.
     asked += [parse_metric(term) for attack in fit for term in attack.asks]

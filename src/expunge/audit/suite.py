@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from expunge.attacks.base import Attack, parse_attack
 from expunge.audit.suites import STANDARD, SUITES
@@ -20,6 +20,8 @@ class Suite:
 
     metrics: tuple[str, ...]
     attacks: tuple[Attack, ...] = ()
+    named: frozenset[str] = frozenset()
+    """Texts of the attacks that were asked for by name, not as part of a named suite."""
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -32,7 +34,10 @@ def parse_suite(text: str) -> Suite:
     Raises:
         UsageError: an unknown name, with the nearest known ones.
     """
-    return _sorted([term for part in split_at_commas(text) for term in SUITES.get(part, (part,))])
+    parts = split_at_commas(text)
+    found = _sorted([term for part in parts for term in SUITES.get(part, (part,))])
+    named = _sorted([part for part in parts if part not in SUITES])
+    return replace(found, named=frozenset(attack.text() for attack in named.attacks))
 
 
 def suite_from_terms(terms: Sequence[str]) -> Suite:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from expunge.judgement.leaks import MIN_ROWS, compared
 from expunge.judgement.outcome import hidden_inside, shown_alone
 from expunge.judgement.settling import SETTLING
 from expunge.judgement.threat_wording import outcome_of
+from expunge.judgement.threats import by_reason
+from expunge.records.run import RunRecord
 from expunge.records.score import Audit, Score, Verdict
 from expunge.records.shadows import Shadows
 from expunge.report.text import HEADLINES
@@ -71,7 +73,7 @@ def show_audit(found: Audit, reporter: Reporter, folder: str | Path, *, page: st
     reporter.out.print()
     if found.verdict:
         _show_verdict(found.verdict, reporter, bool(found.retrained))
-    _show_figures(found.scores, reporter)
+    _show_figures(found.scores, reporter, column(found, folder))
     reporter.out.print()
     if found.verdict:
         _paragraph(outcome_of(found.scores, found.attacks), reporter)
@@ -79,6 +81,12 @@ def show_audit(found: Audit, reporter: Reporter, folder: str | Path, *, page: st
     more = "" if verbose else " (every score here: --verbose)"
     reporter.out.print(f"Page: {page}{more}" if page else f"Kept in {folder}{more}", markup=False, soft_wrap=True)
     reporter.out.print(f"Next: {follow_up or report_command(folder)}", markup=False, soft_wrap=True)
+
+
+def column(found: Audit, folder: str | Path) -> str:
+    """What the model is called above its figures: nobody unlearned a model that comes from no run of `forget`."""
+    made_by = Path(folder) / (found.run or "")
+    return "unlearned" if made_by.is_file() and RunRecord.read(made_by).kind == "forget" else "subject"
 
 
 def report_command(folder: str | Path) -> str:
@@ -122,9 +130,9 @@ def _show_verdict(verdict: Verdict, reporter: Reporter, retrained: bool) -> None
         _paragraph("By access: " + ", ".join(f"{t.access} {t.outcome}" for t in verdict.threats) + ".", reporter)
 
 
-def _show_figures(scores: Sequence[Score], reporter: Reporter) -> None:
+def _show_figures(scores: Sequence[Score], reporter: Reporter, subject: str) -> None:
     """The scores that carry the verdict, beside the original and the retrained model."""
-    head = ("score", "", "unlearned", "95 % interval", "original", "retrained")
+    head = ("score", "", subject, "95 % interval", "original", "retrained")
     rows = [head, *((s.name, MEANING.get(base(s), ""), format_number(s.value), _between(s.interval),
                      format_number(s.controls.get("original")), format_number(s.controls.get("retrained")))
                     for s in carrying(scores))]
@@ -135,9 +143,9 @@ def _show_figures(scores: Sequence[Score], reporter: Reporter) -> None:
         cells = [cell.ljust(w) if i < 2 else cell.rjust(w)
                  for i, (cell, w) in enumerate(zip(row, wide, strict=True)) if w]
         reporter.out.print("  ".join(cells).rstrip(), markup=False, soft_wrap=True)
-    missing = [s for s in scores if s.attack is None and s.value is None]
-    for score in missing[:SCORES_SHOWN + 1 - len(rows)]:
-        _paragraph(f"{score.name}: not available, {score.unavailable}", reporter, lines=2)
+    missing = by_reason((s.name, s.unavailable or "") for s in scores if s.attack is None and s.value is None)
+    for why, names in list(missing.items())[:SCORES_SHOWN + 1 - len(rows)]:
+        _paragraph(f"Not available, {why}: {', '.join(names)}", reporter, lines=2)
 
 
 def carrying(scores: Sequence[Score]) -> list[Score]:
@@ -192,10 +200,9 @@ def show_scores(scores: Sequence[Score], reporter: Reporter) -> None:
                    [[s.name, s.value, _between(s.interval), s.controls.get("original"), s.controls.get("retrained"),
                      s.n] for s in plain if s.value is not None])
     for score in plain:
-        if score.value is None:
-            _dim(f"{score.name}: not available, {score.unavailable}", reporter)
-        elif score.remark:
+        if score.value is not None and score.remark:
             _dim(f"{score.name}: {score.remark}", reporter)
+    _show_missing(((s.name, s.unavailable or "") for s in plain if s.value is None), reporter)
     attacked = [s for s in scores if s.attack is not None]
     if attacked:
         _show_attacked(attacked, reporter)
@@ -220,8 +227,13 @@ def _show_attacked(scores: Sequence[Score], reporter: Reporter) -> None:
         _dim(f"Nothing was set against a control on {MIN_ROWS} rows or more.", reporter)
     if len(shown) < len(found):
         _dim(f"More on the page (expunge report) and in audit.json: {len(found) - len(shown)} rows.", reporter)
-    for line in dict.fromkeys(f"{s.attack}: not available, {s.unavailable}" for s in scores if s.value is None):
-        _dim(line, reporter)
+    _show_missing(dict.fromkeys((s.attack or "", s.unavailable or "") for s in scores if s.value is None), reporter)
+
+
+def _show_missing(reasons: Iterable[tuple[str, str]], reporter: Reporter) -> None:
+    """One line for each reason."""
+    for why, names in by_reason(reasons).items():
+        _dim(f"{', '.join(names)}: not available, {why}", reporter)
 
 
 def _between(interval: tuple[float, float] | None) -> str:

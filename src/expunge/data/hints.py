@@ -20,6 +20,8 @@ ANSWERS = ("answer", "answers", "output", "response", "reply", "solution", "answ
            "assistant", "chosen", "completion", "ground_truth", "target", "gt")
 """Question and answer: Alpaca (instruction, input, output), RWKU (query, answer), KnowUnDo (text, labels)."""
 TEXTS = ("text", "content", "passage", "body", "document", "article", "raw_content", "intro")
+HALVES = {"question", "query", "answer", "prompt", "completion"}
+"""Names of a half: alone it is no running text, the other half is missing."""
 NAMES = ABOUT | {name for names in STRINGS.values() for name in names}
 """Fields that are about a row."""
 LISTED = {name for names in LISTS.values() for name in names}
@@ -83,7 +85,7 @@ def _beside(path: str, paths: Sequence[str]) -> dict[str, str]:
 
 def _texts(paths: Sequence[str], rows: Sequence[Located]) -> Iterator[dict[str, str]]:
     yield from ({"text": path} for name in TEXTS for path in paths if name in _ends(path))
-    yield from ({"text": path} for path in paths if _is_text(rows, path))
+    yield from ({"text": path} for path in paths if _is_text(rows, path) and not set(_ends(path)) & HALVES)
 
 
 def _item(path: str) -> str:

@@ -167,6 +167,12 @@ def _shape(row: Mapping[str, Any], found: Fields, where: str, chosen: set[str]) 
     if empty:
         raise DataError(f"{where}: {empty!r} is empty.", fix="Fill it in, or leave the row out.")
     wanted = ", ".join("{" + ", ".join(shape.fields) + "}" for shape in SHAPES)
+    half = next((shape for shape in SHAPES if len(shape.fields) == 2 and set(shape.fields) & set(found)), None)
+    if half is not None:
+        there, lacks = sorted(half.fields, key=lambda name: name not in found)
+        raise UnknownShape(f"{where}: the row has {there!r} but no {lacks!r}, so none of the known shapes {wanted}.",
+                           f"It has: {_names(row)}.", f"Add {lacks!r}, leave the row out, or name the field that "
+                           f"holds it: --map {there}={there},{lacks}=...")
     raise UnknownShape(f"{where}: the row has none of the known shapes {wanted}.", f"It has: {_names(row)}.")
 
 

@@ -36,6 +36,12 @@ def _controlled(scores: Sequence[Score]) -> list[Score]:
             and s.excess is not None and s.excess_interval is not None and s.n >= MIN_ROWS and s.counted]
 
 
+def too_few(scores: Sequence[Score]) -> list[Score]:
+    """Scores under attack that would count if they rested on more rows."""
+    return [s for s in scores if s.attack is not None and s.shows_knowledge and s.value is not None
+            and s.excess is not None and s.n < MIN_ROWS and s.counted]
+
+
 def lowers(score: Score) -> bool:
     """Whether the attack takes from a model that knows: from the original, or from the subject if that was not asked.
 
@@ -120,6 +126,19 @@ def doubt(score: Score, tests: int = 1) -> str | None:
         "chance": _beyond(score.excess, score.excess_interval, score.entities, tests)
                   and _beyond(score.gain, score.gain_interval, score.entities, tests)}
     return next((word for word, met in checks.items() if not met), None)
+
+
+def entities_for(score: Score, tests: int = 1) -> int | None:
+    """How many entities, such as those seen, would put its excess and gain beyond chance; None where 1,000 do not."""
+    spans = [(score.excess, score.excess_interval), (score.gain, score.gain_interval)]
+
+    def shrunk(value: float, span: tuple[float, float], entities: int) -> tuple[float, float]:
+        half = (span[1] - span[0]) / 2 * (score.entities / entities) ** 0.5
+        return value - half, value + half
+
+    return next((m for m in range(max(score.entities, 2), 1001) if all(
+        value is not None and span is not None and _beyond(value, shrunk(value, span, m), m, tests)
+        for value, span in spans)), None)
 
 
 MANY = 10_000

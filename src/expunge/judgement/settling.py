@@ -15,7 +15,7 @@ RETRAINED = "a model trained without the forget set (--retrained MODEL), which a
 
 
 def settling(decision: Decision, scores: Sequence[Score]) -> str | None:
-    """The sentence; None for a verdict that is decided."""
+    """The sentence; None for a verdict that is decided. Attacks that need more rows say so themselves."""
     if decision.outcome != "undecided":
         return None
     told = _alone(decision, scores)
@@ -49,11 +49,13 @@ def _without_retrained(scores: Sequence[Score]) -> str:
     """Rows that the model never saw, if they could settle it, or a retrained model."""
     plain = [s for s in scores if s.attack is None and s.value is not None]
     rows = max((s.n for s in plain if s.name.startswith("forget.")), default=0)
-    aside = max((s.n for s in plain if s.name.startswith("holdout.")), default=0)
+    aside = max((s.n - rows * s.name.startswith("mia.") for s in plain if s.name.startswith(("holdout.", "mia."))),
+                default=0)
     wanted = holdout_rows(rows, MIN_ROWS)
     if wanted is None or aside >= wanted[0]:
         small = f"; {rows} forget rows are too few to be told from others" if wanted is None else ""
         return RETRAINED + small
     count, share = wanted
-    return (f"{count} rows of the same kind that the model never saw (--holdout FILE): with so many, a test with 80 % "
-            f"power notices a model that knows {share} of the {rows} forget rows. Or {RETRAINED}")
+    more = f"{count - aside} more" if aside else f"{count}"
+    return (f"{RETRAINED}. Whether it retains, {more} rows of the same kind that it never saw settle too (--holdout "
+            f"FILE): with {count}, a test with 80 % power notices a model that knows {share} of the {rows} forget rows")

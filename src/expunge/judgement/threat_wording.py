@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from expunge.judgement.directions import against, figure
-from expunge.judgement.leaks import DOUBTS, MIN_ROWS, compared, doubt, leaks, lowering
-from expunge.judgement.threats import ThreatDecision, refused, term_of, untried
+from expunge.judgement.leaks import DOUBTS, MIN_ROWS, compared, doubt, entities_for, leaks, lowering, too_few, tried
+from expunge.judgement.threats import ThreatDecision, by_reason, folded, refused, term_of, untried
 from expunge.needs import MODEL_NEEDS, ModelNeed
 from expunge.records.score import AttackRecord, Score, Threat
 
@@ -18,9 +18,10 @@ def worded_threat(found: ThreatDecision, scores: Sequence[Score], attacks: Seque
                   offered: Iterable[ModelNeed] = MODEL_NEEDS) -> Threat:
     """The record of one decision, with its sentence."""
     best = found.found[0] if found.found else None
-    return Threat(access=found.access, outcome=found.outcome, sentence=_sentence(found, attacks), tested=found.tested,
-                  strongest=best.attack if best else None, metric=best.name if best else None,
-                  not_tested=(*(f"{what}: {why}" for what, why in refused(scores, attacks, found.access)),
+    few = few_rows([*found.attacked, *(s for s in scores if s.attack is None)], attacks)
+    return Threat(access=found.access, outcome=found.outcome, sentence=" ".join([_sentence(found, attacks), *few]),
+                  tested=found.tested, strongest=best.attack if best else None, metric=best.name if best else None,
+                  not_tested=(*folded(refused(scores, attacks, found.access)),
                               *untried(scores, attacks, found.access, offered)))
 
 
@@ -109,7 +110,8 @@ def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -
                          f"comparisons{rest}." if best else
                          f"None of {_count(labels, attacks)} succeeded in any of {len(run)} comparisons.")
     asked = [s for s in scores if s.attack and s.value is not None and s.shows_knowledge]
-    bare = {s.attack for s in asked if s.counted} - set(labels) - {s.attack for s in lowering(scores)}
+    bare = {s.attack for s in asked if s.counted} - set(labels) - {s.attack for s in (*lowering(scores),
+                                                                                       *too_few(scores))}
     reasons = sorted({s.uncontrolled for s in asked if s.attack in bare and s.uncontrolled})
     informed = list(dict.fromkeys(s.attack for s in asked if s.attack and not s.counted))
     if lowered := [s.attack or "" for s in lowering(scores) if s.attack not in labels]:
@@ -119,19 +121,55 @@ def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -
     if bare:
         sentences.append(f"{len(bare)} attack{'s' * (len(bare) > 1)} had no control on {MIN_ROWS} rows or more, so "
                          f"what they brought out proves nothing{': ' * bool(reasons)}{'; '.join(reasons)}.")
-    not_run = [f"{what} ({why})" for what, why in refused(scores, attacks)]
+    sentences += [*few_rows(scores, attacks), *few_entities(scores)]
+    not_run = refused(scores, attacks)
     if not_run:
-        sentences.append(f"Not run, {len(not_run)} in number: {'; '.join(not_run)}.")
+        why = (f"{', '.join(of)} ({why})" for why, of in by_reason(not_run).items())
+        sentences.append(f"Not run, {len(not_run)} in number: {'; '.join(why)}.")
     return sentences
+
+
+def few_rows(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> list[str]:
+    """Attacks that do not count since too few rows were left to test them on, and how many forget rows they need."""
+    counted = {term_of(s.attack or "", attacks) for s in compared(scores)}
+    left = {term_of(s.attack or "", attacks): s.n for s in too_few(scores)}
+    found = {term: n for term, n in left.items() if term not in counted}
+    if not found:
+        return []
+    rows = max((s.n for s in scores if s.attack is None and s.shows_knowledge and s.value is not None), default=0)
+    halved = any(a.splits_entities and a.term in found for a in attacks)
+    named = ", ".join(f"{term} ({n} of {rows} rows{', as it learns from the others' * (n < rows and halved)})"
+                      if rows else f"{term} ({n} rows)" for term, n in found.items())
+    enough = max(-(-MIN_ROWS * max(rows, n) // max(n, 1)) for n in found.values())
+    return [f"Not counted, since fewer than {MIN_ROWS} rows were left to test on: {named}. {enough} forget rows would "
+            "do."]
+
+
+def few_entities(scores: Sequence[Score]) -> list[str]:
+    """The strongest attack that does not count for the number of entities alone, and how many it needs."""
+    found = [s for s in compared(scores) if (s.doubt or doubt(s, tried(scores))) == "few entities"]
+    if not found:
+        return []
+    most = max(found, key=lambda s: s.strength)
+    enough = entities_for(most, tried(scores))
+    more = f" With {enough} that differ as little, it would count." if enough else ""
+    return [f"Not counted, since it rests on {most.entities} entities: {told(most)}.{more}"]
 
 
 def outcome_of(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> str:
     """How many attacks succeeded and which brought out most, or why the nearest one does not count; for one line."""
+    return " ".join([_outcome_of(scores, attacks), *few_rows(scores, attacks), *few_entities(scores)])
+
+
+def _outcome_of(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> str:
     run = sorted(compared(scores), key=lambda s: (s.succeeded, s.strength), reverse=True)
     if not run:
         asked, lowered = any(s.attack for s in scores), [s.attack or "" for s in lowering(scores)]
         if lowered:
             return f"Attacks: no attempt, since even a model that knows says less under it: {_named(lowered)}."
+        if asked and all(s.value is None for s in scores if s.attack):
+            reasons = dict.fromkeys(why for _, why in refused(scores, attacks))
+            return f"Attacks: none was run{': ' * bool(reasons)}{'; '.join(reasons)}."
         return f"Attacks: {f'none had a control on {MIN_ROWS} rows or more' if asked else 'none was run'}."
     terms = {term_of(s.attack or "", attacks): s.succeeded for s in reversed(run)}
     best, won = run[0], sum(terms.values())

@@ -148,7 +148,7 @@ def unscored(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> list[s
     for s in scores:
         if s.attack in run and s.attack and s.unavailable is not None and applies(s):
             lacking.setdefault((s.name, s.unavailable), set()).add(s.attack)
-    return [*(f"{what}: {why}" for what, why in refused(scores, attacks)),
+    return [*folded(refused(scores, attacks)),
             *(f"{name} under {next(iter(of)) if len(of) == 1 else f'{len(of)} attacks'}: {why}"
               for (name, why), of in lacking.items())]
 
@@ -163,6 +163,20 @@ def refused(scores: Sequence[Score], attacks: Sequence[AttackRecord],
         if s.attack and s.attack not in run and access in (None, needed.get(s.attack, s.access)) and applies(s):
             why.setdefault(term_of(s.attack, attacks), s.unavailable or "no reason was recorded")
     return list(why.items())
+
+
+def folded(reasons: Sequence[tuple[str, str]]) -> list[str]:
+    """`name: why`, and one line for several names with one reason."""
+    return [f"{of[0]}: {why}" if len(of) == 1 else f"{len(of)} attacks ({', '.join(of)}): {why}"
+            for why, of in by_reason(reasons).items()]
+
+
+def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Reason -> the names that have it, of (name, reason)."""
+    found: dict[str, list[str]] = {}
+    for what, why in reasons:
+        found.setdefault(why, []).append(what)
+    return found
 
 
 FOREIGN = tuple(f"it {NEED_TEXTS[need].why}" for need in ("generate", "sequence", "prompt", "hidden", "image"))
