@@ -134,7 +134,7 @@ def test_without_attacks_or_controls_little_can_be_required(cli: Any, model: Pat
 
 def test_attacks_without_a_control_are_left_out_unless_named(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
     """Attacks that only a suite asks for are not run; a name, or a condition on them, asks for them."""
-    words, left = ("audit", model, "--forget", rows.forget, "--suite"), "not run: without a control it can show nothing"
+    words, left = ("audit", model, "--forget", rows.forget, "--suite"), "not run: there is no control, without which"
     beside = ("--out", tmp_path / "out", "--dry-run", "--json")
 
     def run(*more: object) -> list[str]:
@@ -155,12 +155,12 @@ def test_what_was_left_out_stands_in_the_audit(cli: Any, model: Path, rows: Any,
     out = tmp_path / "out"
     said = cli("audit", model, "--forget", rows.forget, "--suite", "quick", "--out", out)
     assert "3 attacks of the suite could show nothing and will not be run" in said.err
-    assert "Attacks: none was run: without a control it can show nothing" in " ".join(said.out.split())
+    assert "Attacks: none of 3 was run since there is no control, without which" in " ".join(said.out.split())
     assert not (out / "observations/subject/attacks").exists()
     verdict = Audit.read(out).verdict
-    left, = [line for line in (verdict.not_tested if verdict else ()) if "without a control" in line]
+    left, = [line for line in (verdict.not_tested if verdict else ()) if "there is no control" in line]
     assert left.startswith("3 attacks (prefix(words=3), relearn(steps=16), quantise): ")
-    assert "without a control" in cli("audit", "--rescore", out, "--verbose").out
+    assert "there is no control" in cli("audit", "--rescore", out, "--verbose").out
     cli("audit", model, "--forget", rows.forget, "--suite", "quick,prefix(words=3)", "--out", out, "--resume")
     assert Audit.read(out).score("forget.probability", "prefix(words=3)").value is not None  # type: ignore[union-attr]
 

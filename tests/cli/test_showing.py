@@ -122,7 +122,7 @@ def test_what_is_missing_is_one_line_for_each_reason(capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert said.count("not available") == 3 and "retain.0, retain.1," in said and "a0, a1, a2" in said
     said = shown(capsys, audit_of(PLAIN, *lost))
-    assert said.count("Not available, ") == 2 and "Attacks: none was run: no control." in said
+    assert said.count("Not available, ") == 2 and "Attacks: none of 9 was run since no control." in said
 
 
 @pytest.mark.parametrize(("kind", "name"), [("forget", "unlearned"), ("train", "subject"), (None, "subject")])

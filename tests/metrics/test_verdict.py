@@ -11,7 +11,7 @@ from expunge.audit.attacks import AttackResult, describe
 from expunge.judgement.directions import is_above, is_below
 from expunge.judgement.leaks import doubt, leaks, succeeds
 from expunge.judgement.outcome import shown_alone
-from expunge.judgement.threat_wording import outcome_of
+from expunge.judgement.threat_wording import uncounted
 from expunge.judgement.threats import NOT_TRIED
 from expunge.judgement.verdict import verdict
 from expunge.metrics.base import Evidence
@@ -439,7 +439,7 @@ def test_an_attack_with_too_few_rows_says_how_many_would_do(n: int, rows: int, e
             f"from the others). {enough} forget rows would do.")
     assert said in found.sentences and said in found.threats[3].sentence and found.threats[3].outcome == "undecided"
     assert not any("had no control" in s for s in found.sentences)
-    assert outcome_of([asked, few_left], [HALVED]).endswith(said)
+    assert uncounted([asked, few_left], [HALVED]) == [said]
     assert not any("Not counted" in s for s in verdict([asked, attacked(0.5, n=10)], [HALVED]).sentences)
 
 
@@ -470,3 +470,19 @@ def test_holdout_rows_settle_only_whether_it_retains(aside: int, says: str) -> N
     assert not aside or says in " ".join(verdict([mine, mia]).sentences)
     enough = verdict([mine, other.model_copy(update={"n": 58})]).sentences
     assert not any("never saw settle" in s for s in enough) and any("--retrained MODEL" in s for s in enough)
+
+
+@pytest.mark.parametrize(("aside", "outcome"), [(2, "undecided"), (9, "undecided"), (10, "retains"), (40, "retains")])
+def test_few_holdout_rows_accuse_nobody(aside: int, outcome: str) -> None:
+    """Two rows are easily all unlike the forget rows, and their interval has no width."""
+    knows = score("forget.probability", 0.9, (0.85, 0.95), n=40)
+    other = score("holdout.probability", 0.2, (0.2, 0.2), n=aside)
+    member = score("mia.loss", 1.0, (1.0, 1.0), n=40 + aside)
+    assert verdict([knows, other, member]).outcome == outcome
+
+
+@pytest.mark.parametrize(("n", "few_rows"), [(4, True), (9, True), (10, False)])
+def test_membership_on_few_rows_tells_nothing(n: int, few_rows: bool) -> None:
+    said = next(s for s in verdict([score("mia.min_k", 1.0, (1.0, 1.0), n=n)]).sentences if s.startswith("mia"))
+    assert ("fewer than 10 rows, forget and other rows together, tell nothing" in said) == few_rows
+    assert ("more familiar" in said) != few_rows

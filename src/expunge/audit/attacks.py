@@ -64,7 +64,8 @@ def cannot_run(attack: Attack, context: AttackContext, has_original: bool, offer
     return attack.problem(context)
 
 
-NO_CONTROL = "without a control it can show nothing: give holdout rows (--holdout) or a retrained model (--retrained)"
+NO_CONTROL = ("there is no control, without which an attack shows nothing; give rows that the model never saw "
+              "(--holdout) or a retrained model (--retrained)")
 
 
 def refusals(suite: Suite, context: AttackContext, *, original: bool, retrained: bool,

@@ -13,7 +13,7 @@ from expunge.judgement.directions import base, is_below
 from expunge.judgement.leaks import MIN_ROWS, compared
 from expunge.judgement.outcome import hidden_inside, shown_alone
 from expunge.judgement.settling import SETTLING
-from expunge.judgement.threat_wording import outcome_of
+from expunge.judgement.threat_wording import outcome_of, uncounted
 from expunge.judgement.threats import by_reason
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit, Score, Verdict
@@ -77,6 +77,8 @@ def show_audit(found: Audit, reporter: Reporter, folder: str | Path, *, page: st
     reporter.out.print()
     if found.verdict:
         _paragraph(outcome_of(found.scores, found.attacks), reporter)
+        for sentence in uncounted(found.scores, found.attacks):
+            _paragraph(sentence, reporter)
         _paragraph(_not_tested(found, found.verdict), reporter, lines=2)
     more = "" if verbose else " (every score here: --verbose)"
     reporter.out.print(f"Page: {page}{more}" if page else f"Kept in {folder}{more}", markup=False, soft_wrap=True)
@@ -137,6 +139,9 @@ def _show_figures(scores: Sequence[Score], reporter: Reporter, subject: str) -> 
                      format_number(s.controls.get("original")), format_number(s.controls.get("retrained")))
                     for s in carrying(scores))]
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for i in (4, 5):  # a control that was not there
+        if all(row[i] == "-" for row in rows[1:]):
+            wide[i] = 0
     if sum(wide) + 2 * (len(wide) - 1) > _width(reporter):
         wide[1] = 0
     for row in rows if len(rows) > 1 else ():

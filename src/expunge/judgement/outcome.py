@@ -131,7 +131,7 @@ def shown_alone(scores: Sequence[Score]) -> list[Score]:
     for score in plain.values():
         if score.shows_knowledge and score.access not in DEEP:
             aside = plain.get(score.name.replace("forget.", "holdout.", 1))
-            if score.controls.get("retrained") is None and aside is not None:
+            if score.controls.get("retrained") is None and aside is not None and aside.n >= MIN_ROWS:
                 score = score.model_copy(update={"controls": {**score.controls, "holdout": aside.value}})
             heard = recital([score])
             if heard is not None:

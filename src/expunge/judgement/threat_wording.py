@@ -121,12 +121,17 @@ def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -
     if bare:
         sentences.append(f"{len(bare)} attack{'s' * (len(bare) > 1)} had no control on {MIN_ROWS} rows or more, so "
                          f"what they brought out proves nothing{': ' * bool(reasons)}{'; '.join(reasons)}.")
-    sentences += [*few_rows(scores, attacks), *few_entities(scores)]
+    sentences += uncounted(scores, attacks)
     not_run = refused(scores, attacks)
     if not_run:
         why = (f"{', '.join(of)} ({why})" for why, of in by_reason(not_run).items())
         sentences.append(f"Not run, {len(not_run)} in number: {'; '.join(why)}.")
     return sentences
+
+
+def uncounted(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> list[str]:
+    """Attacks that only more rows or more entities would make count, and how many."""
+    return [*few_rows(scores, attacks), *few_entities(scores)]
 
 
 def few_rows(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> list[str]:
@@ -158,18 +163,18 @@ def few_entities(scores: Sequence[Score]) -> list[str]:
 
 def outcome_of(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> str:
     """How many attacks succeeded and which brought out most, or why the nearest one does not count; for one line."""
-    return " ".join([_outcome_of(scores, attacks), *few_rows(scores, attacks), *few_entities(scores)])
-
-
-def _outcome_of(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> str:
     run = sorted(compared(scores), key=lambda s: (s.succeeded, s.strength), reverse=True)
     if not run:
         asked, lowered = any(s.attack for s in scores), [s.attack or "" for s in lowering(scores)]
         if lowered:
             return f"Attacks: no attempt, since even a model that knows says less under it: {_named(lowered)}."
         if asked and all(s.value is None for s in scores if s.attack):
-            reasons = dict.fromkeys(why for _, why in refused(scores, attacks))
-            return f"Attacks: none was run{': ' * bool(reasons)}{'; '.join(reasons)}."
+            reasons = by_reason(refused(scores, attacks))
+            if not reasons:  # of a kind of model that no attack fits
+                return "Attacks: none was run."
+            why = max(reasons, key=lambda why: len(reasons[why]))
+            count, most = sum(map(len, reasons.values())), len(reasons[why])
+            return f"Attacks: none of {count} was run{f', {most} of them' * (most < count)} since {why}."
         return f"Attacks: {f'none had a control on {MIN_ROWS} rows or more' if asked else 'none was run'}."
     terms = {term_of(s.attack or "", attacks): s.succeeded for s in reversed(run)}
     best, won = run[0], sum(terms.values())

@@ -59,7 +59,7 @@ def _reason(alone: Alone) -> str:
         case "no retrained model":
             heard = _some_by_heart(alone.recital)
             return (f"{heard}There is no comparison with a retrained model, so whether the forget set is gone cannot "
-                    "be decided; the figures below only say how the model differs from its references.")
+                    "be decided from these figures.")
         case "few rows":
             rows = alone.quality.n if alone.quality else 0
             return (f"With {rows} rows that test does not notice a model that still knows half of them, so it cannot "
@@ -166,7 +166,8 @@ def _membership(plain: list[Score]) -> list[str]:
                 meaning += ", but no more so than in the retrained model"
             found.append(f"{compare(score)[:-1]}: {meaning} (0.5 = no difference).")
         elif base(score).startswith(MEMBERSHIP):
-            found.append(compare(score))
+            few = f": fewer than {MIN_ROWS} rows, forget and other rows together, tell nothing" * (score.n < MIN_ROWS)
+            found.append(f"{compare(score)[:-1]}{few}.")
         elif base(score) == "privleak":
             found.append(f"{compare(score)[:-1]}, in per cent: -100 = the forget set is known by heart, "
                          "0 = as in the retrained model, above 0 = pushed past it.")
