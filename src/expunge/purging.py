@@ -60,7 +60,7 @@ def purge(run: str | Path, *, dry_run: bool = False) -> Purged:
     shown = [*_quoting(root, RunRecord), *_quoting(root, Audit)]
     earlier = Purged.read(files.purged) if files.purged.exists() else Purged()
     removed = (*(str(p.relative_to(root)) for p in going),
-               *(f"{p.relative_to(root)}: its first row, notes and warnings" for p in shown))
+               *(f"{p.relative_to(root)}: its first row, notes, warnings and names" for p in shown))
     marked = Purged(removed=tuple(dict.fromkeys((*earlier.removed, *removed))), cached=earlier.cached,
                     removed_bytes=earlier.removed_bytes, kept=tuple(_kept(root, going)))
     halfway = marked.model_copy(update={"cached": earlier.cached + len(cached),
@@ -109,17 +109,22 @@ def _kept(root: Path, going: Iterable[Path]) -> Iterator[str]:
 
 
 def _quoting(root: Path, kind: type[RunRecord] | type[Audit]) -> Iterator[Path]:
-    """Records that show the first row as the model read it, or whose notes and warnings may quote a row."""
+    """Records that show the first row as the model read it, whose notes and warnings may quote a row, or that name an
+    entity."""
     for place in sorted(root.rglob(kind.FILE)):
-        prompt = kind.read(place).prompt
-        if prompt is not None and prompt != prompt.purged:
+        record = kind.read(place)
+        if record != _unquoted(record):
             yield place
 
 
 def _unquote(place: Path) -> None:
-    record = (RunRecord if place.name == RunRecord.FILE else Audit).read(place)
-    assert record.prompt is not None
-    record.model_copy(update={"prompt": record.prompt.purged}).write(place)
+    _unquoted((RunRecord if place.name == RunRecord.FILE else Audit).read(place)).write(place)
+
+
+def _unquoted(record: RunRecord | Audit) -> RunRecord | Audit:
+    """Without rows as the model read them, and without names of entities."""
+    found = record.nameless if isinstance(record, Audit) else record
+    return found if found.prompt is None else found.model_copy(update={"prompt": found.prompt.purged})
 
 
 def _remove(going: Iterable[Path]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from expunge.attacks.base import Attack
 from expunge.audit.attacks import AttackResult
+from expunge.audit.leak_shares import share_examples
 from expunge.audit.suite import Suite
 from expunge.metrics.base import Evidence, NotAvailable, RowMetric
 from expunge.metrics.evaluate import MetricTerm, parse_metric
@@ -30,7 +32,9 @@ def keep_examples(folder: Path, suite: Suite, seen: Mapping[str, Observations], 
         results = {role: attempted(attack, role, "forget").found for role in seen}
         under |= {label: {role: found[label] for role, found in results.items() if label in found}
                   for label in attack.labels}
-    write_examples(folder, example_scores(terms, under, plain))
+    write_examples(folder, chain(example_scores(terms, under, plain),
+                                 share_examples(suite.attacks, attempted, plain, _counting(seen, plain),
+                                                suite.metrics)))
 
 
 def example_scores(terms: Mapping[str, tuple[str, ...]], seen: Mapping[str, Mapping[str, Observations]],
@@ -55,6 +59,12 @@ def example_scores(terms: Mapping[str, tuple[str, ...]], seen: Mapping[str, Mapp
                 for key, value in values.items():
                     yield {"score": metric.label(split), "attack": label, "model": model, "split": split, "id": key,
                            "entity": entities.get(key, key), "value": float(value)}
+
+
+def _counting(seen: Mapping[str, Observations], plain: Evidence) -> list[str]:
+    """The models that scores rest on: a control that was turned down is not among them."""
+    kept = {id(one) for one in (plain.subject, plain.original, *plain.retrained)}
+    return [model for model, observed in seen.items() if id(observed) in kept]
 
 
 def _named(terms: Iterator[MetricTerm]) -> Iterator[tuple[str, MetricTerm]]:

@@ -28,6 +28,7 @@ from expunge.audit.control_rows import control_notes
 from expunge.audit.controls import examine, sound, words
 from expunge.audit.examples import keep_examples
 from expunge.audit.fluency import judged_by, salad_notes
+from expunge.audit.leak_shares import attacked_shares
 from expunge.audit.store import ObservationStore, read_store
 from expunge.audit.suite import Suite
 from expunge.errors import ExpungeError, UsageError, first_line
@@ -154,6 +155,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
 
     scores += score_attacks(attacks, attempted, evidence,
                             counting, lambda a: refused.get(a.text()), resamples=resamples, seed=seed)
+    scores += attacked_shares(attacks, attempted, evidence, counting, suite.metrics)
     scores = decided(scores)
     keep_examples(out, suite, seen, evidence, attempted)
     tick(len(suite.metrics))
@@ -200,7 +202,8 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> Audi
         return None if mine.found or mine.why else never.get(attack.labels[0])
 
     scores = decided((*score_all(suite.metrics, evidence, resamples=resamples, seed=seed),
-                      *score_attacks(suite.attacks, read, evidence, counting, why, resamples=resamples, seed=seed)))
+                      *score_attacks(suite.attacks, read, evidence, counting, why, resamples=resamples, seed=seed),
+                      *attacked_shares(suite.attacks, read, evidence, counting, suite.metrics)))
     attacks = tuple(describe(a, read(a, "subject", "forget")) for a in suite.attacks)
     if not has_examples(folder):
         keep_examples(folder, suite, seen, evidence, read)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 QUICK = (
     "forget.probability", "retain.probability", "holdout.probability", "forget.truth_ratio", "forget_quality",
+    "leak_share", "over_forget_share",
     "forget.recited", "forget.exact_memorization", "forget.extraction_strength", "retain.exact_memorization",
     "mia.loss", "mia.min_k",
     "prefix(words=3)", "relearn(steps=16)", "quantise",
 )
 """Seconds: the scores of one pass, and the cheapest attack on prompts, by tuning and by rounding."""
 METRICS: tuple[str, ...] = (
-    "forget_quality", "model_utility", "privleak",
+    "forget_quality", "leak_share", "over_forget_share", "model_utility", "privleak",
     *(f"{split}.{name}" for split in ("forget", "retain", "holdout", "neighbour", "utility")
       for name in ("probability", "rouge_l", "truth_ratio")),
     *(f"{split}.{name}" for split in ("forget", "retain", "holdout", "neighbour")

@@ -31,6 +31,23 @@ SMALL = 0.05
 AUDIT_SCHEMA = "expunge.audit/1"
 
 
+class WorstEntity(Record):
+    """The entity with the largest share of rows said beyond every control."""
+
+    entity: str
+    share: float
+    rows: int
+    """Its rows, of which `share` lie beyond the controls."""
+    entities: int
+    """How many entities it was chosen from: those with rows enough."""
+    chance: float
+    """That a model which never saw the forget set has such an entity, corrected for their number."""
+    control: float | None = None
+    """The same largest share of a retrained model set against the other ones; None where there is one only."""
+    exact: bool = True
+    """Whether the margin was calibrated on enough rows."""
+
+
 class Score(Record):
     """One metric of one subject. `value` is None exactly when `unavailable` says why."""
 
@@ -83,6 +100,8 @@ class Score(Record):
     unavailable: str | None = None
     remark: str | None = None
     """How the value came about, where that is not what the name says: rows left out, characters in place of words."""
+    worst: WorstEntity | None = None
+    """The worst entity of a share of rows; None for other scores, and where entities have too few rows each."""
     doubt: str | None = None
     """Under an attack: the first condition of a success that is not met, in a word or two; empty for a success. None
     where it was set against no control on enough rows. Decided in `judgement.leaks` when the audit is made."""
@@ -267,6 +286,16 @@ class Audit(Record):
             ("score", "value", "95 % interval", "original", "retrained"),
             [(s.name, s.value, s.interval, s.controls.get("original"), s.controls.get("retrained"))
              for s in plain if s.value is not None])
+
+    @property
+    def nameless(self) -> Self:
+        """The same without the names of the worst entities."""
+        names = {s.worst.entity for s in self.scores if s.worst is not None}
+        if not names:
+            return self
+        scores = [s if s.worst is None else s.model_copy(update={"worst": s.worst.model_copy(update={"entity": ""})})
+                  for s in self.scores]
+        return self.model_copy(update={"scores": tuple(scores)})
 
     @classmethod
     def read(cls, path: str | Path) -> Self:

@@ -77,6 +77,9 @@ METRICS: dict[str, str] = {
     "refusal": "Share of greedy answers that decline to answer.",
     "forget_quality": "p-value of a two-sample Kolmogorov-Smirnov test between the truth ratios of this "
                       "model and of the retrained one; small means that they differ.",
+    "leak_share": "Share of forget rows whose answers are likelier than to every control, by more than models that "
+                  "never saw them differ by.",
+    "over_forget_share": "The same of rows whose answers are less likely than to every control.",
     "model_utility": "Harmonic mean of probability, ROUGE-L and truth ratio on what should stay; one "
                      "collapsed part pulls the whole down.",
     "privleak": "Membership leakage relative to the retrained model, in per cent: -100 is known by heart, 0 "
