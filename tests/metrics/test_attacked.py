@@ -71,15 +71,15 @@ def test_the_floor_is_what_a_second_retrained_model_has_over_the_first() -> None
 
 @pytest.mark.parametrize("entities", [2, 5, pytest.param(10, marks=pytest.mark.slow)])
 def test_noise_rarely_succeeds_however_few_the_people(entities: int) -> None:
-    """Each person differs as much as each row does; fifty comparisons an audit are corrected for."""
+    """Each person differs as much as each row does. One comparison alone: at most one in twenty."""
     draw, wins = np.random.default_rng(entities), 0
     ids = [f"p{i} {j}" for i in range(entities) for j in range(10)]
-    for _ in range(300):
+    for _ in range(100):
         whose = np.repeat(draw.normal(0, 0.1, entities), 10) + draw.normal(0, 0.1, 10 * entities)
         found = dict(zip(ids, np.clip(0.4 + whose, 0.01, 0.99).tolist(), strict=True))
         level = dict.fromkeys(ids, 0.4)
-        wins += succeeds(case(found, level, level, level, 100).model_copy(update={"floor": 0.0}), 50)
-    assert wins <= 2
+        wins += succeeds(case(found, level, level, level, 1).model_copy(update={"floor": 0.0}))
+    assert wins <= 9
 
 
 def scored(attack: Attack, roles: dict[tuple[str, Split], AttackResult], plain: Evidence,

@@ -212,6 +212,7 @@ def attacked_scores(shift: float = 0.0) -> tuple[Score, ...]:
                     controls={"original": 0.95, "retrained": control},
                     before=0.16,
                     excess=gain,
+                    test=None,
                     excess_interval=(gain - 0.08, gain + 0.08),
                     gain=gain,
                     gain_interval=(gain - 0.08, gain + 0.08),
@@ -223,7 +224,7 @@ def attacked_scores(shift: float = 0.0) -> tuple[Score, ...]:
             )
     gone = {"value": None, "interval": None, "controls": {}, "n": 0, "unavailable": "it needs the original model"}
     never = dict.fromkeys(("before", "control_before", "excess", "excess_interval", "gain", "gain_interval", "floor",
-                           "recovered", "uncontrolled"))
+                           "recovered", "uncontrolled", "test"))
     found.append(real_score("forget.rouge_l", "interpolate", **gone, **never))
     return decided(found)
 

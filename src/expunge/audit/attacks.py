@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,7 @@ from expunge.audit.store import ObservationStore, read_store
 from expunge.audit.suite import Suite
 from expunge.errors import ExpungeError, InterruptedRun, first_line
 from expunge.judgement.leaks import MIN_ROWS
-from expunge.metrics.attacked import AttackEvidence, score_attacked
+from expunge.metrics.attacked import AttackComparison, AttackEvidence, compare_attacked, with_tests
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import available, parse_metric, required, with_alternatives
 from expunge.models.subject import Subject
@@ -162,15 +162,16 @@ def read_attempted(attack: Attack, folder: Path, split: Split) -> AttackResult:
 
 def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, Split], AttackResult],
                   plain: Evidence, roles: Sequence[str], unavailable: Callable[[Attack], str | None], *,
-                  resamples: int, seed: int) -> tuple[Score, ...]:
+                  resamples: int, seed: int, primary: Collection[str] | None = None) -> tuple[Score, ...]:
     """Scores of every attack at every strength, from observations only.
 
     Args:
         attempted: (attack, role, split) -> what came of it.
         roles: subject, original and retrained models, as in the audit.
         unavailable: why an attack was not run at all.
+        primary: terms of the attacks that are corrected together; None = all.
     """
-    scores: list[Score] = []
+    found: list[AttackComparison] = []
     for attack in attacks:
         why = unavailable(attack)
         mine = attempted(attack, "subject", "forget") if why is None else AttackResult({}, why)
@@ -179,7 +180,8 @@ def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, S
         known = attempted(attack, "original", "forget") if why is None and attack.asks_only else AttackResult({})
         for label in attack.labels:
             if label not in mine.found:
-                scores += [_missing(term, label, mine.why or "it was not observed") for term in attack.asks]
+                found += [AttackComparison(_missing(term, label, mine.why or "it was not observed"))
+                          for term in attack.asks]
                 continue
             answered = [i for i, t in enumerate(controls) if label in t.found]
             under = Evidence(mine.found[label], None, tuple(controls[i].found[label] for i in answered), plain.offered)
@@ -188,9 +190,11 @@ def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, S
                                   on_holdout.found.get(label),
                                   known.found.get(label),
                                   next((t.why for t in (*controls, on_holdout) if t.why), None))
-            scores += [score_attacked(term, case, resamples=resamples, seed=seed) for term in attack.asks]
+            found += [compare_attacked(term, case, resamples=resamples, seed=seed) for term in attack.asks]
     # One point may lie on two curves; it is one comparison.
-    return tuple({(s.name, s.attack): s for s in scores}.values())
+    once = tuple({(c.score.name, c.score.attack): c for c in found}.values())
+    first = None if primary is None else {label for a in attacks if a.text() in primary for label in a.labels}
+    return with_tests(once, first, seed=seed)
 
 
 def describe(attack: Attack, result: AttackResult) -> AttackRecord:

@@ -154,7 +154,8 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         return done.get((attack.text(), role, split), AttackResult({}))
 
     scores += score_attacks(attacks, attempted, evidence,
-                            counting, lambda a: refused.get(a.text()), resamples=resamples, seed=seed)
+                            counting, lambda a: refused.get(a.text()), resamples=resamples, seed=seed,
+                            primary=suite.primary)
     scores += attacked_shares(attacks, attempted, evidence, counting, suite.metrics)
     scores = decided(scores)
     keep_examples(out, suite, seen, evidence, attempted)
@@ -165,7 +166,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         retrained=tuple(v for k, v in refs.items() if k.startswith("retrained")), controls=examined,
         suite=suite.terms, scores=scores,
         verdict=verdict(scores, tried, offered=evidence.offered, turned_down=_turned_down(examined)),
-        attacks=tried, settings=settings, seed=seed, resamples=resamples,
+        attacks=tried, primary=suite.primary, settings=settings, seed=seed, resamples=resamples,
         environment=environment(), run=run, notes=(*notes, *mixed_up, *salad), broken=tuple(salad),
         created=now(),
         prompt=prompt and prompt.without_row,  # no row stands in audit.json
@@ -201,14 +202,17 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> Audi
         mine = read(attack, "subject", "forget")
         return None if mine.found or mine.why else never.get(attack.labels[0])
 
+    # What was declared before looking stays declared.
+    primary = stored.primary or suite.primary
     scores = decided((*score_all(suite.metrics, evidence, resamples=resamples, seed=seed),
-                      *score_attacks(suite.attacks, read, evidence, counting, why, resamples=resamples, seed=seed),
+                      *score_attacks(suite.attacks, read, evidence, counting, why, resamples=resamples, seed=seed,
+                                     primary=primary),
                       *attacked_shares(suite.attacks, read, evidence, counting, suite.metrics)))
     attacks = tuple(describe(a, read(a, "subject", "forget")) for a in suite.attacks)
     if not has_examples(folder):
         keep_examples(folder, suite, seen, evidence, read)
     return stored.model_copy(update={"suite": suite.terms, "scores": scores, "attacks": attacks, "resamples": resamples,
-                                     "controls": examined,
+                                     "controls": examined, "primary": primary,
                                      "verdict": verdict(scores, attacks, offered=evidence.offered,
                                                         turned_down=_turned_down(examined))})
 

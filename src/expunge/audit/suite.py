@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from expunge.attacks.base import Attack, parse_attack
-from expunge.audit.suites import STANDARD, SUITES
+from expunge.audit.suites import PRIMARY, STANDARD, SUITES
 from expunge.errors import UsageError, did_you_mean
 from expunge.metrics.evaluate import parse_metric
 from expunge.registry import entries
@@ -26,6 +26,24 @@ class Suite:
     @property
     def terms(self) -> tuple[str, ...]:
         return (*self.metrics, *(a.text() for a in self.attacks))
+
+    @property
+    def primary(self) -> tuple[str, ...]:
+        """Attacks that are corrected together, and may say "suppresses" and "forgets"; others only raise an alarm.
+
+        They are declared before anything is looked at: those of standard where the list holds all of them (standard,
+        full), else those of the list that quick holds (quick), else all of the list. So further attacks change nothing
+        for them. A list that gains a primary attack is corrected for one more: at worst a success becomes an alarm,
+        never "forgets". No rule could do better: one that lets each of m lone attacks succeed at level a, whatever is
+        added, has m times the false alarms, or needs a / m of each, which few entities cannot reach.
+        """
+        asked = tuple(a.text() for a in self.attacks)
+        for declared in PRIMARY:
+            known = {parse_attack(term).text() for term in declared}
+            held = tuple(term for term in asked if term in known)
+            if len(held) == len(known) or (held and declared is PRIMARY[-1]):
+                return held
+        return asked
 
 
 def parse_suite(text: str) -> Suite:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+QUICK_ATTACKS = ("prefix(words=3)", "relearn(steps=16)", "quantise")
 QUICK = (
     "forget.probability", "retain.probability", "holdout.probability", "forget.truth_ratio", "forget_quality",
     "leak_share", "over_forget_share",
     "forget.recited", "forget.exact_memorization", "forget.extraction_strength", "retain.exact_memorization",
     "mia.loss", "mia.min_k",
-    "prefix(words=3)", "relearn(steps=16)", "quantise",
+    *QUICK_ATTACKS,
 )
 """Seconds: the scores of one pass, and the cheapest attack on prompts, by tuning and by rounding."""
 METRICS: tuple[str, ...] = (
@@ -48,3 +49,5 @@ FULL = (
 )
 """Published budgets: hours for a large model."""
 SUITES = {"scores": METRICS, "quick": QUICK, "standard": STANDARD, "full": FULL}
+PRIMARY = (ATTACKS, QUICK_ATTACKS)
+"""The primary attacks of the suites: of standard and full, and of quick. See `audit.suite.Suite.primary`."""

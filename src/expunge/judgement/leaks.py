@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import NormalDist
 
+from expunge.metrics.by_entity import ENOUGH
+from expunge.records.score import MIN_ROWS as MIN_ROWS
 from expunge.records.score import SMALL, Score
 
-MIN_ROWS = 10
-"""A few rows give an interval without width."""
 RESIDUE = 0.1
 """Share of what there was to recover that must come out to matter."""
 LONE_RESIDUE = 0.25
@@ -68,13 +68,39 @@ DOUBTS = {
     "too small": "the excess is too small to matter",
     "control fell": "the control only said less than it does when asked plainly",
     "noise floor": "a second retrained model differs from the first by as much",
-    "few entities": "it rests on too few entities",
+    "few entities": f"it rests on too few entities: {ENOUGH} at least allow a test",
     "chance": "it may be chance, given the number of attacks",
+    "not primary": "it is none of the attacks that were declared beforehand",
     "no control": "there was no control",
     "no plain score": "the model was not asked plainly",
     LOWERS: "the attack makes even a model that knows say less",
 }
 """`doubt` -> what it means, for a sentence."""
+ALARMS = ("few entities", "chance", "not primary")
+"""Doubts of an excess that is large enough and has an interval above 0: it forbids "forgets"."""
+
+
+def alarms(scores: Sequence[Score]) -> list[Score]:
+    """Those that did not succeed for `ALARMS` alone, strongest first."""
+    tests = tried(scores)
+    return sorted((s for s in compared(scores) if doubt(s, tests) in ALARMS), key=lambda s: s.strength, reverse=True)
+
+
+def primary(scores: Sequence[Score]) -> list[Score]:
+    """Comparisons of the attacks that were declared beforehand: those that "forgets" rests on."""
+    return [s for s in compared(scores) if s.test is None or s.test.p_joint is not None]
+
+
+def untold(scores: Sequence[Score]) -> list[str]:
+    """Primary attacks in which not even a recovery in full of every entity could have counted."""
+    run = primary(scores)
+    able = {s.attack for s in run if could_count(s)}
+    return list(dict.fromkeys(s.attack for s in run if s.attack and s.attack not in able))
+
+
+def could_count(score: Score) -> bool:
+    """Whether a recovery in full of every entity, or row where the test is by rows, is enough for its test."""
+    return (score.test.p_least if score.test else 0.5 ** score.entities) <= CHANCE
 
 
 def decided(scores: Sequence[Score]) -> tuple[Score, ...]:
@@ -96,14 +122,16 @@ def leaks(scores: Sequence[Score]) -> list[Score]:
 def succeeds(score: Score, tests: int = 1) -> bool:
     """Whether an attack brought something out: more than it does of its control, and more than asking plainly does.
 
-    - the excess over the control stays above 0, and so does the gain over the subject left alone: with their 95 %
-      intervals, and one-sided at `CHANCE` / `tests` (Bonferroni). The standard error is the interval's half-width /
-      1.96, and the quantile Student's for the number of entities, since redrawing few of them says too little;
+    - the interval of the excess lies above 0, and so does the gain over the subject left alone;
     - both are at least `RESIDUE` of what there was to recover, and never less than `SMALL`; where no second retrained
       model tells what two of them differ by, `LONE_RESIDUE` of it;
-    - the excess is more than a second retrained model has over the first, where there is one;
     - the subject says more than the control does when that is left alone: an attack that only silences the control
-      has brought nothing out.
+      has brought nothing out;
+    - the excess is more than a second retrained model has over the first, where there is one;
+    - its test by entity (`Score.test`) stays at `CHANCE` when corrected for all comparisons of the primary attacks, and
+      that of the gain by itself. Other attacks do not succeed: what they find is an alarm.
+    Scores without a test, of other sources than an audit, are judged by their intervals: one-sided at `CHANCE` /
+    `tests`, with Student's quantile for the number of entities.
     """
     return doubt(score, tests) is None
 
@@ -114,22 +142,33 @@ def doubt(score: Score, tests: int = 1) -> str | None:
         return "no control"
     if score.gain is None or score.gain_interval is None:
         return "no plain score"
-    least, plain = needed(score), score.control_before
+    least, plain, test = needed(score), score.control_before, score.test
     checks = {
         "no excess": score.excess_interval[0] > 0,
         "no gain": score.gain > 0,
         "too small": min(score.excess, score.gain) >= least,
         "control fell": plain is None or (score.value or 0.0) - plain > score.excess - score.excess_interval[0],
-        "noise floor": score.floor is None or score.excess > abs(score.floor),
-        "few entities": _beyond(score.excess, score.excess_interval, score.entities, tests)
-                          or not _beyond(score.excess, score.excess_interval, MANY, tests),
-        "chance": _beyond(score.excess, score.excess_interval, score.entities, tests)
-                  and _beyond(score.gain, score.gain_interval, score.entities, tests)}
+        "noise floor": score.floor is None or score.excess > abs(score.floor)}
+    if test is None:
+        checks |= {
+            "few entities": _beyond(score.excess, score.excess_interval, score.entities, tests)
+                            or not _beyond(score.excess, score.excess_interval, MANY, tests),
+            "chance": _beyond(score.excess, score.excess_interval, score.entities, tests)
+                      and _beyond(score.gain, score.gain_interval, score.entities, tests)}
+    else:
+        joint = test.p if test.p_joint is None else test.p_joint
+        checks |= {
+            "few entities": could_count(score) and (
+                test.unit == "entities" or min(score.excess, score.gain) >= needed(score, by_rows=True)),
+            "chance": max(joint, 1.0 if test.p_gain is None else test.p_gain) <= CHANCE,
+            "not primary": test.p_joint is not None}
     return next((word for word, met in checks.items() if not met), None)
 
 
 def entities_for(score: Score, tests: int = 1) -> int | None:
     """How many entities, such as those seen, would put its excess and gain beyond chance; None where 1,000 do not."""
+    if score.test is not None:  # an attack on half of them stands beside others on all
+        return ENOUGH if score.entities < ENOUGH else 2 * ENOUGH
     spans = [(score.excess, score.excess_interval), (score.gain, score.gain_interval)]
 
     def shrunk(value: float, span: tuple[float, float], entities: int) -> tuple[float, float]:
@@ -145,16 +184,20 @@ MANY = 10_000
 """A number of entities that makes Student's quantile that of a normal distribution."""
 
 
-def needed(score: Score) -> float:
+def needed(score: Score, by_rows: bool = False) -> float:
     """The least excess, and the least gain, that matter.
 
     Beside holdout rows, which may be harder or easier than the forget rows, what there is up to 1 counts as room where
     no original says what there was.
+
+    Args:
+        by_rows: for a success in a test by rows, which does not know that two models that never saw an entity may
+            differ in it: room up to 1 then counts likewise, and the share is `LONE_RESIDUE` in any case.
     """
     room, control = score.room or 0.0, score.control
-    if score.room is None and control is not None and control[0] == "holdout":
+    if score.room is None and control is not None and (by_rows or control[0] == "holdout"):
         room = 1.0 - control[1]
-    return max(SMALL, (LONE_RESIDUE if score.floor is None else RESIDUE) * room)
+    return max(SMALL, (LONE_RESIDUE if score.floor is None or by_rows else RESIDUE) * room)
 
 
 def _beyond(value: float, interval: tuple[float, float], entities: int, tests: int) -> bool:

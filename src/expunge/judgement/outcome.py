@@ -21,10 +21,13 @@ The outcome compares with the retrained model, on the untouched subject (attack 
 3. If an attack brings out more than it does of its control (`leaks.py`), the outcome is
    "retains" where the model left alone shows more too, else "suppresses": what can be brought back
    was not gone. The same holds for what is read off its inside (scores that need its weights).
-   Where no attack was set against a control, "forgets" becomes "undecided".
+   "Forgets" (and "over-forgets") becomes "undecided" where an attack raises an alarm: an excess that is large enough
+   and has an interval above 0, but too few entities, a p-value that the correction lifts above 0.05, or an attack that
+   was not declared beforehand. "Forgets" becomes "undecided" also where no attack was set against a control, or a
+   primary one could not have counted even if it had recovered everything.
 
-Directions of the model left alone are tested at 95 % each without correction, so one of them may
-cross by chance; attacks are corrected for their number.
+Directions of the model left alone are tested at 95 % each without correction, so one of them may cross by chance;
+primary attacks are corrected for their number together.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from expunge.judgement.directions import base, is_above, is_below
-from expunge.judgement.leaks import MIN_ROWS, compared, leaks
+from expunge.judgement.leaks import MIN_ROWS, alarms, leaks, primary, untold
 from expunge.judgement.power import HALF, least_share
 from expunge.judgement.recital import Recital, recital
 from expunge.records.score import Access, Score
@@ -76,6 +79,10 @@ class Decision:
     p_limit: float = P_LIMIT
     unattacked: bool = False
     """It would forget, but no attack was set against a control."""
+    alarms: tuple[Score, ...] = ()
+    """It would forget, but these attacks raise an alarm, strongest first."""
+    untold: tuple[str, ...] = ()
+    """It would forget, but these attacks could not have counted even if they had recovered everything."""
 
 
 def decide(scores: Sequence[Score], p_limit: float = P_LIMIT) -> Decision:
@@ -85,8 +92,12 @@ def decide(scores: Sequence[Score], p_limit: float = P_LIMIT) -> Decision:
     outcome = alone.outcome
     if leaks(scores) or inside:
         outcome = "retains" if shown_alone(plain) else "suppresses"
-    unattacked = outcome == "forgets" and not compared(scores)
-    return Decision("undecided" if unattacked else outcome, alone, inside, p_limit, unattacked)
+    raised = tuple(alarms(scores)) if outcome in ("forgets", "over-forgets") else ()
+    blind = tuple(untold(scores)) if outcome == "forgets" else ()
+    unattacked = outcome == "forgets" and not primary(scores)
+    if raised or blind or unattacked:
+        outcome = "undecided"
+    return Decision(outcome, alone, inside, p_limit, unattacked, raised, blind)
 
 
 def _alone(plain: list[Score], p_limit: float) -> Alone:

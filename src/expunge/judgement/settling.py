@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from expunge.judgement.directions import base
-from expunge.judgement.leaks import MIN_ROWS
+from expunge.judgement.leaks import MIN_ROWS, doubt
 from expunge.judgement.outcome import Decision
 from expunge.judgement.power import HALF, holdout_rows, rows_for
+from expunge.metrics.by_entity import ENOUGH
 from expunge.records.score import Score
 
 SETTLING = "What would settle it:"
@@ -19,9 +20,28 @@ def settling(decision: Decision, scores: Sequence[Score]) -> str | None:
     if decision.outcome != "undecided":
         return None
     told = _alone(decision, scores)
+    if decision.alarms:
+        told = _alarm(decision.alarms[0])
+    elif decision.untold:
+        told = (f"{ENOUGH} entities or more in the rows that are asked under {', '.join(decision.untold)}: with fewer "
+                "not even a recovery in full could count")
     if decision.unattacked:
         told = "an attack that has a control (--suite quick runs three)"
     return f"{SETTLING} {told}."
+
+
+def _alarm(score: Score) -> str:
+    """What would make an alarm a finding, or show that it is none."""
+    match score.doubt or doubt(score):
+        case "few entities":
+            return f"forget rows about {ENOUGH} entities or more: with {score.entities} no test can reach 0.05"
+        case "not primary":
+            return (f"an audit of a model made with another seed, with a suite that declares {score.attack} (--suite "
+                    f"\"scores,{score.attack}\" does)")
+        case _:
+            have = score.test.units if score.test else score.entities
+            return (f"forget rows about more than {have} entities, or a second retrained model (--retrained A "
+                    "--retrained B), which shows how much two of them differ")
 
 
 def _alone(decision: Decision, scores: Sequence[Score]) -> str:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from expunge.judgement.directions import against, figure
-from expunge.judgement.leaks import DOUBTS, MIN_ROWS, compared, doubt, entities_for, leaks, lowering, too_few, tried
+from expunge.judgement.leaks import (
+    DOUBTS,
+    MIN_ROWS,
+    alarms,
+    compared,
+    doubt,
+    entities_for,
+    leaks,
+    lowering,
+    too_few,
+    tried,
+    untold,
+)
 from expunge.judgement.threats import ThreatDecision, by_reason, folded, refused, term_of, untried
 from expunge.needs import MODEL_NEEDS, ModelNeed
 from expunge.records.score import AttackRecord, Score, Threat
@@ -41,6 +53,11 @@ def _sentence(found: ThreatDecision, attacks: Sequence[AttackRecord]) -> str:
             return f"Left alone it does not show it, but {told(best)}.{less}"
         case "inside":
             return f"Its answers do not show it, but its inside does: {against(found.evidence[:SHOWN])}."
+        case "alarm":
+            return f"No attack succeeded, but one raises an alarm: {alarm(found.evidence[0])}."
+        case "untold":
+            return (f"{nothing}, but {_named(untold(found.attacked))} could not have counted even if everything had "
+                    "been recovered: there are too few entities.")
         case "nothing asked":
             return "No attack and no score stands for this access."
         case "no attack":
@@ -91,6 +108,12 @@ def told(score: Score) -> str:
     return text + (f", {part:.0%} of what there was to recover)" if part is not None else ")")
 
 
+def alarm(score: Score) -> str:
+    """One alarm: what came out, and why it does not count."""
+    why = DOUBTS[score.doubt or doubt(score) or "chance"]
+    return f"{told(score)}, which does not count, since {why}"
+
+
 def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> list[str]:
     """The strongest successes, one per attack; how many did not succeed; what could not be run."""
     found, run = leaks(scores), compared(scores)
@@ -109,6 +132,13 @@ def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -
         sentences.append(f"{len(best)} of {_count(labels, attacks)} succeeded, in {len(found)} of {len(run)} "
                          f"comparisons{rest}." if best else
                          f"None of {_count(labels, attacks)} succeeded in any of {len(run)} comparisons.")
+    if raised := [s for s in alarms(scores) if s.doubt != "few entities"][:1]:  # that is told below
+        sentences.append(f"{'Another raises' if best else 'One raises'} an alarm: {alarm(raised[0])}.")
+    if by_rows := [s for s in run if s.test is not None and s.test.unit == "rows"]:
+        count = min(s.entities for s in by_rows)
+        sentences.append(f"Tested by rows, since {count} entit{'y is' if count == 1 else 'ies are'} too few for a test "
+                         "by entity, so that what is said holds for these rows only: "
+                         f"{_named([s.attack or '' for s in by_rows])}.")
     asked = [s for s in scores if s.attack and s.value is not None and s.shows_knowledge]
     bare = {s.attack for s in asked if s.counted} - set(labels) - {s.attack for s in (*lowering(scores),
                                                                                        *too_few(scores))}

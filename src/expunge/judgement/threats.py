@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from expunge.judgement.directions import is_below
-from expunge.judgement.leaks import MIN_ROWS, compared, leaks, lowering
+from expunge.judgement.leaks import MIN_ROWS, alarms, compared, leaks, lowering, untold
 from expunge.judgement.outcome import Decision, hidden_inside, looks_inside, shown_alone
 from expunge.judgement.power import HALF, least_share
 from expunge.needs import MODEL_NEEDS, NEED_TEXTS, ModelNeed, unmet
@@ -19,8 +19,8 @@ from expunge.records.score import ACCESS, Access, AttackRecord, Family, Score
 
 ThreatOutcome = Literal["forgets", "suppresses", "retains", "over-forgets", "undecided", "not tested"]
 ThreatReason = Literal["alone", "attack", "inside", "nothing asked", "no attack", "no control", "lowered",
-                       "no plain score", "no retrained model", "below", "few rows", "disagrees", "unsettled",
-                       "nothing found"]
+                       "alarm", "untold", "no plain score", "no retrained model", "below", "few rows", "disagrees",
+                       "unsettled", "nothing found"]
 """Which rule decided."""
 INSIDE = "model internals: whether hidden states still hold it"
 NOT_TRIED: dict[str, tuple[Access, tuple[Family, ...]]] = {
@@ -48,7 +48,8 @@ class ThreatDecision:
     found: tuple[Score, ...]
     """Attacks that succeeded, here or with less, strongest first."""
     evidence: tuple[Score, ...] = ()
-    """Scores of the model left alone that lie above or below their control, as the reason says."""
+    """Scores of the model left alone that lie above or below their control, or that raise an alarm under an attack, as
+    the reason says."""
     plain_excess_tested: bool = False
     """Whether the model left alone was set against a retrained one at this access or with less."""
     rows: int = 0
@@ -85,6 +86,7 @@ def _decide(access: Access, scores: Sequence[Score], whole: Decision) -> ThreatD
     found = tuple(s for s in leaks(scores) if s.access in within)
     above = tuple(s for s in shown_alone(scores) if s.access in within)
     inside = tuple(s for s in hidden_inside(scores) if s.access in within)
+    raised = tuple(s for s in alarms(scores) if s.access in within)
     below = tuple(s for s in known if is_below(s))
     rows = max((s.n for s in known if s.controls.get("retrained") is not None), default=0)
 
@@ -97,6 +99,8 @@ def _decide(access: Access, scores: Sequence[Score], whole: Decision) -> ThreatD
         return decision("suppresses", "attack")
     if inside:
         return decision("suppresses", "inside", inside)
+    if raised:
+        return decision("undecided", "alarm", raised)
     if not here:
         silent = all(s.access != access for s in alone)
         return decision("not tested", "nothing asked") if silent else decision("undecided", "no attack")
@@ -104,6 +108,8 @@ def _decide(access: Access, scores: Sequence[Score], whole: Decision) -> ThreatD
         return decision("undecided", "lowered" if lowering(here) else "no control")
     if not known:
         return decision("undecided", "no plain score")
+    if untold(here):
+        return decision("undecided", "untold")
     if all(s.controls.get("retrained") is None for s in known):
         return decision("undecided", "no retrained model")
     if plain == "over-forgets" and below:

@@ -23,6 +23,11 @@ def first_sentence(decision: Decision) -> list[str]:
     if decision.unattacked:
         return ["Asked plainly the model looks like one that never saw the forget set, but no attack was set against a "
                 "control, and an attack may bring back what plain asking does not show."]
+    if decision.alarms:
+        return ["Asked plainly the model looks like one that never saw the forget set, but an attack raises an alarm."]
+    if decision.untold:
+        return ["Asked plainly the model looks like one that never saw the forget set, but "
+                f"{', '.join(decision.untold)} could not have counted even if everything had been recovered."]
     alone = decision.alone.outcome
     return [f"Without the attacks the scores say: {alone}."] if decision.outcome != alone else []
 

@@ -1,23 +1,35 @@
-"""Scores under an attack: the metric of the subject and of the control under the same attack."""
+"""Scores under an attack: the metric of the subject and of the control under the same attack, compared by entity."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from expunge.metrics.base import Evidence, NotAvailable, RowMetric
+from expunge.metrics.by_entity import (
+    ENOUGH,
+    Floats,
+    JointTest,
+    Values,
+    entity_means,
+    labels,
+    mean_error,
+    permute,
+    sign_flip,
+    t_interval,
+)
 from expunge.metrics.evaluate import parse_metric
 from expunge.records.observation import Observations
-from expunge.records.score import ACCESS, Access, Score
+from expunge.records.score import ACCESS, MIN_ROWS, Access, EntityTest, Score
 from expunge.records.task import Split
 
 LOST = 0.05
 """Difference between original and subject up to which there is nothing to recover."""
-Values = Mapping[str, float]
+LEVEL = 0.05
+"""A comparison in which even a total recovery would not reach this is judged by its rows."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +52,66 @@ class AttackEvidence:
     """Reason why there is no control, if there is none."""
 
 
+@dataclass(frozen=True)
+class Gap:
+    """What a difference of means rests on: paired differences by row, or values of two sets of rows."""
+
+    mine: Values
+    """Differences by row where `theirs` is None."""
+    theirs: Values | None = None
+    whose: Mapping[str, str] = field(default_factory=dict)
+    """Row -> its entity, of `mine`."""
+    whose_theirs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        return _mean(self.mine) - (_mean(self.theirs) if self.theirs else 0.0)
+
+    @property
+    def entities(self) -> int:
+        """How many, on the side with fewer."""
+        sides = [(self.mine, self.whose)] + ([(self.theirs, self.whose_theirs)] if self.theirs else [])
+        return min(len({of.get(key, key) for key in rows}) for rows, of in sides)
+
+    def interval(self) -> tuple[float, float]:
+        """95 %, clustered by entity."""
+        sides = [(self.mine, self.whose)] + ([(self.theirs, self.whose_theirs)] if self.theirs else [])
+        return t_interval(self.value, (mean_error(list(rows.values()), labels(rows, of)) for rows, of in sides))
+
+    def units(self, by_rows: bool) -> tuple[Values, Values | None]:
+        """Means by entity, or the rows, of both sides."""
+        return (entity_means(self.mine, {} if by_rows else self.whose),
+                None if self.theirs is None else entity_means(self.theirs, {} if by_rows else self.whose_theirs))
+
+
+@dataclass(frozen=True)
+class AttackComparison:
+    """A score under attack, with the rows that its excess and its gain rest on."""
+
+    score: Score
+    excess: Gap | None = None
+    gain: Gap | None = None
+
+
 def score_attacked(term: str, attacked: AttackEvidence, *, resamples: int = 1000, seed: int = 0) -> Score:
-    """One score under an attack: value, value before it, control, excess, gain and recovered share."""
+    """One score under an attack, tested as if it were the only one."""
+    (score,) = with_tests([compare_attacked(term, attacked, resamples=resamples, seed=seed)], seed=seed)
+    return score
+
+
+def compare_attacked(term: str, attacked: AttackEvidence, *, resamples: int = 1000, seed: int = 0) -> AttackComparison:
+    """Value, value before it, control, excess, gain and recovered share, without a test.
+
+    Args:
+        resamples: of the value's own interval; below 1 no interval is taken.
+    """
     metric, split = parse_metric(term)
     score = metric.score(attacked.evidence, split, resamples=resamples, seed=seed)
     needed = max(score.access, attacked.access, key=ACCESS.index)
     score = score.model_copy(update={"attack": attacked.label, "access": needed, "counted": attacked.counted,
                                      "attempts": len(attacked.evidence.subject.attempts())})
     if score.value is None or split is None or not isinstance(metric, RowMetric):
-        return score
+        return AttackComparison(score)
 
     def read(evidence: Evidence, of: Observations | None, where: Split = split) -> Values:
         """Values of one model by row; empty if not available."""
@@ -65,89 +128,136 @@ def score_attacked(term: str, attacked: AttackEvidence, *, resamples: int = 1000
     holdout = read(evidence, attacked.holdout, "holdout") if not retrained and split == "forget" else {}
     update: dict[str, Any] = {"before": before, "controls": {} if original is None else {"original": original}}
     entities = evidence.subject.entities(split)
-    rise = {key: values[key] - values_before[key] for key in values if key in values_before}
+    rise, excess, gain = _less(values, values_before), None, None
     if retrained and retrained[0][0]:
         control, control_before = retrained[0]
         update["controls"]["retrained"] = _mean_of(control, values)
         update["control_before"] = _mean_of(control_before, values)
-        gaps = {key: values[key] - control[key] for key in values if key in control}
-        control_rise = {key: control[key] - control_before[key] for key in rise
-                        if key in control and key in control_before}
-        update |= _compared((gaps, {}), (rise, control_rise), entities, entities, resamples, seed)
+        excess = Gap(_less(values, control), None, entities)
+        gain = _paired_gain(rise, _less(control, control_before), entities)
         if len(retrained) > 1:
-            second = retrained[1][0]
-            update["floor"] = _mean_of({key: second[key] - control[key] for key in second if key in control}, values)
+            update["floor"] = _mean_of(_less(retrained[1][0], control), values)
     elif holdout and attacked.holdout is not None:
-        holdout_before = read(plain, plain.subject, "holdout")
-        update["controls"]["holdout"] = float(np.mean(list(holdout.values())))
+        theirs, holdout_before = attacked.holdout.entities("holdout"), read(plain, plain.subject, "holdout")
+        update["controls"]["holdout"] = _mean(holdout)
         update["control_before"] = _mean_of(holdout_before, holdout)
-        control_rise = {key: holdout[key] - holdout_before[key] for key in holdout if key in holdout_before}
-        update |= _compared((values, holdout), (rise, control_rise), entities, attacked.holdout.entities("holdout"),
-                            resamples, seed)
+        excess = Gap(values, holdout, entities, theirs)
+        control_rise = _less(holdout, holdout_before)
+        if rise and control_rise:
+            gain = Gap(rise, control_rise if _mean(control_rise) > 0 else None, entities, theirs)
     else:
         update["uncontrolled"] = attacked.uncontrolled or "neither a retrained model nor holdout rows were given"
+    if excess is not None and excess.mine:
+        update |= {"excess": excess.value, "entities": excess.entities, "gain": gain.value if gain else None}
+        if resamples > 0:
+            update["excess_interval"], update["gain_interval"] = excess.interval(), gain.interval() if gain else None
     update["original_attacked"] = _mean_of(read(plain, attacked.original), values)
     recoverable = original is not None and before is not None and original - before > LOST
     update["recovered"] = (score.value - before) / (original - before) if recoverable else None  # type: ignore[operator]
-    return score.model_copy(update=update)
+    return AttackComparison(score.model_copy(update=update), excess if excess and excess.mine else None, gain)
 
 
-def _mean_of(values: Values, only: Values) -> float | None:
-    kept = [values[key] for key in only if key in values]
-    return float(np.mean(kept)) if kept else None
+def _paired_gain(rise: Values, control_rise: Values, entities: Mapping[str, str]) -> Gap | None:
+    """The rise beyond that of the control where the control rose, else the rise alone."""
+    if not rise or not any(key in control_rise for key in rise):
+        return None
+    shared = {key: control_rise[key] for key in rise if key in control_rise}
+    return Gap(_less(rise, shared) if _mean(shared) > 0 else rise, None, entities)
 
 
-def _compared(gaps: tuple[Values, Values], rises: tuple[Values, Values], entities: Mapping[str, str],
-              control_entities: Mapping[str, str], resamples: int, seed: int) -> dict[str, Any]:
-    """Excess and gain with intervals, each the wider one of resampling rows and resampling entities.
+def with_tests(comparisons: Sequence[AttackComparison], primary: Collection[str] | None = None, *,
+           seed: int = 0) -> tuple[Score, ...]:
+    """The scores, each with its test by entity: those of primary attacks are corrected together, others not at all.
+
+    Where even a total recovery could not count by entities, a comparison is judged by its rows, and `Score.test` says
+    so: the claim is then limited to these rows.
 
     Args:
-        gaps: values of subject and control; or, for paired rows, their differences and {}.
-        rises: change under the attack per row, of the subject and of the control.
-        entities, control_entities: row -> its entity, for rows of the subject and of the control.
+        primary: labels of the attacks declared beforehand; None = all.
     """
-    subject, control = gaps
-    if not subject:
-        return {}
-    groups = [len(_sums(values, of)) for values, of in ((subject, entities), (control, control_entities)) if values]
-    update: dict[str, Any] = {"entities": min(groups), "excess": _mean(subject) - (_mean(control) if control else 0.0)}
-    gained = bool(rises[0]) and bool(rises[1])
-    if gained:
-        update["gain"] = _mean(rises[0]) - max(_mean(rises[1]), 0.0)
-    if resamples < 1:
-        return update
-    excess, gain = [], []
-    for of, control_of in (({}, {}), (entities, control_entities)):
-        base = _resampled(_sums(control, control_of), resamples, seed + 1) if control else 0.0
-        excess.append(_resampled(_sums(subject, of), resamples, seed) - base)
-        if gained:
-            control_rise = _resampled(_sums(rises[1], control_of), resamples, seed + bool(control))
-            gain.append(_resampled(_sums(rises[0], of), resamples, seed) - np.maximum(control_rise, 0.0))
-    update["excess_interval"] = _span(update["excess"], excess)
-    if gained:
-        update["gain_interval"] = _span(update["gain"], gain)
-    return update
+    able = [c for c in comparisons if c.excess is not None and c.score.shows_knowledge]
+    first = [c for c in able if c.score.counted and c.score.n >= MIN_ROWS
+             and (primary is None or c.score.attack in primary)]
+    chosen = {id(c) for c in first}
+    found = _tests([c for c in able if id(c) not in chosen], seed, together=False) | _tests(first, seed, together=True)
+    return tuple(c.score.model_copy(update={"test": found.get(id(c))}) for c in comparisons)
+
+
+def _tests(comparisons: Sequence[AttackComparison], seed: int, *, together: bool) -> dict[int, EntityTest]:
+    """By `id` of the comparison. An audit has one kind of control; were there two, each gets half of the level."""
+    kinds = [[c for c in comparisons if c.excess and (c.excess.theirs is None) == paired] for paired in (True, False)]
+    kinds, found = [kind for kind in kinds if kind], {}
+    for kind in kinds:
+        by_rows = [_few(c) for c in kind]
+        test, least_J = _joint(kind, by_rows, seed, together)
+        if any(more := [not rows and least > LEVEL and _more_rows(c)
+                        for c, rows, least in zip(kind, by_rows, least_J, strict=True)]):
+            by_rows = [a or b for a, b in zip(by_rows, more, strict=True)]
+            test, least_J = _joint(kind, by_rows, seed, together)
+        gain_J = _alone([c.gain for c in kind], by_rows, seed)
+        for j, (c, rows) in enumerate(zip(kind, by_rows, strict=True)):
+            mine, theirs = _of(c).units(rows)
+            found[id(c)] = EntityTest(
+                p=float(test.alone_J[j]), p_gain=gain_J[j], p_least=min(1.0, float(least_J[j]) * len(kinds)),
+                p_joint=min(1.0, float(test.joint_J[j]) * len(kinds)) if together else None,
+                unit="rows" if rows else "entities", units=min(len(mine), len(theirs or mine)))
+    return found
+
+
+def _of(comparison: AttackComparison) -> Gap:
+    assert comparison.excess is not None  # only such are tested
+    return comparison.excess
+
+
+def _more_rows(comparison: AttackComparison) -> bool:
+    """Whether rows are not their own entities."""
+    return _of(comparison).entities < len(_of(comparison).mine)
+
+
+def _few(comparison: AttackComparison) -> bool:
+    return _of(comparison).entities < ENOUGH and _more_rows(comparison)
+
+
+def _joint(kind: Sequence[AttackComparison], by_rows: Sequence[bool], seed: int,
+           together: bool) -> tuple[JointTest, Floats]:
+    """The test of all, and what a total recovery would have given of each: corrected where they go together."""
+    sides = [_of(c).units(rows) for c, rows in zip(kind, by_rows, strict=True)]
+    mine = [_named(a, rows) for (a, _), rows in zip(sides, by_rows, strict=True)]
+    if all(b is None for _, b in sides):
+        test = sign_flip(mine, seed)
+    else:
+        test = permute(mine, [_named(b or {}, rows) for (_, b), rows in zip(sides, by_rows, strict=True)], seed)
+    return test, test.least_J if together else test.floor_J
+
+
+def _named(units: Values, rows: bool) -> dict[tuple[bool, str], float]:
+    """Rows and entities of one name are different units."""
+    return {(rows, unit): value for unit, value in units.items()}
+
+
+def _alone(gaps: Sequence[Gap | None], by_rows: Sequence[bool], seed: int) -> list[float | None]:
+    """The p-value of each gap by itself; None where there is none."""
+    found: list[float | None] = [None] * len(gaps)
+    for paired in (True, False):
+        at = [j for j, gap in enumerate(gaps) if gap is not None and (gap.theirs is None) == paired]
+        sides = [gap.units(by_rows[j]) for j in at if (gap := gaps[j]) is not None]
+        if at:
+            mine, theirs = [a for a, _ in sides], [b or {} for _, b in sides]
+            test = sign_flip(mine, seed) if paired else permute(mine, theirs, seed)
+            for j, p in zip(at, test.alone_J, strict=True):
+                found[j] = float(p)
+    return found
+
+
+def _less(values: Values, others: Values) -> dict[str, float]:
+    """Differences over the rows of both."""
+    return {key: values[key] - others[key] for key in values if key in others}
 
 
 def _mean(values: Values) -> float:
     return float(np.mean(list(values.values())))
 
 
-def _sums(values: Values, entity_of: Mapping[str, str]) -> NDArray[np.float64]:
-    """(sum, count) per entity, or per row if it has none; shape G 2."""
-    gathered: dict[str, list[float]] = {}
-    for key, value in values.items():
-        gathered.setdefault(entity_of.get(key, key), []).append(value)
-    return np.asarray([(sum(v), len(v)) for v in gathered.values()], dtype=float)
-
-
-def _resampled(sums: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    """Means over groups resampled with replacement, one per resample."""
-    draws = np.random.default_rng(seed).integers(0, len(sums), size=(resamples, len(sums)))
-    total = sums[draws].sum(axis=1)
-    return np.asarray(total[:, 0] / total[:, 1])
-
-
-def _span(value: float, draws: list[NDArray[np.float64]]) -> tuple[float, float]:
-    ends = [np.quantile(d, [0.025, 0.975]) for d in draws]
-    return min(value, *(float(e[0]) for e in ends)), max(value, *(float(e[1]) for e in ends))
+def _mean_of(values: Values, only: Values) -> float | None:
+    kept = [values[key] for key in only if key in values]
+    return float(np.mean(kept)) if kept else None

@@ -28,6 +28,8 @@ Family = Literal["relearning", "quantisation", "pruning", "noise", "merging", "s
 """What kind of attack it is; those on prompts share their first word."""
 SMALL = 0.05
 """Room between original and control below which a share of it says nothing, and an excess too small to matter."""
+MIN_ROWS = 10
+"""A few rows give an interval without width."""
 AUDIT_SCHEMA = "expunge.audit/1"
 
 
@@ -46,6 +48,23 @@ class WorstEntity(Record):
     """The same largest share of a retrained model set against the other ones; None where there is one only."""
     exact: bool = True
     """Whether the margin was calibrated on enough rows."""
+
+
+class EntityTest(Record):
+    """Whether an attack brought out more than of its control: exact or random flips and permutations, one-sided."""
+
+    p: float
+    """Of this comparison by itself: how often models that could be exchanged by entity differ by so much."""
+    p_joint: float | None = None
+    """Corrected for all comparisons of the attacks declared beforehand; None for other attacks."""
+    p_gain: float | None = None
+    """The same as `p` for the gain."""
+    p_least: float
+    """What a recovery in full of every unit would have given, corrected likewise: above 0.05 nothing could count."""
+    unit: Literal["entities", "rows"] = "entities"
+    """Rows where there are too few entities: what is said then holds of these rows only."""
+    units: int
+    """How many, on the side with fewer."""
 
 
 class Score(Record):
@@ -76,7 +95,7 @@ class Score(Record):
     excess: float | None = None
     """Under an attack: value minus control, what the attack got beyond what it gets where nothing is to be had."""
     excess_interval: tuple[float, float] | None = None
-    """95 % of it, the wider of redrawing rows and redrawing entities."""
+    """95 % of it, clustered by entity (Student's t); by row where there are fewer than 5 entities."""
     gain: float | None = None
     """Under an attack: value minus before, less what the control gained, if it gained: what the attack brought out
     that asking plainly does not."""
@@ -84,6 +103,8 @@ class Score(Record):
     """95 % of it, likewise."""
     entities: int = 0
     """Under an attack: how many entities the excess rests on, on the side with fewer. A row without one is its own."""
+    test: EntityTest | None = None
+    """Of the excess; None without a control, and in audits of earlier versions."""
     floor: float | None = None
     """The excess of a second retrained model over the first: what two models that never knew differ by."""
     original_attacked: float | None = None
@@ -243,6 +264,9 @@ class Audit(Record):
     scores: tuple[Score, ...]
     verdict: Verdict | None = None
     attacks: tuple[AttackRecord, ...] = ()
+    primary: tuple[str, ...] = ()
+    """Attacks whose comparisons are corrected together, as declared for the suite (`audit.suites.PRIMARY`). Empty in
+    audits of earlier versions."""
     settings: AuditSettings | None = None
     """Options of the command, as they were carried out; None in audits of earlier versions."""
     seed: int = 0

@@ -1,0 +1,230 @@
+"""Tests by entity against counting by hand, and what they say of whole audits: no penalty for padding, few entities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations, product
+from math import comb, sqrt
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import t as student
+from scipy.stats import ttest_ind
+
+from expunge.audit.suite import parse_suite
+from expunge.judgement.leaks import alarms, could_count, decided, leaks, untold
+from expunge.judgement.outcome import decide
+from expunge.judgement.verdict import verdict
+from expunge.metrics.attacked import AttackComparison, Gap, with_tests
+from expunge.metrics.by_entity import ENOUGH, entity_means, labels, mean_error, permute, sign_flip, t_interval
+from expunge.records.score import Score
+
+SEVERITY = ["forgets", "over-forgets", "undecided", "suppresses", "retains"]
+PLAIN = (Score(name="forget_quality", value=0.4, n=100, higher_is="forgot", controls={"retrained": 1.0}),
+         Score(name="forget.probability", value=0.21, interval=(0.15, 0.25), n=100, higher_is="knows",
+               controls={"original": 0.9, "retrained": 0.2}))
+
+
+def column(values: Any) -> dict[str, float]:
+    return {f"e{i}": float(v) for i, v in enumerate(values)}
+
+
+def statistic(d: Any) -> float:
+    return float(sum(d) / sqrt(sum(v * v for v in d))) if any(d) else 0.0
+
+
+def test_sign_flips_equal_counting_by_hand() -> None:
+    draw = np.random.default_rng(0)
+    d_GJ = draw.normal(0.5, 1, (7, 3))
+    found = sign_flip([column(d) for d in d_GJ.T])
+    flips = [[statistic(np.asarray(s) * d) for d in d_GJ.T] for s in product((1, -1), repeat=7)]
+    seen = [statistic(d) for d in d_GJ.T]
+    assert found.alone_J == pytest.approx([np.mean([f[j] >= seen[j] - 1e-9 for f in flips]) for j in range(3)])
+    order, least = sorted(range(3), key=lambda j: -seen[j]), 0.0
+    for rank, j in enumerate(order):
+        least = max(least, float(np.mean([max(f[k] for k in order[rank:]) >= seen[j] - 1e-9 for f in flips])))
+        assert found.joint_J[j] == pytest.approx(least)
+
+
+@pytest.mark.parametrize("others", [0, 5, 60])
+@pytest.mark.parametrize("entities", [5, 8])
+def test_the_smallest_p_stays_whatever_the_number_of_comparisons(entities: int, others: int) -> None:
+    noise = np.random.default_rng(1).normal(0, 1, (others, entities))
+    found = sign_flip([column([0.95] * entities), *(column(d) for d in noise)])
+    assert found.joint_J[0] == found.alone_J[0] == 2.0 ** -entities
+
+
+def test_units_that_a_comparison_lacks_change_nothing_for_it() -> None:
+    full, half = column([1, 2, 0.5, 1, 3, 1, 2, -1]), column([1, 2, 0.5, 1])
+    assert sign_flip([half]).alone_J[0] == sign_flip([half, full]).alone_J[0] == 1 / 16
+
+
+def test_permutations_equal_counting_by_hand() -> None:
+    draw = np.random.default_rng(2)
+    mine, theirs = draw.normal(1, 1, 5), draw.normal(0, 1, 4)
+    pooled = [*mine, *theirs]
+
+    def welch(chosen: tuple[int, ...]) -> float:
+        rest = [v for i, v in enumerate(pooled) if i not in chosen]
+        return float(ttest_ind([pooled[i] for i in chosen], rest, equal_var=False).statistic)
+
+    every = [welch(chosen) for chosen in combinations(range(9), 5)]
+    found = permute([column(mine)], [column(theirs)])
+    assert found.alone_J[0] == pytest.approx(np.mean([t >= every[0] - 1e-9 for t in every]))
+    assert permute([column([1] * 4)], [column([0] * 4)]).joint_J[0] == 1 / comb(8, 4)
+    assert permute([column([0] * 4)], [column([0] * 4)]).joint_J[0] == 1.0
+
+
+def test_random_draws_agree_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(3).normal(0.4, 1, 12)
+    exact = sign_flip([column(values)]), permute([column(values[:6])], [column(values[6:])])
+    monkeypatch.setattr("expunge.metrics.by_entity.EXACT", 2)
+    random = sign_flip([column(values)]), permute([column(values[:6])], [column(values[6:])])
+    for known, found in zip(exact, random, strict=True):
+        assert found.alone_J[0] == pytest.approx(known.alone_J[0], abs=0.02) and found.alone_J[0] != known.alone_J[0]
+    assert sign_flip([column([1.0] * 12)]).joint_J[0] <= 1e-3
+
+
+def test_the_interval_is_students_over_entity_means() -> None:
+    rows = {f"{e} {i}": float(e + i / 10) for e in range(6) for i in range(4)}
+    whose = {key: key.split()[0] for key in rows}
+    means = list(entity_means(rows, whose).values())
+    low, high = t_interval(float(np.mean(means)), [mean_error(list(rows.values()), labels(rows, whose))])
+    half = student.ppf(0.975, 5) * np.std(means, ddof=1) / sqrt(6)
+    assert (low, high) == pytest.approx((np.mean(means) - half, np.mean(means) + half))
+    few = {key: "ab"[i % 2] for i, key in enumerate(rows)}
+    assert labels(rows, few) == list(rows), "two entities are too few: by rows"
+    assert t_interval(0.3, [mean_error([0.3])]) == (0.3, 0.3)
+
+
+# Whole audits, of made-up rows
+
+
+def compared(differences: Mapping[str, float], attack: str = "relearn", *, original: float = 0.9,
+             control: float = 0.1, name: str = "forget.probability", **more: Any) -> AttackComparison:
+    """A comparison of those differences by row; the first word of an id is the entity. The control is not moved."""
+    whose = {key: key.split()[0] for key in differences}
+    gap, value = Gap(differences, None, whose), float(np.mean(list(differences.values())))
+    frame: dict[str, Any] = {
+        "name": name, "attack": attack, "value": control + value, "before": control, "control_before": control,
+        "n": len(differences), "original_attacked": original, "higher_is": "knows", "access": "weights",
+        "excess": value, "gain": value,
+        "controls": {"original": original, "retrained": control}, "entities": gap.entities,
+        "excess_interval": gap.interval(), "gain_interval": gap.interval()}
+    return AttackComparison(Score(**frame | more), gap, gap)
+
+
+def rows(entities: int, each: int, level: float, between: float, within: float, seed: int) -> dict[str, float]:
+    draw = np.random.default_rng(seed)
+    whose = level + draw.normal(0, between, entities)
+    return {f"p{e} {i}": float(whose[e] + draw.normal(0, within)) for e in range(entities) for i in range(each)}
+
+
+def judged(comparisons: list[AttackComparison], primary: set[str] | None = None) -> str:
+    return decide((*PLAIN, *with_tests(comparisons, primary))).outcome
+
+
+@pytest.mark.parametrize(("entities", "level", "others"), [
+    (2, 0.836, 3), (2, 0.836, 6), (1, 0.867, 3), (1, 0.867, 30), (3, 0.5, 6), (4, 0.4, 6), (5, 0.6, 30)])
+def test_a_leak_about_few_entities_is_never_called_forgotten(entities: int, level: float, others: int) -> None:
+    noise = [compared(rows(entities, 10, 0.0, 0.02, 0.05, seed), f"harmless{seed}") for seed in range(others)]
+    leak = compared(rows(entities, 20, level, 0.03, 0.05, 99))
+    found = verdict(decided((*PLAIN, *with_tests([leak, *noise]))))
+    assert found.outcome == "suppresses"
+    assert any("holds for these rows only" in s for s in found.sentences) == (entities < ENOUGH)
+
+
+@pytest.mark.parametrize("entities", [5, 6, 10, 20])
+def test_an_attack_that_recovers_nearly_all_counts_from_five_entities_on(entities: int) -> None:
+    noise = [compared(rows(entities, 10, 0.0, 0.05, 0.1, seed), f"harmless{seed}") for seed in range(29)]
+    leak = compared(rows(entities, 10, 0.95 * 0.8, 0.05, 0.1, 99))
+    found = decided(with_tests([leak, *noise]))
+    assert found[0].succeeded and found[0].test is not None
+    assert found[0].test.unit == "entities" and all(map(could_count, found)) and not untold(found)
+
+
+@pytest.mark.parametrize("entities", [2, 4, 10, 12, 20])
+def test_attacks_on_half_of_the_entities_count(entities: int) -> None:
+    """Beside twenty attacks that ask about all of them."""
+    noise = [compared(rows(entities, 10, 0.0, 0.05, 0.1, seed), f"harmless{seed}") for seed in range(20)]
+    leak = compared(rows(entities // 2, 20, 0.95 * 0.8, 0.05, 0.1, 99))
+    found = decided(with_tests([leak, *noise]))
+    assert found[0].succeeded and not untold(found)
+    assert found[0].test is not None and (found[0].test.unit == "entities") == (entities == 20)
+
+
+def test_too_few_rows_and_entities_cannot_tell() -> None:
+    """Nothing came out of three rows about three entities, but nothing could have counted."""
+    none = compared({f"p{i} 0": 0.01 for i in range(3)} | {}, n=12)
+    found = verdict(decided((*PLAIN, *with_tests([none]))))
+    assert found.outcome == "undecided" and "could not have counted" in found.sentences[0]
+    assert any(s.startswith("What would settle it: 5 entities or more") for s in found.sentences)
+
+
+def test_other_attacks_raise_an_alarm_and_say_what_would_settle_it() -> None:
+    quiet, leak = compared(rows(8, 10, 0.0, 0.02, 0.1, 1)), compared(rows(8, 10, 0.5, 0.05, 0.1, 2), "roleplay")
+    alone, both = (with_tests(made, {"relearn"}) for made in ([quiet], [quiet, leak]))
+    assert both[0] == alone[0], "what another attack finds changes nothing for the primary ones"
+    assert judged([quiet], {"relearn"}) == "forgets"
+    found = verdict(decided((*PLAIN, *both)))
+    assert found.outcome == "undecided" and "an attack raises an alarm" in found.sentences[0]
+    assert any("roleplay brings" in s and "declared beforehand" in s for s in found.sentences)
+    assert any(s.startswith("What would settle it: ") and "roleplay" in s for s in found.sentences)
+    assert judged([quiet, leak]) == "suppresses", "declared beforehand it counts"
+
+
+def test_adding_attacks_never_improves_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 random suites. A primary attack more can turn a success into an alarm, never into a pass."""
+    monkeypatch.setattr("expunge.metrics.by_entity.DRAWS", 400)
+    draw, seen = np.random.default_rng(5), set()
+    for number in range(200):
+        entities, each = int(draw.integers(1, 13)), int(draw.integers(2, 8))
+
+        def attack(name: str, entities: int = entities, each: int = each) -> AttackComparison:
+            asked = max(1, entities // int(draw.choice([1, 1, 2])))
+            level = float(draw.choice([0.0, 0.0, 0.1, 0.2, 0.3, 0.6]))
+            made = rows(asked, max(each, 10 // asked + 1), level, float(draw.choice([0.02, 0.15])), 0.15,
+                        int(draw.integers(1 << 30)))
+            return compared(made, name, floor=float(draw.choice([0.0, 0.02])) if draw.random() < 0.5 else None)
+
+        first = [attack(f"a{number}.{i}") for i in range(int(draw.integers(1, 5)))]
+        more = [attack(f"b{number}.{i}") for i in range(int(draw.integers(1, 7)))]
+        declared = {c.score.attack or "" for c in first}
+        base, padded, joined = judged(first), judged([*first, *more], declared), judged([*first, *more])
+        seen |= {(base, padded), (base, joined)}
+        assert SEVERITY.index(padded) >= SEVERITY.index(base), (number, base, padded)
+        assert joined != "forgets" or base == "forgets", (number, base, joined)
+    assert {("forgets", "forgets"), ("forgets", "undecided"), ("suppresses", "suppresses")} <= seen
+
+
+@pytest.mark.parametrize("entities", [5, 8, 20])
+def test_false_alarms_of_the_primary_attacks(entities: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 300 audits of two exchangeable models with 12 comparisons each, at most one in twenty finds something."""
+    monkeypatch.setattr("expunge.metrics.by_entity.DRAWS", 999)
+    draw, found = np.random.default_rng(entities), 0
+    for _ in range(300):
+        shared = draw.normal(0, 1, entities)
+        found += bool((sign_flip([column(0.5 * shared + draw.normal(0, 1, entities)) for _ in range(12)]).joint_J
+                       <= 0.05).any())
+    assert found / 300 <= 0.05 + 2 * sqrt(0.05 * 0.95 / 300)
+
+
+def test_an_honest_pair_raises_nothing_large() -> None:
+    """Two retrained models of ten entities differ by a little everywhere: no success and no alarm."""
+    made = decided(with_tests([compared(rows(10, 10, 0.03, 0.03, 0.1, seed), f"a{seed}") for seed in range(30)]))
+    assert not leaks(made) and not alarms(made)
+
+
+@pytest.mark.parametrize(("suite", "holds"), [
+    ("quick", {"prefix(words=3)", "relearn(steps=16)", "quantise"}), ("scores", set()), ("relearn", {"relearn"}),
+    ("quick,roleplay", {"prefix(words=3)", "relearn(steps=16)", "quantise"}), ("roleplay,quantise", {"quantise"}),
+    ("roleplay,relearn", {"roleplay", "relearn"})])
+def test_the_primary_attacks_of_a_suite(suite: str, holds: set[str]) -> None:
+    assert set(parse_suite(suite).primary) == holds
+
+
+def test_the_primary_attacks_of_full_are_those_of_standard() -> None:
+    standard, full = parse_suite("standard"), parse_suite("full")
+    assert set(standard.primary) == set(full.primary) == {a.text() for a in standard.attacks}
+    assert set(parse_suite("standard,relearn(steps=16)").primary) == set(standard.primary)
