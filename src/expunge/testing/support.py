@@ -216,6 +216,9 @@ def train(recipe: str | Stage, *, steps: int, subject: CausalLM | None = None, f
     subject = fresh() if subject is None else subject
     stage = stage_of(recipe) if isinstance(recipe, str) else recipe
     stage = (stage if optimizer is None else replace(stage, optimizer=optimizer)).with_learning_rate(lr)
+    # What cards promise of these small models was measured with weight decay on norms too, and they amplify any change.
+    decaying = {**stage.optimizer.spec.model_dump(), "decay": "all"}
+    stage = replace(stage, optimizer=type(stage.optimizer)(**decaying))
     method = StageMethod(stage, subject, task, task.forget if forget is None else forget,
                          task.retain if retain is None else retain, seed)
     scope = stage.scope.apply(subject, token_rows(subject, forget, retain))
