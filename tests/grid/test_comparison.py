@@ -23,7 +23,7 @@ from expunge.records.run import RunRecord
 from expunge.records.score import Audit, Score, SubjectRef
 from expunge.records.sweep import unbeaten
 from expunge.report import noise
-from expunge.report.comparison_text import FORMATS, finding, notes, table
+from expunge.report.comparison_text import FORMATS, finding, left_out, notes, table
 from expunge.report.noise import Measured, adjusted, clustered, reflected
 
 
@@ -240,6 +240,35 @@ def test_a_grid_stands_for_its_cells(small: tuple[Path, Grid], cli: Any) -> None
     assert latex.count(r"\\") == 1 + 2 + 4
     cli.refused("compare", out, "--format", "word", says=("There is no format",))
     cli.refused("compare", out / "nowhere", says=("There is no folder",))
+
+
+NAMES = ("forget.probability", "retain.probability", "forget.keyword", "mia.loss", "forget.refusal", "privleak",
+         "forget.recited", "model_utility")
+
+
+@pytest.mark.parametrize(("count", "shown"), [(1, 1), (3, 3), (6, 6), (8, 4)])
+def test_no_score_is_left_out_without_a_word(make: Make, count: int, shown: int) -> None:
+    runs = [make(recipe, 0, dict.fromkeys(NAMES[:count], 0.5)) for recipe in ("ga", "npo")]
+    found = expunge.compare(runs)
+    assert len(found.scores) == shown and {s.name for s in found.scores} | {*found.left_out} == {*NAMES[:count]}
+    said = " ".join(left_out(found))
+    assert (said == "") is (shown == count) and all(name in said and "--scores all" in said for name in found.left_out)
+    everything = expunge.compare(runs, scores="all")
+    assert len(everything.scores) == count and not left_out(everything)
+
+
+def test_scores_under_attack_and_those_that_no_audit_has_are_named(make: Make, cli: Any) -> None:
+    runs = [make(recipe, 0, {"forget.probability": 0.5}) for recipe in ("ga", "npo")]
+    for run in runs:
+        audit = Audit.read(run / "audit.json")
+        more = (Score(name="forget.keyword", value=None, unavailable="no row has a short answer"),
+                Score(name="forget.probability", attack="prefix", value=0.5, n=4))
+        audit.model_copy(update={"scores": (*audit.scores, *more)}).write(run / "audit.json")
+    said = cli("compare", *runs).out
+    assert "forget.keyword: not available, no row has a short answer" in said
+    assert "Not shown: 1 score under attack (--scores attacks)." in said
+    cli.refused("compare", *runs, "--scores", "forget.keyword", says=("no row has a short answer",))
+    assert "under attack" not in cli("compare", *runs, "--scores", "forget.probability@prefix").out.partition("\n\n")[0]
 
 
 def test_cells_without_scores_are_named(small: tuple[Path, Grid], tmp_path: Path, cli: Any) -> None:

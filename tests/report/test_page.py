@@ -255,6 +255,19 @@ def test_comparison_groups_seeds(make_run: Make, tmp_path: Path) -> None:
     assert "Every run on its own" in html and "<script" not in html
 
 
+@pytest.mark.parametrize(("second", "shared", "columns"), [
+    ({}, "verdict model task seed", "recipe"), ({"seed": 5}, "verdict model task", "recipe seed"),
+    ({"seed": 5, "verdict": None}, "model task", "verdict recipe seed"),
+    ({"verdict": None}, "model task seed", "verdict recipe")])
+def test_what_all_runs_share_stands_above_the_table(make_run: Make, tmp_path: Path, second: dict, shared: str,
+                                                    columns: str) -> None:
+    html = page([make_run("a"), make_run("b", recipe="ga", **second)], tmp_path)
+    line = re.search(r"The same in all runs: (.*?)</p>", html)[1]
+    assert re.findall(r"(\w+) <b>", line) == shared.split()
+    heads = html.partition('id="runs"')[2].partition("</thead>")[0]
+    assert re.findall(r'<th scope="col">(\w+)</th>', heads) == [*columns.split(), "folder"]
+
+
 def test_comparison_says_what_differs(make_run: Make, tmp_path: Path) -> None:
     folders = [
         make_run("a"),

@@ -20,7 +20,8 @@ def compare(
                                                        "but the seed are one group.")],
     form: Annotated[str, typer.Option("--format", help="table, csv, latex or json.")] = "table",
     scores: Annotated[str | None, typer.Option("--scores", help="Names by commas, forget.probability@ATTACK among "
-                                                                "them; all, or attacks.")] = None,
+                                                                "them; all, or attacks. All where they are few, else "
+                                                                "the usual ones.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compare runs: mean and deviation over seeds, and which differences are beyond noise. Needs no torch."""
@@ -39,7 +40,7 @@ def compare(
 
 def show_comparison(found: Comparison, reporter: Reporter) -> None:
     """What the letters stand for, the table, and what can be said of each score."""
-    from expunge.report.comparison_text import about, aligned, finding, notes, table
+    from expunge.report.comparison_text import about, aligned, finding, left_out, notes, table
 
     def line(text: str, style: str | None = None) -> None:
         reporter.out.print(text, style=style, markup=False, soft_wrap=True)
@@ -54,5 +55,7 @@ def show_comparison(found: Comparison, reporter: Reporter) -> None:
     for score in found.scores:
         line(finding(score))
     line("")
+    for text in left_out(found):
+        line(text)
     for text in notes(found):
         line(text, "dim")

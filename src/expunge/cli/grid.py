@@ -15,6 +15,8 @@ from expunge.records.settings import RunSettings, TaskOptions
 
 SHOWN = 24
 """Cells up to which the screen shows a line for each."""
+COLUMNS = 4
+"""Scores up to which the screen shows them; grid.csv holds all."""
 OPTIONS = tuple(name for name in RunSettings.model_fields if name not in ("lr", "seed"))
 
 
@@ -65,18 +67,21 @@ def show_grid(made: Grid, out: Path, reporter: Reporter) -> None:
     from expunge.report.text import number
 
     done = [c for c in made.cells if c.status == "finished"]
-    names = [name for name in HEADLINES if any(c.scores.get(name) is not None for c in done)][:4]
+    found = [name for c in done for name, value in c.scores.items() if value is not None]
+    names = sorted(dict.fromkeys(found), key=lambda n: HEADLINES.index(n) if n in HEADLINES else len(HEADLINES))
+    shown, more = names[:COLUMNS], names[COLUMNS:]
     if len(made.cells) <= SHOWN:
         reporter.close()
-        heads = ["method", "lr", "seed", "verdict", *(n.replace(".", ".\n", 1) for n in names), "train s"]
+        heads = ["method", "lr", "seed", "verdict", *(n.replace(".", ".\n", 1) for n in shown), "train s"]
         for line in aligned(heads, [
             [c.method, "" if c.lr is None else f"{c.lr:g}", str(c.seed), c.verdict or c.status,
-             *(number(c.scores.get(name)) for name in names), f"{c.train_s:.1f}"] for c in made.cells]):
+             *(number(c.scores.get(name)) for name in shown), f"{c.train_s:.1f}"] for c in made.cells]):
             reporter.out.print(line, soft_wrap=True, markup=False)
     for cell in made.cells:
         if cell.failed:
             reporter.warn(f"{cell.title}: {cell.failed}")
-    reporter.out.print(f"\n{made.counted()}." + f" Rows: {out / 'grid.csv'}" * bool(done), soft_wrap=True, markup=False)
+    reporter.out.print(f"\n{made.counted()}." + (f" Rows: {out / 'grid.csv'}" + f", with {len(more)} more scores" * bool(more))
+                       * bool(done), soft_wrap=True, markup=False)
     where = shown_path(out)
     if len(done) < len(made.cells) and (out / Grid.FILE).is_file():
         reporter.out.print(f"Go on with what failed or waits: {resume_grid(out)}", soft_wrap=True, markup=False)

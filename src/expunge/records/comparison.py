@@ -117,11 +117,18 @@ class Comparison(Record):
     """What was tested and how, in words."""
     cautions: tuple[str, ...] = ()
     """Differences between the runs that make their numbers hard to compare."""
+    left_out: tuple[str, ...] = ()
+    """Scores without attack that the audits have and that are not compared here."""
+    left_out_under_attack: int = 0
+    """How many scores under attack they have that are not compared here."""
+    unavailable: dict[str, str] = Field(default_factory=dict)
+    """Scores without attack that were asked for and that no audit has -> why."""
 
     def overview(self) -> Overview:
         """Means and deviations of the first scores; `*` marks a best that is beyond noise of every other group."""
         chosen = self.scores[:5]
-        return Overview(f"Comparison of {len(self.groups)} groups of runs", [], ("group", *(s.key for s in chosen)), [
+        more = [s.key for s in self.scores[len(chosen):]]
+        return Overview(f"Comparison of {len(self.groups)} groups of runs", [("more in .scores", more)], ("group", *(s.key for s in chosen)), [
             (f"{g.letter}: {g.title}", *(s.cell(g.letter) for s in chosen)) for g in self.groups])
 
     def rows(self) -> Iterator[dict[str, Any]]:

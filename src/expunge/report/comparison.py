@@ -20,7 +20,8 @@ from expunge.report.text import group_of
 
 HEADLINES = ("forget_quality", "forget.probability", "forget.rouge_l", "privleak", "model_utility",
              "retain.probability")
-"""What is compared when no scores are named, in this order, as far as the audits have it."""
+"""What is compared when no scores are named, in this order, as far as the audits have it; all scores where they are no
+more than these."""
 Key = tuple[str, str | None]
 """Name of a score, and the attack under which it was taken."""
 
@@ -32,7 +33,8 @@ def compare(folders: str | Path | Sequence[str | Path], *, scores: str | Sequenc
         folders: folders of runs, audits or grids; a grid stands for its finished cells. Runs that differ in nothing
             but their seed are one group.
         scores: names such as forget.probability, under an attack forget.probability@ATTACK; "all" for every score
-            without attack, "attacks" for every score under one. The headline scores when left out.
+            without attack, "attacks" for every score under one. When left out, all scores without attack where there
+            are few, else the headline scores; `left_out` names the others.
 
     Raises:
         MissingError: a folder is no run, audit or grid, or nothing was audited.
@@ -55,9 +57,14 @@ def comparison(groups: Sequence[Group], *, scores: str | Sequence[str] | None = 
         _check_seeds(one)
     known = _known(groups)
     read = {view.name: _rows(view) for g in groups for view in g.views}
+    missing = {name: why for name, why in _unavailable(groups).items() if (name, None) not in known}
+    chosen = _chosen(scores, known, missing)
+    others = [key for key in known if key not in chosen]
     return Comparison(
+        left_out=tuple(name for name, attack in others if attack is None),
+        left_out_under_attack=sum(attack is not None for _, attack in others), unavailable=missing,
         groups=tuple(_described(g) for g in groups), test=TEST, cautions=tuple(cautions),
-        scores=tuple(_compared(key, groups, read) for key in _chosen(scores, known)))
+        scores=tuple(_compared(key, groups, read) for key in chosen))
 
 
 def _check_seeds(one: Group) -> None:
@@ -78,14 +85,25 @@ def _known(groups: Sequence[Group]) -> dict[Key, Score]:
     return found
 
 
-def _chosen(asked: str | Sequence[str] | None, known: Mapping[Key, Score]) -> list[Key]:
+def _unavailable(groups: Sequence[Group]) -> dict[str, str]:
+    """Scores that an audit was asked for and could not take -> why."""
+    return {score.name: score.unavailable for g in groups for v in g.views if v.audit for score in v.audit.scores
+            if score.unavailable and score.attack is None}
+
+
+def _chosen(asked: str | Sequence[str] | None, known: Mapping[Key, Score],
+            unavailable: Mapping[str, str]) -> list[Key]:
     alone = [key for key in known if key[1] is None]
     if asked is None or not asked:
-        return [(name, None) for name in HEADLINES if (name, None) in known] or alone
+        first = [(name, None) for name in HEADLINES if (name, None) in known]
+        return first if first and len(alone) > len(HEADLINES) else [*first, *(k for k in alone if k not in first)]
     names = _split(asked) if isinstance(asked, str) else list(asked)
     spelled = {name if attack is None else f"{name}@{attack}": (name, attack) for name, attack in known}
     found: dict[Key, None] = {}
     for name in names:
+        if name in unavailable:
+            raise UsageError(f"None of these audits has a value of {name}.", f"Not available: {unavailable[name]}",
+                             "Leave it out, or audit again with what it needs.")
         if name not in (*spelled, "all", "attacks"):
             raise UsageError(f"These audits have no score called {name!r}.",
                              did_you_mean(name, [n for n in spelled if "@" in n] if "@" in name else

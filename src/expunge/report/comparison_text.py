@@ -83,6 +83,20 @@ def notes(found: Comparison) -> list[str]:
     return [LEGEND, found.test, *[UNEQUAL_SEEDS] * unequal, *([FEW_SEEDS] if seeds and max(seeds) == 2 else [])]
 
 
+NAMED = 8
+"""Scores that are named of those left out."""
+
+
+def left_out(found: Comparison) -> list[str]:
+    """Which scores of the audits are not in the table, and the option that shows them, or why no audit has them."""
+    more = len(found.left_out) - NAMED
+    lines = [f"Not shown: {', '.join(found.left_out[:NAMED])}" + f" and {more} more" * (more > 0)
+             + " (--scores all, or their names)."] if found.left_out else []
+    lines += [f"{name}: not available, {why}" for name, why in found.unavailable.items()]
+    count = found.left_out_under_attack
+    return lines + ([f"Not shown: {count} score{'s' * (count > 1)} under attack (--scores attacks)."] if count else [])
+
+
 def as_json(found: Comparison) -> str:
     """Everything, every pair of groups with its test among it."""
     return json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n"

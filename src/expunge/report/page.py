@@ -15,7 +15,7 @@ from expunge.report import attacks, charts, evidence, tables, text, under_attack
 from expunge.report.commands import run_command
 from expunge.report.comparison import cautions, lacking
 from expunge.report.comparison_text import noise_findings
-from expunge.report.differences import differing
+from expunge.report.differences import run_table
 from expunge.report.facts import facts, reproduce
 from expunge.report.gather import Group, RunView, gather, group
 from expunge.report.held import still_there
@@ -126,7 +126,7 @@ def _comparison(views: Sequence[RunView]) -> dict[str, Any]:
         "mode": "comparison",
         "title": _findings(views),
         "subtitle": "",
-        "options": differing(views),
+        "runs": run_table(groups, {v.name: _verdict(v)["headline"] for v in views}),
         "groups": groups,
         "cautions": cautions(views),
         "verdicts": {v.name: _verdict(v) for v in views},
