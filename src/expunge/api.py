@@ -188,6 +188,9 @@ def forget(
                          'Give --method, such as "npo + retain_kl", or --preset; `expunge presets` lists these.')
     else:
         settings = RunSettings.build(settings, **options)
+    parse(method)  # before rows are read; the model's depth comes below
+    if not dry_run:
+        refuse_output(out, resume=resume, overwrite=overwrite, reads=[model])
     task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir)
     settings = _resolved(settings, task)
     config = check_model(model, train=True)
@@ -202,7 +205,6 @@ def forget(
     if dry_run:
         return plan
     announce(plan, reporter, settings.max_length)
-    refuse_output(out, resume=resume, overwrite=overwrite, reads=[model])
     subject = load_subject(model, template=task.template, max_length=settings.max_length)
     if settings.stop_at_target and settings.forget_target is None and not task.holdout:
         raise UsageError("--stop-at-target has no target to stop at.", "The task has no holdout rows to read it from.",

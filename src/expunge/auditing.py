@@ -142,8 +142,7 @@ def check_audited(path: str | Path, config: Any, task: Task, max_length: int | N
 def check_formats(found: Sequence[PromptFormat], reporter: Reporter) -> PromptFormat:
     """Say how the first of several models reads rows, and where another reads them differently."""
     first = found[0]
-    for line in first.lines:
-        reporter.note(line)
+    reporter.detail(*first.lines)
     for warning in first.warnings:
         reporter.warn(warning)
     other = next((one for one in found if one.first_row != first.first_row), None)

@@ -33,6 +33,8 @@ class Reporter:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet = quiet or not processes.is_main()
+        self.brief = False
+        """Whether details are left out."""
         self.err = Console(stderr=True, quiet=quiet, highlight=False)
         self.out = Console(highlight=False)
         self._live = self.err.is_terminal and not quiet
@@ -43,6 +45,11 @@ class Reporter:
         """One line each about what happens next."""
         for text in texts:
             self.err.print(text, markup=False, soft_wrap=True)
+
+    def detail(self, *texts: str) -> None:
+        """Notes that tell nothing where rows and model are the built-in ones."""
+        if not self.brief:
+            self.note(*texts)
 
     def warn(self, text: str) -> None:
         """A warning that the user should act on."""

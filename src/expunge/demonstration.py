@@ -43,17 +43,19 @@ def trained_world(task: Task, split: TrainSplit, *, size: str = WORLD_SIZE, seed
 
 
 def demo(out: str | Path = "expunge-demo", *, method: str = DEMO_RECIPE, seed: int = 0,
-         reporter: Reporter | None = None, **options: Any) -> tuple[RunRecord, Audit, Path]:
+         verbose: bool = False, reporter: Reporter | None = None, **options: Any) -> tuple[RunRecord, Audit, Path]:
     """The whole journey on the built-in world: train, forget, audit, page.
 
     Args:
         out: folder of the run.
         method: another recipe than the default.
         seed: one seed for everything random.
+        verbose: say also how the rows are put to the model.
         reporter: where progress is shown.
         options: of the run, as in `forget`.
     """
     reporter, out = reporter or default_reporter(), Path(out)
+    reporter.brief = not verbose
     processes.refuse_several("The demo")
     task = load_task("authors", seed=seed)
     reporter.note(f"1/4 a world of {len({r.entity for r in task.forget + task.retain})} invented authors; "

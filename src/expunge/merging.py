@@ -10,6 +10,7 @@ from expunge import processes
 from expunge.console import Reporter, default_reporter
 from expunge.errors import UsageError
 from expunge.models.load import load_subject, made_by, read_config, resolve
+from expunge.models.places import check_place
 from expunge.models.subject import Subject
 from expunge.output import prepare_output, refuse_output
 from expunge.records.run import RunFolder, RunRecord
@@ -36,6 +37,7 @@ def merge(run: str | Path, *, out: str | Path | None = None, overwrite: bool = F
     reporter, run = reporter or default_reporter(), Path(run)
     processes.refuse_several("Merging")
     place = RunFolder(run)
+    check_place(run, hub=False)
     config = read_config(run)
     adapter = Path(resolve(run)) / "adapter_config.json"
     if not adapter.exists():
@@ -43,8 +45,8 @@ def merge(run: str | Path, *, out: str | Path | None = None, overwrite: bool = F
         raise UsageError(
             f"{run} holds no adapter, so there is nothing to merge.",
             f"It is a model made by {maker}, whose parts stay apart." if maker else
-            "Its weights are whole: what they hold is all there is.",
-            "Merge a run whose recipe has the scope lora.")
+            "Its weights are whole already: they load without a base.",
+            "Use them as they are. Only a run with lora(...) in its recipe leaves an adapter.")
     if not place.record.is_file():
         raise UsageError(f"{run} is no run folder.", "It holds no record.json.", "Name the folder that --out named.")
     target = RunFolder(Path(out) if out is not None else run / "merged")

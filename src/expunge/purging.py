@@ -46,6 +46,8 @@ def purge(run: str | Path, *, dry_run: bool = False) -> Purged:
         UsageError: the run, or a cell, did not end, and needs its rows to go on.
     """
     root = Path(run)
+    if not root.is_dir():
+        raise MissingError(f"There is no folder {root}.", fix="Name the folder that --out named.")
     files = RunFolder(root)
     is_grid = (root / Grid.FILE).is_file()
     if not (files.record.is_file() or files.audit.is_file() or is_grid):

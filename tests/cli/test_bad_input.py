@@ -610,3 +610,59 @@ def test_a_last_step_that_ruins_the_model(cli: Any, model: Path, rows: Any, out:
     cli.refused("forget", model, *rows.words, "--method", "npo + retain_kl", "--lr", "1e18", "--steps", 1,
                 "--out", out, code=3, says=("Step 1:", "not finite", "smaller learning rate"))
     assert not (out / "model").exists()
+
+
+# Folders of another kind
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders that hold something else than a model, and a file."""
+    root = tmp_path_factory.mktemp("places")
+    for name, holds in (("grid", "grid.json"), ("sweep", "sweep.json"), ("audit", "audit.json"), ("empty", ""),
+                        ("killed", "observations/subject/source.json")):
+        (root / name / holds).parent.mkdir(parents=True, exist_ok=True)
+        (root / name / holds).touch() if holds else (root / name).mkdir(exist_ok=True)
+    (root / "config.json").write_text("{}", encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize(("name", "says"), [
+    ("grid", "holds a grid, not a model"), ("sweep", "holds a sweep, not a model"), ("audit", "holds an audit, not"),
+    ("killed", "an audit that did not end"), ("empty", "holds no config.json"),
+    ("config.json", "is a file, not a model")])
+def test_what_is_no_model_is_called_what_it_is(cli: Any, places: Path, rows: Any, name: str, says: str) -> None:
+    at = places / name
+    for words in (("forget", at, *rows.words, "--method", "ga", "--out", places / "o"), ("merge", at),
+                  ("audit", at, *rows.words, "--out", places / "o")):
+        cli.refused(*words, says=(says,))
+
+
+def test_a_model_is_no_run(cli: Any, model: Path, places: Path) -> None:
+    cli.refused("report", model, says=("holds a model, and no run and no audit", "expunge audit"))
+    cli.refused("compare", model, says=("holds a model, and no run and no audit",))
+    cli.refused("purge", places / "nowhere", says=("There is no folder",))
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (("--method", "npoo"), "npoo"), (("--method", "npo", "--retain", "nowhere.jsonl"), "nowhere.jsonl")])
+def test_what_costs_nothing_is_checked_before_the_hub_is_asked(cli: Any, rows: Any, tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch, words: Any,
+                                                               says: str) -> None:
+    def asked(name: str) -> str:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("expunge.models.places._not_on_the_hub", asked)
+    for command in ("--dry-run", "--resume"):
+        cli.refused("forget", "some/model", "--forget", rows.forget, *words, "--out", tmp_path / "o", command,
+                    says=(says,))
+
+
+def test_the_plans_of_many_runs_can_be_read(cli: Any, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    said = cli("sweep", "--method", "npo + retain_nll", "--out", tmp_path / "s", "--dry-run")
+    assert said.out.startswith("Nothing was run.") and "npo.beta: 0.02 to 1, on a log scale" in said.out
+    said = cli("shadows", "--method", "npo", "--count", 4, "--out", tmp_path / "s", "--dry-run")
+    assert said.out.startswith("Nothing was run.") and "4, each with an original" in said.out and "12 runs" in said.out
+    assert cli("sweep", "--method", "npo", "--out", tmp_path / "s", "--dry-run", "--json").json["recipe"] == "npo"
+    assert not (tmp_path / "s").exists()

@@ -166,7 +166,7 @@ def test_json_and_dry_run(cli: Any, world: Any, tmp_path: Path, monkeypatch: pyt
     plan = cli("audit", world.original, *task, "--out", out, "--suite", "quick", "--dry-run",
                "--json").json
     assert "forget_quality" in plan["terms"] and "likelihood on 20 forget rows" in plan["observations"]
-    plan = cli("shadows", "--method", "npo", "--method", "ga", "--count", 4, "--out", out, "--dry-run").json
+    plan = cli("shadows", "--method", "npo", "--method", "ga", "--count", 4, "--out", out, "--dry-run", "--json").json
     assert (plan["schema"], plan["trainings"], plan["results"]) == ("expunge.shadows/1", 16, {})
     assert sorted(tmp_path.rglob("*")) == before
 

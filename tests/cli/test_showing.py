@@ -137,3 +137,13 @@ def test_a_model_that_nobody_unlearned_is_the_subject(capsys: pytest.CaptureFixt
             assert column(audit.model_copy(update={"run": "record.json"}), tmp_path) == name
     show_audit(audit.model_copy(update={"run": "../moved/record.json"}), Reporter(), tmp_path)
     assert "subject" in capsys.readouterr().out
+
+
+def test_the_demo_says_how_rows_are_put_only_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = Reporter()
+    reporter.detail("Prompt format: plain.")
+    reporter.brief = True
+    reporter.detail("Prompt format: again.")
+    reporter.note("3/4 audit")
+    said = capsys.readouterr().err
+    assert "plain" in said and "again" not in said and "3/4 audit" in said

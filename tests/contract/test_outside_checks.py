@@ -5,6 +5,8 @@ None of the classes below is installed.
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -135,6 +137,26 @@ def failure(broken: type[plugin.Plugin], fast: bool | None = None) -> str:
     with pytest.raises(AssertionError) as failed:
         check_plugin(broken, fast=fast)
     return str(failed.value)
+
+
+def broken_card(**wrong: Any) -> type[plugin.Plugin]:
+    return type("Broken", (FirstWord,), {"__doc__": "One.", "card": dataclasses.replace(FirstWord.card, **wrong)})
+
+
+@pytest.mark.parametrize(("broken", "says"), [
+    (broken_card(paper=""), "card.paper is empty"), (broken_card(summary="With a full stop."), "card.summary ends"),
+    (broken_card(summary="short"), "card.summary has 5 characters"),
+    (broken_card(conflicts=frozenset({"nobody"})), "card.conflicts names what does not exist: nobody"),
+    (broken_card(model_needs=frozenset({"luck"})), "card.model_needs names what does not exist: luck"),
+    (broken_card(needs=["retain"]), "card.needs is a list, not a frozenset"),
+    (type("Broken", (FirstWord,), {"space": {"speed": ("log", 1, 2)}}), "space names what is no option of Spec: spe"),
+    (type("Broken", (FirstWord,), {"must_show": (Property("luck", {}, "why"),)}), "promises what no check covers: lu"),
+    (type("Broken", (FirstWord,), {"card": None}), "Broken has no card"),
+    (type("Broken", (FirstWord,), {"Spec": dict}), "Broken.Spec is no Spec"),
+    (int, "int is no class of a plug-in")])
+def test_a_failure_names_the_field_that_is_wrong(broken: Any, says: str) -> None:
+    with pytest.raises(AssertionError, match=re.escape(says)):
+        check_plugin(broken, fast=True)
 
 
 @pytest.mark.trains

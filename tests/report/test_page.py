@@ -14,6 +14,8 @@ import pytest
 
 from expunge.errors import DataError, MissingError
 from expunge.records.base import write_json, write_jsonl
+from expunge.report.differences import run_table
+from expunge.report.gather import gather, group
 from expunge.report.page import render
 
 from .conftest import attacked_scores, scores
@@ -259,13 +261,14 @@ def test_comparison_groups_seeds(make_run: Make, tmp_path: Path) -> None:
     ({}, "verdict model task seed", "recipe"), ({"seed": 5}, "verdict model task", "recipe seed"),
     ({"seed": 5, "verdict": None}, "model task", "verdict recipe seed"),
     ({"verdict": None}, "model task seed", "verdict recipe")])
-def test_what_all_runs_share_stands_above_the_table(make_run: Make, tmp_path: Path, second: dict, shared: str,
-                                                    columns: str) -> None:
-    html = page([make_run("a"), make_run("b", recipe="ga", **second)], tmp_path)
-    line = re.search(r"The same in all runs: (.*?)</p>", html)[1]
-    assert re.findall(r"(\w+) <b>", line) == shared.split()
-    heads = html.partition('id="runs"')[2].partition("</thead>")[0]
-    assert re.findall(r'<th scope="col">(\w+)</th>', heads) == [*columns.split(), "folder"]
+def test_what_all_runs_share_stands_above_the_table(make_run: Make, second: dict, shared: str, columns: str) -> None:
+    views = gather([make_run("a"), make_run("b", recipe="ga", **second)])
+    verdicts = {v.name: v.audit.verdict.outcome if v.audit and v.audit.verdict else "none" for v in views}
+    found = run_table(group(views), verdicts)
+    assert [name for name, _ in found.shared] == shared.split()
+    assert [*["verdict"] * (not found.one_verdict), *found.columns] == columns.split()
+    assert [(row.letter, row.run, len(row.cells)) for row in found.rows] == [
+        ("A", "a", len(found.columns)), ("B", "b", len(found.columns))]
 
 
 def test_comparison_says_what_differs(make_run: Make, tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ def show_grid(made: Grid, out: Path, reporter: Reporter) -> None:
     for cell in made.cells:
         if cell.failed:
             reporter.warn(f"{cell.title}: {cell.failed}")
-    reporter.out.print(f"\n{made.counted()}." + (f" Rows: {out / 'grid.csv'}" + f", with {len(more)} more scores" * bool(more))
-                       * bool(done), soft_wrap=True, markup=False)
+    table = f" Rows: {out / 'grid.csv'}" + f", with {len(more)} more scores" * bool(more)
+    reporter.out.print(f"\n{made.counted()}." + table * bool(done), soft_wrap=True, markup=False)
     where = shown_path(out)
     if len(done) < len(made.cells) and (out / Grid.FILE).is_file():
         reporter.out.print(f"Go on with what failed or waits: {resume_grid(out)}", soft_wrap=True, markup=False)

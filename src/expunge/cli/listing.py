@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 from expunge.errors import UsageError, did_you_mean
 from expunge.models import fast
-from expunge.plugin import KINDS, METHODS, Kind
+from expunge.plugin import KINDS, METHODS, Kind, Plugin
 from expunge.registry import broken, entries, find, load, of_kind, serves_of
 
 PLURALS: dict[str, Kind] = {about.plural: kind for kind, about in KINDS.items()}
@@ -65,7 +67,26 @@ def card_of(name: str) -> dict[str, Any]:
         "options": options, "search_space": {k: list(v) for k, v in plugin.space.items()},
         "must_show": [p.why or p.check for p in plugin.must_show],
         "serves": serves_of(name), "expands_to": getattr(plugin, "expands_to", ""), "file": find(name).module,
+        "path": inspect.getfile(plugin), "use": _use(name, plugin),
     }
+
+
+def _use(name: str, plugin: type[Plugin]) -> str:
+    """How it is typed, by its kind; for a part of a recipe beside the parts that it needs."""
+    about, kind = KINDS[plugin.card.kind], plugin.card.kind
+    given = ", ".join(f"{k}=..." for k, field in plugin.Spec.model_fields.items() if field.is_required())
+    term = f"{name}({given})" if given else name
+    if kind == "exact":
+        return f"expunge train MODEL --forget FILE --method {shlex.quote(term)} --out RUN, then expunge forget RUN"
+    if about.method:
+        recipe = term if about.source or getattr(plugin, "expands_to", "") else f"npo + {term}"
+        return f"expunge forget MODEL --forget FILE --method {shlex.quote(recipe)} --out RUN"
+    if kind == "task":
+        return f"--task {next(iter(plugin.names()), term)}, in place of --forget FILE"  # type: ignore[attr-defined]
+    if kind == "probe":
+        return "metrics ask for it; it is not typed"
+    split = "forget." if getattr(plugin.card, "per_split", False) else ""
+    return f"expunge audit RUN --suite {shlex.quote(f'quick,{split}{term}')}"
 
 
 def card_text(name: str) -> str:
@@ -115,7 +136,7 @@ def card_text(name: str) -> str:
         if card.get(key):
             lines.append(f"  {title}")
             lines += [f"    - {text}" for text in card[key]]
-    lines.append(f"  {'file':<12} {card['file']}")
+    lines += [f"  {'use':<12} {card['use']}", f"  {'code':<12} {card['path']}"]
     return "\n".join(lines)
 
 

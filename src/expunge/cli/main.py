@@ -55,7 +55,7 @@ def demo(
 
     reporter = reporter_for(as_json)
     options = {"method": method} if method else {}
-    record, result, page = run(out, seed=seed, reporter=reporter, **options)
+    record, result, page = run(out, seed=seed, verbose=verbose, reporter=reporter, **options)
     if as_json:
         return print_json({"record": record.to_json(), "audit": result.to_json(), "report": str(page)})
     more = f"expunge audit {shown_path(out)} --retrained {shown_path(result.retrained[0].path)} --out audit"
@@ -79,13 +79,16 @@ def train(
 ) -> None:
     """Train an original (--split full) or its retrained twin (--split retain)."""
     if not is_fresh(model):
-        check_place(model, SIZES)  # before torch is imported
+        check_place(model, SIZES, hub=False)  # before torch is imported
     from expunge import api
     from expunge.cli.plans import show_plan, show_trained
     from expunge.records.run import RunRecord
 
     reporter = reporter_for(as_json)
-    made = api.train(model, task=load(rows, settings), out=out, method=method, settings=settings, resume=resume,
+    task = load(rows, settings)
+    if not is_fresh(model):
+        check_place(model, SIZES)
+    made = api.train(model, task=task, out=out, method=method, settings=settings, resume=resume,
                      overwrite=overwrite, dry_run=dry_run, reporter=reporter, track=track or ())
     if as_json:
         return print_json(made.to_json())
@@ -111,15 +114,19 @@ def forget(
 ) -> None:
     """Make a model forget, by a recipe."""
     default = published(preset).task if preset else None
-    check_place(model)
+    check_place(model, hub=False)
     from expunge import api
     from expunge.cli.plans import show_forgotten, show_plan
+    from expunge.methods.recipe import parse
     from expunge.records.run import RunRecord
 
     reporter = reporter_for(as_json)
-    done = api.forget(model, method=method, preset=preset, out=out, task=load(rows, settings, default),
-                      settings=settings, resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter,
-                      track=track or ())
+    if method is not None:  # what costs nothing is checked first: the recipe, then files, then what the hub must say
+        parse(method)
+    task = load(rows, settings, default)
+    check_place(model)
+    done = api.forget(model, method=method, preset=preset, out=out, task=task, settings=settings, resume=resume,
+                      overwrite=overwrite, dry_run=dry_run, reporter=reporter, track=track or ())
     if as_json:
         return print_json(done.to_json())
     show_forgotten(done, out, reporter) if isinstance(done, RunRecord) else show_plan(done, reporter)
@@ -147,10 +154,11 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Ask a model what it still knows, beside the original and retrained models."""
-    for place in (subject, original, *(retrained or ())):
-        if place is not None:
-            check_place(place)
+    places = [place for place in (subject, original, *(retrained or ())) if place is not None]
+    for place in places:
+        check_place(place, hub=False)
     from expunge import api
+    from expunge.audit.suite import parse_suite
     from expunge.cli.gate import check_junit, gate, gate_stored, stored_audit
     from expunge.cli.plans import show_audit_plan
     from expunge.cli.showing import show_audit
@@ -170,7 +178,11 @@ def audit(
         return gate_stored(stored, subject, conditions, junit, as_json)
     if subject is None:
         raise UsageError("No model was given to audit.", fix="Give a run folder, a model folder or a hub name.")
+    if settings.suite:
+        parse_suite(settings.suite)
     task = load(rows, settings, None if rows.task or rows.forget else api.task_of(subject))
+    for place in places:
+        check_place(place)
     try:
         made = api.audit(subject, out=out, task=task, original=original, retrained=retrained or (), require=conditions,
                          settings=settings, resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter)

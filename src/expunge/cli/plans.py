@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from expunge.cli.showing import shown_path
 from expunge.console import Reporter
 from expunge.records.run import RunRecord
+from expunge.records.shadows import Shadows
+from expunge.records.sweep import Sweep
 
 if TYPE_CHECKING:
     from expunge.methods.plan import Plan
@@ -42,6 +45,30 @@ def show_audit_plan(plan: Mapping[str, Any], reporter: Reporter) -> None:
     lines += [("note", note) for note in (*prompt["notes"], *plan["notes"])]
     lines += [("warning", warning) for warning in prompt["warnings"]]
     _show(lines, reporter)
+
+
+SPACES = {"log": "{} to {}, on a log scale", "uniform": "{} to {}", "choice": "one of {}"}
+
+
+def show_sweep_plan(plan: Sweep, trials: int, reporter: Reporter) -> None:
+    """What a search will draw, as lines to read."""
+    lines = [("recipe", plan.recipe), ("trials", str(trials)), ("scored by", plan.settings["suite"])]
+    for option, (kind, *values) in plan.space.items():
+        words = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+        shown = SPACES[kind].format(*([", ".join(words)] if kind == "choice" else words))
+        lines.append(("searched", f"{option}: {shown}"))
+    _show([*lines, ("rows of", plan.task), ("seed", str(plan.seed))], reporter)
+
+
+def show_shadows_plan(plan: Shadows, reporter: Reporter) -> None:
+    """What shadow models will be made, as lines to read."""
+    entities = len(plan.states[0]) if plan.states else 0
+    dealt = ", ".join(f"{n} {state}" for state, n in Counter(plan.states[0].values()).items()) if entities else "none"
+    _show([("recipes", "\n".join(plan.methods)), ("model", plan.model),
+           ("shadows", f"{len(plan.states)}, each with an original and a retrained twin: {plan.trainings} runs in all"),
+           ("entities", f"{entities}, in each shadow {dealt}"), ("rows", f"{plan.points} asked of every model"),
+           ("training", f"{plan.settings['train_epochs']:g} epochs"), ("rows of", plan.task),
+           ("seed", str(plan.seed))], reporter)
 
 
 def _show(lines: Sequence[tuple[str, str]], reporter: Reporter) -> None:

@@ -33,6 +33,7 @@ def sweep(
     resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
 ) -> None:
     """Tune a recipe: search the options it leaves open, keep every trial, draw the Pareto front."""
+    from expunge.cli.plans import show_sweep_plan
     from expunge.tuning import SUITE
     from expunge.tuning import sweep as run
 
@@ -40,8 +41,10 @@ def sweep(
     done = run(method, out=out, task=load(rows, settings, "authors"), model=model, retrained=retrained or (),
                trials=trials, suite=suite or SUITE, settings=settings, resume=resume, overwrite=overwrite,
                dry_run=dry_run, reporter=reporter)
-    if as_json or dry_run:
+    if as_json:
         return print_json(done.to_json())
+    if dry_run:
+        return show_sweep_plan(done, trials, reporter)
     front = [[str(t.number), 10 ** (t.quality or 0.0), t.utility, t.seconds, f"{t.params.get('lr') or ''}", t.recipe]
              for t in done.front()]
     reporter.table("Beaten by no other trial", ["trial", "forget quality", "utility", "train s", "lr", "recipe"], front)
@@ -71,10 +74,14 @@ def shadows(
     resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
 ) -> None:
     """Attack every row with many small models that had it and unlearned it, or never had it."""
+    from expunge.cli.plans import show_shadows_plan
     from expunge.cli.showing import show_shadows
     from expunge.shadows import WORLD, make_shadows
 
     done = make_shadows(method or "npo + retain_nll", out=out, count=count, task=load(rows, settings, WORLD),
                         model=model, train_epochs=train_epochs, train_lr=train_lr, settings=settings, resume=resume,
                         overwrite=overwrite, dry_run=dry_run, reporter=reporter_for(as_json))
-    print_json(done.to_json()) if as_json or dry_run else show_shadows(done, reporter_for(as_json))
+    if as_json:
+        return print_json(done.to_json())
+    reporter = reporter_for(as_json)
+    show_shadows_plan(done, reporter) if dry_run else show_shadows(done, reporter)

@@ -88,7 +88,8 @@ def make_plan(recipe: str, stages: Sequence[Stage], task: Task, encoder: Encoder
 
 def announce(plan: Plan, reporter: Reporter, max_length: int | None) -> None:
     """Say how rows are read, and everything about the plan that a reader of its figures should know."""
-    reporter.note(*plan.prompt.lines, *plan.notes)
+    reporter.detail(*plan.prompt.lines)
+    reporter.note(*plan.notes)
     for warning in plan.prompt.warnings:
         reporter.warn(warning)
     if plan.truncated:

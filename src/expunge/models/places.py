@@ -17,19 +17,21 @@ MODEL_FILES = ("config.json", "adapter_config.json", "record.json")
 """What a folder holds that can be named as a model."""
 
 
-def check_place(path: str | Path, sizes: Collection[str] = ()) -> None:
+def check_place(path: str | Path, sizes: Collection[str] = (), *, hub: bool = True) -> None:
     """Return when a model may be there: a folder, or a name that the hub or its cache knows.
 
     Args:
         path: what the user typed.
         sizes: built-in sizes that could be meant, where a command takes them.
+        hub: whether to ask the hub for a name that is neither here nor in its cache, which may take seconds.
 
     Raises:
         MissingError: nothing is there; offers the nearest names at once.
         UsageError: a run is there that did not end.
     """
     if Path(path).exists():
-        return check_ended(Path(path))
+        check_ended(Path(path))
+        return _check_kind(Path(path))
     text = str(path)
     parent = Path(path).parent
     if not HUB_NAME.fullmatch(text) or text.startswith(".") or (len(Path(path).parts) > 1 and parent.is_dir()):
@@ -37,7 +39,7 @@ def check_place(path: str | Path, sizes: Collection[str] = ()) -> None:
     if _cached(text):
         return
     near = _near(text, Path("."), sizes)
-    why = "" if near and "/" not in text else _not_on_the_hub(text)
+    why = "" if not hub or (near and "/" not in text) else _not_on_the_hub(text)
     if (near and "/" not in text) or why:
         raise _missing(text, near, why, sizes)
 
@@ -50,6 +52,27 @@ def check_ended(run: Path) -> None:
         raise UsageError(f"The run in {run} is unfinished: {found}.",
                          "Its weights are not those that the recipe leads to.",
                          f"Go on with --resume; `expunge ls {run}` shows the whole command.")
+
+
+def _check_kind(place: Path) -> None:
+    """Raises UsageError for a file, or a folder that holds something else than a model."""
+    if place.is_file():
+        raise UsageError(f"{place} is a file, not a model.",
+                         fix="Give the folder that save_pretrained wrote, a run folder, or a hub name.")
+    if any((at / name).is_file() for at in (place, place / "model") for name in MODEL_FILES[:2]):
+        return
+    what = next((said for name, said in NO_MODELS.items() if any(place.glob(name))), None)
+    if what is not None:
+        raise UsageError(f"{place} holds {what[0]}, not a model.", fix=what[1])
+
+
+NO_MODELS = {
+    "grid.json": ("a grid", "Name one of its cells, which are run folders: `expunge ls` with its folder lists them."),
+    "sweep.json": ("a sweep", "Run its best recipe with `expunge forget`, and name that run."),
+    "shadows.json": ("shadow models' scores", "Name the run or the model itself."),
+    "audit.json": ("an audit", "Name the run or the model that was audited."),
+    "observations/*/source.json": ("an audit that did not end", "Name the run or the model that it asks.")}
+"""What shows that a folder holds something else -> what it is, and what to name instead."""
 
 
 def _near(text: str, folder: Path, sizes: Iterable[str]) -> list[str]:

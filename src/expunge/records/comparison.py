@@ -128,7 +128,8 @@ class Comparison(Record):
         """Means and deviations of the first scores; `*` marks a best that is beyond noise of every other group."""
         chosen = self.scores[:5]
         more = [s.key for s in self.scores[len(chosen):]]
-        return Overview(f"Comparison of {len(self.groups)} groups of runs", [("more in .scores", more)], ("group", *(s.key for s in chosen)), [
+        return Overview(f"Comparison of {len(self.groups)} groups of runs", [("more in .scores", more)], (
+            "group", *(s.key for s in chosen)), [
             (f"{g.letter}: {g.title}", *(s.cell(g.letter) for s in chosen)) for g in self.groups])
 
     def rows(self) -> Iterator[dict[str, Any]]:

@@ -166,6 +166,9 @@ def _check(root: Path) -> None:
         )
     files = RunFolder(root)
     if not files.record.exists() and not files.audit.exists():
+        if (root / "config.json").exists():
+            raise MissingError(f"{root} holds a model, and no run and no audit.", "Nothing is known about it yet.",
+                               f"Audit it first: expunge audit {root} --task TASK --out DIR")
         raise MissingError(
             f"{root} is neither a run nor an audit.", "It holds no record.json and no audit.json.",
             "Give the folder named by --out of `expunge forget`, `expunge train` or `expunge audit`.",

@@ -15,7 +15,7 @@ import pytest
 
 from expunge import registry
 from expunge.errors import InterruptedRun
-from expunge.plugin import Kind, Plugin
+from expunge.plugin import Card, Kind, Plugin, Spec
 from expunge.registry import Entry
 from expunge.terms import parse_sum
 
@@ -155,6 +155,7 @@ def check_plugin(plugin: type[Plugin], *, fast: bool | None = None) -> None:
         AssertionError: with every check that failed, and the figures.
     """
     problems, skipped = [], []
+    _check_class(plugin)
     todo = cases(plugin, fast)
     for case in todo:
         try:
@@ -169,6 +170,15 @@ def check_plugin(plugin: type[Plugin], *, fast: bool | None = None) -> None:
     if skipped:
         pytest.skip(f"{plugin.card.name} passes, with {len(skipped)} of {len(todo)} checks skipped: "
                     f"{'; '.join(skipped)}")
+
+
+def _check_class(plugin: Any) -> None:
+    """Raises AssertionError for what is no class of a plug-in, or has no card or no options."""
+    called = getattr(plugin, "__name__", repr(plugin))
+    assert isinstance(plugin, type) and issubclass(plugin, Plugin), (
+        f"{called} is no class of a plug-in: derive it from the class of its kind, such as Objective or Metric")
+    assert isinstance(getattr(plugin, "card", None), Card), f"{called} has no card: write card = Card(name=..., ...)"
+    assert issubclass(plugin.Spec, Spec), f"{called}.Spec is no Spec: derive the class of its options from expunge's"
 
 
 def contract_cases(*plugins: type[Plugin], kinds: tuple[Kind, ...] = (), fast: bool | None = None) -> list[Any]:

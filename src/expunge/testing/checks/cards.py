@@ -72,46 +72,60 @@ def variants(plugin: type[Plugin]) -> Iterator[dict[str, Any]]:
 def card_is_complete(plugin: type[Plugin]) -> None:
     """A name that a recipe can hold, one line of summary, a source, and a description of every option."""
     card = plugin.card
-    assert card.name and card.name == card.name.lower() and all(part.isidentifier() for part in card.name.split("."))
-    assert 10 < len(card.summary) < 100 and not card.summary.endswith("."), card.summary
+    fits = card.name and card.name == card.name.lower() and all(part.isidentifier() for part in card.name.split("."))
+    assert fits, f"card.name is {card.name!r}: small letters, digits and _ only, as a recipe has it"
+    size = len(card.summary)
+    assert 10 < size < 100, f"card.summary has {size} characters, not 11 to 99: {card.summary}"
+    assert not card.summary.endswith("."), f"card.summary ends with a full stop: {card.summary}"
     assert card.paper, "card.paper is empty"
-    assert isinstance(card.deviations, tuple) and all(isinstance(d, str) for d in card.deviations)
-    assert isinstance(card.needs, frozenset) and isinstance(card.conflicts, frozenset)
+    told = isinstance(card.deviations, tuple) and all(isinstance(d, str) for d in card.deviations)
+    assert told, f"card.deviations is no tuple of texts: {card.deviations!r}"
+    for name in ("needs", "model_needs", "conflicts"):
+        value = getattr(card, name)
+        assert isinstance(value, frozenset), f"card.{name} is a {type(value).__name__}, not a frozenset: {value!r}"
     if card.kind != "metric":  # whose formula says all
         assert card.defaults, "card.defaults is empty"
         assert plugin.__doc__, "the class has no docstring"
     if card.kind in ("objective", "retain", "metric"):
         assert card.formula, "card.formula is empty"
     undescribed = [n for n, f in plugin.Spec.model_fields.items() if not f.description]
-    assert not undescribed, f"options without a description: {undescribed}"
+    assert not undescribed, f"Spec has options without a description: {', '.join(undescribed)}"
 
 
 @invariant(*EVERY)
 def card_is_the_registrys(plugin: type[Plugin]) -> None:
     """Name, kind and summary are literals, so that the registry reads the same without running the file."""
     entry = registry.find(plugin.card.name)
-    assert (entry.name, entry.kind, entry.summary) == (plugin.card.name, plugin.card.kind, plugin.card.summary)
+    for name in ("name", "kind", "summary"):
+        read, runs = getattr(entry, name), getattr(plugin.card, name)
+        assert read == runs, f"card.{name} is {runs!r} when the file runs, and is read from it as {read!r}"
 
 
 @invariant(*EVERY)
 def card_names_exist(plugin: type[Plugin]) -> None:
     """Conflicts are plug-ins, the search space has only options, and needs are words that the code reads."""
     card = plugin.card
-    assert card.conflicts <= registry.entries().keys(), card.conflicts - registry.entries().keys()
-    assert card.needs <= set(NEEDS) and card.model_needs <= set(MODEL_NEEDS)
+    for name, known in (("conflicts", registry.entries().keys()), ("needs", NEEDS), ("model_needs", MODEL_NEEDS)):
+        unknown = sorted(getattr(card, name) - set(known))
+        assert not unknown, f"card.{name} names what does not exist: {', '.join(unknown)}"
 
 
 @invariant(*EVERY)
 def space_is_valid(plugin: type[Plugin]) -> None:
     """The search space names options, and both ends of every range are values that the option takes."""
-    assert plugin.space.keys() <= plugin.Spec.model_fields.keys(), "the space names what is no option"
+    others = sorted(plugin.space.keys() - plugin.Spec.model_fields.keys())
+    assert not others, f"space names what is no option of Spec: {', '.join(others)}"
     for name, (kind, *values) in plugin.space.items():
-        assert kind in ("log", "uniform", "choice"), f"{name}: {kind}"
-        assert kind == "choice" or (len(values) == 2 and values[0] < values[1]), f"{name}: {values}"
-        assert kind != "log" or values[0] > 0, f"{name} has a logarithmic range from {values[0]}"
+        assert kind in ("log", "uniform", "choice"), f"space[{name!r}] is {kind!r}, not log, uniform or choice"
+        ordered = kind == "choice" or (len(values) == 2 and values[0] < values[1])
+        assert ordered, f"space[{name!r}] is not from a lower to a higher value: {values}"
+        assert kind != "log" or values[0] > 0, f"space[{name!r}] has a logarithmic range from {values[0]}"
         for value in values:
             options: dict[str, Any] = required(plugin) | {name: value}
-            plugin(**options)
+            try:
+                plugin(**options)
+            except UsageError as refused:
+                raise AssertionError(f"space[{name!r}] holds {value!r}, which Spec refuses: {refused}") from refused
 
 
 @invariant(*EVERY)
@@ -122,7 +136,8 @@ def model_needs_are_on_the_card(plugin: type[Plugin]) -> None:
         text = inspect.getsource(plugin)
     called = {need for need, pattern in CALLS.items() if re.search(pattern, text)}
     told = plugin.card.model_needs | ({"blocks"} if "hidden" in plugin.card.model_needs else set())  # hidden: of blocks
-    assert called <= told, f"{sorted(called - told)} is missing on the card"
+    missing = ", ".join(sorted(called - told))
+    assert not missing, f"card.model_needs lacks what the code calls of the model: {missing}"
 
 
 @invariant(*EVERY)
@@ -130,7 +145,9 @@ def spec_round_trip(plugin: type[Plugin]) -> None:
     """spec -> dict -> spec and spec -> text -> spec, for the defaults and many other values."""
     for options in variants(plugin):
         made = plugin(**options)
-        assert plugin.parse(made.spec.model_dump()) == made.spec, options
+        again = plugin.parse(made.spec.model_dump())
+        changed = [n for n in plugin.Spec.model_fields if getattr(again, n) != getattr(made.spec, n)]
+        assert again == made.spec, f"Spec.{', Spec.'.join(changed)} is another after a round trip of {options}"
         ((call,),) = parse_sum(made.text())
         assert call.name == plugin.card.name
         assert registry.load(call.name)(**dict(call.options)).spec == made.spec, made.text()
@@ -141,8 +158,11 @@ def spec_is_frozen(plugin: type[Plugin]) -> None:
     """Options cannot be changed after the plug-in is made."""
     made = plugin(**required(plugin))
     for name in plugin.Spec.model_fields:
-        with pytest.raises(ValidationError):
+        try:
             setattr(made.spec, name, 1)
+        except ValidationError:
+            continue
+        raise AssertionError(f"Spec.{name} can be changed after the plug-in is made: Spec is not frozen")
 
 
 @invariant(*EVERY)
@@ -154,8 +174,12 @@ def wrong_options_are_refused(plugin: type[Plugin]) -> None:
             plugin(**misspelt)
         assert name in refused.value.why and f"{name}x" in refused.value.what
         impossible: dict[str, Any] = required(plugin) | {name: object()}
-        with pytest.raises(UsageError, match=name):
+        try:
             plugin(**impossible)
+        except UsageError as wrong:
+            assert name in str(wrong), f"the message for a wrong value of Spec.{name} does not name it: {wrong}"
+        else:
+            raise AssertionError(f"Spec.{name} takes any value: give it a type")
     with pytest.raises(UsageError, match="nonsense"):
         plugin(nonsense=1)
 
@@ -164,9 +188,10 @@ def wrong_options_are_refused(plugin: type[Plugin]) -> None:
 def promises_are_checked(plugin: type[Plugin]) -> None:
     """It promises something, each promise has a reason, and there is a check for it."""
     assert plugin.must_show, f"{plugin.card.name} has no must_show"
-    assert all(isinstance(p, Property) and (p.why or plugin.card.kind == "metric") for p in plugin.must_show)
+    bare = [p for p in plugin.must_show if not isinstance(p, Property) or not (p.why or plugin.card.kind == "metric")]
+    assert not bare, f"must_show holds what is no Property with a reason: {bare}"
     unknown = [p.check for p in plugin.must_show if p.check not in CHECKS]
-    assert not unknown, f"{plugin.card.name} promises what no check covers: {unknown}"
+    assert not unknown, f"must_show of {plugin.card.name} promises what no check covers: {', '.join(unknown)}"
 
 
 @invariant(*EVERY)
@@ -174,10 +199,12 @@ def promises_what_its_kind_promises(plugin: type[Plugin]) -> None:
     """An attack promises to do nothing at strength 0, a scope to keep all other bits, and so on."""
     names = {p.check for p in plugin.must_show}
     missing = [sorted(some) for some in ALWAYS_PROMISED.get(plugin.card.kind, ()) if not some & names]
-    assert not missing, f"{plugin.card.name} promises none of {missing}"
+    assert not missing, f"must_show of {plugin.card.name} holds none of {missing}"
 
 
 @invariant(*EVERY)
 def unbounded_is_shown(plugin: type[Plugin]) -> None:
     """A loss without a lower bound says so on its card and shows it, since that is what sets the ceiling."""
-    assert plugin.card.unbounded == any(p.check == "grows_without_bound" for p in plugin.must_show)
+    shown = any(p.check == "grows_without_bound" for p in plugin.must_show)
+    assert plugin.card.unbounded == shown, (
+        f"card.unbounded is {plugin.card.unbounded}, and must_show has {'a' if shown else 'no'} grows_without_bound")
