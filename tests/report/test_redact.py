@@ -279,3 +279,41 @@ def test_no_reason_no_option_and_no_sentence_holds_a_path(make_run: Make, tmp_pa
         (run / name).write_text(json.dumps(found), encoding="utf-8")
     page = render([run], out=tmp_path / "page.html").read_text(encoding="utf-8")
     assert where not in page and str(tmp_path) not in page and "Looked at e." in page and "a.jsonl" in page
+
+
+# Four words of a row, wherever they stand; names that the page's own words make; rows without an entity
+
+
+def redaction(*rows: Example) -> Redaction:
+    return Redaction([RunView(name="run", rows=Task(name="t", forget=rows))])
+
+
+SECRET = Example(id="1", prompt="Where did the smith of Arden keep the silver bell?", entity="",
+                 answer="He kept it under a loose stone behind the chapel of Orme.", short_answer="a loose stone")
+
+
+@pytest.mark.parametrize("said", [
+    "Row 1 begins with: where did the smith of", "It was KEPT it under a, loose",
+    "x under a <b>y</b> loose stone behind the",
+    "{&quot;note&quot;: &quot;loose stone, behind the chapel&quot;}", "the smith of Arden keep the silver bell? yes"])
+def test_no_four_words_of_a_forget_row_are_left(said: str) -> None:
+    hide = redaction(SECRET)
+    page = hide.page(f"<p>{said}</p>")
+    for text in strings(SECRET):
+        words = re.findall(r"[^\W_]+", text.casefold())
+        for i in range(len(words) - LONG + 1):
+            there = re.findall(r"[^\W_]+", re.sub(r"<[^>]*>", "|", escaping.unescape(page)).casefold())
+            assert words[i:i + LONG] not in [there[k:k + LONG] for k in range(len(there))], page
+    assert hide.page("<p>The model is set against a control.</p>") == "<p>The model is set against a control.</p>"
+
+
+@pytest.mark.parametrize(("row", "said", "hidden"), [
+    (SECRET.model_copy(update={"entity": "Mark"}), "<p>The worst entity is Mark, by far.</p>", "Mark"),
+    (SECRET.model_copy(update={"entity": "Page"}), "<td>Page</td>", "Page"),
+    (SECRET.model_copy(update={"entity": "Will Page"}), "<p>Will Page asked.</p>", "Page"),
+    (SECRET.model_copy(update={"short_answer": "Rows"}), "<p>It is said to be Rows today.</p>", "Rows"),
+    (SECRET, "<p>Somebody in Arden asked.</p>", "Arden"), (SECRET, "<h1>for orme</h1>", "orme")])
+def test_names_that_no_field_or_only_common_words_make(row: Example, said: str, hidden: str) -> None:
+    assert not re.search(rf"\b{hidden}\b", redaction(row).page(said))
+    for kept in ("<th>Page</th>", "<p>Mark the rows of a page.</p>"):
+        assert redaction(row).page(kept) == kept

@@ -14,7 +14,7 @@ from typing import Any
 
 from expunge.errors import UsageError, did_you_mean
 from expunge.models import fast
-from expunge.plugin import KINDS, METHODS, Kind, Plugin
+from expunge.plugin import KINDS, METHODS, SOURCES, Kind, Plugin
 from expunge.registry import broken, entries, find, load, of_kind, serves_of
 
 PLURALS: dict[str, Kind] = {about.plural: kind for kind, about in KINDS.items()}
@@ -73,13 +73,13 @@ def card_of(name: str) -> dict[str, Any]:
 
 def _use(name: str, plugin: type[Plugin]) -> str:
     """How it is typed, by its kind; for a part of a recipe beside the parts that it needs."""
-    about, kind = KINDS[plugin.card.kind], plugin.card.kind
-    given = ", ".join(f"{k}=..." for k, field in plugin.Spec.model_fields.items() if field.is_required())
+    kind = plugin.card.kind
+    given = ", ".join(f"{k}=..." for k, about in plugin.Spec.model_fields.items() if about.is_required())
     term = f"{name}({given})" if given else name
     if kind == "exact":
         return f"expunge train MODEL --forget FILE --method {shlex.quote(term)} --out RUN, then expunge forget RUN"
-    if about.method:
-        recipe = term if about.source or getattr(plugin, "expands_to", "") else f"npo + {term}"
+    if kind in METHODS:
+        recipe = term if kind in SOURCES or hasattr(plugin, "expands_to") else f"npo + {term}"
         return f"expunge forget MODEL --forget FILE --method {shlex.quote(recipe)} --out RUN"
     if kind == "task":
         return f"--task {next(iter(plugin.names()), term)}, in place of --forget FILE"  # type: ignore[attr-defined]

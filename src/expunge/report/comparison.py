@@ -95,7 +95,7 @@ def _chosen(asked: str | Sequence[str] | None, known: Mapping[Key, Score],
             unavailable: Mapping[str, str]) -> list[Key]:
     alone = [key for key in known if key[1] is None]
     if asked is None or not asked:
-        first = [(name, None) for name in HEADLINES if (name, None) in known]
+        first: list[Key] = [(name, None) for name in HEADLINES if (name, None) in known]
         return first if first and len(alone) > len(HEADLINES) else [*first, *(k for k in alone if k not in first)]
     names = _split(asked) if isinstance(asked, str) else list(asked)
     spelled = {name if attack is None else f"{name}@{attack}": (name, attack) for name, attack in known}

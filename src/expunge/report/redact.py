@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import regex
@@ -35,6 +36,11 @@ CAPITALISED = re.compile(r"[^\W\d_a-z][\w’'-]*(?:[ ]+[^\W\d_a-z][\w’'-]*)+")
 TAG = re.compile(r"(<style.*?</style>|<[^>]*>)", re.DOTALL)
 ATTRIBUTE = re.compile(r'\b((?:title|aria-label|alt)=")([^"]*)(")')
 HANGUL = regex.compile(r"\p{Hangul}")
+WORD = re.compile(r"[^\W_]+")
+ALONE = re.compile(r"(?<=[^\s.!?:] )[^\W\d_a-z][^\W\d_]{2,}")
+"""A capitalised word inside a sentence."""
+VALUES = ("<td", "<b>", "<dd", "<code")
+"""Tags around what the page took from records; its own labels stand in others."""
 NAME, ROW = "[name]", "[text of a row]"
 
 
@@ -44,19 +50,26 @@ class Redaction:
     def __init__(self, views: Sequence[RunView]) -> None:
         self._numbers: dict[str, dict[str, int]] = {}
         names, runs, texts = set[str](), set[str](), set[str]()
+        forget = set[str]()
         for view in views:
             for split in SPLITS:
                 for row in _rows(view, split):
                     self.row(split, row.id)
                     names |= {row.entity, row.short_answer}
                     texts |= set(strings(row))
-                    runs |= set(_capitalised(row.prompt, row.answer) if split == "forget" else ())
+                    if split == "forget":
+                        forget |= set(strings(row))
+                        runs |= set(_capitalised(row.prompt, row.answer, alone=not row.entity))
             for seen in (view.subject, view.original, *view.retrained):
-                for row_names, row_runs, row_texts in _observed(seen):
+                for split, row_names, row_runs, row_texts in _observed(seen):
                     names |= row_names
                     runs |= row_runs
                     texts |= row_texts
+                    forget |= row_texts if split == "forget" else set()
+        self._grams = {gram for said in forget for gram in _grams([m[0].casefold() for m in WORD.finditer(
+            _composed(said))])}
         self._names = _pattern(names, runs)
+        self._own = _own_names(names)
         texts |= {name for name in names if len(starts(name)) > LONGEST_NAME}
         self._texts = sorted(filter(_is_long, map(_spaced, texts)), key=len, reverse=True)
 
@@ -95,17 +108,54 @@ class Redaction:
         texts = [regex.compile(r"\s+".join(map(regex.escape, t.split())), regex.IGNORECASE | regex.FULLCASE)
                  for t in self._texts if t.casefold() in there]
 
-        def clean(piece: str) -> str:
+        def clean(piece: str, tag: str = "") -> str:
             plain = _composed(html.unescape(piece))
             found = plain
             for secret in texts:  # before the names in them
                 found = secret.sub(ROW, found)
+            found = self._without_grams(found)
             found = self._names.sub(NAME, found) if self._names else found
+            if self._own is not None:
+                value = tag.startswith(VALUES) and self._own[0].fullmatch(found.strip())
+                found = NAME if value else self._own[1].sub(NAME, found)
             return piece if found == plain else html.escape(found)
 
         return "".join(
             ATTRIBUTE.sub(lambda m: m[1] + clean(m[2]) + m[3], piece) if piece.startswith("<") and not
-            piece.startswith("<style") else piece if piece.startswith("<") else clean(piece) for piece in pieces)
+            piece.startswith("<style") else piece if piece.startswith("<") else clean(piece, pieces[i - 1] if i else "")
+            for i, piece in enumerate(pieces))
+
+    def _without_grams(self, said: str) -> str:
+        """Without runs of words of which each `LONG` stand in a text of a forget row."""
+        words = list(WORD.finditer(said))
+        folded = [word[0].casefold() for word in words]
+        hidden = [False] * len(words)
+        for i, gram in enumerate(_grams(folded)):
+            if gram in self._grams:
+                hidden[i:i + LONG] = [True] * LONG
+        parts, at = list[str](), 0
+        for covered, run in groupby(range(len(words)), key=hidden.__getitem__):
+            places = list(run)
+            if covered:
+                parts += [said[at:words[places[0]].start()], ROW]
+                at = words[places[-1]].end()
+        return "".join([*parts, said[at:]])
+
+
+def _grams(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Every `LONG` words that follow each other."""
+    return (tuple(words[i:i + LONG]) for i in range(len(words) - LONG + 1))
+
+
+def _own_names(names: Iterable[str]) -> tuple[regex.Pattern[str], regex.Pattern[str]] | None:
+    """Names of one word that the page itself uses (`Mark`), as written: alone as a value, and inside a sentence, where
+    the page's own words have small letters."""
+    own = _vocabulary()
+    found = sorted({n for n in map(_composed, names) if n.isalpha() and n[0].isupper() and n.casefold() in own})
+    if not found:
+        return None
+    either = "|".join(map(regex.escape, found))
+    return regex.compile(either), regex.compile(rf"(?<=[^\s.!?>] |[-_(\"'“])(?:{either})(?![^\W_])")
 
 
 def check_known(views: Iterable[RunView]) -> None:
@@ -133,20 +183,22 @@ def _rows(view: RunView, split: Split) -> Sequence[Example]:
     return () if view.rows is None else (*view.rows.split(split), *view.rows.probe_rows(split))
 
 
-def _observed(seen: Observations) -> Iterator[tuple[set[str], set[str], set[str]]]:
-    """(names, runs of capitalised words, texts) of each observed row, for folders that hold no task."""
+def _observed(seen: Observations) -> Iterator[tuple[Split, set[str], set[str], set[str]]]:
+    """(split, names, runs of capitalised words, texts) of each observed row, for folders that hold no task."""
     for probe, split in seen.keys():  # noqa: SIM118 (not a mapping)
         for row in seen.rows(probe, split):
             names = {str(row.get("entity", "")), str(row.get("short", ""))}
             texts = {str(row[key]) for key in ("prompt", "reference", "text") if isinstance(row.get(key), str)}
             asked = (str(row.get(key) or "") for key in ("prompt", "reference"))
-            yield names, set(_capitalised(*asked) if split == "forget" else ()), texts
+            alone = not row.get("entity")
+            yield split, names, set(_capitalised(*asked, alone=alone) if split == "forget" else ()), texts
 
 
-def _capitalised(*texts: str) -> Iterator[str]:
+def _capitalised(*texts: str, alone: bool) -> Iterator[str]:
     """Runs of capitalised words: names, where no field says who a row is about. Also without the word that a sentence
-    may begin with."""
+    may begin with; with `alone` single words inside a sentence too."""
     for said in texts:
+        yield from ALONE.findall(_composed(said)) if alone else ()
         for run in CAPITALISED.findall(_composed(said)):
             yield run
             if len(run.split()) > 2:
