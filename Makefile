@@ -13,9 +13,10 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-# Cards, options, values and gradients of every plug-in: under two minutes. `make contract` runs what it leaves out.
+# Cards, options, values and gradients of every plug-in: under two minutes. `make contract` runs what it leaves out but
+# for the slowest, which `make test-slow` runs (tests/slow.txt).
 contract-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not trains" tests/contract/test_plugins.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not trains and not slow" tests/contract/test_plugins.py
 
 contract: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" tests/contract \

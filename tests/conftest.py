@@ -24,6 +24,15 @@ TINY: Mapping[str, Any] = {
 TASK = "authors(forget=2,retain=6,holdout=2,neighbours=1)"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what slow.txt lists, by test or by file; experiments/slow_tests.py writes it from the times of a run."""
+    listed = set((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").split("\n"))
+    for item in items:
+        if item.nodeid in listed or item.nodeid.partition("::")[0] in listed:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fixtures that outlive a test must not find what an older version once saw of the same model.

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 from sklearn.metrics import roc_auc_score
 
-from expunge.metrics.model_utility import ModelUtility
 from expunge.metrics.statistics import auc, bootstrap, harmonic_mean, ks_pvalue
 
 from . import reference
@@ -78,21 +75,6 @@ def test_bootstrap_refuses_nothing_to_draw_from() -> None:
     for strata, resamples in (({}, 10), ({"x": np.zeros(0)}, 10), ({"x": VALUES}, 0)):
         with pytest.raises(ValueError, match="at least one"):
             bootstrap(mean, strata, resamples)
-
-
-def test_speed() -> None:
-    """Generous limits: a thousand redraws of 400 rows must not be felt."""
-    table = RANDOM.random((400, 3))
-    cases = [
-        (0.5, mean, {"x": VALUES}),
-        (3.0, lambda s: auc(s["a"], s["b"]), {"a": VALUES, "b": RANDOM.random(400)}),
-        (3.0, lambda s: ks_pvalue(s["a"], s["b"]), {"a": VALUES, "b": RANDOM.random(400)}),
-        (3.0, ModelUtility().statistic, {"retain": table, "utility/a": table, "utility/b": table}),
-    ]
-    for limit, statistic, strata in cases:
-        started = time.perf_counter()
-        bootstrap(statistic, strata, 1000)
-        assert time.perf_counter() - started < limit
 
 
 def test_auc_equals_counting_and_sklearn() -> None:
