@@ -245,7 +245,8 @@ def audit(
         return {"terms": list(asked.metrics), "prompt": reads.describe(task.probe_rows("forget")).to_json(),
                 "notes": list(notes), "observations": [
             f"{probe} on {len(task.probe_rows(split))} {split} rows" for probe, split in wanted],
-            "attacks": {a.text(): f"not run: {refused[a.text()]}" if a.text() in refused else a.cost(context)
+            "attacks": {a.text(): f"not run: {refused[a.text()]}" if a.text() in refused else (
+                            a.cost(context) or "asks every row once more")
                         for a in asked.attacks}}
     for caution in (other_rows := check_rows(subject, task)):
         reporter.warn(caution)

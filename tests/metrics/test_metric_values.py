@@ -313,8 +313,10 @@ def test_missing_models_and_splits_are_named() -> None:
     evidence = Evidence(observations("original"))
     for metric in (ForgetQuality(), PrivLeak()):
         assert metric.score(evidence).unavailable == "no retrained model was given (--retrained)"
-    with pytest.raises(NotAvailable, match="no holdout answer rows of the likelihood probe"):
+    with pytest.raises(NotAvailable, match=r"there are no holdout rows$"):
         only([likelihood("1", [-1.0])]).rows("likelihood", "holdout", "answer")
+    with pytest.raises(NotAvailable, match="no forget paraphrase rows of the likelihood probe"):
+        only([likelihood("1", [-1.0])]).rows("likelihood", "forget", "paraphrase")
     half = Evidence(observations("original"), retrained=(Observations({}),))
     assert "of the retrained model" in (ForgetQuality().score(half).unavailable or "")
     assert "of the retrained model" in (PrivLeak().score(half).unavailable or "")

@@ -47,6 +47,8 @@ class Evidence:
         if not rows:
             what = f"{form} rows" if form else "rows"
             why = self.subject.missing(probe, split)
+            if not why and split not in {of for _, of in tuple(self.subject.keys())}:  # one reason for all its scores
+                raise NotAvailable(f"there are no {split} rows")
             raise NotAvailable(f"there are no {split} {what} of the {probe} probe" + (f": {why}" if why else ""))
         return rows
 
