@@ -17,7 +17,17 @@ from expunge.judgement.leaks import alarms, could_count, decided, leaks, untold
 from expunge.judgement.outcome import decide
 from expunge.judgement.verdict import verdict
 from expunge.metrics.attacked import AttackComparison, Gap, with_tests
-from expunge.metrics.by_entity import ENOUGH, entity_means, labels, mean_error, permute, sign_flip, t_interval
+from expunge.metrics.by_entity import (
+    ENOUGH,
+    entity_means,
+    labels,
+    mean_error,
+    permute,
+    sign_flip,
+    statistic_interval,
+    t_interval,
+)
+from expunge.metrics.statistics import auc
 from expunge.records.score import Score
 
 SEVERITY = ["forgets", "over-forgets", "undecided", "suppresses", "retains"]
@@ -96,6 +106,42 @@ def test_the_interval_is_students_over_entity_means() -> None:
     few = {key: "ab"[i % 2] for i, key in enumerate(rows)}
     assert labels(rows, few) == list(rows), "two entities are too few: by rows"
     assert t_interval(0.3, [mean_error([0.3])]) == (0.3, 0.3)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.3])
+@pytest.mark.parametrize("entities", [5, 20])
+def test_intervals_cover_where_rows_come_in_entities(entities: int, correlation: float) -> None:
+    """A mean and an AUC; `experiments/coverage.py` has the whole table."""
+    draw, held = np.random.default_rng(entities), np.zeros(2)
+    names = [f"e{i // 8}" for i in range(entities * 8)]
+
+    def side() -> np.ndarray:
+        between = np.repeat(draw.normal(0, sqrt(correlation), entities), 8)
+        return between + draw.normal(0, sqrt(1 - correlation), entities * 8)
+
+    for _ in range(250):
+        both = {"forget": side(), "holdout": side()}
+        low, high = statistic_interval(lambda s: float(s["x"].mean()), {"x": both["forget"]}, {"x": names},
+                                       plain_mean=True)
+        least, most = statistic_interval(lambda s: auc(s["forget"], s["holdout"]), both, dict.fromkeys(both, names))
+        held += [low <= 0 <= high, least <= 0.5 <= most]
+    assert (held / 250 >= 0.91).all() and (held / 250 <= 0.985).all(), held / 250
+
+
+def test_the_jackknife_of_a_mean_is_students_and_pairs_the_models() -> None:
+    draw = np.random.default_rng(7)
+    values, names = draw.normal(size=40), [f"e{i % 8}" for i in range(40)]
+
+    def mean(strata: Mapping[str, Any]) -> float:
+        return float(strata["x"].mean())
+
+    slow, fast = (statistic_interval(mean, {"x": values}, {"x": names}, plain_mean=plain) for plain in (False, True))
+    assert slow == pytest.approx(fast)
+    paired = statistic_interval(lambda s: float(s["x"].mean() - s["reference_x"].mean()),
+                                {"x": values, "reference_x": values + 1}, {"x": names, "reference_x": names})
+    assert paired == pytest.approx((-1, -1)), "what both models share cancels"
+    few = ["a" if i % 2 else "b" for i in range(40)]
+    assert statistic_interval(mean, {"x": values}, {"x": few}) == statistic_interval(mean, {"x": values}, {})
 
 
 # Whole audits, of made-up rows

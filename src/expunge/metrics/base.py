@@ -2,14 +2,14 @@
 
 `sample` turns observation rows into strata (named arrays whose first axis is the example) and
 `statistic` maps strata to one float. The value is `statistic(sample)`; its interval comes from
-resampling the examples of every stratum, so no metric implements its own bootstrap.
+the entities of every stratum (`grouped`), so no metric implements its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from expunge import registry
 from expunge.errors import UsageError
-from expunge.metrics.statistics import bootstrap
+from expunge.metrics.by_entity import statistic_interval
 from expunge.needs import MODEL_NEEDS, NEED_TEXTS, ModelNeed, unmet
 from expunge.plugin import Card, Plugin
 from expunge.records.observation import Observations, Row
@@ -25,6 +25,8 @@ from expunge.records.score import Access, Orientation, Score
 from expunge.records.task import SPLITS, Split
 
 Strata = Mapping[str, NDArray[np.float64]]
+Groups = Mapping[str, Sequence[str]]
+"""Stratum -> the entity of each of its rows."""
 
 
 class NotAvailable(Exception):
@@ -99,6 +101,10 @@ class Metric(Plugin):
         """Numbers per example. Raises NotAvailable with the reason when there are none."""
         raise NotImplementedError
 
+    def grouped(self, evidence: Evidence, split: Split | None = None) -> tuple[Strata, Groups]:
+        """`sample`, and the entity of each row, for its interval; without these each row is its own."""
+        return self.sample(evidence, split), {}
+
     def statistic(self, strata: Strata) -> float:
         (values,) = strata.values()
         return float(np.mean(values))
@@ -148,7 +154,7 @@ class Metric(Plugin):
             return self._without(split, f"it {NEED_TEXTS[need].why}")
         frame = self._frame(split)
         try:
-            strata = self.sample(evidence, split)
+            strata, groups = self.grouped(evidence, split)
             value = self.statistic(strata)
             if not isfinite(value):
                 raise NotAvailable(f"the value is {value}, not a number that can be reported")
@@ -157,11 +163,14 @@ class Metric(Plugin):
         interval = None
         if self.resampled and resamples > 0:
             plain_mean = type(self).statistic is Metric.statistic
-            low, high = bootstrap(self.statistic, strata, resamples, seed, plain_mean=plain_mean)
+            low, high = statistic_interval(self.statistic, strata, groups, resamples=resamples, seed=seed,
+                                           plain_mean=plain_mean)
+            least, most = self.card.range or (-inf, inf)
             # The percentiles of a bounded statistic (a p-value of 1) can exclude the value itself.
-            interval = (min(low, value), max(high, value))
+            interval = (min(max(low, least), value), max(min(high, most), value))
         return Score(
             value=value, interval=interval, controls=self._controls(evidence, split),
+            entities=min((len(set(of)) for of in groups.values()), default=0),
             n=sum(len(v) for k, v in strata.items() if not k.startswith("reference")),
             remark=self.remark(evidence, split), **frame,
         )
@@ -223,11 +232,15 @@ class RowMetric(Metric):
         return {key: best(values) for key, values in gathered.items()}
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
+        return self.grouped(evidence, split)[0]
+
+    def grouped(self, evidence: Evidence, split: Split | None = None) -> tuple[Strata, Groups]:
         split = self.one(split)
-        scores = self.best(evidence, split)
+        scores, entities = self.best(evidence, split), evidence.subject.entities(split)
         if not scores:
             raise NotAvailable(self.missing(split))
-        return {split: np.asarray(list(scores.values()), dtype=float)}
+        return ({split: np.asarray(list(scores.values()), dtype=float)},
+                {split: [entities.get(key, key) for key in scores]})
 
 
 def _mean(values: list[float]) -> float:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from expunge import plugin
-from expunge.metrics.base import Evidence, Metric, Strata
+from expunge.metrics.base import Evidence, Groups, Metric, Strata
 from expunge.metrics.rows import all_values, column, text_values
 from expunge.metrics.statistics import auc
 from expunge.plugin import Property
@@ -83,6 +83,12 @@ def attack_strata(attack: MembershipAttack, evidence: Evidence,
     }
 
 
+def row_groups(evidence: Evidence, probe: str = "likelihood") -> dict[str, list[str]]:
+    """The entity of each row that is asked for, by side; answers without a token are skipped."""
+    return {side: [row["entity"] or row["id"] for row in evidence.subject.rows(probe, side, "answer")
+                   if "logp" not in row or len(text_values(row, "logp"))] for side in SPLITS_READ}
+
+
 class MembershipAttack(Metric):
     """Base class of membership attacks; a subclass implements `unfamiliarity`."""
 
@@ -97,6 +103,9 @@ class MembershipAttack(Metric):
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
         return attack_strata(self, evidence)
+
+    def grouped(self, evidence: Evidence, split: Split | None = None) -> tuple[Strata, Groups]:
+        return self.sample(evidence, split), row_groups(evidence, self.card.probes[0][0])
 
     def statistic(self, strata: Strata) -> float:
         return auc(members=-strata["forget"], nonmembers=-strata["holdout"])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from expunge import plugin
-from expunge.metrics.base import Evidence, Metric, MetricCard, NotAvailable, Strata
+from expunge.metrics.base import Evidence, Groups, Metric, MetricCard, NotAvailable, Strata
 from expunge.metrics.probability import normalised_probabilities, probabilities
 from expunge.metrics.rouge_l import rouges
 from expunge.metrics.rows import by_example
@@ -57,22 +57,26 @@ class ModelUtility(Metric):
     )
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
-        strata = {"retain": self._table(evidence, "retain", None)}
+        return self.grouped(evidence, split)[0]
+
+    def grouped(self, evidence: Evidence, split: Split | None = None) -> tuple[Strata, Groups]:
+        found = {"retain": self._table(evidence, "retain", None)}
         rows = evidence.subject.rows("likelihood", "utility") + evidence.subject.rows("generation", "utility")
         for group in sorted({row["group"] for row in rows}):
-            strata[f"utility/{group}"] = self._table(evidence, "utility", group)
+            found[f"utility/{group}"] = self._table(evidence, "utility", group)
+        strata, groups = {k: table for k, (table, _) in found.items()}, {k: whose for k, (_, whose) in found.items()}
         missing = [f"{' '.join(filter(None, group.split('/')))} {part}" for group, table in strata.items()
                    for part, values in zip(PARTS, table.T, strict=True) if np.isnan(values).all()]
         if missing:
             raise NotAvailable(f"it needs all of {', '.join(PARTS)}, and the rows for these are missing: "
                                + ", ".join(missing))
-        return strata
+        return strata, groups
 
     def statistic(self, strata: Strata) -> float:
         return harmonic_mean(value for table in strata.values() for value in column_means(table))
 
-    def _table(self, evidence: Evidence, split: Split, group: str | None) -> NDArray[np.float64]:
-        """One row per example id, one column per part; NaN where the example has no value."""
+    def _table(self, evidence: Evidence, split: Split, group: str | None) -> tuple[NDArray[np.float64], list[str]]:
+        """One row per example id, one column per part; NaN where the example has no value. And the entity of each."""
         def of_group(rows: tuple[Row, ...]) -> list[Row]:
             return [row for row in rows if group is None or row["group"] == group]
 
@@ -83,8 +87,10 @@ class ModelUtility(Metric):
         parts = (likely, rouges(generated), truth_scores(examples, "true_better", self.spec.variant))
         ids = dict.fromkeys(key for part in parts for key in part)
         if not ids:
-            return np.full((1, len(PARTS)), np.nan)
-        return np.array([[part.get(key, np.nan) for part in parts] for key in ids])
+            return np.full((1, len(PARTS)), np.nan), [""]
+        entities = evidence.subject.entities(split)
+        return (np.array([[part.get(key, np.nan) for part in parts] for key in ids]),
+                [entities.get(key, key) for key in ids])
 
 
 def column_means(table: NDArray[np.float64]) -> NDArray[np.float64]:

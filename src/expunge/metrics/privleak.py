@@ -7,8 +7,15 @@ from typing import ClassVar
 from pydantic import Field
 
 from expunge import plugin
-from expunge.metrics.base import Evidence, Metric, MetricCard, NotAvailable, Strata
-from expunge.metrics.membership import SPLITS_READ, AttackName, MembershipAttack, ShareOptions, attack_strata
+from expunge.metrics.base import Evidence, Groups, Metric, MetricCard, NotAvailable, Strata
+from expunge.metrics.membership import (
+    SPLITS_READ,
+    AttackName,
+    MembershipAttack,
+    ShareOptions,
+    attack_strata,
+    row_groups,
+)
 from expunge.metrics.mia_loss import MiaLoss
 from expunge.metrics.mia_min_k import MiaMinK
 from expunge.metrics.mia_min_k_pp import MiaMinKpp
@@ -34,7 +41,7 @@ def privleak(auc_subject: float, auc_retrained: float) -> float:
 
 
 class PrivLeak(Metric):
-    """The rows of the retrained model are resampled independently of the subject's, so the interval is wide."""
+    """For its interval an entity is left out with the rows of both models about it."""
 
     card = MetricCard(
         name="privleak",
@@ -69,6 +76,11 @@ class PrivLeak(Metric):
             raise NotAvailable("the retrained model itself separates every forget row from every holdout row "
                                "(AUC 1), so the denominator is 0")
         return strata
+
+    def grouped(self, evidence: Evidence, split: Split | None = None) -> tuple[Strata, Groups]:
+        mine = row_groups(evidence)
+        return self.sample(evidence, split), mine | {f"reference_{side}": of for side, of in row_groups(
+            evidence.of(evidence.need_retrained())).items()}
 
     def statistic(self, strata: Strata) -> float:
         return privleak(_complement(strata), _complement(strata, "reference_"))

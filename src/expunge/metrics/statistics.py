@@ -18,10 +18,9 @@ def bootstrap(statistic: Callable[[Strata], float], strata: Strata, resamples: i
     """Percentile bootstrap interval of `statistic` (Efron and Tibshirani 1993, chapter 13).
 
     The examples of each stratum are resampled with replacement, independently of the other strata.
-    Rows about one entity (the 20 questions on one author) are resampled one by one: their correlation
-    is ignored, so for such data the interval is somewhat too narrow. With
-    `plain_mean=True` the statistic must be the mean of the only stratum; the same draws are then
-    averaged in one operation instead of one resample at a time.
+    For rows that come in entities the interval is too narrow (results/coverage.json); `by_entity` has
+    theirs. With `plain_mean=True` the statistic must be the mean of the only stratum; the same draws
+    are then averaged in one operation instead of one resample at a time.
     """
     if resamples < 1 or not strata or any(len(v) == 0 for v in strata.values()):
         raise ValueError("bootstrap needs at least one resample and one row in every stratum")

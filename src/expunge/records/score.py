@@ -76,7 +76,7 @@ class Score(Record):
     """What was done before it was taken, to the subject and to its control alike; None = nothing."""
     value: float | None
     interval: tuple[float, float] | None = None
-    """95 % bootstrap percentile interval over examples."""
+    """95 %: Student's t over entities; of rows, where there are fewer than 5 entities or each row is its own."""
     n: int = 0
     """How many examples the value rests on."""
     higher_is: Orientation = "neutral"
@@ -102,7 +102,8 @@ class Score(Record):
     gain_interval: tuple[float, float] | None = None
     """95 % of it, likewise."""
     entities: int = 0
-    """Under an attack: how many entities the excess rests on, on the side with fewer. A row without one is its own."""
+    """How many entities it rests on, on the side with fewer (under an attack, the excess). A row without one is its
+    own; 0 where that is not known."""
     test: EntityTest | None = None
     """Of the excess; None without a control, and in audits of earlier versions."""
     floor: float | None = None
