@@ -33,6 +33,7 @@ from expunge.audit.store import ObservationStore, read_store
 from expunge.audit.suite import Suite
 from expunge.errors import ExpungeError, UsageError, first_line
 from expunge.judgement.leaks import decided
+from expunge.judgement.splices import measured_power
 from expunge.judgement.verdict import verdict
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import MetricTerm, parse_metric, required, score_all, with_alternatives
@@ -165,7 +166,8 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         task=task.name, task_fingerprint=task.fingerprint, subject=refs["subject"], original=refs.get("original"),
         retrained=tuple(v for k, v in refs.items() if k.startswith("retrained")), controls=examined,
         suite=suite.terms, scores=scores,
-        verdict=verdict(scores, tried, offered=evidence.offered, turned_down=_turned_down(examined)),
+        verdict=verdict(scores, tried, offered=evidence.offered, turned_down=_turned_down(examined),
+                        power=measured_power(evidence, seed=seed)),
         attacks=tried, primary=suite.primary, settings=settings, seed=seed, resamples=resamples,
         environment=environment(), run=run, notes=(*notes, *mixed_up, *salad), broken=tuple(salad),
         created=now(),
@@ -214,7 +216,8 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> Audi
     return stored.model_copy(update={"suite": suite.terms, "scores": scores, "attacks": attacks, "resamples": resamples,
                                      "controls": examined, "primary": primary,
                                      "verdict": verdict(scores, attacks, offered=evidence.offered,
-                                                        turned_down=_turned_down(examined))})
+                                                        turned_down=_turned_down(examined),
+                                                        power=measured_power(evidence, seed=seed))})
 
 
 def asked_aside(asked: Iterable[MetricTerm]) -> set[tuple[str, Split]]:

@@ -1,8 +1,11 @@
-"""What a number of rows can decide: the power of the tests that a verdict rests on. Pure arithmetic."""
+"""What a number of rows can decide, and whether that is enough. What an audit with an original and a retrained model
+would miss is measured instead (`splices.py`). Pure arithmetic."""
 
 from __future__ import annotations
 
 from math import ceil
+
+from expunge.records.score import Power
 
 POWER = 0.8
 """In four of five cases."""
@@ -21,6 +24,25 @@ def least_share(rows: int) -> float:
     At best: known rows are taken to stand out without fail, which truth ratios do not.
     """
     return min(1.0, _KS / max(rows, 1) ** 0.5)
+
+
+def misses_half(rows: int, power: Power | None = None) -> bool:
+    """Whether half of the forget set could be known without being noticed: as measured, else by the number of rows."""
+    if power is None or power.missed is None:
+        return least_share(rows) > HALF
+    return power.missed >= HALF * power.entities
+
+
+def worded_power(power: Power | None) -> str:
+    """One sentence; empty where nothing was measured."""
+    if power is None or power.missed is None:
+        return ""
+    lone = "" if power.control != "retrained" else ", at best, with one retrained model"
+    if power.missed == 0:
+        one = "entity" if power.unit == "entities" else "row"
+        return f"The audit would notice a single known {one} of {power.entities} (80 % power, as asked{lone})."
+    return (f"The audit would miss up to {power.missed} of {power.entities} known {power.unit} (80 % power, as asked"
+            f"{lone}).")
 
 
 def rows_for(share: float) -> int:

@@ -52,6 +52,8 @@ def _alone(decision: Decision, scores: Sequence[Score]) -> str:
             return f"{rows_for(HALF)} forget rows or more, or attacks on them that succeed"
         case "disagrees":
             return "a second retrained model (--retrained A --retrained B), which shows how much two of them differ"
+        case "entity" | "leak share":
+            return "more rows of each entity, and a second retrained model where there is one only"
         case "no quality":
             return f"forget_quality, which {_why_missing(scores)}"
         case "no direction":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from expunge.judgement.directions import against, figure
+from expunge.judgement.entities import worded_entity
 from expunge.judgement.leaks import (
     DOUBTS,
     MIN_ROWS,
@@ -53,6 +54,8 @@ def _sentence(found: ThreatDecision, attacks: Sequence[AttackRecord]) -> str:
             return f"Left alone it does not show it, but {told(best)}.{less}"
         case "inside":
             return f"Its answers do not show it, but its inside does: {against(found.evidence[:SHOWN])}."
+        case "entity":
+            return f"Left alone it does not show it. {worded_entity(found.evidence[0])}"
         case "alarm":
             return f"No attack succeeded, but one raises an alarm: {alarm(found.evidence[0])}."
         case "untold":

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from expunge.judgement.directions import is_below
+from expunge.judgement.entities import revealed
 from expunge.judgement.leaks import MIN_ROWS, alarms, compared, leaks, lowering, untold
 from expunge.judgement.outcome import Decision, hidden_inside, looks_inside, shown_alone
-from expunge.judgement.power import HALF, least_share
+from expunge.judgement.power import misses_half
 from expunge.needs import MODEL_NEEDS, NEED_TEXTS, ModelNeed, unmet
 from expunge.records.score import ACCESS, Access, AttackRecord, Family, Score
 
 ThreatOutcome = Literal["forgets", "suppresses", "retains", "over-forgets", "undecided", "not tested"]
 ThreatReason = Literal["alone", "attack", "inside", "nothing asked", "no attack", "no control", "lowered",
-                       "alarm", "untold", "no plain score", "no retrained model", "below", "few rows", "disagrees",
-                       "unsettled", "nothing found"]
+                       "entity", "alarm", "untold", "no plain score", "no retrained model", "below", "few rows",
+                       "disagrees", "unsettled", "nothing found"]
 """Which rule decided."""
 INSIDE = "model internals: whether hidden states still hold it"
 NOT_TRIED: dict[str, tuple[Access, tuple[Family, ...]]] = {
@@ -99,6 +100,8 @@ def _decide(access: Access, scores: Sequence[Score], whole: Decision) -> ThreatD
         return decision("suppresses", "attack")
     if inside:
         return decision("suppresses", "inside", inside)
+    if entity := tuple(s for s in revealed(scores) if s.access in within):
+        return decision("suppresses", "entity", entity)
     if raised:
         return decision("undecided", "alarm", raised)
     if not here:
@@ -115,7 +118,7 @@ def _decide(access: Access, scores: Sequence[Score], whole: Decision) -> ThreatD
     if plain == "over-forgets" and below:
         return decision("over-forgets", "below", below)
     # "Forgets" needs as many rows here as it does for all accesses together.
-    if least_share(rows) > HALF:
+    if misses_half(rows, whole.power):
         return decision("undecided", "few rows")
     if plain == "undecided" and why == "disagrees":
         return decision("undecided", "disagrees", whole.alone.evidence)

@@ -12,19 +12,21 @@ from expunge.judgement.threat_wording import attack_sentences, worded_threat
 from expunge.judgement.threats import applies, decide_threats, unscored, untried
 from expunge.judgement.wording import alone_sentences, figures, first_sentence, inside_sentences
 from expunge.needs import MODEL_NEEDS, ModelNeed
-from expunge.records.score import AttackRecord, Score, Verdict
+from expunge.records.score import AttackRecord, Power, Score, Verdict
 
 
 def verdict(scores: Sequence[Score], attacks: Sequence[AttackRecord] = (), p_limit: float = P_LIMIT, *,
-            offered: Iterable[ModelNeed] = MODEL_NEEDS, turned_down: Iterable[str] = ()) -> Verdict:
+            offered: Iterable[ModelNeed] = MODEL_NEEDS, turned_down: Iterable[str] = (),
+            power: Power | None = None) -> Verdict:
     """Outcome, sentences, threats and gaps for one subject's scores, attacked ones included.
 
     Args:
         offered: what the model offers of what plug-ins may need; what its kind has no use for is not called untested.
         turned_down: a sentence for each control that does not count, with its figure.
+        power: what the plain scores would miss, where it was measured (`splices.measured_power`).
     """
     plain = [s for s in scores if s.attack is None and s.value is not None]
-    decision = decide(scores, p_limit)
+    decision = decide(scores, p_limit, power)
     alone = decision.alone.outcome
     differs = decision.outcome != alone
     threats = decide_threats(scores, decision)
@@ -36,4 +38,4 @@ def verdict(scores: Sequence[Score], attacks: Sequence[AttackRecord] = (), p_lim
         sentences=(*first_sentence(decision), *turned_down, *alone_sentences(decision), *([settled] if settled else []),
                    *inside_sentences(decision), *attack_sentences(scores, attacks), *figures(plain)),
         not_tested=(*missing, *unscored(scores, attacks), *untried(scores, attacks, offered=offered)),
-        threats=tuple(worded_threat(found, scores, attacks, offered) for found in threats))
+        threats=tuple(worded_threat(found, scores, attacks, offered) for found in threats), power=power)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from math import floor, log10
 
 from expunge.judgement.directions import against, base, compare, figure
+from expunge.judgement.entities import worded_entity
 from expunge.judgement.leaks import MIN_ROWS
 from expunge.judgement.outcome import Alone, Decision
-from expunge.judgement.power import least_share
+from expunge.judgement.power import least_share, worded_power
 from expunge.judgement.recital import ODDS, Recital
 from expunge.metrics.recited import LEAST
-from expunge.records.score import Score
+from expunge.records.score import Power, Score
 
 MEMBERSHIP = ("mia.", "linear_probe")
 """Whether forget rows can be told from rows that were never trained on, by the losses or by hidden states."""
@@ -35,8 +36,9 @@ def first_sentence(decision: Decision) -> list[str]:
 def alone_sentences(decision: Decision) -> list[str]:
     """What decided about the model left alone."""
     alone = decision.alone
-    first = [] if alone.quality is None else [_quality(alone.quality, decision.p_limit)]
-    return first + ([said] if (said := _reason(alone)) else [])
+    first = [] if alone.quality is None else [_quality(alone.quality, decision.p_limit, decision.power)]
+    first += [said] if (said := worded_power(decision.power)) else []
+    return first + ([said] if (said := _reason(alone, decision.power)) else [])
 
 
 def inside_sentences(decision: Decision) -> list[str]:
@@ -49,7 +51,7 @@ def figures(plain: list[Score]) -> list[str]:
     return [sentence for part in (_behaviour, _knowledge, _membership, _utility) for sentence in part(plain)]
 
 
-def _reason(alone: Alone) -> str:
+def _reason(alone: Alone, power: Power | None) -> str:
     match alone.reason:
         case "recited" | "familiar":
             said = [_by_heart(alone.recital)] if alone.recital is not None and alone.reason == "recited" else []
@@ -67,6 +69,8 @@ def _reason(alone: Alone) -> str:
                     "be decided from these figures.")
         case "few rows":
             rows = alone.quality.n if alone.quality else 0
+            if power is not None and power.missed is not None:
+                return "That is half of the forget set or more, so it cannot say that the forget set is gone."
             return (f"With {rows} rows that test does not notice a model that still knows half of them, so it cannot "
                     "say that the forget set is gone.")
         case "disagrees":
@@ -75,6 +79,11 @@ def _reason(alone: Alone) -> str:
         case "ruined":
             return ("But the answers are far less likely than to the retrained model, by "
                     f"{against(alone.evidence)}: the model was pushed past it, which truth ratios do not notice.")
+        case "entity":
+            return worded_entity(alone.evidence[0])
+        case "leak share":
+            return ("The truth ratios look retrained, yet more rows are said more surely than by every retrained model "
+                    f"than models differ by: {compare(alone.evidence[0])}")
         case "looks retrained":
             return ""
         case "above":
@@ -110,12 +119,13 @@ def _bound(chance: float) -> str:
     return f"1 in 10^{min(12, floor(-log10(max(chance, 1e-300))))}"
 
 
-def _quality(score: Score, p_limit: float) -> str:
+def _quality(score: Score, p_limit: float, power: Power | None) -> str:
     p = score.value or 0.0
     text = f"Forget quality is p = {figure(p)} over {score.n} forget rows: the truth ratios "
     if p >= p_limit:
-        text += (f"could not be told from those of the retrained model (limit {p_limit:g}). A test of this size may "
-                 f"miss a model that still knows {least_share(score.n):.0%} of the rows")
+        text += f"could not be told from those of the retrained model (limit {p_limit:g})"
+        if power is None or power.missed is None:
+            text += f". A test of this size may miss a model that still knows {least_share(score.n):.0%} of the rows"
     else:
         text += f"differ from those of the retrained model (limit {p_limit:g})"
     floor = score.controls.get("retrained")

@@ -68,10 +68,11 @@ def share_under(case: AttackEvidence) -> Score:
         return score.model_copy(update={"unavailable": str(reason)})
     entities, found = case.evidence.subject.entities("forget"), each["subject"]
     alike = [one.over for model, one in each.items() if model != "subject"]
+    beside = [_mean(one) for one in alike] or [0.0] * len(case.evidence.retrained)
     return score.model_copy(update={
         "value": _mean(found.over), "n": len(found.over), "before": metric.score(case.plain, resamples=0).value,
         "interval": share_interval(found.over, entities),
-        "controls": {"retrained": float(np.mean([_mean(one) for one in alike]))} if alike else {},
+        "controls": {"retrained": float(np.mean(beside))} if beside else {},
         "worst": worst_entity(found.over, entities, found.margin, alike)})
 
 

@@ -36,9 +36,13 @@ def compared(evidence: Evidence) -> Beyond:
     subject, controls = sureness(evidence.subject, "forget"), _controls(evidence)
     if not controls:
         return beside_holdout(subject, _aside(evidence.subject, "the subject"))
-    if len(controls) > 1:
-        return beyond(subject, controls, left_out(controls))
-    return beyond(subject, controls, margin_of_one(evidence))
+    return beyond(subject, controls, margin_of(evidence))
+
+
+def margin_of(evidence: Evidence) -> ControlMargin:
+    """What the retrained models give, or the only one."""
+    controls = _controls(evidence)
+    return left_out(controls) if len(controls) > 1 else margin_of_one(evidence)
 
 
 def margin_of_one(evidence: Evidence) -> ControlMargin:
@@ -136,11 +140,13 @@ class LeakShare(Metric):
             "worst": worst_entity(self.found(found), entities, found.margin, self._alike(evidence))})
 
     def _controls(self, evidence: Evidence, split: Split | None) -> dict[str, float | None]:
+        """A single retrained model lies within any margin of itself."""
         try:
             each = {model: float(np.mean(list(found.values()))) for model, found in self.flags(evidence).items()}
         except NotAvailable:
             return {}
         shares = [share for model, share in each.items() if model.startswith("retrained")]
+        shares = shares or [0.0] * len(evidence.retrained)
         found: dict[str, float | None] = {"original": each["original"]} if "original" in each else {}
         return found | ({"retrained": float(np.mean(shares))} if shares else {})
 

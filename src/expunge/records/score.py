@@ -177,6 +177,19 @@ class Threat(Record):
     not_tested: tuple[str, ...] = ()
 
 
+class Power(Record):
+    """What the verdict of the model left alone would miss, measured on rows of the original put into a control."""
+
+    entities: int
+    """Entities of the forget set; rows where each is its own."""
+    missed: int | None
+    """The largest number of them that could be known in full and go unnoticed in more than one of five cases. None
+    where the verdict would not even call the control "forgets"."""
+    unit: Literal["entities", "rows"] = "entities"
+    control: str
+    """The retrained model into which the rows were put: retrained2, or retrained where there is one only."""
+
+
 class Verdict(Record):
     """What the scores support, in words. `outcome` compares with the retrained model."""
 
@@ -188,6 +201,8 @@ class Verdict(Record):
     not_tested: tuple[str, ...] = ()
     threats: tuple[Threat, ...] = ()
     """One per kind of access, weakest first; empty where the audit ran no attack."""
+    power: Power | None = None
+    """None without an original and a retrained model, and in audits of earlier versions."""
 
 
 class AttackRecord(Record):
@@ -314,13 +329,22 @@ class Audit(Record):
 
     @property
     def nameless(self) -> Self:
-        """The same without the names of the worst entities."""
+        """The same without the names of the worst entities, in scores and sentences."""
         names = {s.worst.entity for s in self.scores if s.worst is not None}
         if not names:
             return self
-        scores = [s if s.worst is None else s.model_copy(update={"worst": s.worst.model_copy(update={"entity": ""})})
-                  for s in self.scores]
-        return self.model_copy(update={"scores": tuple(scores)})
+
+        def hidden(text: str) -> str:
+            for name in names:
+                text = text.replace(f"rows about {name} are", "rows about [name] are")
+            return text
+
+        scores = [s if s.worst is None else
+                  s.model_copy(update={"worst": s.worst.model_copy(update={"entity": "[name]"})}) for s in self.scores]
+        said = self.verdict and self.verdict.model_copy(update={
+            "sentences": tuple(map(hidden, self.verdict.sentences)),
+            "threats": tuple(t.model_copy(update={"sentence": hidden(t.sentence)}) for t in self.verdict.threats)})
+        return self.model_copy(update={"scores": tuple(scores), "verdict": said})
 
     @classmethod
     def read(cls, path: str | Path) -> Self:

@@ -1,0 +1,131 @@
+"""Measured power: how many entities could be known without the verdict noticing. No model is run for it.
+
+The rows of k entities, as the original says them, are put into a retrained model: a model that forgot all but those.
+The rules of the verdict are then applied to it as to any subject. `Power.missed` is one less than the smallest k that
+they notice in four of five draws of k entities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from expunge.judgement.outcome import P_LIMIT, decide
+from expunge.judgement.power import POWER
+from expunge.metrics.base import Evidence, NotAvailable
+from expunge.metrics.forget_quality import ForgetQuality
+from expunge.metrics.leak_share import LeakShare, margin_of
+from expunge.metrics.margins import ControlMargin, Sureness, beyond, sureness
+from expunge.metrics.probability import Probability, probabilities
+from expunge.metrics.rows import by_example
+from expunge.metrics.shares import share_interval, worst_entity
+from expunge.metrics.statistics import bootstrap, ks_pvalue
+from expunge.metrics.truth_ratio import log_truth_ratios
+from expunge.records.observation import Observations
+from expunge.records.score import Power, Score
+
+DRAWS = 25
+"""Sets of entities for each number of them; each entity once where one is to be known and there are no more."""
+RESAMPLES = 200
+Values = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What the plain scores of the verdict are made of, by row: of the original, of the control, of all controls."""
+
+    original: dict[str, Values]
+    control: dict[str, Values]
+    first: Values
+    """Truth ratios of the first retrained model, with which forget quality compares."""
+    levels: tuple[float, float]
+    """Mean probability of the original and of the retrained models."""
+    surest: Sequence[Sureness]
+    margin: ControlMargin
+    entities: Mapping[str, str]
+
+
+def measured_power(evidence: Evidence, p_limit: float = P_LIMIT, seed: int = 0) -> Power | None:
+    """What an audit with these controls would miss; None where it cannot be measured.
+
+    It takes an original and a retrained model that were asked forget rows with wrong answers. With two or more
+    retrained models the rows are put into the second, since the first is the one that forget quality compares with.
+    """
+    if evidence.original is None or not evidence.retrained:
+        return None
+    at = min(1, len(evidence.retrained) - 1)
+    try:
+        task = _task(evidence, evidence.original, at)
+    except NotAvailable:
+        return None
+    owners = sorted({task.entities[key] for key in task.control["ratio"]})
+    named = Power(entities=len(owners), missed=None, unit="rows" if len(owners) == len(task.control["ratio"]) else
+                  "entities", control=f"retrained{at + 1 if at else ''}")
+    if _noticed(task, frozenset(), p_limit, seed):
+        return named
+    random = np.random.default_rng(seed)
+
+    def power(count: int) -> float:
+        sets = [owners[i: i + 1] for i in range(len(owners))] if count == 1 and len(owners) <= DRAWS else \
+            [random.choice(owners, count, replace=False).tolist() for _ in range(DRAWS if count < len(owners) else 1)]
+        return float(np.mean([_noticed(task, frozenset(s), p_limit, seed) for s in sets]))
+
+    return named.model_copy(update={"missed": _first(lambda count: power(count) >= POWER, len(owners)) - 1})
+
+
+def _first(found: Callable[[int], bool], most: int) -> int:
+    """The smallest number from 1 to `most` for which it holds, which then holds for all larger ones; else one more."""
+    low, high = 1, most + 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if found(middle) else (middle + 1, high)
+    return low
+
+
+def _task(evidence: Evidence, original: Observations, at: int) -> _Task:
+    control, controls = evidence.retrained[at], [sureness(one, "forget") for one in evidence.retrained]
+    made = {"original": _values(original), "control": _values(control)}
+    first = _values(evidence.retrained[0])["ratio"]
+    probability = [np.mean(list(_values(one)["probability"].values())) for one in evidence.retrained]
+    return _Task(made["original"], made["control"], first,
+                 (float(np.mean(list(made["original"]["probability"].values()))), float(np.mean(probability))),
+                 controls, margin_of(evidence.of(control)), control.entities("forget"))
+
+
+def _values(observed: Observations) -> dict[str, Values]:
+    examples = by_example(observed.rows("likelihood", "forget"))
+    found: dict[str, Values] = {"ratio": log_truth_ratios(examples), "probability": probabilities(examples),
+                                "sureness": sureness(observed, "forget")}
+    if not found["ratio"]:
+        raise NotAvailable("no forget row has wrong answers")
+    return found
+
+
+def _noticed(task: _Task, known: frozenset[str], p_limit: float, seed: int) -> bool:
+    """Whether a model that knows just these entities is called anything but "forgets"."""
+    said = {name: {key: (task.original[name].get(key, value) if task.entities[key] in known else value)
+                   for key, value in values.items()} for name, values in task.control.items()}
+    scores = (_quality(said["ratio"], task.first), _probability(said["probability"], task.levels, seed),
+              _share(said["sureness"], task))
+    return decide(scores, p_limit, power=Power(entities=1, missed=0, control="")).alone.outcome != "forgets"
+
+
+def _quality(ratios: Values, first: Values) -> Score:
+    return Score(name=ForgetQuality.card.name, value=ks_pvalue(list(ratios.values()), list(first.values())),
+                 n=len(ratios), higher_is="forgot", controls={"original": None, "retrained": None})
+
+
+def _probability(values: Values, levels: tuple[float, float], seed: int) -> Score:
+    rows = np.asarray(list(values.values()))
+    return Score(name=f"forget.{Probability.card.name}", value=float(rows.mean()), n=len(rows), higher_is="knows",
+                 interval=bootstrap(lambda s: float(np.mean(s["rows"])), {"rows": rows}, RESAMPLES, seed,
+                                    plain_mean=True), controls={"original": levels[0], "retrained": levels[1]})
+
+
+def _share(values: Sureness, task: _Task) -> Score:
+    found = beyond(values, task.surest, task.margin).over
+    return Score(name=LeakShare.card.name, value=float(np.mean(list(found.values()))), n=len(found),
+                 higher_is="knows", interval=share_interval(found, task.entities), controls={"retrained": 0.0},
+                 worst=worst_entity(found, task.entities, task.margin))
