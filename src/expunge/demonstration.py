@@ -58,17 +58,16 @@ def demo(out: str | Path = "expunge-demo", *, method: str = DEMO_RECIPE, seed: i
     reporter.brief = not verbose
     processes.refuse_several("The demo")
     task = load_task("authors", seed=seed)
-    reporter.note(f"1/4 a world of {len({r.entity for r in task.forget + task.retain})} invented authors; "
+    reporter.note(f"1/3 a world of {len({r.entity for r in task.forget + task.retain})} invented authors; "
                   f"{len(task.forget)} rows to forget")
     original = trained_world(task, "full", seed=seed, reporter=reporter)
     retrained = trained_world(task, "retain", seed=seed + 1, reporter=reporter)
-    reporter.note(f"2/4 forget by {method}")
+    reporter.note(f"2/3 forget by {method}")
     record = forget(original, task=task, method=method, out=out, seed=seed, overwrite=True, reporter=reporter,
                     **(DEMO_SETTINGS | options))
-    reporter.note("3/4 audit against the original and the retrained model")
+    reporter.note("3/3 audit against the original and the retrained model, and make the page")
     evidence = audit(out, task=task, original=original, retrained=[retrained], suite=DEMO_SUITE, overwrite=True,
                   reporter=reporter)
-    reporter.note("4/4 the page")
     page = render([out], out=out / "report.html")
     reporter.close()
     assert isinstance(record, RunRecord) and isinstance(evidence, Audit)

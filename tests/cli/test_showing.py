@@ -71,7 +71,7 @@ def test_one_screen_holds_the_result(capsys: pytest.CaptureFixture[str]) -> None
                      not_tested=tuple(f"{LONG} {i}: why" for i in range(9)))
     said = shown(capsys, audit, page="runs/here/report.html", follow_up="expunge audit run --out more")
     lines = said.splitlines()
-    assert len(lines) <= 25 - 6, "the demo's five notes stay above it, and a long command wraps once"
+    assert len(lines) <= 25 - 6, "the demo's four notes stay above it, and a long command wraps once"
     assert all(len(line) <= WIDTH for line in lines)
     assert [s.name for s in carrying(audit.scores)] == [
         "forget.probability", "forget.keyword", "forget_quality", "privleak", "model_utility"]
