@@ -88,8 +88,26 @@ def test_outcome(scores: list[Score], outcome: str) -> None:
     assert verdict(scores).outcome == outcome
 
 
+@pytest.mark.parametrize(("kept", "interval", "ruins"), [
+    (0.06, (0.05, 0.07), True), (0.4, (0.35, 0.44), True), (0.45, (0.4, 0.5), False), (0.9, (0.88, 0.92), False)])
+@pytest.mark.parametrize(("scores", "outcome"), [
+    ([quality(0.4), SAME, NOTHING], "forgets"), ([quality(0.4), BELOW], "over-forgets"), ([SAME], "undecided"),
+    ([quality(0.4), SAME, LEAK], "suppresses"), ([quality(1e-9), ABOVE], "retains")])
+@pytest.mark.parametrize("control", ["original", "retrained"])
+def test_a_model_that_lost_what_it_should_keep_is_ruined(kept: float, interval: tuple[float, float], ruins: bool,
+                                                         scores: list[Score], outcome: str, control: str) -> None:
+    """What it still knows of the forget set comes first; low scores show no forgetting then."""
+    retain = score("retain.probability", kept, interval, **{control: 0.93})
+    found = verdict([*scores, retain])
+    ruined = ruins and outcome not in ("suppresses", "retains")
+    assert found.outcome == ("ruined" if ruined else outcome)
+    assert found.sentences[0].startswith(f"The model lost what it should keep: retain.probability ({kept}") == ruined
+    assert "ruined" not in {t.outcome for t in found.threats} or ruined
+    assert "forgets" not in {t.outcome for t in found.threats} or not ruined
+
+
 @pytest.mark.parametrize(("name", "outcome"), [
-    ("original", "retains"), ("perfect", "retains"), ("retrained", "undecided"), ("collapsed", "over-forgets"),
+    ("original", "retains"), ("perfect", "retains"), ("retrained", "undecided"), ("collapsed", "ruined"),
 ])
 def test_worlds(name: str, outcome: str) -> None:
     found = verdict(score_all(SUITE, world(name), 200))

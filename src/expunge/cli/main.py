@@ -154,7 +154,8 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Ask a model what it still knows, beside the original and retrained models."""
-    places = [place for place in (subject, original, *(retrained or ())) if place is not None]
+    gated = bool(require) and (Path(subject or "") / "audit.json").is_file()  # perhaps a finished audit without a model
+    places = [place for place in (None if gated else subject, original, *(retrained or ())) if place is not None]
     for place in places:
         check_place(place, hub=False)
     from expunge import api
@@ -176,6 +177,8 @@ def audit(
     if subject and conditions and (stored := stored_audit(subject, rows, settings, out, original, retrained, resume,
                                                           overwrite, dry_run)):
         return gate_stored(stored, subject, conditions, junit, as_json)
+    if gated and subject:
+        check_place(subject, hub=False)
     if subject is None:
         raise UsageError("No model was given to audit.", fix="Give a run folder, a model folder or a hub name.")
     if settings.suite:

@@ -120,7 +120,7 @@ def show_page(page: Path, folders: Sequence[Path], redacted: bool, mail: bool) -
 def _show_verdict(verdict: Verdict, reporter: Reporter, retrained: bool) -> None:
     """One sentence, and the outcome for each kind of access."""
     meaning = HEADLINES[verdict.outcome][2].partition(". ")[0].rstrip(".")
-    if verdict.outcome == "undecided" and verdict.sentences:
+    if verdict.outcome in ("undecided", "ruined") and verdict.sentences:
         meaning = verdict.sentences[0].rstrip(".")
     elif verdict.outcome == "retains" and not retrained and verdict.sentences:  # what proves it, without a comparison
         meaning += f". {verdict.sentences[0].rstrip('.')}"

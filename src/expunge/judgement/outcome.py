@@ -13,7 +13,7 @@ The outcome compares with the retrained model, on the untouched subject (attack 
 2. `forget_quality` >= 0.05 and nothing above            -> forgets
    the same where half of it could be left unnoticed (`power.py`; measured in `splices.py`) -> undecided
    the same, but probability far below                   -> over-forgets: truth ratios set right answers
-                                                            against wrong ones, so ruining both goes unseen
+                                                            against wrong ones, so damage to both goes unseen
    `forget_quality` >= 0.05 but something above          -> undecided: the evidence disagrees
    `forget_quality` <  0.05 (or missing), something above -> retains
    `forget_quality` <  0.05, probability below, nothing above -> over-forgets
@@ -28,6 +28,7 @@ The outcome compares with the retrained model, on the untouched subject (attack 
    and has an interval above 0, but too few entities, a p-value that the correction lifts above 0.05, or an attack that
    was not declared beforehand. "Forgets" becomes "undecided" also where no attack was set against a control, or a
    primary one could not have counted even if it had recovered everything.
+4. "Forgets", "over-forgets" and "undecided" become "ruined" where the model lost what it should keep (`utility.py`).
 
 Directions of the model left alone are tested at 95 % each without correction, so one of them may cross by chance;
 primary attacks are corrected for their number together.
@@ -44,10 +45,11 @@ from expunge.judgement.entities import certain, known_entity, leaking, revealed
 from expunge.judgement.leaks import MIN_ROWS, alarms, leaks, primary, untold
 from expunge.judgement.power import misses_half
 from expunge.judgement.recital import Recital, recital
+from expunge.judgement.utility import lost_utility
 from expunge.records.score import Access, Power, Score
 
-Outcome = Literal["forgets", "suppresses", "retains", "over-forgets", "undecided"]
-Reason = Literal["recited", "familiar", "no scores", "no retrained model", "few rows", "disagrees", "ruined",
+Outcome = Literal["forgets", "suppresses", "retains", "over-forgets", "ruined", "undecided"]
+Reason = Literal["recited", "familiar", "no scores", "no retrained model", "few rows", "disagrees", "far below",
                  "looks retrained", "above", "below", "no direction", "no quality", "entity", "leak share"]
 """Which rule decided about the model left alone."""
 P_LIMIT = 0.05
@@ -88,6 +90,8 @@ class Decision:
     untold: tuple[str, ...] = ()
     """It would forget, but these attacks could not have counted even if they had recovered everything."""
     power: Power | None = None
+    ruined: tuple[Score, ...] = ()
+    """What it should keep and lost, where that decides."""
 
 
 def decide(scores: Sequence[Score], p_limit: float = P_LIMIT, power: Power | None = None) -> Decision:
@@ -106,7 +110,8 @@ def decide(scores: Sequence[Score], p_limit: float = P_LIMIT, power: Power | Non
     unattacked = outcome == "forgets" and not primary(scores)
     if raised or blind or unattacked:
         outcome = "undecided"
-    return Decision(outcome, alone, inside, p_limit, unattacked, raised, blind, power)
+    lost = lost_utility(plain) if outcome in ("forgets", "over-forgets", "undecided") else ()
+    return Decision("ruined" if lost else outcome, alone, inside, p_limit, unattacked, raised, blind, power, lost)
 
 
 def _by_entity(found: Alone, plain: list[Score]) -> Alone:
@@ -141,9 +146,9 @@ def _alone(plain: list[Score], p_limit: float, power: Power | None) -> Alone:
             return Alone("undecided", "few rows", quality)
         if above:
             return Alone("undecided", "disagrees", quality, above)
-        ruined = tuple(s for s in below if base(s) == "forget.probability" and s.interval is not None
-                       and s.interval[1] < FAR * (s.controls.get("retrained") or 0.0))
-        return Alone("over-forgets", "ruined", quality, ruined) if ruined else \
+        far = tuple(s for s in below if base(s) == "forget.probability" and s.interval is not None
+                    and s.interval[1] < FAR * (s.controls.get("retrained") or 0.0))
+        return Alone("over-forgets", "far below", quality, far) if far else \
             Alone("forgets", "looks retrained", quality)
     if above:
         return Alone("retains", "above", quality, above)

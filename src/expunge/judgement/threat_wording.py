@@ -20,6 +20,7 @@ from expunge.judgement.leaks import (
     untold,
 )
 from expunge.judgement.threats import ThreatDecision, by_reason, folded, refused, term_of, untried
+from expunge.judgement.utility import reference
 from expunge.needs import MODEL_NEEDS, ModelNeed
 from expunge.records.score import AttackRecord, Score, Threat
 
@@ -78,6 +79,8 @@ def _sentence(found: ThreatDecision, attacks: Sequence[AttackRecord]) -> str:
             return f"{nothing}. No score at this access tells of the model left alone."
         case "no retrained model":
             return f"{nothing}. The model left alone has no retrained one to be compared with."
+        case "ruined":
+            return f"{nothing}, but it lost what it should keep: {lost(found.evidence)}."
         case "below":
             return f"{nothing}, but it shows less than the retrained one: {against(found.evidence[:SHOWN])}."
         case "few rows":
@@ -90,6 +93,13 @@ def _sentence(found: ThreatDecision, attacks: Sequence[AttackRecord]) -> str:
             return f"{nothing}, but the scores of the model left alone do not settle it."
         case "nothing found":
             return f"{nothing}."
+
+
+def lost(scores: Iterable[Score]) -> str:
+    """What a model should keep and lost: `retain.probability (0.06, the original 0.93)`."""
+    return ", ".join(f"{s.name} ({figure(s.value or 0.0)}, "
+                     f"{'the original' if s.controls.get('original') is not None else 'the retrained model'} "
+                     f"{figure(reference(s) or 0.0)})" for s in scores)
 
 
 def told(score: Score) -> str:

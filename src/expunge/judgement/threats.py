@@ -18,9 +18,10 @@ from expunge.judgement.power import misses_half
 from expunge.needs import MODEL_NEEDS, NEED_TEXTS, ModelNeed, unmet
 from expunge.records.score import ACCESS, Access, AttackRecord, Family, Score
 
-ThreatOutcome = Literal["forgets", "suppresses", "retains", "over-forgets", "undecided", "not tested"]
+ThreatOutcome = Literal["forgets", "suppresses", "retains", "over-forgets", "ruined", "undecided", "not tested"]
 ThreatReason = Literal["alone", "attack", "inside", "nothing asked", "no attack", "no control", "lowered",
-                       "entity", "alarm", "untold", "no plain score", "no retrained model", "below", "few rows",
+                       "entity", "alarm", "untold", "no plain score", "no retrained model", "ruined", "below",
+                       "few rows",
                        "disagrees", "unsettled", "nothing found"]
 """Which rule decided."""
 INSIDE = "model internals: whether hidden states still hold it"
@@ -95,7 +96,7 @@ def _decide(access: Access, scores: Sequence[Score], whole: Decision) -> ThreatD
         return ThreatDecision(access, outcome, reason, here, found, evidence, rows >= MIN_ROWS, rows)
 
     if above:
-        return decision(overall if overall in ("retains", "undecided") else "retains", "alone", above)
+        return decision(overall if overall in ("retains", "undecided", "ruined") else "retains", "alone", above)
     if found:
         return decision("suppresses", "attack")
     if inside:
@@ -115,6 +116,8 @@ def _decide(access: Access, scores: Sequence[Score], whole: Decision) -> ThreatD
         return decision("undecided", "untold")
     if all(s.controls.get("retrained") is None for s in known):
         return decision("undecided", "no retrained model")
+    if whole.ruined:
+        return decision("ruined", "ruined", whole.ruined)
     if plain == "over-forgets" and below:
         return decision("over-forgets", "below", below)
     # "Forgets" needs as many rows here as it does for all accesses together.

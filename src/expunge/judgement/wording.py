@@ -10,6 +10,7 @@ from expunge.judgement.leaks import MIN_ROWS
 from expunge.judgement.outcome import Alone, Decision
 from expunge.judgement.power import least_share, worded_power
 from expunge.judgement.recital import ODDS, Recital
+from expunge.judgement.threat_wording import lost
 from expunge.metrics.recited import LEAST
 from expunge.records.score import Power, Score
 
@@ -21,6 +22,9 @@ BEHAVIOUR = ("forget.refusal", "forget.above_chance")
 
 def first_sentence(decision: Decision) -> list[str]:
     """Where the attacks, or their absence, change what the scores say."""
+    if decision.ruined:
+        return [f"The model lost what it should keep: {lost(decision.ruined)}. Low scores of the forget set then show "
+                "damage, not forgetting: a lower --lr, fewer steps or a retain term keep more."]
     if decision.unattacked:
         return ["Asked plainly the model looks like one that never saw the forget set, but no attack was set against a "
                 "control, and an attack may bring back what plain asking does not show."]
@@ -76,7 +80,7 @@ def _reason(alone: Alone, power: Power | None) -> str:
         case "disagrees":
             return ("The evidence disagrees: the truth ratios look retrained, yet clearly more is known than by the "
                     f"retrained model: {against(alone.evidence)}.")
-        case "ruined":
+        case "far below":
             return ("But the answers are far less likely than to the retrained model, by "
                     f"{against(alone.evidence)}: the model was pushed past it, which truth ratios do not notice.")
         case "entity":

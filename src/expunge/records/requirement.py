@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Sign = Literal[">=", "<=", ">", "<", "=", "!="]
 FIGURES = ("excess", "gain", "recovered", "before")
 """What of a score under attack may be named after it; its value where nothing is."""
-OUTCOMES = ("forgets", "suppresses", "over-forgets", "retains", "undecided")
+OUTCOMES = ("forgets", "suppresses", "over-forgets", "ruined", "retains", "undecided")
 """Words of a verdict; what was not tested has none."""
 COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}

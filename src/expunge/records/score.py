@@ -166,7 +166,7 @@ class Threat(Record):
     """What the evidence supports against an attacker with one kind of access, and with all below it."""
 
     access: Access
-    outcome: Literal["forgets", "suppresses", "retains", "over-forgets", "undecided", "not tested"]
+    outcome: Literal["forgets", "suppresses", "retains", "over-forgets", "ruined", "undecided", "not tested"]
     sentence: str
     strongest: str | None = None
     """The attack that recovered most beyond its control; None when none did."""
@@ -193,8 +193,8 @@ class Power(Record):
 class Verdict(Record):
     """What the scores support, in words. `outcome` compares with the retrained model."""
 
-    outcome: Literal["forgets", "suppresses", "over-forgets", "retains", "undecided"]
-    alone: Literal["forgets", "over-forgets", "retains", "undecided"] | None = None
+    outcome: Literal["forgets", "suppresses", "over-forgets", "ruined", "retains", "undecided"]
+    alone: Literal["forgets", "over-forgets", "ruined", "retains", "undecided"] | None = None
     """What the scores without any attack say; None where there is no difference to tell of."""
     sentences: tuple[str, ...]
     """Each a full sentence with the figures it rests on."""

@@ -18,6 +18,9 @@ HEADLINES: dict[str, tuple[str, str, str]] = {
     "over-forgets": (
         "▽", "Over-forgets",
         "The model knows less than one that never saw the forget set: it avoids or damages answers."),
+    "ruined": (
+        "▁", "Ruined",
+        "The model lost what it should keep. Low scores of the forget set then show damage, not forgetting."),
     "retains": (
         "✕", "Retains",
         "The model shows knowledge of the forget set that one trained without it lacks."),
