@@ -24,7 +24,7 @@ ENTITIES = (5, 10, 20, 50)
 ICC = (0.0, 0.1, 0.3)
 ROWS = 10
 COMPARISONS = 12
-TIMES = {"mean": 3000, "rows": 300, "auc": 600, "sign_flip": 1000, "permute": 400}
+TIMES = {"mean": 3000, "rows": 300, "auc": 900, "sign_flip": 3000, "permute": 1200}
 """How often each is simulated."""
 DRAWS = 999
 """Fewer than in an audit, for speed: the level of a test does not depend on it."""

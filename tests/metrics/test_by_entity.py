@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import ks_2samp, ttest_ind
 from scipy.stats import t as student
-from scipy.stats import ttest_ind
 
 from expunge.audit.suite import parse_suite
 from expunge.judgement.leaks import alarms, could_count, decided, leaks, untold
@@ -25,10 +25,11 @@ from expunge.metrics.by_entity import (
     permute,
     sign_flip,
     statistic_interval,
+    swapped_distance,
     t_interval,
 )
 from expunge.metrics.statistics import auc
-from expunge.records.score import Score
+from expunge.records.score import PairedDistance, Score
 
 SEVERITY = ["forgets", "over-forgets", "undecided", "suppresses", "retains"]
 PLAIN = (Score(name="forget_quality", value=0.4, n=100, higher_is="forgot", controls={"retrained": 1.0}),
@@ -142,6 +143,56 @@ def test_the_jackknife_of_a_mean_is_students_and_pairs_the_models() -> None:
     assert paired == pytest.approx((-1, -1)), "what both models share cancels"
     few = ["a" if i % 2 else "b" for i in range(40)]
     assert statistic_interval(mean, {"x": values}, {"x": few}) == statistic_interval(mean, {"x": values}, {})
+
+
+def test_the_paired_distance_equals_counting_by_hand() -> None:
+    draw = np.random.default_rng(9)
+    whose = {f"r{i}": f"e{i % 7}" for i in range(21)}
+    mine = {key: float(round(draw.normal(0.6), 1)) for key in whose}
+    theirs = {key: float(round(draw.normal(), 1)) for key in whose}
+
+    def distance(swapped: tuple[int, ...]) -> float:
+        sides = [[(b if swapped[int(whose[k][1:])] else a)[k] for k in whose]
+                 for a, b in ((mine, theirs), (theirs, mine))]
+        return float(ks_2samp(*sides).statistic)
+
+    found = swapped_distance(mine, theirs, whose)
+    seen = distance((0,) * 7)
+    every = [distance(swapped) for swapped in product((0, 1), repeat=7)]
+    assert found.distance == pytest.approx(seen) and found.units == 7
+    assert found.p == pytest.approx(np.mean([d >= seen - 1e-9 for d in every]))
+    assert swapped_distance(mine, mine, whose).p == 1.0
+    assert swapped_distance(mine, theirs, {key: f"e{i % 5}" for i, key in enumerate(whose)}).unit == "rows"
+
+
+def test_the_paired_distance_holds_its_level_where_rows_come_in_entities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published test does not: it takes the rows for independent ones."""
+    monkeypatch.setattr("expunge.metrics.by_entity.DRAWS", 199)
+    draw, found = np.random.default_rng(4), np.zeros(2)
+    whose = {f"r{i}": f"e{i // 10}" for i in range(160)}
+    for _ in range(200):
+        mine, theirs = (dict(zip(whose, (np.repeat(draw.normal(size=16), 10) + draw.normal(size=160)).tolist(),
+                                 strict=True)) for _ in range(2))
+        found += [swapped_distance(mine, theirs, whose).p <= 0.05,
+                  ks_2samp(list(mine.values()), list(theirs.values())).pvalue <= 0.05]
+    assert found[0] / 200 <= 0.09 and found[1] / 200 > 0.15
+
+
+@pytest.mark.parametrize(("paired", "outcome"), [
+    (None, "forgets"), ({"p": 0.001, "distance": 0.3, "room": 0.9}, "undecided"),
+    ({"p": 0.001, "distance": 0.3}, "undecided"), ({"p": 0.2, "distance": 0.3, "room": 0.9}, "forgets"),
+    ({"p": 0.001, "distance": 0.2, "room": 0.9}, "forgets"), ({"p": 0.001, "distance": 0.3, "floor": 0.31}, "forgets"),
+    ({"p": 0.001, "distance": 0.2, "room": 0.9, "floor": 0.1}, "undecided"),
+    ({"p": 0.001, "distance": 0.2, "room": 0.9, "floor": 0.1, "unit": "rows"}, "forgets")])
+def test_the_published_number_is_not_the_only_rule(paired: dict[str, Any] | None, outcome: str) -> None:
+    quality = PLAIN[0].model_copy(update={"paired": None if paired is None else PairedDistance(units=20, **paired)})
+    quiet = with_tests([compared(rows(8, 10, 0.0, 0.02, 0.1, 1))])
+    found = verdict((quality, PLAIN[1], *quiet))
+    assert found.outcome == outcome
+    if paired is not None:
+        assert "That is TOFU's published number; paired by" in " ".join(found.sentences)
+    if outcome == "undecided":
+        assert any(s.startswith("What would settle it: a second retrained model") for s in found.sentences)
 
 
 # Whole audits, of made-up rows

@@ -145,17 +145,22 @@ def test_without_a_retrained_model_it_says_so_and_still_reports_the_figures() ->
 
 
 def test_membership_sentences_follow_the_interval() -> None:
-    def said(value: float, low: float, high: float) -> str:
-        (sentence,) = [s for s in verdict([score("mia.loss", value, (low, high), retrained=0.52)]).sentences
+    def said(value: float, low: float, high: float, **retrained: float) -> str:
+        (sentence,) = [s for s in verdict([score("mia.loss", value, (low, high), **retrained)]).sentences
                        if s.startswith("mia.loss")]
         return sentence
 
     assert said(0.7, 0.65, 0.75) == (
-        "mia.loss is 0.7 [0.65, 0.75], n = 100 (retrained 0.52): the forget rows still look more familiar "
-        "than rows that were never trained on (0.5 = no difference).")
-    assert "but no more so than in the retrained model" in said(0.53, 0.51, 0.55)
+        "mia.loss is 0.7 [0.65, 0.75], n = 100: the forget rows still look more familiar than rows that were never "
+        "trained on (0.5 = no difference).")
     assert "look less familiar" in said(0.2, 0.1, 0.3)
     assert "does not tell" in said(0.51, 0.46, 0.56)
+    # The retrained model's value is the null: its rows may be easier by nature.
+    assert said(0.7, 0.65, 0.75, retrained=0.6) == (
+        "mia.loss is 0.7 [0.65, 0.75], n = 100 (retrained 0.6): the forget rows still look more familiar beside rows "
+        "that were never trained on than to the retrained model.")
+    assert "look as familiar beside" in said(0.7, 0.65, 0.75, retrained=0.68)
+    assert "look less familiar beside" in said(0.51, 0.46, 0.56, retrained=0.7)
 
 
 def test_utility_is_set_against_the_original() -> None:

@@ -12,6 +12,7 @@ The outcome compares with the retrained model, on the untouched subject (attack 
    two apart; nothing then shows that it forgets.
 2. `forget_quality` >= 0.05 and nothing above            -> forgets
    the same where half of it could be left unnoticed (`power.py`; measured in `splices.py`) -> undecided
+   the same, but the paired test tells the two apart  -> undecided: see `told_apart`
    the same, but probability far below                   -> over-forgets: truth ratios set right answers
                                                             against wrong ones, so damage to both goes unseen
    `forget_quality` >= 0.05 but something above          -> undecided: the evidence disagrees
@@ -42,7 +43,7 @@ from typing import Literal
 
 from expunge.judgement.directions import base, is_above, is_below
 from expunge.judgement.entities import certain, known_entity, leaking, revealed
-from expunge.judgement.leaks import MIN_ROWS, alarms, leaks, primary, untold
+from expunge.judgement.leaks import LONE_RESIDUE, MIN_ROWS, RESIDUE, alarms, leaks, primary, untold
 from expunge.judgement.power import misses_half
 from expunge.judgement.recital import Recital, recital
 from expunge.judgement.utility import lost_utility
@@ -50,7 +51,8 @@ from expunge.records.score import Access, Power, Score
 
 Outcome = Literal["forgets", "suppresses", "retains", "over-forgets", "ruined", "undecided"]
 Reason = Literal["recited", "familiar", "no scores", "no retrained model", "few rows", "disagrees", "far below",
-                 "looks retrained", "above", "below", "no direction", "no quality", "entity", "leak share"]
+                 "looks retrained", "told apart", "above", "below", "no direction", "no quality", "entity",
+                 "leak share"]
 """Which rule decided about the model left alone."""
 P_LIMIT = 0.05
 FAR = 0.25
@@ -148,13 +150,28 @@ def _alone(plain: list[Score], p_limit: float, power: Power | None) -> Alone:
             return Alone("undecided", "disagrees", quality, above)
         far = tuple(s for s in below if base(s) == "forget.probability" and s.interval is not None
                     and s.interval[1] < FAR * (s.controls.get("retrained") or 0.0))
-        return Alone("over-forgets", "far below", quality, far) if far else \
+        if far:
+            return Alone("over-forgets", "far below", quality, far)
+        return Alone("undecided", "told apart", quality) if told_apart(quality, p_limit) else \
             Alone("forgets", "looks retrained", quality)
     if above:
         return Alone("retains", "above", quality, above)
     if quality is not None and any(base(s) == "forget.probability" for s in below):
         return Alone("over-forgets", "below", quality, below)
     return Alone("undecided", "no direction" if quality is not None else "no quality", quality)
+
+
+def told_apart(quality: Score, p_limit: float = P_LIMIT) -> bool:
+    """Whether the truth ratios differ from the retrained model's by entity, which the published test may miss.
+
+    Two models that never saw the rows differ too, so the distance must also be more than that of a second retrained
+    model, and a tenth of the original's; a quarter with one retrained model, or where rows are tested.
+    """
+    paired = quality.paired
+    if paired is None or paired.p >= p_limit:
+        return False
+    share = LONE_RESIDUE if paired.floor is None or paired.unit == "rows" else RESIDUE
+    return paired.distance > max(paired.floor or 0.0, share * (1.0 if paired.room is None else paired.room))
 
 
 def shown_alone(scores: Sequence[Score]) -> list[Score]:

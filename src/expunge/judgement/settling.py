@@ -50,7 +50,7 @@ def _alone(decision: Decision, scores: Sequence[Score]) -> str:
             return "a score of the forget set, such as forget.probability (--suite scores)"
         case "few rows":
             return f"{rows_for(HALF)} forget rows or more, or attacks on them that succeed"
-        case "disagrees":
+        case "disagrees" | "told apart":
             return "a second retrained model (--retrained A --retrained B), which shows how much two of them differ"
         case "entity" | "leak share":
             return "more rows of each entity, and a second retrained model where there is one only"

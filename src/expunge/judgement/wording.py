@@ -80,6 +80,9 @@ def _reason(alone: Alone, power: Power | None) -> str:
         case "disagrees":
             return ("The evidence disagrees: the truth ratios look retrained, yet clearly more is known than by the "
                     f"retrained model: {against(alone.evidence)}.")
+        case "told apart":
+            return ("The published test takes the rows of the two models for independent ones. Paired by entity they "
+                    "differ, by more than models that never saw the rows are taken to.")
         case "far below":
             return ("But the answers are far less likely than to the retrained model, by "
                     f"{against(alone.evidence)}: the model was pushed past it, which truth ratios do not notice.")
@@ -135,6 +138,11 @@ def _quality(score: Score, p_limit: float, power: Power | None) -> str:
     floor = score.controls.get("retrained")
     if floor is not None and floor != 1:
         text += f"; other retrained models reach p = {figure(floor)} against the first"
+    if score.paired is not None:
+        paired = score.paired
+        room = "" if paired.room is None else f", the original's is {figure(paired.room)}"
+        text += (f". That is TOFU's published number; paired by {paired.unit}, {paired.units} of them, p = "
+                 f"{figure(paired.p)} (distance {figure(paired.distance)}{room})")
     return text + "."
 
 
@@ -174,16 +182,17 @@ def _membership(plain: list[Score]) -> list[str]:
     found = []
     for score in plain:
         if base(score).startswith(MEMBERSHIP) and score.interval is not None and score.n >= MIN_ROWS:
-            low, high = score.interval
-            meaning = ("the forget rows still look more familiar than rows that were never trained on"
-                       if low > 0.5 else
-                       "the forget rows look less familiar than rows that were never trained on, which also "
-                       "gives them away" if high < 0.5 else
-                       "this attack does not tell forget rows from rows that were never trained on")
-            retrained = score.controls.get("retrained")
-            if retrained is not None and low <= retrained <= high and not low <= 0.5 <= high:
-                meaning += ", but no more so than in the retrained model"
-            found.append(f"{compare(score)[:-1]}: {meaning} (0.5 = no difference).")
+            (low, high), retrained = score.interval, score.controls.get("retrained")
+            # Forget rows may be easier or harder than the others for any model: the retrained one knows by how much.
+            null, than = (0.5, "than rows that were never trained on") if retrained is None else (
+                retrained, "beside rows that were never trained on than to the retrained model")
+            meaning = (f"the forget rows still look more familiar {than}" if low > null else
+                       f"the forget rows look less familiar {than}, which also gives them away" if high < null else
+                       "this attack does not tell forget rows from rows that were never trained on"
+                       if retrained is None else
+                       f"the forget rows look as familiar {than.replace(' than to', ' as to')}")
+            end = " (0.5 = no difference)" if retrained is None else ""
+            found.append(f"{compare(score)[:-1]}: {meaning}{end}.")
         elif base(score).startswith(MEMBERSHIP):
             few = f": fewer than {MIN_ROWS} rows, forget and other rows together, tell nothing" * (score.n < MIN_ROWS)
             found.append(f"{compare(score)[:-1]}{few}.")

@@ -10,10 +10,13 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.metrics.base import Evidence, Metric, MetricCard, NotAvailable, Strata
+from expunge.metrics.by_entity import swapped_distance
 from expunge.metrics.rows import by_example, column
 from expunge.metrics.statistics import ks_pvalue
 from expunge.metrics.truth_ratio import Variant, log_truth_ratios
 from expunge.plugin import Property
+from expunge.records.observation import Observations
+from expunge.records.score import PairedDistance, Score
 from expunge.records.task import Split
 
 
@@ -33,6 +36,8 @@ class ForgetQuality(Metric):
         needs=frozenset({"wrong_answers", "retrained"}),
         deviations=(
             "The interval resamples rows, which pushes a p-value towards 0: its upper end is too low.",
+            "It takes the rows of the two models for independent ones, as TOFU does; `paired` in audit.json is the "
+            "test of the same rows by entity.",
             "Every forget row is used; the first TOFU code stopped at 300, which changes the p-value.",
         ),
         alternatives=True, higher_is="forgot", range=(0.0, 1.0), ideal=1.0, access="logits",
@@ -57,9 +62,33 @@ class ForgetQuality(Metric):
         """The test depends on ranks only, so logarithms are compared: they do not overflow."""
         return ks_pvalue(strata["forget"], strata["reference_forget"])
 
+    def score(self, evidence: Evidence, split: Split | None = None, *, resamples: int = 1000,
+              seed: int = 0) -> Score:
+        """With the test of the same rows, paired by entity, beside the published p-value."""
+        score = super().score(evidence, split, resamples=resamples, seed=seed)
+        if score.value is None:
+            return score
+        entities, retrained = evidence.subject.entities("forget"), self._by_row(evidence.of(evidence.retrained[0]))
+
+        def beside(model: Observations) -> PairedDistance | None:
+            try:
+                return swapped_distance(self._by_row(evidence.of(model)), retrained, entities, seed)
+            except (NotAvailable, ValueError):
+                return None
+
+        paired = beside(evidence.subject)
+        if paired is None:
+            return score
+        original = beside(evidence.original) if evidence.original else None
+        others = [found.distance for other in evidence.retrained[1:] if (found := beside(other))]
+        return score.model_copy(update={"paired": paired.model_copy(update={
+            "room": original.distance if original else None, "floor": max(others, default=None)})})
+
+    def _by_row(self, evidence: Evidence) -> dict[str, float]:
+        return log_truth_ratios(by_example(evidence.rows("likelihood", "forget")), self.spec.variant)
+
     def _ratios(self, evidence: Evidence, model: str) -> NDArray[np.float64]:
         try:
-            examples = by_example(evidence.rows("likelihood", "forget"))
-            return column(log_truth_ratios(examples, self.spec.variant), "no forget row has wrong answers")
+            return column(self._by_row(evidence), "no forget row has wrong answers")
         except NotAvailable as reason:
             raise NotAvailable(f"of {model}, {reason}") from None

@@ -67,6 +67,22 @@ class EntityTest(Record):
     """How many, on the side with fewer."""
 
 
+class PairedDistance(Record):
+    """Whether two models answer the same rows differently: entities are swapped between them, two-sided."""
+
+    distance: float
+    """The largest gap between the two distributions, 0 to 1: the statistic of Kolmogorov and Smirnov."""
+    p: float
+    """How often swapping the two models entity by entity gives so large a gap."""
+    room: float | None = None
+    """The gap between the original and the retrained model."""
+    floor: float | None = None
+    """The largest gap between a further retrained model and the first."""
+    unit: Literal["entities", "rows"] = "entities"
+    """Rows where there are too few entities for the test."""
+    units: int
+
+
 class Score(Record):
     """One metric of one subject. `value` is None exactly when `unavailable` says why."""
 
@@ -106,6 +122,9 @@ class Score(Record):
     own; 0 where that is not known."""
     test: EntityTest | None = None
     """Of the excess; None without a control, and in audits of earlier versions."""
+    paired: PairedDistance | None = None
+    """Of forget_quality: the test that its published p-value is not, since that takes the rows of the two models for
+    independent ones."""
     floor: float | None = None
     """The excess of a second retrained model over the first: what two models that never knew differ by."""
     original_attacked: float | None = None
