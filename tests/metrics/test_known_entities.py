@@ -7,13 +7,14 @@ from collections.abc import Collection
 import numpy as np
 import pytest
 
+from expunge.judgement.leak_line import leak_line
 from expunge.judgement.outcome import decide
 from expunge.judgement.power import least_share, misses_half, worded_power
 from expunge.judgement.splices import measured_power
 from expunge.judgement.verdict import verdict
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import score_all
-from expunge.records.score import Audit, Power, Score, SubjectRef, WorstEntity
+from expunge.records.score import AttackRecord, Audit, Power, Score, SubjectRef, WorstEntity
 
 from .known_models import Models
 
@@ -142,3 +143,37 @@ def test_an_audit_that_misses_half_does_not_say_forgets() -> None:
     assert decide([QUALITY, share(share=0.1)], power=misses).alone.reason == "few rows"
     judged = verdict([QUALITY, share(share=0.1)], power=misses)
     assert judged.power == misses and "miss up to 10 of 20 known entities (80 % power" in " ".join(judged.sentences)
+
+
+# One line
+
+
+ATTACKS = (AttackRecord(term="paraphrase", labels=("paraphrase",), access="text", splits_entities=False, summary=""),
+           AttackRecord(term="relearn", labels=("relearn",), access="weights", splits_entities=True, summary=""))
+
+
+def test_one_line_says_it_all() -> None:
+    utility = Score(name="model_utility", value=0.48, n=400, higher_is="knows", controls={"original": 0.5})
+    lost = share().model_copy(update={"name": "over_forget_share", "value": 0.02, "worst": None})
+    plain = share(share=0.3).model_copy(update={"value": 0.04})
+    under = plain.model_copy(update={"attack": "paraphrase", "value": 0.9})
+    less = plain.model_copy(update={"attack": "relearn", "value": 0.5})
+    power = Power(entities=20, missed=1, control="retrained2")
+    said = leak_line([QUALITY, plain, lost, utility, under, less], ATTACKS, power)
+    assert said == ("Leak share 0.04 as asked (worst entity Ann: 6 of 20 rows), 0.90 under paraphrase (text); "
+                    "over-forgotten 0.02; utility 0.96 of the original's; would miss up to 1 of 20 known entities.")
+    assert leak_line([QUALITY], ATTACKS, power) == ""
+    none = leak_line([plain, under.model_copy(update={"value": 0.05})], ATTACKS, None)
+    assert none == "Leak share 0.04 as asked (worst entity Ann: 6 of 20 rows), no more under 1 attack."
+
+
+def test_a_gate_on_it() -> None:
+    scores = (QUALITY, share(share=0.3), share(share=0.5).model_copy(update={"attack": "relearn", "value": 0.4}))
+    audit = Audit(task="t", task_fingerprint="f", subject=SubjectRef(path="m", fingerprint="x"), suite=(),
+                  scores=scores, attacks=ATTACKS)
+    asked = ("leak_share<=0.1", "leak_share.worst<=0.2", "leak_share@relearn<=0.3", "leak_share@relearn.worst<=0.5",
+             "forget_quality.worst<=0.1")
+    found = audit.check(*asked)
+    assert [c.holds for c in found] == [True, False, False, True, False]
+    assert found[1].found == "the worst of leak_share is 0.3, which is not <= 0.2"
+    assert "no entity has rows enough" in found[4].found

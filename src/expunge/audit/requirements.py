@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from expunge.attacks.base import Attack, AttackContext
+from expunge.attacks.base import AttackContext
 from expunge.audit.attacks import NO_CONTROL, cannot_run, refusals
+from expunge.audit.leak_shares import LEAK
 from expunge.audit.suite import Suite
 from expunge.errors import UsageError
 from expunge.judgement.power import HALF, least_share, rows_for
@@ -58,7 +59,7 @@ def check_conditions(conditions: Sequence[str], suite: Suite, offer: Offer) -> N
                 raise no_score(asked, plain)
             _refuse(asked, _lacking(*plain[asked.name], offer))
         else:
-            _check_attacked(asked, asked.attack, suite.attacks, offer)
+            _check_attacked(asked, asked.attack, suite, offer)
 
 
 def _check_access(asked: Requirement, suite: Suite, offer: Offer) -> None:
@@ -106,11 +107,13 @@ def _access(word: str) -> Access:
     return next(access for access in ACCESS if access == word)
 
 
-def _check_attacked(asked: Requirement, name: str, attacks: Sequence[Attack], offer: Offer) -> None:
+def _check_attacked(asked: Requirement, name: str, suite: Suite, offer: Offer) -> None:
+    attacks = suite.attacks
     meant = [a for a in attacks if any(asked.means(label, a.text()) for label in a.labels)]
     if not meant:
         raise no_attack(asked, [label for a in attacks for label in a.labels])
     known = {metric.label(split) for a in meant for metric, split in map(parse_metric, a.asks)}
+    known |= {LEAK} & {*suite.metrics} if any("forget.probability" in a.asks for a in meant) else set()
     if asked.name not in known:
         raise no_score(asked, known)
     context = AttackContext.of(offer.task)

@@ -41,6 +41,7 @@ MEANING = {
     "forget.recited": "answers said word for word",
     "forget.truth_ratio": "1: wrong answers as likely",
     "forget_quality": "p-value: as the retrained?",
+    "leak_share": "surer than every control",
     "privleak": "membership, %; 0 is ideal",
     "mia.min_k": "membership AUC; 0.5 ideal",
     "mia.loss": "membership AUC; 0.5 ideal",
@@ -128,6 +129,8 @@ def _show_verdict(verdict: Verdict, reporter: Reporter, retrained: bool) -> None
     for sentence in verdict.sentences:
         if sentence.startswith(SETTLING):
             _paragraph(sentence, reporter, lines=4)
+    if verdict.leak:
+        _paragraph(verdict.leak, reporter, lines=4)
     if verdict.threats:
         _paragraph("By access: " + ", ".join(f"{t.access} {t.outcome}" for t in verdict.threats) + ".", reporter)
 

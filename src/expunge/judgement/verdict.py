@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from expunge.judgement.leak_line import leak_line
 from expunge.judgement.outcome import P_LIMIT, decide
 from expunge.judgement.settling import settling
 from expunge.judgement.threat_wording import attack_sentences, worded_threat
@@ -38,4 +39,5 @@ def verdict(scores: Sequence[Score], attacks: Sequence[AttackRecord] = (), p_lim
         sentences=(*first_sentence(decision), *turned_down, *alone_sentences(decision), *([settled] if settled else []),
                    *inside_sentences(decision), *attack_sentences(scores, attacks), *figures(plain)),
         not_tested=(*missing, *unscored(scores, attacks), *untried(scores, attacks, offered=offered)),
-        threats=tuple(worded_threat(found, scores, attacks, offered) for found in threats), power=power)
+        threats=tuple(worded_threat(found, scores, attacks, offered) for found in threats),
+        leak=leak_line(scores, attacks, power), power=power)

@@ -5,6 +5,7 @@
     forget.keyword<=0.05                     a score of the model left alone
     forget.keyword@relearn<=0.2              the same under every attack of that name (@* under every attack)
     forget.keyword@relearn.excess<=0.05      beyond the control under the same attack
+    leak_share.worst<=0.2                    the share of the worst entity (leak_share@relearn.worst under attack)
 
 A condition on the verdict fails where the model's answers are no language any more, whatever the verdict is: word salad
 says nothing about forgetting. `verdict!=retains even if broken` holds all the same.
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 Sign = Literal[">=", "<=", ">", "<", "=", "!="]
 FIGURES = ("excess", "gain", "recovered", "before")
 """What of a score under attack may be named after it; its value where nothing is."""
+WORST = "worst"
+"""The share of the worst entity, of a score left alone or under attack."""
 OUTCOMES = ("forgets", "suppresses", "over-forgets", "ruined", "retains", "undecided")
 """Words of a verdict; what was not tested has none."""
 COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -99,7 +102,9 @@ def parse_requirement(text: str) -> Requirement:
         return _of_verdict(text, verdict[1], cast(Sign, sign), right)
     name, at, rest = left.partition("@")
     attack, figure = rest, "value"
-    for known in FIGURES:
+    if not at and name.endswith(f".{WORST}"):
+        name, figure = name.removesuffix(f".{WORST}"), WORST
+    for known in (*FIGURES, WORST):
         if rest.endswith("." + known):
             attack, figure = rest.removesuffix("." + known), known
         if not at and name.endswith("." + known):
@@ -108,7 +113,7 @@ def parse_requirement(text: str) -> Requirement:
     wrong = re.search(r"\.([a-z_]+)$", attack)
     if at and (not attack or wrong):
         raise UsageError(f"{text!r} is not a condition.",
-                         did_you_mean(wrong[1], FIGURES) if wrong else "No attack stands after the @.", WRITE)
+                         did_you_mean(wrong[1], (*FIGURES, WORST)) if wrong else "No attack stands after the @.", WRITE)
     return Requirement(text=text, name=name.strip(), sign=cast(Sign, sign), bound=float(right),
                        attack=attack.strip() if at else None, figure=figure)
 
@@ -143,17 +148,25 @@ def _check(audit: Audit, asked: Requirement) -> Checked:
     missing = next((s for s in scores if s.value is None), None)
     if missing is not None:
         return _made(asked, False, f"{_called(missing)} is not available: {missing.unavailable}")
-    values = [(getattr(s, asked.figure), s) for s in scores]
+    values = [(_figure(s, asked.figure), s) for s in scores]
     lacking = next((s for value, s in values if value is None), None)
     if lacking is not None:
-        why = lacking.uncontrolled or "there is nothing to compare it with"
+        why = lacking.uncontrolled or ("no entity has rows enough" if asked.figure == WORST else
+                                       "there is nothing to compare it with")
         return _made(asked, False, f"{_called(lacking)} has no {asked.figure}: {why}")
     pick = max if asked.sign in ("<=", "<") else min
-    value, worst = pick(values, key=lambda pair: float(pair[0]))
+    value, worst = pick(((float(value), s) for value, s in values if value is not None), key=lambda pair: pair[0])
     holds = COMPARE[asked.sign](value, float(asked.bound))
     what = _called(worst) if asked.figure == "value" else f"the {asked.figure} of {_called(worst)}"
     said = f"{what} is {value:.4g}" + ("" if holds else f", which is not {asked.sign} {float(asked.bound):g}")
     return _made(asked, holds, said + (f" (the worst of {len(scores)})" if len(scores) > 1 else ""))
+
+
+def _figure(score: Score, figure: str) -> float | None:
+    if figure == WORST:
+        return None if score.worst is None else score.worst.share
+    found: float | None = getattr(score, figure)
+    return found
 
 
 def named(audit: Audit, asked: Requirement) -> list[Score]:

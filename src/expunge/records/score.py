@@ -220,6 +220,9 @@ class Verdict(Record):
     not_tested: tuple[str, ...] = ()
     threats: tuple[Threat, ...] = ()
     """One per kind of access, weakest first; empty where the audit ran no attack."""
+    leak: str = ""
+    """What leaks as asked and under attack, what was lost and what would be missed, in one line; empty in audits
+    without the leak share."""
     power: Power | None = None
     """None without an original and a retrained model, and in audits of earlier versions."""
 
@@ -355,13 +358,14 @@ class Audit(Record):
 
         def hidden(text: str) -> str:
             for name in names:
-                text = text.replace(f"rows about {name} are", "rows about [name] are")
+                for form in ("rows about {} are", "worst entity {}:"):
+                    text = text.replace(form.format(name), form.format("[name]"))
             return text
 
         scores = [s if s.worst is None else
                   s.model_copy(update={"worst": s.worst.model_copy(update={"entity": "[name]"})}) for s in self.scores]
         said = self.verdict and self.verdict.model_copy(update={
-            "sentences": tuple(map(hidden, self.verdict.sentences)),
+            "sentences": tuple(map(hidden, self.verdict.sentences)), "leak": hidden(self.verdict.leak),
             "threats": tuple(t.model_copy(update={"sentence": hidden(t.sentence)}) for t in self.verdict.threats)})
         return self.model_copy(update={"scores": tuple(scores), "verdict": said})
 

@@ -167,7 +167,7 @@ def _verdict(view: RunView) -> dict[str, Any]:
     if verdict is not None:
         sign, _, meaning = text.HEADLINES[verdict.outcome]
         return {"outcome": verdict.outcome, "sign": sign, "headline": verdict.outcome, "meaning": meaning,
-                "sentences": verdict.sentences, "threats": verdict.threats, "missing": None}
+                "sentences": verdict.sentences, "threats": verdict.threats, "leak": verdict.leak, "missing": None}
     if view.audit is None:
         missing = Missing("This run has not been audited, so nothing is known about what it forgot.",
                           text.command("audit", model=view.model, task=view.task))
@@ -176,7 +176,7 @@ def _verdict(view: RunView) -> dict[str, Any]:
                           text.command("retrain", task=view.task))
     else:
         missing = Missing("The audit holds no verdict; its scores stand on their own.")
-    return {"outcome": "none", "sign": "–", "headline": "no verdict", "meaning": "", "sentences": (),
+    return {"outcome": "none", "sign": "–", "headline": "no verdict", "meaning": "", "leak": "", "sentences": (),
             "threats": (), "missing": missing}
 
 

@@ -1,0 +1,59 @@
+"""The figures of an audit in one line: what leaks as asked and under attack, what was lost, what would be missed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from expunge.judgement.directions import base
+from expunge.judgement.entities import LEAK
+from expunge.records.score import ACCESS, SMALL, AttackRecord, Power, Score
+
+UTILITY = ("model_utility", "retain.probability", "retain.accuracy")
+
+
+def leak_line(scores: Sequence[Score], attacks: Sequence[AttackRecord], power: Power | None) -> str:
+    """`Leak share 0.04 as asked (worst entity Ann: 6 of 20 rows), 0.90 under paraphrase (text); ...`; empty where
+    the leak share was not taken.
+
+    Attacks are told from the weakest access on, the strongest of each, as far as it brings out more than less access
+    does.
+    """
+    plain = {base(s): s for s in scores if s.attack is None and s.value is not None}
+    leak = plain.get(LEAK)
+    if leak is None:
+        return ""
+    beside = "" if leak.controls.get("retrained") is not None else " (beside holdout rows)"
+    parts = [f"{leak.value:.2f} as asked{beside}{_worst(leak)}", *_attacked(scores, attacks, leak.value or 0.0)]
+    said = [f"Leak share {', '.join(parts)}"]
+    if (lost := plain.get("over_forget_share")) is not None:
+        said.append(f"over-forgotten {lost.value:.2f}")
+    kept = next((plain[name] for name in UTILITY if name in plain and plain[name].controls.get("original")), None)
+    if kept is not None:
+        said.append(f"utility {(kept.value or 0.0) / (kept.controls['original'] or 1.0):.2f} of the original's")
+    return "; ".join([*said, *_missed(power)]) + "."
+
+
+def _worst(leak: Score) -> str:
+    return "" if leak.worst is None or not leak.worst.share else (
+        f" (worst entity {leak.worst.entity}: {round(leak.worst.share * leak.worst.rows)} of {leak.worst.rows} rows)")
+
+
+def _attacked(scores: Sequence[Score], attacks: Sequence[AttackRecord], most: float) -> list[str]:
+    needs = {label: attack.access for attack in attacks for label in attack.labels}
+    under = [s for s in scores if s.attack is not None and base(s) == LEAK and s.value is not None and s.counted]
+    found = []
+    for access in ACCESS:
+        here = [s for s in under if needs.get(s.attack or "", s.access) == access]
+        best = max(here, key=lambda s: s.value or 0.0, default=None)
+        if best is not None and (best.value or 0.0) > most + SMALL:
+            most = best.value or 0.0
+            found.append(f"{most:.2f} under {best.attack} ({access})")
+    return found or ([f"no more under {len(under)} attack{'s' * (len(under) > 1)}"] if under else [])
+
+
+def _missed(power: Power | None) -> list[str]:
+    if power is None or power.missed is None:
+        return []
+    one = "entity" if power.unit == "entities" else "row"
+    return [f"would miss up to {power.missed} of {power.entities} known {power.unit}" if power.missed else
+            f"would notice a single known {one} of {power.entities}"]
