@@ -232,6 +232,15 @@ def test_a_leak_about_few_entities_is_never_called_forgotten(entities: int, leve
     assert any("holds for these rows only" in s for s in found.sentences) == (entities < ENOUGH)
 
 
+@pytest.mark.parametrize(("entities", "says"), [
+    (0, None), (1, "about 1 entity, fewer"), (2, "about 2 entities"), (5, None)])
+def test_a_verdict_on_rows_about_few_entities_is_about_these_rows(entities: int, says: str | None) -> None:
+    quiet = with_tests([compared(rows(max(entities, 1), 12, 0.0, 0.0, 0.1, 3))])
+    found = verdict(decided((PLAIN[0], PLAIN[1].model_copy(update={"entities": entities}), *quiet)))
+    told = [s for s in found.sentences if "for these rows only" in s and "forget rows are about" in s]
+    assert found.outcome == "forgets" and (says is None) == (not told) and all(says in s for s in told if says)
+
+
 @pytest.mark.parametrize("entities", [5, 6, 10, 20])
 def test_an_attack_that_recovers_nearly_all_counts_from_five_entities_on(entities: int) -> None:
     noise = [compared(rows(entities, 10, 0.0, 0.05, 0.1, seed), f"harmless{seed}") for seed in range(29)]

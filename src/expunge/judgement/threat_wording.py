@@ -21,6 +21,7 @@ from expunge.judgement.leaks import (
 )
 from expunge.judgement.threats import ThreatDecision, by_reason, folded, refused, term_of, untried
 from expunge.judgement.utility import reference
+from expunge.metrics.by_entity import ENOUGH
 from expunge.needs import MODEL_NEEDS, ModelNeed
 from expunge.records.score import AttackRecord, Score, Threat
 
@@ -127,6 +128,16 @@ def alarm(score: Score) -> str:
     return f"{told(score)}, which does not count, since {why}"
 
 
+def limited(plain: Sequence[Score]) -> list[str]:
+    """What a verdict on too few entities is about."""
+    few = [s for s in plain if s.attack is None and s.shows_knowledge and 0 < s.entities < ENOUGH and s.n > s.entities]
+    if not few:
+        return []
+    count, rows = min(s.entities for s in few), max(s.n for s in few)
+    return [f"The {rows} forget rows are about {count} entit{'y' if count == 1 else 'ies'}, fewer than the {ENOUGH} "
+            "that a test by entity takes. So rows are tested, and what is said holds for these rows only."]
+
+
 def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> list[str]:
     """The strongest successes, one per attack; how many did not succeed; what could not be run."""
     found, run = leaks(scores), compared(scores)
@@ -147,7 +158,8 @@ def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -
                          f"None of {_count(labels, attacks)} succeeded in any of {len(run)} comparisons.")
     if raised := [s for s in alarms(scores) if s.doubt != "few entities"][:1]:  # that is told below
         sentences.append(f"{'Another raises' if best else 'One raises'} an alarm: {alarm(raised[0])}.")
-    if by_rows := [s for s in run if s.test is not None and s.test.unit == "rows"]:
+    by_rows = [s for s in run if s.test is not None and s.test.unit == "rows"]
+    if by_rows and not limited(scores):
         count = min(s.entities for s in by_rows)
         sentences.append(f"Tested by rows, since {count} entit{'y is' if count == 1 else 'ies are'} too few for a test "
                          "by entity, so that what is said holds for these rows only: "

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from expunge.judgement.leak_line import leak_line
 from expunge.judgement.outcome import P_LIMIT, decide
 from expunge.judgement.settling import settling
-from expunge.judgement.threat_wording import attack_sentences, worded_threat
+from expunge.judgement.threat_wording import attack_sentences, limited, worded_threat
 from expunge.judgement.threats import applies, decide_threats, unscored, untried
 from expunge.judgement.wording import alone_sentences, figures, first_sentence, inside_sentences
 from expunge.needs import MODEL_NEEDS, ModelNeed
@@ -37,7 +37,8 @@ def verdict(scores: Sequence[Score], attacks: Sequence[AttackRecord] = (), p_lim
     return Verdict(
         outcome=decision.outcome, alone=alone if differs else None,
         sentences=(*first_sentence(decision), *turned_down, *alone_sentences(decision), *([settled] if settled else []),
-                   *inside_sentences(decision), *attack_sentences(scores, attacks), *figures(plain)),
+                   *limited(plain), *inside_sentences(decision), *attack_sentences(scores, attacks),
+                   *figures(plain)),
         not_tested=(*missing, *unscored(scores, attacks), *untried(scores, attacks, offered=offered)),
         threats=tuple(worded_threat(found, scores, attacks, offered) for found in threats),
         leak=leak_line(scores, attacks, power), power=power)
