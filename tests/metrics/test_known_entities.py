@@ -156,8 +156,8 @@ def test_one_line_says_it_all() -> None:
     utility = Score(name="model_utility", value=0.48, n=400, higher_is="knows", controls={"original": 0.5})
     lost = share().model_copy(update={"name": "over_forget_share", "value": 0.02, "worst": None})
     plain = share(share=0.3).model_copy(update={"value": 0.04})
-    under = plain.model_copy(update={"attack": "paraphrase", "value": 0.9})
-    less = plain.model_copy(update={"attack": "relearn", "value": 0.5})
+    under = plain.model_copy(update={"attack": "paraphrase", "value": 0.9, "before": 0.04})
+    less = plain.model_copy(update={"attack": "relearn", "value": 0.95, "before": 0.9})  # of other rows
     power = Power(entities=20, missed=1, control="retrained2")
     said = leak_line([QUALITY, plain, lost, utility, under, less], ATTACKS, power)
     assert said == ("Leak share 0.04 as asked (worst entity Ann: 6 of 20 rows), 0.90 under paraphrase (text); "

@@ -66,6 +66,17 @@ def test_one_attacked_control_widens_the_margin_by_what_the_attack_moves() -> No
                        ).value == pytest.approx(0.0, abs=0.03)
 
 
+def test_before_is_of_the_same_rows() -> None:
+    """An attack that learns from half of the entities is tested on the others."""
+    models = Models(entities=10, rows=10)
+    asked, half = models.evidence(["p0", "p1"]), models.names[:5]
+    under = [Observations({("likelihood", "forget"): [
+        row for row in one.rows("likelihood", "forget") if row["entity"] in half]})
+        for one in (asked.subject, *asked.retrained)]
+    score = share_under(AttackEvidence("relearn", "weights", Evidence(under[0], None, tuple(under[1:])), asked))
+    assert score.n == 50 and score.value == score.before == pytest.approx(0.4, abs=0.03)
+
+
 def test_over_forgetting_stands_beside_it() -> None:
     models = Models()
     pushed = models.evidence(shift=-6.0)

@@ -23,7 +23,7 @@ def leak_line(scores: Sequence[Score], attacks: Sequence[AttackRecord], power: P
     if leak is None:
         return ""
     beside = "" if leak.controls.get("retrained") is not None else " (beside holdout rows)"
-    parts = [f"{leak.value:.2f} as asked{beside}{_worst(leak)}", *_attacked(scores, attacks, leak.value or 0.0)]
+    parts = [f"{leak.value:.2f} as asked{beside}{_worst(leak)}", *_attacked(scores, attacks)]
     said = [f"Leak share {', '.join(parts)}"]
     if (lost := plain.get("over_forget_share")) is not None:
         said.append(f"over-forgotten {lost.value:.2f}")
@@ -38,17 +38,22 @@ def _worst(leak: Score) -> str:
         f" (worst entity {leak.worst.entity}: {round(leak.worst.share * leak.worst.rows)} of {leak.worst.rows} rows)")
 
 
-def _attacked(scores: Sequence[Score], attacks: Sequence[AttackRecord], most: float) -> list[str]:
+def _attacked(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> list[str]:
+    """An attack that learns from some entities is tested on the rows of others, so each is set beside its own rows."""
     needs = {label: attack.access for attack in attacks for label in attack.labels}
     under = [s for s in scores if s.attack is not None and base(s) == LEAK and s.value is not None and s.counted]
-    found = []
+    found, most = [], 0.0
     for access in ACCESS:
         here = [s for s in under if needs.get(s.attack or "", s.access) == access]
-        best = max(here, key=lambda s: s.value or 0.0, default=None)
-        if best is not None and (best.value or 0.0) > most + SMALL:
-            most = best.value or 0.0
-            found.append(f"{most:.2f} under {best.attack} ({access})")
+        best = max(here, key=_rise, default=None)
+        if best is not None and _rise(best) > most + SMALL:
+            most = _rise(best)
+            found.append(f"{best.value:.2f} under {best.attack} ({access})")
     return found or ([f"no more under {len(under)} attack{'s' * (len(under) > 1)}"] if under else [])
+
+
+def _rise(score: Score) -> float:
+    return (score.value or 0.0) - (score.before or 0.0)
 
 
 def _missed(power: Power | None) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from expunge.metrics.attacked import AttackEvidence
 from expunge.metrics.base import NotAvailable
-from expunge.metrics.leak_share import LeakShare, margin_of_one
+from expunge.metrics.leak_share import LeakShare, compared, margin_of_one
 from expunge.metrics.margins import (
     Beyond,
     ControlMargin,
@@ -70,10 +70,20 @@ def share_under(case: AttackEvidence) -> Score:
     alike = [one.over for model, one in each.items() if model != "subject"]
     beside = [_mean(one) for one in alike] or [0.0] * len(case.evidence.retrained)
     return score.model_copy(update={
-        "value": _mean(found.over), "n": len(found.over), "before": metric.score(case.plain, resamples=0).value,
+        "value": _mean(found.over), "n": len(found.over), "before": _before(case, found.over),
         "interval": share_interval(found.over, entities),
         "controls": {"retrained": float(np.mean(beside))} if beside else {},
         "worst": worst_entity(found.over, entities, found.margin, alike)})
+
+
+def _before(case: AttackEvidence, rows: Mapping[str, bool]) -> float | None:
+    """The share of the model left alone on the same rows; None where it was not asked plainly."""
+    try:
+        alone = compared(case.plain).over
+    except NotAvailable:
+        return None
+    shared = {key: alone[key] for key in rows if key in alone}
+    return _mean(shared) if shared else None
 
 
 def _mean(found: Mapping[str, bool]) -> float:

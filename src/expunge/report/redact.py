@@ -98,7 +98,7 @@ class Redaction:
             record = record.model_copy(update={"task": _task(record.task), "recipe_full": full,
                                                "recipe": FILE.sub("'FILE'", record.recipe)})
         if audit is not None:
-            audit = audit.model_copy(update={"task": _task(audit.task)})
+            audit = audit.nameless.model_copy(update={"task": _task(audit.task)})
         return replace(view, record=record, audit=audit)
 
     def page(self, page: str) -> str:
