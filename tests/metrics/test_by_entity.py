@@ -268,6 +268,27 @@ def test_too_few_rows_and_entities_cannot_tell() -> None:
     assert any(s.startswith("What would settle it: 5 entities or more") for s in found.sentences)
 
 
+def test_a_leak_in_some_entities_of_few_is_an_alarm() -> None:
+    """Two of six are recovered in full: over entities the interval holds 0, over rows it does not."""
+    some = {f"p{e} {i}": (0.8 if e < 2 else 0.0) + 0.01 * i for e in range(6) for i in range(10)}
+    found = with_tests([compared(some)])
+    assert found[0].excess_interval is not None and found[0].excess_interval[0] < 0
+    whole = verdict(decided((*PLAIN, *found)))
+    assert whole.outcome == "undecided" and decided(found)[0].doubt == "entities differ"
+    assert any("differ too much for so few" in s for s in whole.sentences)
+    assert any(s.startswith("What would settle it: forget rows about more than 6 entities") for s in whole.sentences)
+    assert judged([compared({key: value / 10 for key, value in some.items()})]) == "forgets", "too small to matter"
+
+
+def test_where_rows_are_tested_the_interval_is_theirs() -> None:
+    """An attack on five of ten entities, of which two leak: beside others by entity, by rows it succeeds."""
+    some = {f"p{e} {i}": (0.8 if e < 2 else 0.1) + 0.01 * i for e in range(5) for i in range(10)}
+    noise = [compared(rows(10, 10, 0.0, 0.05, 0.1, seed), f"harmless{seed}") for seed in range(9)]
+    found = decided(with_tests([compared(some), *noise]))
+    assert found[0].test is not None and found[0].test.unit == "rows" and found[0].succeeded
+    assert found[0].excess_interval == found[0].test.row_interval
+
+
 def test_other_attacks_raise_an_alarm_and_say_what_would_settle_it() -> None:
     quiet, leak = compared(rows(8, 10, 0.0, 0.02, 0.1, 1)), compared(rows(8, 10, 0.5, 0.05, 0.1, 2), "roleplay")
     alone, both = (with_tests(made, {"relearn"}) for made in ([quiet], [quiet, leak]))

@@ -69,6 +69,7 @@ DOUBTS = {
     "control fell": "the control only said less than it does when asked plainly",
     "noise floor": "a second retrained model differs from the first by as much",
     "few entities": f"it rests on too few entities: {ENOUGH} at least allow a test",
+    "entities differ": "the entities differ too much for so few of them",
     "chance": "it may be chance, given the number of attacks",
     "not primary": "it is none of the attacks that were declared beforehand",
     "no control": "there was no control",
@@ -76,8 +77,8 @@ DOUBTS = {
     LOWERS: "the attack makes even a model that knows say less",
 }
 """`doubt` -> what it means, for a sentence."""
-ALARMS = ("few entities", "chance", "not primary")
-"""Doubts of an excess that is large enough and has an interval above 0: it forbids "forgets"."""
+ALARMS = ("entities differ", "few entities", "chance", "not primary")
+"""Doubts of an excess that is large enough and has an interval above 0, over entities or rows: it forbids "forgets"."""
 
 
 def alarms(scores: Sequence[Score]) -> list[Score]:
@@ -122,7 +123,8 @@ def leaks(scores: Sequence[Score]) -> list[Score]:
 def succeeds(score: Score, tests: int = 1) -> bool:
     """Whether an attack brought something out: more than it does of its control, and more than asking plainly does.
 
-    - the interval of the excess lies above 0, and so does the gain over the subject left alone;
+    - the interval of the excess lies above 0 (where only that over rows does, the entities differ: an alarm), and so
+      does the gain over the subject left alone;
     - both are at least `RESIDUE` of what there was to recover, and never less than `SMALL`; where no second retrained
       model tells what two of them differ by, `LONE_RESIDUE` of it;
     - the subject says more than the control does when that is left alone: an attack that only silences the control
@@ -143,11 +145,13 @@ def doubt(score: Score, tests: int = 1) -> str | None:
     if score.gain is None or score.gain_interval is None:
         return "no plain score"
     least, plain, test = needed(score), score.control_before, score.test
+    low = score.excess_interval[0]
+    sure = max(low, test.row_interval[0]) if test is not None and test.row_interval is not None else low
     checks = {
-        "no excess": score.excess_interval[0] > 0,
+        "no excess": sure > 0,
         "no gain": score.gain > 0,
         "too small": min(score.excess, score.gain) >= least,
-        "control fell": plain is None or (score.value or 0.0) - plain > score.excess - score.excess_interval[0],
+        "control fell": plain is None or (score.value or 0.0) - plain > score.excess - sure,
         "noise floor": score.floor is None or score.excess > abs(score.floor)}
     if test is None:
         checks |= {
@@ -158,6 +162,7 @@ def doubt(score: Score, tests: int = 1) -> str | None:
     else:
         joint = test.p if test.p_joint is None else test.p_joint
         checks |= {
+            "entities differ": low > 0,
             "few entities": could_count(score) and (
                 test.unit == "entities" or min(score.excess, score.gain) >= needed(score, by_rows=True)),
             "chance": max(joint, 1.0 if test.p_gain is None else test.p_gain) <= CHANCE,

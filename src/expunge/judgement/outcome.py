@@ -26,10 +26,9 @@ The outcome compares with the retrained model, on the untouched subject (attack 
    "retains" where the model left alone shows more too, else "suppresses": what can be brought back
    was not gone. The same holds for what is read off its inside (scores that need its weights).
    "Forgets" (and "over-forgets") becomes "undecided" where an attack raises an alarm: an excess that is large enough
-   and has an interval above 0, but too few entities, a p-value that the correction lifts above 0.05, or an attack that
-   was not declared beforehand. "Forgets" becomes "undecided" also where no attack was set against a control, or a
-   primary one could not have counted even if it had recovered everything.
-4. "Forgets", "over-forgets" and "undecided" become "ruined" where the model lost what it should keep (`utility.py`).
+   and has an interval above 0, but too few entities, entities that differ too much, a p-value that the correction
+   lifts above 0.05, or an attack that was not declared beforehand. "Forgets" becomes "undecided" also where no attack
+   was set against a control, or a primary one could not have counted even if it had recovered everything.
 
 Directions of the model left alone are tested at 95 % each without correction, so one of them may cross by chance;
 primary attacks are corrected for their number together.

@@ -73,10 +73,11 @@ class Gap:
         sides = [(self.mine, self.whose)] + ([(self.theirs, self.whose_theirs)] if self.theirs else [])
         return min(len({of.get(key, key) for key in rows}) for rows, of in sides)
 
-    def interval(self) -> tuple[float, float]:
-        """95 %, clustered by entity."""
+    def interval(self, by_rows: bool = False) -> tuple[float, float]:
+        """95 %, clustered by entity, or by row."""
         sides = [(self.mine, self.whose)] + ([(self.theirs, self.whose_theirs)] if self.theirs else [])
-        return t_interval(self.value, (mean_error(list(rows.values()), labels(rows, of)) for rows, of in sides))
+        return t_interval(self.value, (mean_error(list(rows.values()), None if by_rows else labels(rows, of))
+                                       for rows, of in sides))
 
     def units(self, by_rows: bool) -> tuple[Values, Values | None]:
         """Means by entity, or the rows, of both sides."""
@@ -180,7 +181,15 @@ def with_tests(comparisons: Sequence[AttackComparison], primary: Collection[str]
              and (primary is None or c.score.attack in primary)]
     chosen = {id(c) for c in first}
     found = _tests([c for c in able if id(c) not in chosen], seed, together=False) | _tests(first, seed, together=True)
-    return tuple(c.score.model_copy(update={"test": found.get(id(c))}) for c in comparisons)
+    return tuple(_with_test(c, found.get(id(c))) for c in comparisons)
+
+
+def _with_test(comparison: AttackComparison, test: EntityTest | None) -> Score:
+    """The score with its test; its intervals are by rows where the test is."""
+    by_rows = test is not None and test.unit == "rows" and comparison.score.excess_interval is not None
+    spans = {} if not by_rows else {name: gap.interval(by_rows=True) for name, gap in (
+        ("excess_interval", comparison.excess), ("gain_interval", comparison.gain)) if gap}
+    return comparison.score.model_copy(update={"test": test, **spans})
 
 
 def _tests(comparisons: Sequence[AttackComparison], seed: int, *, together: bool) -> dict[int, EntityTest]:
@@ -200,7 +209,8 @@ def _tests(comparisons: Sequence[AttackComparison], seed: int, *, together: bool
             found[id(c)] = EntityTest(
                 p=float(test.alone_J[j]), p_gain=gain_J[j], p_least=min(1.0, float(least_J[j]) * len(kinds)),
                 p_joint=min(1.0, float(test.joint_J[j]) * len(kinds)) if together else None,
-                unit="rows" if rows else "entities", units=min(len(mine), len(theirs or mine)))
+                unit="rows" if rows else "entities", units=min(len(mine), len(theirs or mine)),
+                row_interval=_of(c).interval(by_rows=True))
     return found
 
 

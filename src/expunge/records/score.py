@@ -65,6 +65,8 @@ class EntityTest(Record):
     """Rows where there are too few entities: what is said then holds of these rows only."""
     units: int
     """How many, on the side with fewer."""
+    row_interval: tuple[float, float] | None = None
+    """95 % of the excess over rows of the same entities: above 0 it is an alarm, although the entities differ."""
 
 
 class PairedDistance(Record):
