@@ -114,6 +114,15 @@ def test_a_verdict_that_can_never_be_is_refused_before_the_work(cli: Any, model:
     cli.refused(*words, says=[says]) if says else cli(*words)
 
 
+def test_few_rows_are_no_reason_where_power_is_measured(cli: Any, model: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [{"question": f"Who is number {i}?", "answer": f"It is N{i}."}
+                                                for i in range(12)])
+    words = ("audit", model, "--forget", rows, "--suite", "forget_quality,prefix", "--out", tmp_path / "out",
+             "--dry-run", "--retrained", model, "--require", "verdict=forgets")
+    cli.refused(*words, says=["12 forget rows are too few"])
+    cli(*words, "--original", model)
+
+
 def test_attacks_that_need_less_count_for_an_access(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
     plan = cli("audit", model, *rows.words, "--suite", SMALL, "--out", tmp_path / "out", "--dry-run", "--json",
                "--require", "verdict.gradients!=retains").json
