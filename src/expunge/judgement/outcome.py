@@ -29,6 +29,7 @@ The outcome compares with the retrained model, on the untouched subject (attack 
    and has an interval above 0, but too few entities, entities that differ too much, a p-value that the correction
    lifts above 0.05, or an attack that was not declared beforehand. "Forgets" becomes "undecided" also where no attack
    was set against a control, or a primary one could not have counted even if it had recovered everything.
+4. "Forgets", "over-forgets" and "undecided" become "ruined" where the model lost what it should keep (`utility.py`).
 
 Directions of the model left alone are tested at 95 % each without correction, so one of them may cross by chance;
 primary attacks are corrected for their number together.
