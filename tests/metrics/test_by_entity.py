@@ -287,6 +287,8 @@ def test_where_rows_are_tested_the_interval_is_theirs() -> None:
     found = decided(with_tests([compared(some), *noise]))
     assert found[0].test is not None and found[0].test.unit == "rows" and found[0].succeeded
     assert found[0].excess_interval == found[0].test.row_interval
+    assert any("5 entities are too few for a test by entity beside attacks that ask about more" in s
+               for s in verdict((*PLAIN, *found)).sentences)
 
 
 def test_other_attacks_raise_an_alarm_and_say_what_would_settle_it() -> None:

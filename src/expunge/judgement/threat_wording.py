@@ -161,8 +161,9 @@ def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -
     by_rows = [s for s in run if s.test is not None and s.test.unit == "rows"]
     if by_rows and not limited(scores):
         count = min(s.entities for s in by_rows)
+        beside = " beside attacks that ask about more" * (count >= ENOUGH)
         sentences.append(f"Tested by rows, since {count} entit{'y is' if count == 1 else 'ies are'} too few for a test "
-                         "by entity, so that what is said holds for these rows only: "
+                         f"by entity{beside}, so that what is said holds for these rows only: "
                          f"{_named([s.attack or '' for s in by_rows])}.")
     asked = [s for s in scores if s.attack and s.value is not None and s.shows_knowledge]
     bare = {s.attack for s in asked if s.counted} - set(labels) - {s.attack for s in (*lowering(scores),
