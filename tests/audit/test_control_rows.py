@@ -1,4 +1,4 @@
-"""Swapped files, holdout rows that are known and retrained models that know forget rows are told; nothing else."""
+"""Swapped files and holdout rows that are known are told; nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from expunge.audit.control_rows import clearly_better, control_notes
 from expunge.records.observation import Observations
 from expunge.testing.observed_worlds import likelihood, observations, rows_of
 
-SWAPPED, KNOWN, TRAINED = "are the two files swapped?", "so they are no control", "as if it had been trained on them"
+SWAPPED, KNOWN = "are the two files swapped?", "so they are no control"
 
 
 def seen(spread: float = 0.0, rows: int = 20, **median: float) -> Observations:
@@ -36,14 +36,10 @@ FORGOT = seen(forget=0.2, holdout=0.2, retain=0.9)
     ({"subject": FORGOT, "original": seen(forget=0.1, holdout=0.4)}, SWAPPED),
     ({"subject": seen(forget=0.95, holdout=0.96)}, KNOWN),
     ({"subject": FORGOT, "original": seen(0.1, forget=0.9, holdout=0.88)}, KNOWN),
-    ({"subject": FORGOT, "original": FINE, "retrained": FINE}, TRAINED),
-    ({"subject": FORGOT, "original": seen(forget=0.9), "retrained": seen(forget=0.89)}, TRAINED),
-    ({"subject": FORGOT, "retrained": FORGOT, "retrained2": seen(forget=0.9, retain=0.9)}, TRAINED),
 ])
 def test_it_is_told(roles: Any, says: str) -> None:
     found, = control_notes(roles)
     assert says in found
-    assert ("retrained model 2" in found) == ("retrained2" in roles)
 
 
 @pytest.mark.parametrize("roles", [
@@ -60,11 +56,10 @@ def test_nothing_is_told(roles: Any) -> None:
 
 
 def test_the_made_up_worlds() -> None:
-    """Rows of many lengths: trained, retrained, pushed down. Only the original in the place of a control is told."""
+    """Rows of many lengths: trained, retrained, pushed down."""
     original, retrained = observations("original"), observations("retrained")
     for subject in ("original", "retrained", "collapsed", "uniform"):
         assert not control_notes({"subject": observations(subject), "original": original, "retrained": retrained})
-    assert TRAINED in control_notes({"subject": retrained, "original": original, "retrained": original})[0]
     other = {(probe, {"forget": "holdout", "holdout": "forget"}.get(split, split)): found
              for (probe, split), found in rows_of(original).items()}
     assert SWAPPED in control_notes({"subject": Observations(other)})[0]  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Whether holdout rows and retrained models are what they should be: rows, and models, without knowledge of each other.
+"""Whether holdout rows are what they should be: rows that no model was trained on. Models are examined in `controls`.
 
 Compared are the probabilities of single answers, row by row and unpaired. "Clearly better" is a rank test (one-sided,
 0.1 %), three of four pairs the right way round, and medians that lie far apart; so neither harder rows nor a few known
@@ -34,19 +34,13 @@ AS_WELL = 0.9
 
 
 def control_notes(seen: Mapping[str, Observations]) -> list[str]:
-    """What a reader must know of holdout rows that are known, and of retrained models that know the forget rows.
+    """What a reader must know of holdout rows that are known.
 
     Args:
         seen: role -> observations.
     """
     role = "original" if "original" in seen else "subject"
-    found = _of_holdout(seen[role], "original" if role == "original" else "model")
-    known = _values(seen["original"], "forget") if "original" in seen else []
-    for name in seen:
-        if name.startswith("retrained"):
-            number = name.removeprefix("retrained")
-            found += _of_retrained(seen[name], f"retrained model{f' {number}' if number else ''}", known)
-    return found
+    return _of_holdout(seen[role], "original" if role == "original" else "model")
 
 
 def clearly_better(more: Sequence[float], less: Sequence[float]) -> bool:
@@ -71,30 +65,6 @@ def _of_holdout(observed: Observations, who: str) -> list[str]:
                 f"forget rows ({figure(median(forget))}), so they are no control. Give rows that it was not trained on "
                 "and that cannot be guessed (--holdout FILE)."]
     return []
-
-
-def _of_retrained(observed: Observations, who: str, known: Sequence[float]) -> list[str]:
-    """One sentence where a retrained model knows the forget rows.
-
-    Args:
-        known: the original's values of the forget rows; empty without an original.
-    """
-    forget, holdout = _values(observed, "forget"), _values(observed, "holdout")
-    beside = {"the original": known, "its retain rows": _values(observed, "retain")}
-    if len(forget) < MIN_ROWS:
-        return []
-    if holdout:
-        if not clearly_better(forget, holdout) or median(forget) < SAID:
-            return []
-        than = f"{figure(median(holdout))} of the holdout rows"
-    else:
-        near = next(((name, median(v)) for name, v in beside.items() if v), None)
-        if near is None or median(forget) < WELL or median(forget) < AS_WELL * near[1]:
-            return []
-        than = f"{figure(near[1])} of {near[0]}"
-    return [f"The {who} gives the forget rows a median probability of {figure(median(forget))} ({than}), as if it had "
-            "been trained on them: then it is no control. Train one without them: expunge train MODEL --split retain, "
-            "with the same --task or files."]
 
 
 def _values(observed: Observations, split: Split) -> list[float]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from expunge.metrics.base import NotAvailable
+from expunge.metrics.by_entity import labels, mean_error
 from expunge.metrics.probability import probabilities
 from expunge.metrics.rows import by_example
 from expunge.records.observation import Observations
@@ -18,9 +19,11 @@ from expunge.records.score import SMALL, ControlCheck, SubjectRef
 from expunge.records.task import Split
 
 KEEPS = 0.75
-"""Share of the original's probability of the retain rows that a control must reach."""
+"""Share of the probability of the retain rows that a control must reach: of the original's, else of the subject's."""
 UNKNOWN = 0.25
-"""Largest share of the way from its own holdout rows to the original's forget rows that its forget rows may lie up."""
+"""Largest share of the way from its own holdout rows to what is known that its forget rows may lie up."""
+WELL, AS_WELL = 0.5, 0.75
+"""Without holdout rows: probability from which forget rows count as known, and share of what is known."""
 CERTAIN = 2.0
 """Standard errors, by entity, that a difference must exceed before a control is turned down for it."""
 Role = str
@@ -39,8 +42,7 @@ def examine(refs: Mapping[Role, SubjectRef], evidence: Mapping[Role, Observation
             earlier = {other: known for other, known in refs.items() if other != role and (
                 not other.startswith("retrained") or list(refs).index(other) < list(refs).index(role))}
             problem = _same(ref, earlier) or _reads(ref, refs["subject"])
-            if problem is None and ref.reads == "text":  # a classifier knows rows that it never saw
-                problem = _knows(role, evidence)
+            problem = problem or _knows(role, evidence, ref.reads == "text")
             found.append(ControlCheck(role=role, path=ref.path, problem=problem))
     return tuple(found)
 
@@ -68,35 +70,43 @@ def _reads(ref: SubjectRef, subject: SubjectRef) -> str | None:
     return "it reads the rows as other tokens than the subject does (another tokenizer or chat template)"
 
 
-def _knows(role: Role, evidence: Mapping[Role, Observations]) -> str | None:
-    """What it knows and what it does not, beside the original where there is one."""
-    mine, original = evidence.get(role), evidence.get("original")
-    if mine is None or original is None:
+def _knows(role: Role, seen: Mapping[Role, Observations], text: bool) -> str | None:
+    """What it should know and does not, or the other way round; beside the original where there is one."""
+    if role not in seen:
         return None
-    kept, kept_before = _probability(mine, "retain"), _probability(original, "retain")
-    if kept and kept_before:
-        now, then = float(np.mean(list(kept.values()))), float(np.mean(list(kept_before.values())))
-        if then - now > SMALL and now < KEEPS * then:
-            return (f"it knows too little of the retain rows (probability {now:.3g}, the original {then:.3g}), so it "
-                    "was not trained like the original")
-    left, known = _probability(mine, "forget"), _probability(original, "forget")
-    if not left or not known:
+    mine, who = seen[role], "original" if "original" in seen else "subject"
+    kept, reference = _mean(mine, "retain"), _mean(seen[who], "retain") if who in seen else None
+    if kept is not None and reference is not None and reference - kept > SMALL and kept < KEEPS * reference:
+        return (f"it knows too little of the retain rows (probability {kept:.3g}, the {who} {reference:.3g}), so it "
+                "was not trained like the original")
+    left, says = _probability(mine, "forget"), _mean(mine, "forget")
+    if not text or says is None:  # a classifier knows rows that it never saw
         return None
-    gap, error = _paired({row: known[row] - left[row] for row in left if row in known}, mine.entities("forget"))
-    says, said = float(np.mean(list(left.values()))), float(np.mean(list(known.values())))
-    if gap <= SMALL or gap <= CERTAIN * error:
-        return (f"it says the forget rows about as surely as the original (probability {says:.3g}, the original "
-                f"{said:.3g}), so the two cannot tell who knows")
+    known = _probability(seen["original"], "forget") if "original" in seen else {}
+    top, whose = (_mean(seen["original"], "forget"), "the original") if known else (kept, "its retain rows")
+    if known and top is not None:
+        gap, error = _mean_error({row: known[row] - left[row] for row in left if row in known}, mine.entities("forget"))
+        if gap <= min(SMALL, UNKNOWN * top) or gap <= CERTAIN * error:
+            return (f"it says the forget rows about as surely as the original (probability {says:.3g}, the original "
+                    f"{top:.3g}), so the two cannot tell who knows")
     aside = _probability(mine, "holdout")
     if not aside:
+        if top is not None and says >= max(WELL, AS_WELL * top):
+            return (f"it says the forget rows almost as surely as they are known (probability {says:.3g}, {whose} "
+                    f"{top:.3g}), so it may have been trained on them; holdout rows would tell (--holdout FILE)")
         return None
-    other, error_aside = _paired(aside, mine.entities("holdout"))
-    _, error_left = _paired(left, mine.entities("forget"))
-    more, room = says - other, max(said - other, SMALL)
+    other, error_aside = _mean_error(aside, mine.entities("holdout"))
+    _, error_left = _mean_error(left, mine.entities("forget"))
+    more, room = says - other, max((1.0 if top is None else top) - other, SMALL)
     if more > SMALL and more > UNKNOWN * room and more > CERTAIN * float(np.hypot(error_aside, error_left)):
         return (f"it knows the forget rows better than holdout rows (probability {says:.3g} and {other:.3g}), so it "
                 "may have been trained on some of them")
     return None
+
+
+def _mean(seen: Observations, split: Split) -> float | None:
+    values = _probability(seen, split)
+    return float(np.mean(list(values.values()))) if values else None
 
 
 def _probability(seen: Observations, split: Split) -> dict[str, float]:
@@ -107,14 +117,10 @@ def _probability(seen: Observations, split: Split) -> dict[str, float]:
         return {}
 
 
-def _paired(values: Mapping[str, float], entity_of: Mapping[str, str]) -> tuple[float, float]:
-    """Mean over rows, and its standard error over entities (over rows where there is one entity)."""
-    groups: dict[str, list[float]] = {}
-    for row, value in values.items():
-        groups.setdefault(entity_of.get(row, row), []).append(value)
-    units = [float(np.mean(g)) for g in groups.values()] if len(groups) > 1 else list(values.values())
-    mean = float(np.mean(list(values.values()))) if values else 0.0
-    return mean, float(np.std(units, ddof=1) / np.sqrt(len(units))) if len(units) > 1 else 0.0
+def _mean_error(values: Mapping[str, float], entity_of: Mapping[str, str]) -> tuple[float, float]:
+    """Mean over rows, and its standard error by entity (by row where there are few entities)."""
+    rows = list(values.values())
+    return float(np.mean(rows)), mean_error(rows, labels(values, entity_of))[0]
 
 
 def words(check: ControlCheck) -> str:

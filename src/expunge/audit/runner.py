@@ -113,6 +113,20 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     needed = any("original" in a.needs for a in fit)
     origin = model_key(roles.original()) if roles.original and needed else ""
     remove_stale(out / "observations", [name for name, _ in roles.named()], fit)
+
+    def attacked(role: str, subject: Subject, make: Callable[[], Subject], attacks: Iterable[Attack],
+                 sides: Iterable[Split]) -> Subject:
+        """The subject after these attacks on rows of each side; loaded again where a failed one marked it."""
+        for attack, split in ((a, s) for a in attacks for s in sides if task.probe_rows(s)):
+            context = AttackContext.of(task, split=split, original=roles.original, seed=seed, announce=announce)
+            found = done[attack.text(), role, split] = observe_attack(
+                attack, subject, context, out / "observations" / role, announce=announce, cache=cache,
+                original=origin, title=f"{role} {attack.text()}")
+            if found.failed:
+                note(f"{attack.text()} on the {role} gave no rows: {found.why}")
+                subject = _unmarked(subject, roles.again if role == "subject" else make)
+        return subject
+
     for role, make in roles.named():
         subject = make()
         refs[role] = SubjectRef(path=subject.path, fingerprint=subject.fingerprint, reads=subject.modality,
@@ -129,18 +143,17 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         if role.startswith("retrained") and (turned_down := examine(refs, seen)[-1]).problem:
             note(f"warning: {words(turned_down)}")
             here = []
-        for attack, split in ((a, s) for a in here for s in sides if task.probe_rows(s)):
-            context = AttackContext.of(task, split=split, original=roles.original, seed=seed, announce=announce)
-            found = done[attack.text(), role, split] = observe_attack(
-                attack, subject, context, folder, announce=announce, cache=cache, original=origin,
-                title=f"{role} {attack.text()}")
-            if found.failed:
-                note(f"{attack.text()} on the {role} gave no rows: {found.why}")
-                subject = _unmarked(subject, roles.again if role == "subject" else make)
+        subject = attacked(role, subject, make, here, sides)
         if fit and checksum(subject.model.state_dict()) != subject.fingerprint:
             raise ExpungeError(f"An attack left its mark on the {role}.", "Its weights are not what they were.",
                                "Report this; the observations before the attacks are sound.")
         del subject  # before the next one is loaded
+    if fit and controls and not {*controls} & {*sound(refs, examine(refs, seen))} and task.holdout:
+        # No control is left: the subject's own holdout rows take their place.
+        pairs = ordered({*wanted, *asked_aside(asked)}, task)
+        seen["subject"] = observe(roles.subject, task, pairs, out / "observations" / "subject", announce=announce,
+                                  cache=cache, label="subject", partner=roles.original, alternatives=alternatives)
+        attacked("subject", roles.subject, lambda: roles.subject, fit, ("holdout",))
     observed = time.perf_counter()
     salad = salad_notes(seen, unlikely, roles.subject.outcomes)
     examined = examine(refs, seen)
