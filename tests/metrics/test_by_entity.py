@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from itertools import combinations, product
 from math import comb, sqrt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -193,6 +195,18 @@ def test_the_published_number_is_not_the_only_rule(paired: dict[str, Any] | None
         assert "That is TOFU's published number; paired by" in " ".join(found.sentences)
     if outcome == "undecided":
         assert any(s.startswith("What would settle it: a second retrained model") for s in found.sentences)
+
+
+def test_the_stored_simulation_is_within_its_bounds() -> None:
+    """95 % intervals cover 93 to 97 %; tests raise false alarms in 5 % at most, but for two standard errors."""
+    stored = json.loads((Path(__file__).parents[2] / "results" / "coverage.json").read_text())
+    assert "dirty" not in stored["environment"]["commit"] and stored["seconds"] < 180
+    assert {(r["entities"], r["icc"]) for r in stored["results"]} == set(product((5, 10, 20, 50), (0.0, 0.1, 0.3)))
+    for row in stored["results"]:
+        assert 0.93 <= row["mean"] <= 0.97 and 0.93 <= row["auc"] <= 0.97, row
+        for name in ("sign_flip", "permute"):
+            assert row[name] <= 0.05 + 2 * sqrt(0.05 * 0.95 / stored["times"][name]), row
+    assert min(row["mean_by_rows"] for row in stored["results"]) < 0.75, "what intervals by rows do"
 
 
 # Whole audits, of made-up rows

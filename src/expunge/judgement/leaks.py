@@ -68,7 +68,7 @@ DOUBTS = {
     "too small": "the excess is too small to matter",
     "control fell": "the control only said less than it does when asked plainly",
     "noise floor": "a second retrained model differs from the first by as much",
-    "few entities": f"it rests on too few entities: {ENOUGH} at least allow a test",
+    "few entities": "it rests on too few entities",
     "entities differ": "the entities differ too much for so few of them",
     "chance": "it may be chance, given the number of attacks",
     "not primary": "it is none of the attacks that were declared beforehand",
