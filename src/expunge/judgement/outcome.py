@@ -21,14 +21,17 @@ The outcome compares with the retrained model, on the untouched subject (attack 
    anything else                                          -> undecided
    An entity that is known beyond doubt (`entities.py`: most of its rows are said more surely than by every
    retrained model)                                      -> retains, whatever the averages say
-   "forgets" where an entity may be known, or the leak share is above 0.1 with its interval above 0.05 -> undecided
+   "forgets" or "over-forgets" where an entity may be known, or "forgets" where the leak share is above 0.1 with its
+   interval above 0.05                                   -> undecided
 3. If an attack brings out more than it does of its control (`leaks.py`), the outcome is
    "retains" where the model left alone shows more too, else "suppresses": what can be brought back
    was not gone. The same holds for what is read off its inside (scores that need its weights).
    "Forgets" (and "over-forgets") becomes "undecided" where an attack raises an alarm: an excess that is large enough
    and has an interval above 0, but too few entities, entities that differ too much, a p-value that the correction
-   lifts above 0.05, or an attack that was not declared beforehand. "Forgets" becomes "undecided" also where no attack
-   was set against a control, or a primary one could not have counted even if it had recovered everything.
+   lifts above 0.05, or an attack that was not declared beforehand. So does a leak share under attack where an entity
+   may be known but not beyond doubt, or that rises far above its value as asked. "Forgets" becomes "undecided" also
+   where no attack was set against a control, or a primary one could not have counted even if it had recovered
+   everything.
 4. "Forgets", "over-forgets" and "undecided" become "ruined" where the model lost what it should keep (`utility.py`).
 
 Directions of the model left alone are tested at 95 % each without correction, so one of them may cross by chance;
@@ -42,7 +45,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from expunge.judgement.directions import base, is_above, is_below
-from expunge.judgement.entities import certain, known_entity, leaking, revealed
+from expunge.judgement.entities import certain, known_entity, leaking, revealed, suspected
 from expunge.judgement.leaks import LONE_RESIDUE, MIN_ROWS, RESIDUE, alarms, leaks, primary, untold
 from expunge.judgement.power import misses_half
 from expunge.judgement.recital import Recital, recital
@@ -89,6 +92,8 @@ class Decision:
     """It would forget, but no attack was set against a control."""
     alarms: tuple[Score, ...] = ()
     """It would forget, but these attacks raise an alarm, strongest first."""
+    suspects: tuple[Score, ...] = ()
+    """It would forget, but these leak shares under attack raise an alarm."""
     untold: tuple[str, ...] = ()
     """It would forget, but these attacks could not have counted even if they had recovered everything."""
     power: Power | None = None
@@ -107,13 +112,15 @@ def decide(scores: Sequence[Score], p_limit: float = P_LIMIT, power: Power | Non
     outcome = alone.outcome
     if leaks(scores) or inside or revealed(scores):
         outcome = "retains" if shown_alone(plain) else "suppresses"
-    raised = tuple(alarms(scores)) if outcome in ("forgets", "over-forgets") else ()
+    undone = outcome in ("forgets", "over-forgets")
+    raised, suspects = (tuple(alarms(scores)), suspected(scores)) if undone else ((), ())
     blind = tuple(untold(scores)) if outcome == "forgets" else ()
     unattacked = outcome == "forgets" and not primary(scores)
-    if raised or blind or unattacked:
+    if raised or suspects or blind or unattacked:
         outcome = "undecided"
     lost = lost_utility(plain) if outcome in ("forgets", "over-forgets", "undecided") else ()
-    return Decision("ruined" if lost else outcome, alone, inside, p_limit, unattacked, raised, blind, power, lost)
+    return Decision("ruined" if lost else outcome, alone, inside, p_limit, unattacked, raised, suspects, blind, power,
+                    lost)
 
 
 def _by_entity(found: Alone, plain: list[Score]) -> Alone:
@@ -121,7 +128,7 @@ def _by_entity(found: Alone, plain: list[Score]) -> Alone:
     entity, rows = known_entity(plain), leaking(plain)
     if entity is not None and certain(entity) and found.outcome != "retains":
         return replace(found, outcome="retains", reason="entity", evidence=(entity,))
-    if found.outcome != "forgets" or not (entity or rows):
+    if not ((found.outcome == "forgets" and (entity or rows)) or (found.outcome == "over-forgets" and entity)):
         return found
     return replace(found, outcome="undecided", reason="entity" if entity else "leak share",
                    evidence=tuple(s for s in (entity or rows,) if s))

@@ -12,6 +12,7 @@ from expunge.metrics.by_entity import ENOUGH
 from expunge.records.score import Score
 
 SETTLING = "What would settle it:"
+ENTITY = "more rows of each entity, and a second retrained model (--retrained A --retrained B) where there is one only"
 RETRAINED = "a model trained without the forget set (--retrained MODEL), which alone can show that nothing is left"
 
 
@@ -22,6 +23,8 @@ def settling(decision: Decision, scores: Sequence[Score]) -> str | None:
     told = _alone(decision, scores)
     if decision.alarms:
         told = _alarm(decision.alarms[0])
+    elif decision.suspects:
+        told = ENTITY
     elif decision.untold:
         told = (f"{ENOUGH} entities or more in the rows that are asked under {', '.join(decision.untold)}: with fewer "
                 "not even a recovery in full could count")
@@ -53,7 +56,7 @@ def _alone(decision: Decision, scores: Sequence[Score]) -> str:
         case "disagrees" | "told apart":
             return "a second retrained model (--retrained A --retrained B), which shows how much two of them differ"
         case "entity" | "leak share":
-            return "more rows of each entity, and a second retrained model where there is one only"
+            return ENTITY
         case "no quality":
             return f"forget_quality, which {_why_missing(scores)}"
         case "no direction":

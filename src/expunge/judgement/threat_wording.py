@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from expunge.judgement.directions import against, figure
-from expunge.judgement.entities import worded_entity
+from expunge.judgement.entities import worded_entity, worded_suspect
 from expunge.judgement.leaks import (
     DOUBTS,
     MIN_ROWS,
@@ -34,13 +34,14 @@ def worded_threat(found: ThreatDecision, scores: Sequence[Score], attacks: Seque
     """The record of one decision, with its sentence."""
     best = found.found[0] if found.found else None
     few = few_rows([*found.attacked, *(s for s in scores if s.attack is None)], attacks)
-    return Threat(access=found.access, outcome=found.outcome, sentence=" ".join([_sentence(found, attacks), *few]),
+    sentence = " ".join([_sentence(found, attacks, scores), *few])
+    return Threat(access=found.access, outcome=found.outcome, sentence=sentence,
                   tested=found.tested, strongest=best.attack if best else None, metric=best.name if best else None,
                   not_tested=(*folded(refused(scores, attacks, found.access)),
                               *untried(scores, attacks, found.access, offered)))
 
 
-def _sentence(found: ThreatDecision, attacks: Sequence[AttackRecord]) -> str:
+def _sentence(found: ThreatDecision, attacks: Sequence[AttackRecord], scores: Sequence[Score]) -> str:
     tried = f"{_count(found.set_against, attacks)} set against a control at this access"
     one = tried.startswith("1 ")
     nothing = (f"{'The' if one else 'None of the'} {tried} {'did not succeed' if one else 'succeeded'}"
@@ -60,6 +61,8 @@ def _sentence(found: ThreatDecision, attacks: Sequence[AttackRecord]) -> str:
             return f"Left alone it does not show it. {worded_entity(found.evidence[0])}"
         case "alarm":
             return f"No attack succeeded, but one raises an alarm: {alarm(found.evidence[0])}."
+        case "suspect":
+            return f"No attack succeeded, but one raises an alarm. {worded_suspect(found.evidence[0], scores)}"
         case "untold":
             return (f"{nothing}, but {_named(untold(found.attacked))} could not have counted even if everything had "
                     "been recovered: there are too few entities.")

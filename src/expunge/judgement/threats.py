@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from expunge.judgement.directions import is_below
-from expunge.judgement.entities import revealed
+from expunge.judgement.entities import revealed, suspected
 from expunge.judgement.leaks import MIN_ROWS, alarms, compared, leaks, lowering, untold
 from expunge.judgement.outcome import Decision, hidden_inside, looks_inside, shown_alone
 from expunge.judgement.power import misses_half
@@ -20,9 +20,8 @@ from expunge.records.score import ACCESS, Access, AttackRecord, Family, Score
 
 ThreatOutcome = Literal["forgets", "suppresses", "retains", "over-forgets", "ruined", "undecided", "not tested"]
 ThreatReason = Literal["alone", "attack", "inside", "nothing asked", "no attack", "no control", "lowered",
-                       "entity", "alarm", "untold", "no plain score", "no retrained model", "ruined", "below",
-                       "few rows",
-                       "disagrees", "unsettled", "nothing found"]
+                       "entity", "alarm", "suspect", "untold", "no plain score", "no retrained model", "ruined",
+                       "below", "few rows", "disagrees", "unsettled", "nothing found"]
 """Which rule decided."""
 INSIDE = "model internals: whether hidden states still hold it"
 NOT_TRIED: dict[str, tuple[Access, tuple[Family, ...]]] = {
@@ -105,6 +104,8 @@ def _decide(access: Access, scores: Sequence[Score], whole: Decision) -> ThreatD
         return decision("suppresses", "entity", entity)
     if raised:
         return decision("undecided", "alarm", raised)
+    if suspects := tuple(s for s in suspected(scores) if s.access in within):
+        return decision("undecided", "suspect", suspects)
     if not here:
         silent = all(s.access != access for s in alone)
         return decision("not tested", "nothing asked") if silent else decision("undecided", "no attack")

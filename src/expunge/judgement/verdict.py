@@ -36,9 +36,9 @@ def verdict(scores: Sequence[Score], attacks: Sequence[AttackRecord] = (), p_lim
     settled = settling(decision, scores)
     return Verdict(
         outcome=decision.outcome, alone=alone if differs else None,
-        sentences=(*first_sentence(decision), *turned_down, *alone_sentences(decision), *([settled] if settled else []),
-                   *limited(plain), *inside_sentences(decision), *attack_sentences(scores, attacks),
-                   *figures(plain)),
+        sentences=(*first_sentence(decision, scores), *turned_down, *alone_sentences(decision),
+                   *([settled] if settled else []), *limited(plain), *inside_sentences(decision),
+                   *attack_sentences(scores, attacks), *figures(plain)),
         not_tested=(*missing, *unscored(scores, attacks), *untried(scores, attacks, offered=offered)),
         threats=tuple(worded_threat(found, scores, attacks, offered) for found in threats),
         leak=leak_line(scores, attacks, power), power=power)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import floor, log10
 
 from expunge.judgement.directions import against, base, compare, figure
-from expunge.judgement.entities import worded_entity
+from expunge.judgement.entities import worded_entity, worded_suspect
 from expunge.judgement.leaks import MIN_ROWS
 from expunge.judgement.outcome import Alone, Decision
 from expunge.judgement.power import least_share, worded_power
@@ -20,7 +21,7 @@ BEHAVIOUR = ("forget.refusal", "forget.above_chance")
 """Told in one sentence rather than one each."""
 
 
-def first_sentence(decision: Decision) -> list[str]:
+def first_sentence(decision: Decision, scores: Sequence[Score] = ()) -> list[str]:
     """Where the attacks, or their absence, change what the scores say."""
     if decision.ruined:
         return [f"The model lost what it should keep: {lost(decision.ruined)}. Low scores of the forget set then show "
@@ -28,8 +29,9 @@ def first_sentence(decision: Decision) -> list[str]:
     if decision.unattacked:
         return ["Asked plainly the model looks like one that never saw the forget set, but no attack was set against a "
                 "control, and an attack may bring back what plain asking does not show."]
-    if decision.alarms:
-        return ["Asked plainly the model looks like one that never saw the forget set, but an attack raises an alarm."]
+    if decision.alarms or decision.suspects:
+        return ["Asked plainly the model looks like one that never saw the forget set, but an attack raises an alarm.",
+                *(worded_suspect(s, scores) for s in decision.suspects[:1])]
     if decision.untold:
         return ["Asked plainly the model looks like one that never saw the forget set, but "
                 f"{', '.join(decision.untold)} could not have counted even if everything had been recovered."]
