@@ -52,7 +52,6 @@ def merge(run: str | Path, *, out: str | Path | None = None, overwrite: bool = F
     target = RunFolder(Path(out) if out is not None else run / "merged")
     refuse_output(target.root, resume=False, overwrite=overwrite, reads=[run])
     base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    reporter.note(f"The adapter of {run} is merged into {base}.")
     subject: Subject = load_subject(run)
     dtype = next(p.dtype for name, p in subject.model.named_parameters() if "lora_" not in name)
     merge_adapter(subject)
@@ -62,4 +61,6 @@ def merge(run: str | Path, *, out: str | Path | None = None, overwrite: bool = F
     if place.rows.exists():
         shutil.copyfile(place.rows, target.rows)
     record.write(target.record)
+    reporter.note(f"The adapter of {run} and its base are one model now, in {target.model}. "
+                  f"The base, {base}, is unchanged.")
     return target.root

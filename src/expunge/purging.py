@@ -9,7 +9,7 @@ from pathlib import Path
 from expunge.errors import DataError, MissingError, UsageError
 from expunge.records.base import cache_root, read_json, read_jsonl
 from expunge.records.grid import Grid
-from expunge.records.purged import Purged, with_rows
+from expunge.records.purged import WEIGHTS, Purged, with_rows
 from expunge.records.run import RunFolder, RunRecord
 from expunge.records.score import Audit
 from expunge.records.task import Example, Task
@@ -64,7 +64,8 @@ def purge(run: str | Path, *, dry_run: bool = False) -> Purged:
     removed = (*(str(p.relative_to(root)) for p in going),
                *(f"{p.relative_to(root)}: its first row, notes, warnings and names" for p in shown))
     marked = Purged(removed=tuple(dict.fromkeys((*earlier.removed, *removed))), cached=earlier.cached,
-                    removed_bytes=earlier.removed_bytes, kept=tuple(_kept(root, going)))
+                    removed_bytes=earlier.removed_bytes, found=len(removed) + len(cached),
+                    kept=tuple(_kept(root, going)))
     halfway = marked.model_copy(update={"cached": earlier.cached + len(cached),
                                         "removed_bytes": earlier.removed_bytes + sizes[0]})
     made = halfway.model_copy(update={"removed_bytes": halfway.removed_bytes + sizes[1]})
@@ -82,6 +83,15 @@ def purge(run: str | Path, *, dry_run: bool = False) -> Purged:
     _remove(going)
     made.write(files.purged)
     return made
+
+
+def bases_with_rows(run: str | Path) -> list[Path]:
+    """Folders elsewhere on this disk of the models that the runs in a folder began from, and that still hold rows."""
+    root = Path(run).resolve()
+    places = {Path(RunRecord.read(place).model).resolve() for place in sorted(root.rglob(RunRecord.FILE))}
+    bases = {place.parent if place.name in WEIGHTS else place for place in places}
+    return [base for base in sorted(bases) if base != root and root not in base.parents
+            and RunFolder(base).record.is_file() and any(with_rows(base))]
 
 
 def _check_ended(folders: Iterable[Path]) -> None:

@@ -27,7 +27,8 @@ def made(cli: Any, model: Path, rows: Any, tmp_path_factory: pytest.TempPathFact
         cli("forget", model, *rows.words, "--method", "npo + retain_nll + lora(rank=2)", "--steps", 1, "--out", out)
         cli("audit", out, *SUITE)
         cli("audit", out, "--suite", "forget.probability", "--limit", 2, "--out", out / "small")
-        cli("merge", out)
+        said = " ".join(cli("merge", out).err.split())
+        assert f"one model now, in {out / 'merged' / 'model'}. The base, {model}, is unchanged." in said
         cli("report", out, "--out", out / "report.html")
     return place
 
@@ -76,6 +77,18 @@ def test_after_it_the_folder_is_still_read(cli: Any, run: Path, rows: Any, tmp_p
     cli("audit", run, *rows.words, "--suite", "forget.probability", "--out", tmp_path / "b")
     again = cli("purge", run, "--json").json
     assert "task.json" in again["removed"], "what was removed before stays on the record"
+
+
+def test_a_second_purge_says_that_nothing_was_left_and_the_base_with_rows_is_named(cli: Any, run: Path) -> None:
+    base = Path(shutil.copytree(run, run.parent / "the base", ignore=lambda *_: ["model", "merged", "small"]))
+    for place in run.rglob("record.json"):
+        place.write_text(json.dumps(json.loads(place.read_text()) | {"model": str(base)}))
+    first, second = (cli("purge", run).err for _ in range(2))
+    assert "Removed " in first and f"expunge purge '{base}'" in first and "expunge purge" in second
+    assert "Nothing was left to remove. Removed earlier: " in second
+    cli("purge", base)
+    third = cli("purge", run, "--json").json
+    assert third["found"] == 0 and third["bases_with_rows"] == [], "the base holds no rows any more"
 
 
 def test_rows_in_the_cache_that_another_audit_left(cli: Any, run: Path, model: Path, tmp_path: Path) -> None:

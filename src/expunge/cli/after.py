@@ -26,7 +26,6 @@ def merge(
     made = fold(run, out=out, overwrite=overwrite, reporter=reporter)
     if as_json:
         return print_json({"path": str(made), "model": str(made / "model")})
-    reporter.note(f"Whole weights in {made / 'model'}.")
     reporter.note(f"Next: expunge audit {shown_path(made)}")
 
 
@@ -67,14 +66,24 @@ def purge(
     dry_run: DryRun = False, as_json: Json = False,
 ) -> None:
     """Remove the rows of a run, all answers to them and their cached copies, and write down that it was done."""
+    from expunge.purging import bases_with_rows
     from expunge.purging import purge as remove
 
     made = remove(run, dry_run=dry_run)
+    bases = bases_with_rows(run)
     if as_json:
-        return print_json(made.to_json())
+        return print_json({**made.to_json(), "bases_with_rows": [str(base) for base in bases]})
     reporter = reporter_for(as_json)
-    did = "Would remove" if dry_run else "Removed"
-    reporter.note(f"{did} {', '.join(made.removed) or 'nothing'} and {made.cached} cached files "
-                  f"({made.removed_bytes / 1e6:.1f} MB).")
+    listed = (f"{', '.join(made.removed) or 'no file'} and {made.cached} cached files "
+              f"({made.removed_bytes / 1e6:.1f} MB)")
+    if made.found:
+        reporter.note(f"{'Would remove' if dry_run else 'Removed'} {listed}.")
+    elif made.removed or made.cached:
+        reporter.note(f"Nothing was left to remove. Removed earlier: {listed}.")
+    else:
+        reporter.note("There was nothing to remove.")
     reporter.note("Kept:\n" + "\n".join(f"  {line}" for line in made.kept))
+    for base in bases:
+        reporter.note(f"The model that the run began from still holds rows, in {base}. "
+                      f"Remove them too: expunge purge {shown_path(base)}")
     reporter.note("Not looked at: audits in other folders, pages elsewhere, and the files that the rows came from.")

@@ -40,5 +40,7 @@ class Purged(Record):
     cached: int = 0
     """Files of the observation cache that held its rows."""
     removed_bytes: int = 0
+    found: int = 0
+    """Files, folders and cached copies that the last purge found; 0 where nothing was left to remove."""
     kept: tuple[str, ...] = ()
     """What is left in the folder, each with what it holds."""
