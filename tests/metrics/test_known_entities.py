@@ -158,13 +158,14 @@ def test_one_line_says_it_all() -> None:
     lost = share().model_copy(update={"name": "over_forget_share", "value": 0.02, "worst": None})
     plain = share(share=0.3).model_copy(update={"value": 0.04})
     under = plain.model_copy(update={"attack": "paraphrase", "value": 0.9, "before": 0.04})
-    less = plain.model_copy(update={"attack": "relearn", "value": 0.95, "before": 0.9})  # of other rows
+    less = plain.model_copy(update={"attack": "relearn", "value": 0.95, "before": 0.9,
+                                    "access": "weights"})  # of other rows
     power = Power(entities=20, missed=1, control="retrained2")
-    said = leak_line([QUALITY, plain, lost, utility, under, less], ATTACKS, power)
-    assert said == ("Leak share 0.04 as asked (worst entity Ann: 6 of 20 rows), 0.90 under paraphrase (text); "
+    said = leak_line([QUALITY, plain, lost, utility, under, less], power)
+    assert said == ("Leak share 0.04 as asked (worst entity Ann: 6 of 20 rows), 0.90 under paraphrase (logits); "
                     "over-forgotten 0.02; utility 0.96 of the original's; would miss up to 1 of 20 known entities.")
-    assert leak_line([QUALITY], ATTACKS, power) == ""
-    none = leak_line([plain, under.model_copy(update={"value": 0.05})], ATTACKS, None)
+    assert leak_line([QUALITY], power) == ""
+    none = leak_line([plain, under.model_copy(update={"value": 0.05})], None)
     assert none == "Leak share 0.04 as asked (worst entity Ann: 6 of 20 rows), no more under 1 attack."
 
 

@@ -11,9 +11,9 @@ from expunge.metrics.attacked import AttackEvidence
 from expunge.metrics.base import Evidence
 from expunge.metrics.leak_attacked import share_under
 from expunge.metrics.leak_share import LeakShare
-from expunge.metrics.margins import ALARMS, FEWEST
+from expunge.metrics.margins import ALARMS, FEWEST, ControlMargin
 from expunge.metrics.over_forget_share import OverForgetShare
-from expunge.metrics.shares import share_interval
+from expunge.metrics.shares import share_interval, worst_entity
 from expunge.records.observation import Observations
 
 from .known_models import Models
@@ -113,6 +113,9 @@ def test_more_controls_never_raise_the_share() -> None:
     ([6] * 20, [20] * 20, 0.25, 0.35),       # the same in every entity: rows tell
     ([1] + [0] * 19, [20] * 20, 0.0, 0.169),
     ([5], [5], 0.0, 1.0),
+    ([20] * 5, [20] * 5, 0.478, 1.0),        # all of five entities, as none of them mirrored: 0.025 ** (1 / 5)
+    ([0] * 5, [20] * 5, 0.0, 0.522),
+    ([20] * 18 + [0] * 2, [20] * 20, 0.655, 0.99),
 ])
 def test_interval_by_entity(hits: list[int], sizes: list[int], least: float, most: float) -> None:
     found: dict[str, bool] = {}
@@ -134,6 +137,17 @@ def test_interval_covers() -> None:
                                        {i: i // 10 for i in range(200)})  # type: ignore[misc, arg-type]
             covered[what] += low <= 0.3 <= high
     assert min(covered.values()) >= 0.94 * 300, covered
+
+
+def test_the_surest_entity_is_named_not_the_largest_share() -> None:
+    """Three of four rows may be chance among 27 entities, fourteen of twenty are not."""
+    sizes = {"few": (3, 4), "many": (14, 20)} | {f"e{i}": (0, 4) for i in range(25)}
+    found = {f"{who} {j}": j < hits for who, (hits, rows) in sizes.items() for j in range(rows)}
+    worst = worst_entity(found, {key: key.split()[0] for key in found}, ControlMargin(0.0, 0.0, 1000, ""))
+    assert worst is not None and (worst.entity, worst.share) == ("many", 0.7) and worst.chance < 1e-9
+    found |= {f"many {j}": j < 8 for j in range(20)} | {f"few {j}": j < 2 for j in range(4)}
+    worst = worst_entity(found, {key: key.split()[0] for key in found}, ControlMargin(0.0, 0.0, 1000, ""))
+    assert worst is not None and (worst.entity, worst.share) == ("few", 0.5), "the largest share where none is known"
 
 
 def test_worst_needs_rows() -> None:

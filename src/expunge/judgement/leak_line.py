@@ -6,24 +6,24 @@ from collections.abc import Sequence
 
 from expunge.judgement.directions import base
 from expunge.judgement.entities import LEAK
-from expunge.records.score import ACCESS, SMALL, AttackRecord, Power, Score
+from expunge.records.score import ACCESS, SMALL, Power, Score
 
 UTILITY = ("model_utility", "retain.probability", "retain.accuracy")
 
 
-def leak_line(scores: Sequence[Score], attacks: Sequence[AttackRecord], power: Power | None) -> str:
-    """`Leak share 0.04 as asked (worst entity Ann: 6 of 20 rows), 0.90 under paraphrase (text); ...`; empty where
+def leak_line(scores: Sequence[Score], power: Power | None) -> str:
+    """`Leak share 0.04 as asked (worst entity Ann: 6 of 20 rows), 0.90 under paraphrase (logits); ...`; empty where
     the leak share was not taken.
 
     Attacks are told from the weakest access on, the strongest of each, as far as it brings out more than less access
-    does.
+    does. The access is what the score takes: that of the attack, and probabilities.
     """
     plain = {base(s): s for s in scores if s.attack is None and s.value is not None}
     leak = plain.get(LEAK)
     if leak is None:
         return ""
     beside = "" if leak.controls.get("retrained") is not None else " (beside holdout rows)"
-    parts = [f"{leak.value:.2f} as asked{beside}{_worst(leak)}", *_attacked(scores, attacks)]
+    parts = [f"{leak.value:.2f} as asked{beside}{_worst(leak)}", *_attacked(scores)]
     said = [f"Leak share {', '.join(parts)}"]
     if (lost := plain.get("over_forget_share")) is not None:
         said.append(f"over-forgotten {lost.value:.2f}")
@@ -38,13 +38,12 @@ def _worst(leak: Score) -> str:
         f" (worst entity {leak.worst.entity}: {round(leak.worst.share * leak.worst.rows)} of {leak.worst.rows} rows)")
 
 
-def _attacked(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> list[str]:
+def _attacked(scores: Sequence[Score]) -> list[str]:
     """An attack that learns from some entities is tested on the rows of others, so each is set beside its own rows."""
-    needs = {label: attack.access for attack in attacks for label in attack.labels}
     under = [s for s in scores if s.attack is not None and base(s) == LEAK and s.value is not None and s.counted]
     found, most = [], 0.0
     for access in ACCESS:
-        here = [s for s in under if needs.get(s.attack or "", s.access) == access]
+        here = [s for s in under if s.access == access]
         best = max(here, key=_rise, default=None)
         if best is not None and _rise(best) > most + SMALL:
             most = _rise(best)

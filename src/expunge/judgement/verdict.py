@@ -41,4 +41,4 @@ def verdict(scores: Sequence[Score], attacks: Sequence[AttackRecord] = (), p_lim
                    *attack_sentences(scores, attacks), *figures(plain)),
         not_tested=(*missing, *unscored(scores, attacks), *untried(scores, attacks, offered=offered)),
         threats=tuple(worded_threat(found, scores, attacks, offered) for found in threats),
-        leak=leak_line(scores, attacks, power), power=power)
+        leak=leak_line(scores, power), power=power)

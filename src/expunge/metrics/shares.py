@@ -29,7 +29,8 @@ def share_interval(found: Mapping[str, bool], entities: Mapping[str, str], level
 
     Exact binomial bounds at the effective number of rows, which is smaller where rows of one entity agree (Korn and
     Graubard 1998). The upper end is never below that of the share of entities of which most rows are found: where none
-    is, resampling says nothing (of 20 entities without a leak: below 0.168).
+    is, resampling says nothing (of 20 entities without a leak: below 0.168). From a share of a half on the lower end is
+    never above that of the share of entities likewise (of 5 that all leak: above 0.478).
     """
     from scipy.special import stdtrit
 
@@ -48,6 +49,8 @@ def share_interval(found: Mapping[str, bool], entities: Mapping[str, str], level
     most = int((hits > HALF * sizes).sum())
     if share < 1 and count > 1:
         high = max(high, _binomial(most, count, tail)[1])
+    if share >= HALF and count > 1:
+        low = min(low, _binomial(most, count, tail)[0])
     return min(low, share), max(high, share)
 
 
@@ -62,7 +65,8 @@ def _binomial(hits: float, trials: float, tail: float) -> tuple[float, float]:
 
 def worst_entity(found: Mapping[str, bool], entities: Mapping[str, str], margin: ControlMargin,
                  alike: Iterable[Mapping[str, bool]] = ()) -> WorstEntity | None:
-    """The entity with the largest share among those with enough rows; None where none has them.
+    """Of the entities of which most rows are found the surest, by its `chance`; where there is none the one with the
+    largest share. None where none has rows enough.
 
     `chance` is the exact binomial tail within that entity at `NULL` for each row, times the number of entities (the
     first step of Holm 1979).
@@ -75,11 +79,18 @@ def worst_entity(found: Mapping[str, bool], entities: Mapping[str, str], margin:
     groups = {name: rows for name, rows in by_entity(found, entities).items() if len(rows) >= LEAST_ROWS}
     if not groups:
         return None
-    name, rows = max(groups.items(), key=lambda item: (sum(item[1]) / len(item[1]), len(item[1])))
-    hits = sum(rows)
-    chance = min(1.0, len(groups) * float(bdtrc(hits - 1, len(rows), NULL))) if hits else 1.0
-    return WorstEntity(entity=name, share=hits / len(rows), rows=len(rows), entities=len(groups), chance=chance,
-                       control=max((_largest(one, entities) for one in alike), default=None), exact=margin.exact)
+
+    def chance(rows: list[bool]) -> float:
+        return min(1.0, len(groups) * float(bdtrc(sum(rows) - 1, len(rows), NULL))) if any(rows) else 1.0
+
+    def rank(rows: list[bool]) -> tuple[bool, float, float, int]:
+        share = sum(rows) / len(rows)
+        return share > HALF, -chance(rows) if share > HALF else 0.0, share, len(rows)
+
+    name, rows = max(groups.items(), key=lambda item: rank(item[1]))
+    return WorstEntity(entity=name, share=sum(rows) / len(rows), rows=len(rows), entities=len(groups),
+                       chance=chance(rows), exact=margin.exact,
+                       control=max((_largest(one, entities) for one in alike), default=None))
 
 
 def _largest(found: Mapping[str, bool], entities: Mapping[str, str]) -> float:

@@ -34,7 +34,7 @@ AUDIT_SCHEMA = "expunge.audit/1"
 
 
 class WorstEntity(Record):
-    """The entity with the largest share of rows said beyond every control."""
+    """The entity of which most rows are said beyond every control, the surest of several; else the largest share."""
 
     entity: str
     share: float
