@@ -261,7 +261,10 @@ def audit(
     load = partial(load_subject, template=task.template, max_length=settings.max_length, device=device())
     loaded = load(subject)
     if resume and not overwrite and (folder / "audit.json").exists():
-        check_same_audit(Audit.read(folder / "audit.json"), folder, loaded, task, asked, settings, len(retrained))
+        stored = Audit.read(folder / "audit.json")
+        check_same_audit(stored, folder, loaded, task, asked, settings, len(retrained))
+        # What was declared before the first look stays declared; attacks that are added now are not.
+        asked = replace(asked, declared=stored.primary or asked.declared)
     if not own:
         prepare_output(folder, resume=resume, overwrite=overwrite, reads=models)
     made = run_audit(

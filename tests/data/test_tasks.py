@@ -20,7 +20,7 @@ from expunge.data.published import DATA_VARIABLE
 from expunge.data.tasks import check_overlap, limited
 from expunge.data.world import authors_task
 from expunge.errors import DataError, MissingError, UsageError
-from expunge.records.settings import RunSettings
+from expunge.records.settings import AuditSettings, RunSettings
 from expunge.records.task import Example, Image, Task
 
 
@@ -361,3 +361,20 @@ def test_a_limit_asks_all_entities(limit: int) -> None:
     assert f"of {len(counts)} of 20 entities" in cut.notes[-1] and [r.id for r in limited(cut, 5).forget] == [
         r.id for r in limited(whole, 5).forget]
     assert len([note for note in limited(cut, 5).notes if note.startswith("limit=")]) == 1
+
+
+def test_holdout_rows_can_be_added_to_the_rows_of_a_run(tmp_path: Path) -> None:
+    task = authors_task(forget=2, retain=2, holdout=2).model_copy(update={"holdout": ()})
+    file = tmp_path / "aside.jsonl"
+    file.write_text("".join(json.dumps({"q": f"Who is {i}?", "answer": f"Nobody {i}."}) + "\n" for i in range(3)))
+    added = as_task(task, AuditSettings(), holdout=file, mapping="question=q")
+    assert [row.answer for row in added.holdout] == ["Nobody 0.", "Nobody 1.", "Nobody 2."]
+    ids = {row.id for row in (*added.forget, *added.holdout)}
+    assert added.forget == task.forget and len(ids) == 3 + len(task.forget)
+    for more in ({"retain": file}, {"forget": file}, {}):
+        with pytest.raises(UsageError, match="Only holdout rows can"):
+            as_task(task if more else added, AuditSettings(), holdout=file, mapping="question=q", **more)
+    row = task.forget[0]
+    file.write_text(json.dumps({"q": row.prompt, "answer": row.answer}))
+    with pytest.raises(DataError, match="holdout rows also stand in"):
+        as_task(task, AuditSettings(), holdout=file, mapping="question=q")

@@ -361,7 +361,9 @@ def test_an_honest_pair_raises_nothing_large() -> None:
 
 @pytest.mark.parametrize(("suite", "holds"), [
     ("quick", {"prefix(words=3)", "relearn(steps=16)", "quantise"}), ("scores", set()), ("relearn", {"relearn"}),
-    ("quick,roleplay", {"prefix(words=3)", "relearn(steps=16)", "quantise"}), ("roleplay,quantise", {"quantise"}),
+    ("quick,roleplay", {"prefix(words=3)", "relearn(steps=16)", "quantise"}),
+    ("roleplay,quantise", {"roleplay", "quantise"}),
+    ("quick,standard", {a.text() for a in parse_suite("quick,standard").attacks}),
     ("roleplay,relearn", {"roleplay", "relearn"})])
 def test_the_primary_attacks_of_a_suite(suite: str, holds: set[str]) -> None:
     assert set(parse_suite(suite).primary) == holds

@@ -157,10 +157,30 @@ def test_membership_sentences_follow_the_interval() -> None:
     assert "does not tell" in said(0.51, 0.46, 0.56)
     # The retrained model's value is the null: its rows may be easier by nature.
     assert said(0.7, 0.65, 0.75, retrained=0.6) == (
-        "mia.loss is 0.7 [0.65, 0.75], n = 100 (retrained 0.6): the forget rows still look more familiar beside rows "
-        "that were never trained on than to the retrained model.")
-    assert "look as familiar beside" in said(0.7, 0.65, 0.75, retrained=0.68)
-    assert "look less familiar beside" in said(0.51, 0.46, 0.56, retrained=0.7)
+        "mia.loss is 0.7 [0.65, 0.75], n = 100 (retrained 0.6): the forget rows still look more familiar to this "
+        "model than to the retrained one, beside holdout rows.")
+    assert "look as familiar to this model as to the retrained one" in said(0.7, 0.65, 0.75, retrained=0.68)
+    assert "look less familiar to this model than to" in said(0.51, 0.46, 0.56, retrained=0.7)
+
+
+@pytest.mark.parametrize(("scores", "down", "says"), [
+    ([ABOVE.model_copy(update={"controls": {"original": 0.9}})], ("The control x does not count: it is bad.",),
+     "a retrained model that counts"),
+    ([SAME, Score(name="forget_quality", value=None, unavailable="no forget row has wrong answers")], (),
+     "field wrong_answers"),
+    ([quality(0.4), SAME, attacked(0.1, width=0.01, floor=None)], (), "--retrained A --retrained B"),
+])
+def test_it_says_what_would_settle_it(scores: list[Score], down: tuple[str, ...], says: str) -> None:
+    found = verdict(scores, turned_down=down)
+    assert found.outcome == "undecided" and set(down) <= set(found.sentences)
+    assert says in next(s for s in found.sentences if s.startswith("What would settle it"))
+
+
+@pytest.mark.parametrize(("floor", "outcome"), [(None, "undecided"), (0.0, "suppresses")])
+def test_one_control_has_the_same_bar_as_two(floor: float | None, outcome: str) -> None:
+    """A tenth of what there was to recover forbids "forgets"; with one control less than a quarter is no proof."""
+    assert verdict([quality(0.4), SAME, attacked(0.1, width=0.01, floor=floor)]).outcome == outcome
+    assert verdict([quality(0.4), SAME, attacked(0.05, width=0.01, floor=floor)]).outcome == "forgets"
 
 
 def test_utility_is_set_against_the_original() -> None:

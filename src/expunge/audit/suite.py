@@ -22,6 +22,8 @@ class Suite:
     attacks: tuple[Attack, ...] = ()
     named: frozenset[str] = frozenset()
     """Texts of the attacks that were asked for by name, not as part of a named suite."""
+    declared: tuple[str, ...] | None = None
+    """Texts of the primary attacks, where a named suite or an audit that is gone on with declares them."""
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -31,19 +33,13 @@ class Suite:
     def primary(self) -> tuple[str, ...]:
         """Attacks that are corrected together, and may say "suppresses" and "forgets"; others only raise an alarm.
 
-        They are declared before anything is looked at: those of standard where the list holds all of them (standard,
-        full), else those of the list that quick holds (quick), else all of the list. So further attacks change nothing
-        for them. A list that gains a primary attack is corrected for one more: at worst a success becomes an alarm,
-        never "forgets". No rule could do better: one that lets each of m lone attacks succeed at level a, whatever is
-        added, has m times the false alarms, or needs a / m of each, which few entities cannot reach.
+        They are declared before anything is looked at: those of the named suites in a list, else all of the list. So
+        attacks that are named beside a suite change nothing for those of the suite. No rule could let each of m lone
+        attacks succeed at level a, whatever is added: it has m times the false alarms, or needs a / m of each, which
+        few entities cannot reach.
         """
         asked = tuple(a.text() for a in self.attacks)
-        for declared in PRIMARY:
-            known = {parse_attack(term).text() for term in declared}
-            held = tuple(term for term in asked if term in known)
-            if len(held) == len(known) or (held and declared is PRIMARY[-1]):
-                return held
-        return asked
+        return asked if self.declared is None else tuple(term for term in asked if term in self.declared)
 
 
 def parse_suite(text: str) -> Suite:
@@ -55,7 +51,9 @@ def parse_suite(text: str) -> Suite:
     parts = split_at_commas(text)
     found = _sorted([term for part in parts for term in SUITES.get(part, (part,))])
     named = _sorted([part for part in parts if part not in SUITES])
-    return replace(found, named=frozenset(attack.text() for attack in named.attacks))
+    declared = _sorted([term for part in parts for term in PRIMARY.get(part, ())])
+    return replace(found, named=frozenset(attack.text() for attack in named.attacks),
+                   declared=tuple(attack.text() for attack in declared.attacks) or None)
 
 
 def suite_from_terms(terms: Sequence[str]) -> Suite:

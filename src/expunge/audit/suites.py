@@ -49,5 +49,5 @@ FULL = (
 )
 """Published budgets: hours for a large model."""
 SUITES = {"scores": METRICS, "quick": QUICK, "standard": STANDARD, "full": FULL}
-PRIMARY = (ATTACKS, QUICK_ATTACKS)
-"""The primary attacks of the suites: of standard and full, and of quick. See `audit.suite.Suite.primary`."""
+PRIMARY = {"quick": QUICK_ATTACKS, "standard": ATTACKS, "full": ATTACKS}
+"""The primary attacks of each suite. See `audit.suite.Suite.primary`."""

@@ -98,8 +98,11 @@ def as_task(task: Task | str | None, settings: LoopSettings | AuditSettings, **f
     Rows that stand on two sides were refused when a given task was loaded; here they are only dropped, if asked for.
     """
     if isinstance(task, Task) and any(files.get(name) for name in ("forget", "retain", "holdout", "mapping")):
-        raise UsageError("A run brings its own rows, and a task too; other rows and --map cannot be added to them.",
-                         fix="Give all rows as files, --forget FILE among them, and no task.")
+        if files.get("forget") or files.get("retain") or not files.get("holdout") or task.holdout:
+            raise UsageError("A run brings its own rows, and a task too; other rows and --map cannot be added to them.",
+                             "Only holdout rows can, where it has none.",
+                             "Give all rows as files, --forget FILE among them, and no task.")
+        task = settle_overlap(_with_holdout(task, Path(files["holdout"]), files.get("mapping")), settings.on_overlap)
     if not isinstance(task, Task):
         task = load_task(task, limit=settings.limit, on_overlap=settings.on_overlap, **files)
     else:
@@ -108,6 +111,14 @@ def as_task(task: Task | str | None, settings: LoopSettings | AuditSettings, **f
         # A task that is short enough keeps its name: the command line hands over tasks that are cut already.
         task = task if cut.fingerprints() == task.fingerprints() else cut
     return task if settings.template is None else task.model_copy(update={"template": settings.template})
+
+
+def _with_holdout(task: Task, file: Path, mapping: Mapping[str, str] | str | None) -> Task:
+    """A task with the rows of a file as its holdout rows."""
+    named = parse_map(mapping, FIELDS) if isinstance(mapping, str) else mapping
+    rows = task_from_files(file, None, None, mapping=named).forget
+    return task.model_copy(update={"holdout": tuple(
+        row.model_copy(update={"id": f"holdout/{i}"}) for i, row in enumerate(rows))})
 
 
 def remembered(run: Path) -> Task | None:

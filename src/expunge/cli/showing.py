@@ -73,7 +73,8 @@ def show_audit(found: Audit, reporter: Reporter, folder: str | Path, *, page: st
             _show_findings(found.verdict, reporter)
     reporter.out.print()
     if found.verdict:
-        _show_verdict(found.verdict, reporter, bool(found.retrained))
+        turned_down = sum(check.problem is not None for check in found.controls)
+        _show_verdict(found.verdict, reporter, len(found.retrained) > turned_down)
     _show_figures(found.scores, reporter, column(found, folder))
     reporter.out.print()
     if found.verdict:
@@ -127,7 +128,7 @@ def _show_verdict(verdict: Verdict, reporter: Reporter, retrained: bool) -> None
         meaning += f". {verdict.sentences[0].rstrip('.')}"
     _paragraph(f"Verdict: {verdict.outcome}. {meaning}.", reporter, style="bold", lines=3)
     for sentence in verdict.sentences:
-        if sentence.startswith(SETTLING):
+        if sentence.startswith((SETTLING, "The control ")):
             _paragraph(sentence, reporter, lines=4)
     if verdict.leak:
         _paragraph(verdict.leak, reporter, lines=4)

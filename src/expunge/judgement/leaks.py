@@ -12,7 +12,7 @@ from expunge.records.score import SMALL, Score
 RESIDUE = 0.1
 """Share of what there was to recover that must come out to matter."""
 LONE_RESIDUE = 0.25
-"""The same where one retrained model, or none, is all there is: trained anew with another seed it would differ too."""
+"""Share that one control is enough for: a retrained model of another seed would differ too, and so do other rows."""
 CHANCE = 0.05
 """That any attack of an audit succeeds where there is nothing to be had."""
 _95 = NormalDist().inv_cdf(0.975)
@@ -72,12 +72,13 @@ DOUBTS = {
     "entities differ": "the entities differ too much for so few of them",
     "chance": "it may be chance, given the number of attacks",
     "not primary": "it is none of the attacks that were declared beforehand",
+    "lone control": "one retrained model cannot tell what two of them differ by",
     "no control": "there was no control",
     "no plain score": "the model was not asked plainly",
     LOWERS: "the attack makes even a model that knows say less",
 }
 """`doubt` -> what it means, for a sentence."""
-ALARMS = ("entities differ", "few entities", "chance", "not primary")
+ALARMS = ("entities differ", "few entities", "chance", "not primary", "lone control")
 """Doubts of an excess that is large enough and has an interval above 0, over entities or rows: it forbids "forgets"."""
 
 
@@ -125,8 +126,8 @@ def succeeds(score: Score, tests: int = 1) -> bool:
 
     - the interval of the excess lies above 0 (where only that over rows does, the entities differ: an alarm), and so
       does the gain over the subject left alone;
-    - both are at least `RESIDUE` of what there was to recover, and never less than `SMALL`; where no second retrained
-      model tells what two of them differ by, `LONE_RESIDUE` of it;
+    - both are at least `RESIDUE` of what there was to recover, and never less than `SMALL`; less than `LONE_RESIDUE`
+      of it is an alarm where no second retrained model tells what two of them differ by;
     - the subject says more than the control does when that is left alone: an attack that only silences the control
       has brought nothing out;
     - the excess is more than a second retrained model has over the first, where there is one;
@@ -167,6 +168,7 @@ def doubt(score: Score, tests: int = 1) -> str | None:
                 test.unit == "entities" or min(score.excess, score.gain) >= needed(score, by_rows=True)),
             "chance": max(joint, 1.0 if test.p_gain is None else test.p_gain) <= CHANCE,
             "not primary": test.p_joint is not None}
+    checks["lone control"] = score.floor is not None or min(score.excess, score.gain) >= needed(score, firm=True)
     return next((word for word, met in checks.items() if not met), None)
 
 
@@ -189,7 +191,7 @@ MANY = 10_000
 """A number of entities that makes Student's quantile that of a normal distribution."""
 
 
-def needed(score: Score, by_rows: bool = False) -> float:
+def needed(score: Score, by_rows: bool = False, firm: bool = False) -> float:
     """The least excess, and the least gain, that matter.
 
     Beside holdout rows, which may be harder or easier than the forget rows, what there is up to 1 counts as room where
@@ -198,11 +200,13 @@ def needed(score: Score, by_rows: bool = False) -> float:
     Args:
         by_rows: for a success in a test by rows, which does not know that two models that never saw an entity may
             differ in it: room up to 1 then counts likewise, and the share is `LONE_RESIDUE` in any case.
+        firm: as much as one control is enough for; beside holdout rows nothing less matters.
     """
     room, control = score.room or 0.0, score.control
     if score.room is None and control is not None and (by_rows or control[0] == "holdout"):
         room = 1.0 - control[1]
-    return max(SMALL, (LONE_RESIDUE if score.floor is None or by_rows else RESIDUE) * room)
+    lone = firm or by_rows or (control is not None and control[0] == "holdout")
+    return max(SMALL, (LONE_RESIDUE if lone else RESIDUE) * room)
 
 
 def _beyond(value: float, interval: tuple[float, float], entities: int, tests: int) -> bool:

@@ -16,11 +16,18 @@ ENTITY = "more rows of each entity, and a second retrained model (--retrained A 
 RETRAINED = "a model trained without the forget set (--retrained MODEL), which alone can show that nothing is left"
 
 
-def settling(decision: Decision, scores: Sequence[Score]) -> str | None:
-    """The sentence; None for a verdict that is decided. Attacks that need more rows say so themselves."""
+def settling(decision: Decision, scores: Sequence[Score], turned_down: bool = False) -> str | None:
+    """The sentence; None for a verdict that is decided. Attacks that need more rows say so themselves.
+
+    Args:
+        turned_down: a retrained model was given that does not count.
+    """
     if decision.outcome != "undecided":
         return None
     told = _alone(decision, scores)
+    if turned_down and decision.alone.reason == "no retrained model":
+        told = ("a retrained model that counts: one that was trained like the original, but without the forget rows "
+                "(expunge train MODEL --split retain)")
     if decision.alarms:
         told = _alarm(decision.alarms[0])
     elif decision.suspects:
@@ -37,7 +44,9 @@ def _alarm(score: Score) -> str:
     """What would make an alarm a finding, or show that it is none."""
     match score.doubt or doubt(score):
         case "few entities":
-            return f"forget rows about {ENOUGH} entities or more: with {score.entities} no test can reach 0.05"
+            return f"forget rows about more entities: with {score.entities} under this attack no test can reach 0.05"
+        case "lone control":
+            return "a second retrained model (--retrained A --retrained B), which shows how much two of them differ"
         case "not primary":
             return (f"an audit of a model made with another seed, with a suite that declares {score.attack} (--suite "
                     f"\"scores,{score.attack}\" does)")
@@ -67,6 +76,9 @@ def _alone(decision: Decision, scores: Sequence[Score]) -> str:
 
 def _why_missing(scores: Sequence[Score]) -> str:
     why = next((s.unavailable for s in scores if base(s) == "forget_quality" and s.unavailable), None)
+    if why and "wrong answers" in why:
+        return ("takes wrong answers to the forget rows: add them to the file (field wrong_answers, or --map "
+                "wrong_answers=COLUMN)")
     return f"could not be taken: {why}" if why else "the suite does not hold"
 
 

@@ -33,10 +33,11 @@ def verdict(scores: Sequence[Score], attacks: Sequence[AttackRecord] = (), p_lim
     threats = decide_threats(scores, decision)
     missing = [f"{s.name}: {s.unavailable}" for s in scores
                if s.attack is None and s.unavailable is not None and applies(s)]
-    settled = settling(decision, scores)
+    down = tuple(turned_down)
+    settled = settling(decision, scores, bool(down))
     return Verdict(
         outcome=decision.outcome, alone=alone if differs else None,
-        sentences=(*first_sentence(decision, scores), *turned_down, *alone_sentences(decision),
+        sentences=(*first_sentence(decision, scores), *alone_sentences(decision), *down,
                    *([settled] if settled else []), *limited(plain), *inside_sentences(decision),
                    *attack_sentences(scores, attacks), *figures(plain)),
         not_tested=(*missing, *unscored(scores, attacks), *untried(scores, attacks, offered=offered)),

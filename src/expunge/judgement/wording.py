@@ -187,12 +187,12 @@ def _membership(plain: list[Score]) -> list[str]:
             (low, high), retrained = score.interval, score.controls.get("retrained")
             # Forget rows may be easier or harder than the others for any model: the retrained one knows by how much.
             null, than = (0.5, "than rows that were never trained on") if retrained is None else (
-                retrained, "beside rows that were never trained on than to the retrained model")
+                retrained, "to this model than to the retrained one, beside holdout rows")
             meaning = (f"the forget rows still look more familiar {than}" if low > null else
                        f"the forget rows look less familiar {than}, which also gives them away" if high < null else
                        "this attack does not tell forget rows from rows that were never trained on"
                        if retrained is None else
-                       f"the forget rows look as familiar {than.replace(' than to', ' as to')}")
+                       "the forget rows look as familiar to this model as to the retrained one, beside holdout rows")
             end = " (0.5 = no difference)" if retrained is None else ""
             found.append(f"{compare(score)[:-1]}: {meaning}{end}.")
         elif base(score).startswith(MEMBERSHIP):

@@ -138,7 +138,7 @@ def compare_attacked(term: str, attacked: AttackEvidence, *, resamples: int = 10
         gain = _paired_gain(rise, _less(control, control_before), entities)
         if len(retrained) > 1:
             update["floor"] = _mean_of(_less(retrained[1][0], control), values)
-    elif holdout and attacked.holdout is not None:
+    elif len(holdout) >= MIN_ROWS and attacked.holdout is not None:
         theirs, holdout_before = attacked.holdout.entities("holdout"), read(plain, plain.subject, "holdout")
         update["controls"]["holdout"] = _mean(holdout)
         update["control_before"] = _mean_of(holdout_before, holdout)
@@ -147,7 +147,9 @@ def compare_attacked(term: str, attacked: AttackEvidence, *, resamples: int = 10
         if rise and control_rise:
             gain = Gap(rise, control_rise if _mean(control_rise) > 0 else None, entities, theirs)
     else:
-        update["uncontrolled"] = attacked.uncontrolled or "neither a retrained model nor holdout rows were given"
+        few = f"only {len(holdout)} holdout rows were given, and {MIN_ROWS} are needed" if holdout else ""
+        update["uncontrolled"] = attacked.uncontrolled or few or (
+            "neither a retrained model nor holdout rows were given")
     if excess is not None and excess.mine:
         update |= {"excess": excess.value, "entities": excess.entities, "gain": gain.value if gain else None}
         if resamples > 0:
