@@ -97,6 +97,9 @@ def train(
     usual = epochs_from_scratch(config_from(model)) if scratch else 5
     settings = _resolved(settings, task, epochs=settings.epochs or usual)
     chosen = task.training_rows(settings.split)
+    if not task.forget:
+        raise UsageError(f"The task {task.name} has no forget rows.", "A run is watched by what it says of them.",
+                         "Give --forget FILE, or forget=(Example(...), ...) of a Task.")
     if not chosen:
         raise UsageError(f"The task {task.name} has no rows for --split {settings.split}.", fix="Give --retain FILE.")
     if not dry_run:

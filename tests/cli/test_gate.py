@@ -121,6 +121,8 @@ def test_few_rows_are_no_reason_where_power_is_measured(cli: Any, model: Path, t
              "--dry-run", "--retrained", model, "--require", "verdict=forgets")
     cli.refused(*words, says=["12 forget rows are too few"])
     cli(*words, "--original", model)
+    by_text = (*words[:-1], "verdict.text=forgets", "--original", model)
+    cli.refused(*by_text, says=["12 forget rows are too few"])  # power is measured on probabilities
 
 
 def test_attacks_that_need_less_count_for_an_access(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:

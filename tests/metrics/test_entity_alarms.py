@@ -7,7 +7,7 @@ import pytest
 
 from expunge.judgement.outcome import decide
 from expunge.judgement.verdict import verdict
-from expunge.records.score import EntityTest, Score, WorstEntity
+from expunge.records.score import EntityTest, Power, Score, WorstEntity
 
 SEVERITY = ["forgets", "over-forgets", "undecided", "suppresses", "retains"]
 QUALITY = Score(name="forget_quality", value=0.6, n=400, higher_is="forgot")
@@ -99,3 +99,22 @@ def test_adding_attacks_never_improves_a_verdict() -> None:
         assert SEVERITY.index(padded) >= SEVERITY.index(base), (number, base, padded)
         assert joined != "forgets" or base == "forgets", (number, base, joined)
     assert {("forgets", "undecided"), ("suppresses", "suppresses"), ("undecided", "undecided")} <= seen, seen
+
+
+@pytest.mark.parametrize(("asked", "text_rows", "said"), [
+    (400, 10, {"text": "undecided", "logits": "forgets"}), (400, 26, {"text": "forgets", "logits": "forgets"}),
+    (12, 12, {"text": "undecided", "logits": "forgets"}), (12, 0, {"logits": "forgets"})])
+def test_power_is_not_measured_on_few_rows_or_on_text(asked: int, text_rows: int, said: dict[str, str]) -> None:
+    def attacked(name: str, access: str, rows: int, attack: str | None) -> Score:
+        return quiet("paraphrase", True).model_copy(update={
+            "name": name, "access": access, "n": rows, "attack": attack, "interval": (0.15, 0.25)})
+
+    scores = [QUALITY.model_copy(update={"n": asked}), *(
+        attacked(name, access, rows, attack) for name, access, rows in (
+            ("forget.probability", "logits", asked), ("forget.rouge_l", "text", text_rows)) if rows
+        for attack in (None, "paraphrase"))]
+    judged = verdict(scores, power=Power(entities=20, missed=1, control="retrained2"))
+    assert judged.outcome == "forgets"
+    assert {t.access: t.outcome for t in judged.threats if t.access in said} == said
+    bare = verdict(scores)
+    assert bare.outcome == ("forgets" if asked >= 26 else "undecided"), "where nothing was measured rows count"

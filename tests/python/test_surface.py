@@ -241,3 +241,9 @@ def test_a_file_beside_a_task_is_refused(rows: Any, file: str) -> None:
     with pytest.raises(UsageError, match="brings its own rows"):
         expunge.forget("nowhere", task=task, method="ga", out="nowhere", **{file: rows.holdout})
     assert as_task(task, expunge.AuditSettings(), **{file: None}) is not None
+
+
+def test_training_without_forget_rows_is_refused(tmp_path: Path) -> None:
+    kept = (expunge.Example(id="a", prompt="Who?", answer="It is I."),)
+    with pytest.raises(UsageError, match="The task t has no forget rows"):
+        expunge.train("tiny", task=expunge.Task(name="t", forget=(), retain=kept), out=tmp_path / "out")

@@ -90,7 +90,8 @@ def _check_forgets(asked: Requirement, suite: Suite, offer: Offer) -> None:
     if asked.access != "text" and "forget_quality" not in taken:
         _refuse(asked, "the audit does not take forget_quality, which it rests on")
     rows = len(offer.task.probe_rows("forget"))
-    if not offer.original and least_share(rows) > HALF:  # with an original it is measured
+    measured = offer.original and asked.access != "text"
+    if not measured and least_share(rows) > HALF:
         _refuse(asked, f"{rows} forget rows are too few, since a model that still knows half of them would not be "
                        f"noticed; it takes {rows_for(HALF)}")
     context, where = AttackContext.of(offer.task), f" by {asked.access}" if asked.access else ""

@@ -61,7 +61,9 @@ def _alone(decision: Decision, scores: Sequence[Score]) -> str:
         case "no scores":
             return "a score of the forget set, such as forget.probability (--suite scores)"
         case "few rows":
-            return f"{rows_for(HALF)} forget rows or more, or attacks on them that succeed"
+            count = "more forget rows" if decision.power and decision.power.missed is not None else \
+                f"{rows_for(HALF)} forget rows or more"
+            return f"{count}, or attacks on them that succeed"
         case "disagrees" | "told apart":
             return "a second retrained model (--retrained A --retrained B), which shows how much two of them differ"
         case "entity" | "leak share":

@@ -121,8 +121,10 @@ def _decide(access: Access, scores: Sequence[Score], whole: Decision) -> ThreatD
         return decision("ruined", "ruined", whole.ruined)
     if plain == "over-forgets" and below:
         return decision("over-forgets", "below", below)
-    # "Forgets" needs as many rows here as it does for all accesses together.
-    if misses_half(rows, whole.power):
+    # Power is measured on the probabilities of all rows of forget quality: it says nothing of fewer, or of text.
+    quality = whole.alone.quality
+    measured = access != "text" and (quality is None or rows >= quality.n)
+    if misses_half(rows, whole.power if measured else None):
         return decision("undecided", "few rows")
     if plain == "undecided" and why == "disagrees":
         return decision("undecided", "disagrees", whole.alone.evidence)
