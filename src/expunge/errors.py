@@ -81,6 +81,11 @@ class MissingExtra(ExpungeError, ImportError):
     """An optional package is needed; the message holds the install line."""
 
 
+def install_line(extra: str) -> str:
+    """How an extra is installed. expunge is on no package index, so its own folder is named, `.`."""
+    return f"pip install '.[{extra}]' in a clone of expunge"
+
+
 def first_line(error: Exception) -> str:
     """Type and first line of an error of another package, at most 200 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -12,7 +12,7 @@ from typing import Any
 
 from expunge import processes
 from expunge.console import Reporter, default_reporter
-from expunge.errors import ExpungeError, MissingExtra, UsageError, did_you_mean, first_line
+from expunge.errors import ExpungeError, MissingExtra, UsageError, did_you_mean, first_line, install_line
 from expunge.models.language import CausalLM
 from expunge.models.load import load_subject
 from expunge.records.evaluation import Evaluation, Result
@@ -139,4 +139,5 @@ def _harness() -> dict[str, Any]:
                 "model": importlib.import_module("lm_eval.models.huggingface").HFLM,
                 "version": str(getattr(package, "__version__", "unknown"))}
     except ImportError as error:
-        raise MissingExtra("expunge eval needs lm-eval.", first_line(error), "pip install 'expunge[eval]'") from None
+        raise MissingExtra("expunge eval needs lm-eval.", first_line(error),
+                           f"Install it with: {install_line('eval')}.") from None

@@ -14,7 +14,7 @@ from expunge import api, processes
 from expunge.console import Reporter, default_reporter
 from expunge.data.model_config import depth_of
 from expunge.demonstration import trained_world
-from expunge.errors import ExpungeError, InterruptedRun, MissingExtra, UsageError
+from expunge.errors import ExpungeError, InterruptedRun, MissingExtra, UsageError, install_line
 from expunge.grids import failure, forget_and_audit
 from expunge.methods.recipe import parse
 from expunge.models.load import load_subject, read_config
@@ -261,7 +261,7 @@ def _optuna() -> Any:
         import optuna
     except ImportError:
         raise MissingExtra("A sweep needs the package optuna.", "It is not installed.",
-                           "Install it with: pip install 'expunge[sweep]'") from None
+                           f"Install it with: {install_line('sweep')}.") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

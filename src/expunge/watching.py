@@ -15,7 +15,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from expunge import processes
 from expunge.console import Reporter
-from expunge.errors import MissingExtra, UsageError, did_you_mean
+from expunge.errors import MissingExtra, UsageError, did_you_mean, install_line
 from expunge.records.run import RunRecord
 from expunge.training.loop import OnStep
 
@@ -61,9 +61,9 @@ def check_trackers(track: Track) -> list[str | GeneralTracker]:
             raise UsageError(f"There is no tracker {name!r}.", did_you_mean(name, LOGGER_TYPE_TO_CLASS))
         packages = ("tensorboard", "tensorboardX") if name == "tensorboard" else (name,)
         if not any(importlib.util.find_spec(package) for package in packages):
-            wanted = f"'expunge[{name}]'" if name in EXTRAS else name
+            wanted = install_line(name) if name in EXTRAS else f"pip install {name}"
             raise MissingExtra(f"The tracker {name} needs its package.", f"{packages[0]} is not installed.",
-                               f"Install it with: pip install {wanted}")
+                               f"Install it with: {wanted}.")
     return names
 
 

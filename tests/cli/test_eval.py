@@ -117,7 +117,7 @@ def test_what_cannot_be_asked(cli: Any, model: Path, harness: Any, words: tuple[
 
 def test_without_lm_eval_the_extra_is_named(cli: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    cli.refused("eval", model, "--tasks", "arc_easy", says=["needs lm-eval", "pip install 'expunge[eval]'"])
+    cli.refused("eval", model, "--tasks", "arc_easy", says=["needs lm-eval", "pip install '.[eval]'"])
     said = cli("doctor", "--json").json
     assert all(said[f"extra {name}"] for name in ("eval", "hub", "tensorboard", "wandb", "trackio"))
 

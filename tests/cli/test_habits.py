@@ -75,6 +75,29 @@ def test_what_cannot_be_a_hub_name_is_never_asked_for(cli: Any, tmp_path: Path, 
     assert time.perf_counter() - began < 5 and not (tmp_path / "out").exists()
 
 
+def test_what_costs_nothing_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    code = """
+import sys
+from expunge.cli.main import app
+for words in sys.argv[1:]:
+    try:
+        app(words.split())
+    except SystemExit as ended:
+        assert ended.code == 2
+assert not {"torch", "transformers"} & {*sys.modules}
+"""
+    (tmp_path / "rows.jsonl").write_text('{"question": "q", "answer": "a"}\n')
+    words = ("forget m --forget rows.jsonl --retain gone.jsonl --out run",
+             "audit m --forget rows.jsonl --holdout h.csv", "audit m --forget rows.odd",
+             "grid tiny --methods ga --out grid", "forget small --task authors --out run")
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    for said in ("gone.jsonl does not exist", "h.csv does not exist", "'.odd' cannot be read",
+                 "expunge train tiny --task authors --out original", "expunge train small"):
+        assert said in " ".join(done.stderr.split())
+
+
 @pytest.mark.parametrize("which", ["--original", "--retrained"])
 def test_the_other_models_of_an_audit_are_looked_for_too(cli: Any, model: Path, tmp_path: Path, which: str,
                                                          no_network: None) -> None:

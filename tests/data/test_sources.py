@@ -223,7 +223,7 @@ def test_splits_are_named(asked: list[Any], text: str, says: str) -> None:
 
 def test_without_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingError, match=r"not installed[\s\S]*expunge\[hub\]"):
+    with pytest.raises(MissingError, match=r"not installed[\s\S]*pip install '\.\[hub\]'"):
         read_rows("hub:a/b")
 
 

@@ -150,6 +150,9 @@ def test_one_seed_gives_no_claim(make: Make) -> None:
     assert score.best == "B" and score.marked is None and score.differences[0].p is None
     assert score.values["A"].deviation is None
     assert finding(score) == "model_utility (highest): B, but no claim: one seed."
+    folders = [make(name, seed, {"model_utility": value + seed / 100})
+               for name, value, seeds in (("ga", 0.1, (0, 1)), ("npo", 0.9, (0,))) for seed in seeds]
+    assert finding(expunge.compare(folders).scores[0]) == "model_utility (highest): B, but no claim: B has one seed."
     assert "*" not in FORMATS["csv"](found) and "textbf" not in FORMATS["latex"](found)
     assert not any("*" in cell for row in table(found)[1] for cell in row)
 

@@ -201,9 +201,9 @@ def test_an_unknown_or_missing_tracker_is_refused_first(model: Path, rows: Any, 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtra) as missing:
         check_trackers(["wandb"])
-    assert "expunge[wandb]" in missing.value.fix
+    assert "pip install '.[wandb]'" in missing.value.fix
     cli.refused("forget", model, *rows.words, "--method", "ga", "--track", "trackio", "--out", tmp_path / "r",
-                says=("expunge[trackio]",))
+                says=("'.[trackio]'",))
     assert not (tmp_path / "r").exists()
 
 

@@ -39,8 +39,9 @@ class InOrder(typer.core.TyperGroup):
 app = typer.Typer(
     cls=InOrder, name="expunge", no_args_is_help=True, pretty_exceptions_enable=False,
     help="Make a model forget, and prove it.", rich_markup_mode=None,
-    epilog="Exit codes: 0 ok, 1 a verdict failed, 2 usage, 3 preflight refused, 4 interrupted and resumable. A method, "
-           "an attack or a score of your own: --plugin FILE.py.",
+    epilog="Exit codes: 0 ok, 1 a requirement does not hold, a cell of a grid or every trial of a sweep failed, 2 "
+           "usage, 3 preflight refused, 4 interrupted and resumable. A method, an attack or a score of your own: "
+           "--plugin FILE.py.",
 )
 
 

@@ -10,6 +10,7 @@ import typer
 from expunge.cli.app import DryRun, Json, Overwrite, Resume, app, friendly, print_json, reporter_for, with_plugins
 from expunge.cli.options import load, with_options
 from expunge.console import Reporter
+from expunge.models.places import check_place
 from expunge.records.grid import Grid
 from expunge.records.settings import RunSettings, TaskOptions
 
@@ -43,6 +44,9 @@ def grid(
     resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
 ) -> None:
     """Run every method at every learning rate with every seed, and audit each run. Exit code 1 where a cell failed."""
+    for place in (model, *(retrained or ())):
+        if place is not None:
+            check_place(place, hub=False)  # before torch is imported
     from expunge.grids import grid as run
 
     reporter = reporter_for(as_json)

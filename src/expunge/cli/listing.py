@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from expunge.errors import UsageError, did_you_mean
+from expunge.errors import UsageError, did_you_mean, install_line
 from expunge.models import fast
 from expunge.plugin import KINDS, METHODS, SOURCES, Kind, Plugin
 from expunge.registry import broken, entries, find, load, of_kind, serves_of
@@ -174,7 +174,7 @@ def diagnosis(tricks: bool = False) -> dict[str, str]:
                           ("real", "gguf"), ("eval", "lm_eval"), ("tensorboard", "tensorboard"),
                           ("wandb", "wandb"), ("trackio", "trackio")):
         there = importlib.util.find_spec(module) is not None
-        found[f"extra {extra}"] = "installed" if there else f"missing: pip install 'expunge[{extra}]'"
+        found[f"extra {extra}"] = "installed" if there else f"missing: {install_line(extra)}"
     root = cache_root()
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,10 @@ def with_options(parameter: str, record: type[Settings], *only: str) -> Callable
         def run(**values: Any) -> None:
             context = values["context"] if passed_on else values.pop("context")
             given = {option.name: values.pop(option.name) for option in options}
-            values[parameter] = record(**{name: value for name, value in given.items() if _typed(context, name)})
+            made = record(**{name: value for name, value in given.items() if _typed(context, name)})
+            if isinstance(made, TaskOptions):  # before torch is imported, which takes seconds
+                _check_files(made)
+            values[parameter] = made
             command(**values)
 
         others = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.parameters.values()
@@ -65,6 +68,14 @@ def with_options(parameter: str, record: type[Settings], *only: str) -> Callable
         return run
 
     return decorate
+
+
+def _check_files(options: TaskOptions) -> None:
+    from expunge.data.files import check_source
+
+    for path in (options.forget, options.retain, options.holdout):
+        if path is not None:
+            check_source(path)
 
 
 def _typed(context: typer.Context, name: str) -> bool:

@@ -21,7 +21,7 @@ from expunge.data.hints import propose
 from expunge.data.hub import PREFIX, HubAddress, hub_rows
 from expunge.data.mapping import Located, apply, check_map
 from expunge.data.shapes import SHAPES, UnknownShape, kind_of, to_example, unused
-from expunge.errors import DataError, MissingError, MissingExtra
+from expunge.errors import DataError, MissingError, MissingExtra, install_line
 from expunge.records.task import Example
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".arrow")
@@ -109,6 +109,7 @@ def read_source(path: Path | str) -> FileRows:
     Raises:
         MissingError, DataError: there is nothing, or it cannot be read.
     """
+    check_source(path)
     if _on_hub(path):
         address = HubAddress.parse(_address(path))
         note = f"{address} names no revision: the rows may be others tomorrow. Add @ and a commit to pin them."
@@ -118,12 +119,6 @@ def read_source(path: Path | str) -> FileRows:
         return _folder(path)
     name = without_packing(path.name)
     suffix = Path(name).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise DataError(f"{path}: files that end in {suffix!r} cannot be read.",
-                        f"Known endings: {', '.join(SUFFIXES)}; each also packed: {', '.join(PACKED)}.")
-    if not path.is_file():
-        raise MissingError(f"The data file {path} does not exist.",
-                           fix="Check the path; a relative one starts where the command is run.")
     notes: tuple[str, ...] = ()
     if suffix in (".parquet", ".arrow"):
         rows = _columns(path, suffix)
@@ -132,6 +127,20 @@ def read_source(path: Path | str) -> FileRows:
     else:
         rows = (_table if suffix in (".csv", ".tsv") else _json)(path, read_text(path))
     return FileRows(_checked(str(path), rows), notes)
+
+
+def check_source(path: Path | str) -> None:
+    """What can be said of a source without reading it: raises DataError for an ending that is not known, MissingError
+    for a file that is not there. Of data sets of the hub nothing is asked."""
+    if _on_hub(path) or Path(path).is_dir():
+        return
+    suffix = Path(without_packing(Path(path).name)).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DataError(f"{path}: files that end in {suffix!r} cannot be read.",
+                        f"Known endings: {', '.join(SUFFIXES)}; each also packed: {', '.join(PACKED)}.")
+    if not Path(path).is_file():
+        raise MissingError(f"The data file {path} does not exist.",
+                           fix="Check the path; a relative one starts where the command is run.")
 
 
 def _checked(source: str, rows: list[tuple[str, Any]]) -> list[Located]:
@@ -298,8 +307,8 @@ def _columns(path: Path, suffix: str) -> list[tuple[str, Any]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        fix = "pip install 'expunge[parquet]'"
-        raise MissingExtra(f"{path}: reading {suffix[1:]} needs pyarrow.", "", fix) from None
+        raise MissingExtra(f"{path}: reading {suffix[1:]} needs pyarrow.", "It is not installed.",
+                           f"Install it with: {install_line('parquet')}.") from None
     data = io.BytesIO(read_bytes(path))
     try:
         table = pyarrow.parquet.read_table(data) if suffix == ".parquet" else pyarrow.ipc.open_stream(data).read_all()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from expunge.data.mapping import Located
-from expunge.errors import DataError, MissingError, UsageError, first_line
+from expunge.errors import DataError, MissingError, UsageError, first_line, install_line
 
 PREFIX = "hub:"
 
@@ -50,8 +50,7 @@ def hub_rows(address: HubAddress, *, title: str = "", otherwise: str = "") -> li
         from datasets import load_dataset
     except ImportError:
         raise MissingError(f"The {title} data is not here, and the package `datasets` that could fetch it is not "
-                           "installed.", "", f"{otherwise}{' Or: ' * bool(otherwise)}pip install 'expunge[hub]'",
-                           ) from None
+                           "installed.", "", f"{otherwise}{' Or: ' * bool(otherwise)}{install_line('hub')}.") from None
     named = {"revision": address.revision} if address.revision else {}
     try:
         found: Mapping[str, Any] = load_dataset(address.name, *filter(None, [address.config]), **named)

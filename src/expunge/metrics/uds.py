@@ -75,8 +75,8 @@ class UDS(Metric):
             if on_retain > max(MISFIT * float(retrained_nL.mean()), self.spec.least):
                 raise NotAvailable(
                     f"the retrained model's states do not fit the original: patched in, they cost retain rows "
-                    f"{on_retain:.2g} nats per token and forget rows {retrained_nL.mean():.2g} (was it trained from "
-                    f"another initialisation?)")
+                    f"{on_retain:.2g} nats per token and forget rows {retrained_nL.mean():.2g}; so it is where it "
+                    f"was trained from another initialisation, such as with another seed")
         score_n = depth_scores(drop_nL, retrained_nL, self.spec.least)
         kept_n = score_n[~np.isnan(score_n)]
         if not len(kept_n):

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from expunge.errors import MissingError, UsageError
+from expunge.models.sizes import SIZES
 from expunge.records.run import RunFolder, RunRecord
 
 PATIENCE = 5.0
@@ -33,6 +34,11 @@ def check_place(path: str | Path, sizes: Collection[str] = (), *, hub: bool = Tr
         check_ended(Path(path))
         return _check_kind(Path(path))
     text = str(path)
+    if text in SIZES and not sizes:
+        raise MissingError(f"There is no model at {text!r}.",
+                           "It is the size of a new model, which knows no rows yet. This command needs one that does.",
+                           f"Train one first, on the same rows: expunge train {text} --task authors --out original "
+                           f"(or --forget FILE --retain FILE), and give its folder, original.")
     parent = Path(path).parent
     if not HUB_NAME.fullmatch(text) or text.startswith(".") or (len(Path(path).parts) > 1 and parent.is_dir()):
         raise _missing(text, _near(text, parent, ()))

