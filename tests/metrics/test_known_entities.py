@@ -99,6 +99,7 @@ TASKS = {
     "rows alone": Models(entities=60, rows=1, wrong=1, seed=3),
     "half known": Models(entities=20, rows=4, wrong=1, seed=4, taught=1.0, noise=0.8),
     "noisy": Models(entities=30, rows=2, wrong=1, seed=5, noise=1.2),
+    "no wrong answers": Models(entities=15, rows=5, seed=6),
 }
 
 
@@ -132,10 +133,28 @@ def test_power_needs_what_it_is_made_of() -> None:
     evidence = models.evidence()
     assert measured_power(Evidence(evidence.subject, None, evidence.retrained)) is None
     assert measured_power(Evidence(evidence.subject, evidence.original)) is None
-    bare = Models(entities=5, rows=4).evidence()
-    assert measured_power(bare) is None, "no wrong answers, so no forget quality"
     lone = measured_power(models.evidence(controls=1))
     assert lone is not None and lone.control == "retrained" and "at best, with one retrained" in worded_power(lone)
+
+
+@pytest.mark.parametrize("controls", [1, 2])
+def test_rows_without_wrong_answers_are_judged_by_their_leak_share(controls: int) -> None:
+    models = Models(entities=12, rows=8, seed=2)
+    terms = ("forget.probability", "leak_share", "forget_quality")
+
+    def judged(known: list[str], shift: float = 0.0) -> tuple[str, str]:
+        evidence = models.evidence(known, controls, shift)
+        power = measured_power(evidence)
+        assert power is not None and power.missed is not None and power.missed <= 3
+        found = decide(score_all(terms, evidence, resamples=100), power=power).alone
+        return found.outcome, found.reason
+
+    assert judged([]) == ("forgets", "no leak")
+    assert judged(models.names[:2])[0] in ("undecided", "retains") and judged(models.names)[0] == "retains"
+    assert judged([], -4.0) == ("over-forgets", "far below")
+    evidence = models.evidence([], controls)
+    said = verdict(score_all(terms, evidence, resamples=100), power=measured_power(evidence))
+    assert any(s.startswith("No more rows than chance explains") for s in said.sentences)
 
 
 def test_an_audit_that_misses_half_does_not_say_forgets() -> None:

@@ -87,8 +87,10 @@ def _check_forgets(asked: Requirement, suite: Suite, offer: Offer) -> None:
         return _refuse(asked, "only a comparison with a retrained model can show that nothing is left")
     taken = {metric.card.name for metric, split in map(parse_metric, suite.metrics)
              if not _lacking(metric, split, offer)}
-    if asked.access != "text" and "forget_quality" not in taken:
-        _refuse(asked, "the audit does not take forget_quality, which it rests on")
+    shared = LEAK in taken and offer.original  # of rows without wrong answers, where power can be measured
+    if asked.access != "text" and "forget_quality" not in taken and not shared:
+        _refuse(asked, "the audit does not take forget_quality, which it rests on (of rows without wrong answers, "
+                       "leak_share and an original)")
     rows = len(offer.task.probe_rows("forget"))
     measured = offer.original and asked.access != "text"
     if not measured and least_share(rows) > HALF:

@@ -18,6 +18,8 @@ The outcome compares with the retrained model, on the untouched subject (attack 
    `forget_quality` >= 0.05 but something above          -> undecided: the evidence disagrees
    `forget_quality` <  0.05 (or missing), something above -> retains
    `forget_quality` <  0.05, probability below, nothing above -> over-forgets
+   no `forget_quality` (rows without wrong answers), nothing above, a leak share, and power that was measured and is
+   enough                                                -> forgets, or over-forgets where probability is far below
    anything else                                          -> undecided
    An entity that is known beyond doubt (`entities.py`: most of its rows are said more surely than by every
    retrained model)                                      -> retains, whatever the averages say
@@ -45,7 +47,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from expunge.judgement.directions import base, is_above, is_below
-from expunge.judgement.entities import certain, known_entity, leaking, revealed, suspected
+from expunge.judgement.entities import certain, known_entity, leak_share, leaking, revealed, suspected
 from expunge.judgement.leaks import LONE_RESIDUE, MIN_ROWS, RESIDUE, alarms, leaks, primary, untold
 from expunge.judgement.power import misses_half
 from expunge.judgement.recital import Recital, recital
@@ -55,7 +57,7 @@ from expunge.records.score import Access, Power, Score
 Outcome = Literal["forgets", "suppresses", "retains", "over-forgets", "ruined", "undecided"]
 Reason = Literal["recited", "familiar", "no scores", "no retrained model", "few rows", "disagrees", "far below",
                  "looks retrained", "told apart", "above", "below", "no direction", "no quality", "entity",
-                 "leak share"]
+                 "leak share", "no leak"]
 """Which rule decided about the model left alone."""
 P_LIMIT = 0.05
 FAR = 0.25
@@ -155,9 +157,7 @@ def _alone(plain: list[Score], p_limit: float, power: Power | None) -> Alone:
             return Alone("undecided", "few rows", quality)
         if above:
             return Alone("undecided", "disagrees", quality, above)
-        far = tuple(s for s in below if base(s) == "forget.probability" and s.interval is not None
-                    and s.interval[1] < FAR * (s.controls.get("retrained") or 0.0))
-        if far:
+        if far := _far(below):
             return Alone("over-forgets", "far below", quality, far)
         return Alone("undecided", "told apart", quality) if told_apart(quality, p_limit) else \
             Alone("forgets", "looks retrained", quality)
@@ -165,7 +165,17 @@ def _alone(plain: list[Score], p_limit: float, power: Power | None) -> Alone:
         return Alone("retains", "above", quality, above)
     if quality is not None and any(base(s) == "forget.probability" for s in below):
         return Alone("over-forgets", "below", quality, below)
+    share = leak_share(plain)
+    if quality is None and share is not None and power is not None and not misses_half(share.n, power):
+        far = _far(below)
+        return Alone("over-forgets", "far below", None, far) if far else Alone("forgets", "no leak", None, (share,))
     return Alone("undecided", "no direction" if quality is not None else "no quality", quality)
+
+
+def _far(below: Sequence[Score]) -> tuple[Score, ...]:
+    """The probability, where it lies far below the retrained model's."""
+    return tuple(s for s in below if base(s) == "forget.probability" and s.interval is not None
+                 and s.interval[1] < FAR * (s.controls.get("retrained") or 0.0))
 
 
 def told_apart(quality: Score, p_limit: float = P_LIMIT) -> bool:

@@ -50,7 +50,7 @@ class _Task:
 def measured_power(evidence: Evidence, p_limit: float = P_LIMIT, seed: int = 0) -> Power | None:
     """What an audit with these controls would miss; None where it cannot be measured.
 
-    It takes an original and a retrained model that were asked forget rows with wrong answers. With two or more
+    It takes an original and a retrained model; rows without wrong answers have no forget quality. With two or more
     retrained models the rows are put into the second, since the first is the one that forget quality compares with.
     """
     if evidence.original is None or not evidence.retrained:
@@ -60,9 +60,10 @@ def measured_power(evidence: Evidence, p_limit: float = P_LIMIT, seed: int = 0) 
         task = _task(evidence, evidence.original, at)
     except NotAvailable:
         return None
-    owners = sorted({task.entities[key] for key in task.control["ratio"]})
-    named = Power(entities=len(owners), missed=None, unit="rows" if len(owners) == len(task.control["ratio"]) else
-                  "entities", control=f"retrained{at + 1 if at else ''}")
+    asked = task.control["ratio"] or task.control["sureness"]
+    owners = sorted({task.entities[key] for key in asked})
+    named = Power(entities=len(owners), missed=None, unit="rows" if len(owners) == len(asked) else "entities",
+                  control=f"retrained{at + 1 if at else ''}")
     if _noticed(task, frozenset(), p_limit, seed):
         return named
     random = np.random.default_rng(seed)
@@ -96,19 +97,17 @@ def _task(evidence: Evidence, original: Observations, at: int) -> _Task:
 
 def _values(observed: Observations) -> dict[str, Values]:
     examples = by_example(observed.rows("likelihood", "forget"))
-    found: dict[str, Values] = {"ratio": log_truth_ratios(examples), "probability": probabilities(examples),
-                                "sureness": sureness(observed, "forget")}
-    if not found["ratio"]:
-        raise NotAvailable("no forget row has wrong answers")
-    return found
+    return {"ratio": log_truth_ratios(examples), "probability": probabilities(examples),
+            "sureness": sureness(observed, "forget")}
 
 
 def _noticed(task: _Task, known: frozenset[str], p_limit: float, seed: int) -> bool:
     """Whether a model that knows just these entities is called anything but "forgets"."""
+    rated = bool(task.control["ratio"] and task.original["ratio"] and task.first)
     said = {name: {key: (task.original[name].get(key, value) if task.entities[key] in known else value)
                    for key, value in values.items()} for name, values in task.control.items()}
-    scores = (_quality(said["ratio"], task.first), _probability(said["probability"], task.levels, seed),
-              _share(said["sureness"], task))
+    quality = [_quality(said["ratio"], task.first)] if rated else []
+    scores = (*quality, _probability(said["probability"], task.levels, seed), _share(said["sureness"], task))
     return decide(scores, p_limit, power=Power(entities=1, missed=0, control="")).alone.outcome != "forgets"
 
 

@@ -95,6 +95,10 @@ def _reason(alone: Alone, power: Power | None) -> str:
                     f"than models differ by: {compare(alone.evidence[0])}")
         case "looks retrained":
             return ""
+        case "no leak":
+            share = alone.evidence[0]
+            return (f"No more rows than chance explains are said more surely than by every retrained model: "
+                    f"{compare(share)} There are no truth ratios to compare, since the rows have no wrong answers.")
         case "above":
             return f"More of the forget set is left than in the retrained model, by {against(alone.evidence)}."
         case "below":
