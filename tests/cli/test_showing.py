@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from expunge.cli.plans import show_forgotten
 from expunge.cli.showing import FEW, WIDTH, carrying, column, report_command, show_audit, show_scores, shown_path
 from expunge.console import Reporter
 from expunge.judgement.leaks import decided
@@ -123,6 +124,36 @@ def test_what_is_missing_is_one_line_for_each_reason(capsys: pytest.CaptureFixtu
     assert said.count("not available") == 3 and "retain.0, retain.1," in said and "a0, a1, a2" in said
     said = shown(capsys, audit_of(PLAIN, *lost))
     assert said.count("Not available, ") == 2 and "Attacks: none of 9 was run since no control." in said
+
+
+def test_every_reason_why_no_attack_ran_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    reasons = ["no control"] * 16 + ["no holdout rows"] * 8 + ["no depth"] * 2 + ["no texts"]
+    lost = [Score(name="forget.rouge_l", attack=f"a{i}", value=None, unavailable=why) for i, why in enumerate(reasons)]
+    said = " ".join(shown(capsys, audit_of(PLAIN, *lost)).split())
+    assert ("none of 27 was run: 16 since no control; 8 since no holdout rows; 3 for other reasons "
+            "(--verbose).") in said
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_what_was_not_tested_is_cut_between_names(capsys: pytest.CaptureFixture[str], count: int) -> None:
+    names = [f"relearn(at=[5, 15], steps={i}) + sample(count=4)" for i in range(count)]
+    said = shown(capsys, audit_of(PLAIN, not_tested=tuple(f"{name}: why" for name in names)))
+    line = " ".join(said[said.index("Not tested: "):said.index("Kept in")].split())
+    kept = sum(name in line for name in names)
+    more = f"; and {count - kept} more" if kept < count else ""
+    assert line == f"Not tested: {'; '.join(names[:kept])}{more}." and kept >= min(count, 3)
+
+
+@pytest.mark.parametrize(("start", "kept", "says"), [
+    (8e-5, 8e-5, "there was nothing to forget"), (0.9, 0.9, "are still known"), (0.9, 0.1, "")])
+def test_a_model_that_never_knew_the_rows_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, start: float,
+                                                   kept: float, says: str) -> None:
+    best = {"start": {"forget": start}, "kept": {"forget": kept}}
+    for record in (RunRecord.model_construct(model="m", status="finished", best=best),
+                   RunRecord.model_construct(model="m", status="finished", best=best, stages=({"best": best},))):
+        show_forgotten(record, tmp_path, Reporter())
+        said = " ".join(capsys.readouterr().err.split())
+        assert says in said and said.count("warning") == bool(says)
 
 
 @pytest.mark.parametrize(("kind", "name"), [("forget", "unlearned"), ("train", "subject"), (None, "subject")])

@@ -17,6 +17,9 @@ from expunge.records.sweep import Sweep
 if TYPE_CHECKING:
     from expunge.methods.plan import Plan
 
+UNKNOWN = 0.01
+"""Mean probability of the answers, per token, below which the model cannot be said to know them."""
+
 
 def show_plan(plan: Plan, reporter: Reporter) -> None:
     """A plan as lines to read; `--json` gives all of it."""
@@ -100,7 +103,12 @@ def show_forgotten(record: RunRecord, out: Path, reporter: Reporter) -> None:
     if rule.startswith("highest utility"):
         reporter.warn(f"The kept weights have the {rule} ({start['utility']:.3g}): try a smaller --lr or a stronger "
                       "retain term.")
-    if {"forget"} <= {*kept} & {*start} and kept["forget"] > 0.95 * start["forget"]:
+    first = (record.stages[0].get("best") or {}).get("start") or {} if record.stages else start
+    if first.get("forget", 1.0) < UNKNOWN:
+        reporter.warn(f"The model gave the answers of the forget rows a probability of {first['forget']:.2g} before "
+                      "the run: it did not know them, so there was nothing to forget. Is it the model that was trained "
+                      "on them, and the prompt format that of its training?")
+    elif {"forget"} <= {*kept} & {*start} and kept["forget"] > 0.95 * start["forget"]:
         reporter.warn(f"The forget rows are still known ({start['forget']:.3g} to {kept['forget']:.3g}): try a larger "
                       "--lr or more steps.")
     if not kept:  # an edit, a guard or an exact method says in its own words what it did

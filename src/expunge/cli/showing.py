@@ -23,6 +23,7 @@ from expunge.report.text import HEADLINES
 WIDTH = 100
 """Columns of the screen at most; a narrower terminal gets what it has."""
 SCORES_SHOWN = 5
+NOT_TESTED_LINES = 2
 FIGURES: tuple[tuple[str, ...], ...] = (
     ("forget.probability", "forget.accuracy"),
     ("forget.keyword", "forget.rouge_l", "forget.extraction_strength", "forget.exact_memorization"),
@@ -81,7 +82,7 @@ def show_audit(found: Audit, reporter: Reporter, folder: str | Path, *, page: st
         _paragraph(outcome_of(found.scores, found.attacks), reporter)
         for sentence in uncounted(found.scores, found.attacks):
             _paragraph(sentence, reporter)
-        _paragraph(_not_tested(found, found.verdict), reporter, lines=2)
+        _paragraph(_not_tested(found, found.verdict, _width(reporter)), reporter, lines=NOT_TESTED_LINES)
     more = "" if verbose else " (every score here: --verbose)"
     reporter.out.print(f"Page: {page}{more}" if page else f"Kept in {folder}{more}", markup=False, soft_wrap=True)
     reporter.out.print(f"Next: {follow_up or report_command(folder)}", markup=False, soft_wrap=True)
@@ -171,18 +172,33 @@ def carrying(scores: Sequence[Score]) -> list[Score]:
     return [*found, *others][:SCORES_SHOWN]
 
 
-def _not_tested(audit: Audit, verdict: Verdict) -> str:
+def _not_tested(audit: Audit, verdict: Verdict, width: int) -> str:
     """The head of each line, attacks before scores that could not be taken; the reasons stand on the page."""
     heads = dict.fromkeys(line.partition(":")[0] for line in verdict.not_tested)
     scores = {s.name for s in audit.scores}
-    return f"Not tested: {'; '.join(sorted(heads, key=lambda head: head in scores)) or 'see the page'}."
+    names = sorted(heads, key=lambda head: head in scores)
+    return _fitting("Not tested: ", names, width) if names else "Not tested: see the page."
+
+
+def _fitting(head: str, names: Sequence[str], width: int) -> str:
+    """As many names as fit into two lines of `width` columns, at least one, and how many there are beyond them."""
+    for shown in range(len(names), 0, -1):
+        rest = len(names) - shown
+        said = f"{head}{'; '.join(names[:shown])}{f'; and {rest} more' * (rest > 0)}."
+        if len(_wrapped(said, width)) <= NOT_TESTED_LINES:
+            break
+    return said
 
 
 def _paragraph(text: str, reporter: Reporter, *, style: str | None = None, lines: int = 3) -> None:
     """Wrapped to the screen, cut after `lines`."""
-    for line in textwrap.wrap(text, _width(reporter), subsequent_indent="  ", max_lines=lines, placeholder=" ...",
-                              break_on_hyphens=False):
+    for line in _wrapped(text, _width(reporter), lines):
         reporter.out.print(line, style=style, markup=False, soft_wrap=True)
+
+
+def _wrapped(text: str, width: int, lines: int | None = None) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent="  ", max_lines=lines, placeholder=" ...",
+                         break_on_hyphens=False)
 
 
 def _width(reporter: Reporter) -> int:

@@ -231,9 +231,13 @@ def outcome_of(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> str:
             reasons = by_reason(refused(scores, attacks))
             if not reasons:  # of a kind of model that no attack fits
                 return "Attacks: none was run."
-            why = max(reasons, key=lambda why: len(reasons[why]))
-            count, most = sum(map(len, reasons.values())), len(reasons[why])
-            return f"Attacks: none of {count} was run{f', {most} of them' * (most < count)} since {why}."
+            counts = sorted(((len(names), why) for why, names in reasons.items()), key=lambda part: -part[0])
+            count = sum(n for n, _ in counts)
+            if len(counts) == 1:
+                return f"Attacks: none of {count} was run since {counts[0][1]}."
+            said = [f"{n} since {why}" for n, why in counts[:2]]
+            said += [f"{rest} for other reasons (--verbose)"] if (rest := sum(n for n, _ in counts[2:])) else []
+            return f"Attacks: none of {count} was run: {'; '.join(said)}."
         return f"Attacks: {f'none had a control on {MIN_ROWS} rows or more' if asked else 'none was run'}."
     terms = {term_of(s.attack or "", attacks): s.succeeded for s in reversed(run)}
     best, won = run[0], sum(terms.values())
