@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from expunge.judgement.outcome import decide
+from expunge.judgement.splices import _distance, _noticed, _task
 from expunge.judgement.verdict import verdict
+from expunge.metrics.by_entity import swapped_distance
+from expunge.metrics.margins import ControlMargin
+from expunge.metrics.statistics import ks_pvalue
 from expunge.records.score import EntityTest, Power, Score, WorstEntity
+
+from .known_models import Models
 
 SEVERITY = ["forgets", "over-forgets", "undecided", "suppresses", "retains"]
 QUALITY = Score(name="forget_quality", value=0.6, n=400, higher_is="forgot")
@@ -118,3 +126,24 @@ def test_power_is_not_measured_on_few_rows_or_on_text(asked: int, text_rows: int
     assert {t.access: t.outcome for t in judged.threats if t.access in said} == said
     bare = verdict(scores)
     assert bare.outcome == ("forgets" if asked >= 26 else "undecided"), "where nothing was measured rows count"
+
+
+def test_power_applies_the_paired_test() -> None:
+    """A small shift of all rows, which neither a row by itself nor the published test shows."""
+    models = Models(entities=12, rows=3, wrong=1, seed=3, noise=0.05)
+    evidence = models.evidence(controls=2)
+    assert evidence.original is not None
+    task = _task(evidence, evidence.original, 1)
+    draw = np.random.default_rng(1)
+    hard = {key: draw.normal() for key in task.first}
+    first, control = ({key: value + draw.normal(0, 0.05) for key, value in hard.items()} for _ in range(2))
+    knows = {key: value - 0.35 for key, value in control.items()}
+    room = _distance(knows, first)
+    task = replace(task, original={**task.original, "ratio": knows}, control={**task.control, "ratio": control},
+                   first=first, room=room, floor=_distance(control, first), levels=(0.2, 0.2),
+                   margin=ControlMargin(99.0, 99.0, 1000, ""))
+    paired = swapped_distance(knows, task.first, task.entities)
+    assert paired.distance == pytest.approx(room) and paired.p < 0.05
+    assert ks_pvalue(list(knows.values()), list(task.first.values())) > 0.05
+    assert _noticed(task, frozenset(models.names), 0.05, 0) and not _noticed(task, frozenset(), 0.05, 0)
+    assert not _noticed(replace(task, floor=room), frozenset(models.names), 0.05, 0), "as far as two controls lie apart"

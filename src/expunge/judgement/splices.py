@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from expunge.judgement.outcome import P_LIMIT, decide
+from expunge.judgement.outcome import P_LIMIT, decide, told_apart
 from expunge.judgement.power import POWER
 from expunge.metrics.base import Evidence, NotAvailable
+from expunge.metrics.by_entity import swapped_distance
 from expunge.metrics.forget_quality import ForgetQuality
 from expunge.metrics.leak_share import LeakShare, margin_of
 from expunge.metrics.margins import ControlMargin, Sureness, beyond, sureness
@@ -24,11 +25,13 @@ from expunge.metrics.shares import share_interval, worst_entity
 from expunge.metrics.statistics import bootstrap, ks_pvalue
 from expunge.metrics.truth_ratio import log_truth_ratios
 from expunge.records.observation import Observations
-from expunge.records.score import Power, Score
+from expunge.records.score import PairedDistance, Power, Score
 
 DRAWS = 25
 """Sets of entities for each number of them; each entity once where one is to be known and there are no more."""
 RESAMPLES = 200
+SEEING = Power(entities=1, missed=0, control="")
+"""What is being measured may not decide."""
 Values = Mapping[str, float]
 
 
@@ -45,6 +48,10 @@ class _Task:
     surest: Sequence[Sureness]
     margin: ControlMargin
     entities: Mapping[str, str]
+    room: float
+    """Distance of the original's truth ratios from the first retrained model's."""
+    floor: float | None
+    """The largest distance of a further retrained model from the first."""
 
 
 def measured_power(evidence: Evidence, p_limit: float = P_LIMIT, seed: int = 0) -> Power | None:
@@ -88,11 +95,13 @@ def _first(found: Callable[[int], bool], most: int) -> int:
 def _task(evidence: Evidence, original: Observations, at: int) -> _Task:
     control, controls = evidence.retrained[at], [sureness(one, "forget") for one in evidence.retrained]
     made = {"original": _values(original), "control": _values(control)}
-    first = _values(evidence.retrained[0])["ratio"]
+    first, *others = (_values(one)["ratio"] for one in evidence.retrained)
     probability = [np.mean(list(_values(one)["probability"].values())) for one in evidence.retrained]
     return _Task(made["original"], made["control"], first,
                  (float(np.mean(list(made["original"]["probability"].values()))), float(np.mean(probability))),
-                 controls, margin_of(evidence.of(control)), control.entities("forget"))
+                 controls, margin_of(evidence.of(control)), control.entities("forget"),
+                 _distance(made["original"]["ratio"], first),
+                 max((_distance(one, first) for one in others), default=None))
 
 
 def _values(observed: Observations) -> dict[str, Values]:
@@ -106,9 +115,34 @@ def _noticed(task: _Task, known: frozenset[str], p_limit: float, seed: int) -> b
     rated = bool(task.control["ratio"] and task.original["ratio"] and task.first)
     said = {name: {key: (task.original[name].get(key, value) if task.entities[key] in known else value)
                    for key, value in values.items()} for name, values in task.control.items()}
-    quality = [_quality(said["ratio"], task.first)] if rated else []
-    scores = (*quality, _probability(said["probability"], task.levels, seed), _share(said["sureness"], task))
-    return decide(scores, p_limit, power=Power(entities=1, missed=0, control="")).alone.outcome != "forgets"
+    plain = (_probability(said["probability"], task.levels, seed), _share(said["sureness"], task))
+
+    def forgets(*quality: Score) -> bool:
+        return decide((*quality, *plain), p_limit, power=SEEING).alone.outcome == "forgets"
+
+    if not rated:
+        return not forgets()
+    # The paired test takes most time, so it is the last one, and only where its distance could count at all.
+    quality = _quality(said["ratio"], task.first)
+    if not forgets(quality):
+        return True
+    hoped = PairedDistance(distance=_distance(said["ratio"], task.first), p=0.0, room=task.room, floor=task.floor,
+                           units=len(task.first))
+    if not told_apart(quality.model_copy(update={"paired": hoped}), p_limit):
+        return False
+    paired = swapped_distance(said["ratio"], task.first, task.entities, seed)
+    return not forgets(quality.model_copy(update={"paired": paired.model_copy(update={
+        "room": task.room, "floor": task.floor})}))
+
+
+def _distance(mine: Values, theirs: Values) -> float:
+    """The largest gap between the distributions of the rows of both, as in `swapped_distance`; 0 without any."""
+    shared = [key for key in mine if key in theirs]
+    if not shared:
+        return 0.0
+    both = np.sort([[one[key] for key in shared] for one in (mine, theirs)])
+    below = [np.searchsorted(one, both.ravel(), side="right") for one in both]
+    return float(np.abs(below[0] - below[1]).max() / len(shared))
 
 
 def _quality(ratios: Values, first: Values) -> Score:
