@@ -235,7 +235,7 @@ def test_a_person_at_a_prompt_sees_progress(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("file", ["forget", "retain", "holdout"])
 def test_a_file_beside_a_task_is_refused(rows: Any, file: str) -> None:
     """It was left out without a word."""
-    task = expunge.load_task(forget=rows.forget)
+    task = expunge.load_task(forget=rows.forget, holdout=rows.holdout)
     with pytest.raises(UsageError, match="brings its own rows"):
         as_task(task, expunge.AuditSettings(), **{file: rows.holdout})
     with pytest.raises(UsageError, match="brings its own rows"):
