@@ -76,6 +76,12 @@ def test_what_comes_out_without_proof_is_no_forgetting(score: Score, said: str) 
     assert said == "forgets" or any(s.startswith("What would settle it") for s in judged.sentences)
 
 
+def test_an_alarm_is_told_although_nothing_else_was_attacked() -> None:
+    judged = verdict([QUALITY, under(None), under("paraphrase", share=0.7, chance=0.004, control=None)])
+    assert judged.outcome == "undecided" and "an attack raises an alarm" in judged.sentences[0]
+    assert any(s.startswith("What would settle it: more rows of each entity") for s in judged.sentences)
+
+
 def test_over_forgetting_with_a_known_entity_is_undecided() -> None:
     low = Score(name="forget.probability", value=0.02, interval=(0.01, 0.03), n=400, higher_is="knows",
                 controls={"original": 0.9, "retrained": 0.2})

@@ -185,6 +185,10 @@ def test_one_line_says_it_all() -> None:
                     "over-forgotten 0.02; utility 0.96 of the original's; would miss up to 1 of 20 known entities.")
     assert leak_line([QUALITY], power) == ""
     none = leak_line([plain, under.model_copy(update={"value": 0.05})], None)
+    alone = share().model_copy(update={"attack": "relearn", "before": 0.04})
+    one = leak_line([plain, alone], None)
+    assert one.endswith("0.05 under relearn (logits) (worst entity Ann: 20 of 20 rows)."), one
+    assert leak_line([share(), alone], None).endswith("no more under 1 attack."), "it is known as asked"
     assert none == "Leak share 0.04 as asked (worst entity Ann: 6 of 20 rows), no more under 1 attack."
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from expunge.judgement.directions import base
-from expunge.judgement.entities import LEAK
+from expunge.judgement.entities import LEAK, MOST, known_entity
 from expunge.records.score import ACCESS, SMALL, Power, Score
 
 UTILITY = ("model_utility", "retain.probability", "retain.accuracy")
@@ -41,14 +41,18 @@ def _worst(leak: Score) -> str:
 def _attacked(scores: Sequence[Score]) -> list[str]:
     """An attack that learns from some entities is tested on the rows of others, so each is set beside its own rows."""
     under = [s for s in scores if s.attack is not None and base(s) == LEAK and s.value is not None and s.counted]
-    found, most = [], 0.0
+    found, most = dict[str | None, str](), 0.0
     for access in ACCESS:
         here = [s for s in under if s.access == access]
         best = max(here, key=_rise, default=None)
         if best is not None and _rise(best) > most + SMALL:
             most = _rise(best)
-            found.append(f"{best.value:.2f} under {best.attack} ({access})")
-    return found or ([f"no more under {len(under)} attack{'s' * (len(under) > 1)}"] if under else [])
+            found[best.attack] = f"{best.value:.2f} under {best.attack} ({access})"
+    # One entity of many raises no share.
+    known = next((s for s in under if s.worst is not None and s.worst.share > MOST), None)
+    if known is not None and not found and known_entity(scores) is None:
+        found[known.attack] = f"{known.value:.2f} under {known.attack} ({known.access}){_worst(known)}"
+    return list(found.values()) or ([f"no more under {len(under)} attack{'s' * (len(under) > 1)}"] if under else [])
 
 
 def _rise(score: Score) -> float:

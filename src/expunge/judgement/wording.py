@@ -26,12 +26,12 @@ def first_sentence(decision: Decision, scores: Sequence[Score] = ()) -> list[str
     if decision.ruined:
         return [f"The model lost what it should keep: {lost(decision.ruined)}. Low scores of the forget set then show "
                 "damage, not forgetting: a lower --lr, fewer steps or a retain term keep more."]
-    if decision.unattacked:
-        return ["Asked plainly the model looks like one that never saw the forget set, but no attack was set against a "
-                "control, and an attack may bring back what plain asking does not show."]
     if decision.alarms or decision.suspects:
         return ["Asked plainly the model looks like one that never saw the forget set, but an attack raises an alarm.",
                 *(worded_suspect(s, scores) for s in decision.suspects[:1])]
+    if decision.unattacked:
+        return ["Asked plainly the model looks like one that never saw the forget set, but no attack was set against a "
+                "control, and an attack may bring back what plain asking does not show."]
     if decision.untold:
         return ["Asked plainly the model looks like one that never saw the forget set, but "
                 f"{', '.join(decision.untold)} could not have counted even if everything had been recovered."]
