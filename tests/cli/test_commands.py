@@ -77,8 +77,8 @@ def test_every_option_is_explained(cli: Any, name: str) -> None:
 
 
 def test_help_names_the_exit_codes(cli: Any) -> None:
-    assert "0 ok, 1 a verdict failed, 2 usage, 3 preflight refused, 4 interrupted" in " ".join(
-        cli("--help").out.split())
+    assert ("0 ok, 1 a requirement does not hold, a cell of a grid or every trial of a sweep failed, 2 usage, "
+            "3 preflight refused, 4 interrupted") in " ".join(cli("--help").out.split())
 
 
 @pytest.mark.parametrize("words", [["nonsense"], ["forget"], ["forget", "m", "--method", "ga"],
