@@ -361,7 +361,7 @@ def test_a_suite_that_is_none(cli: Any, model: Path, rows: Any, out: Path, suite
 def test_forget_quality_without_a_retrained_model(cli: Any, world: Any, out: Path) -> None:
     """Missing evidence is said, with its reason; it is no failure."""
     said = cli("audit", world.original, "--task", world.task, "--suite", "forget_quality", "--out", out)
-    assert "forget_quality: not available, no retrained model was given (--retrained)" in said.out
+    assert "Not available, no retrained model was given (--retrained): forget_quality" in " ".join(said.out.split())
     score, = json.loads((out / "audit.json").read_text())["scores"]
     assert score["value"] is None and "--retrained" in score["unavailable"]
 
