@@ -86,7 +86,7 @@ def test_going_on_runs_only_what_is_missing(small: Small, model: Path, task: exp
     ran: list[Any] = []
     real = module.carry_out
     monkeypatch.setattr(module, "carry_out", lambda common, cell: ran.append(cell.key) or real(common, cell))
-    words: dict[str, Any] = {"task": task, "retrained": [model], "out": out}
+    words: dict[str, Any] = {"task": task, "retrained": small[1].retrained, "out": out}
     made = expunge.grid(model, resume=True, **words, **OPTIONS)
     assert ran == [lost.key]
     assert made.cells[2].scores == lost.scores, "the same cell gives the same figures"
@@ -99,7 +99,7 @@ def test_going_on_runs_only_what_is_missing(small: Small, model: Path, task: exp
 
 
 def test_other_settings_are_refused(small: Small, model: Path, task: expunge.Task, tmp_path: Path) -> None:
-    words: dict[str, Any] = {"task": task, "retrained": model, "out": small[0], "resume": True}
+    words: dict[str, Any] = {"task": task, "retrained": small[1].retrained, "out": small[0], "resume": True}
     for change, said in (({"steps": 2}, "settings.steps was 1 and is now 2."), ({"retrained": ()}, "retrained"),
                          ({"accumulate": 2}, "accumulate"), ({"suite": "forget.probability"}, "suite")):
         with pytest.raises(UsageError, match="made with other options or inputs") as refused:
