@@ -32,7 +32,7 @@ lint: $(INSTALLED)
 
 # Runs of every kind against the figures of an earlier commit, to the bit on the same kind of processor.
 golden: $(INSTALLED)
-	$(BIN)/python experiments/golden.py --check --file results/golden_whole_batches.json
+	$(BIN)/python experiments/golden.py --check
 
 # build/site/index.html opens from the folder; a broken link or anchor fails (not with --quiet, which hides it).
 docs: $(INSTALLED)
