@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -104,8 +105,11 @@ def test_what_was_not_observed_is_not_held_against_it() -> None:
 def test_holdout_rows_take_the_place_of_a_control_that_does_not_count(cli: Any, model: Path, rows: Any,
                                                                       tmp_path: Path) -> None:
     twin, out = shutil.copytree(model, tmp_path / "twin"), tmp_path / "audit"
-    said = cli("audit", model, *rows.words, "--retrained", twin, "--suite", "forget.probability,prefix(words=1)",
-               "--out", out)
+    aside = tmp_path / "aside.jsonl"
+    held = [{"question": f"Where is {i}?", "answer": f"In {i}."} for i in range(12)]
+    aside.write_text("".join(json.dumps(row) + "\n" for row in held))
+    said = cli("audit", model, "--forget", rows.forget, "--holdout", aside, "--retrained", twin,
+               "--suite", "forget.probability,prefix(words=1)", "--out", out)
     words = f"The control {twin} does not count: it has the very weights of the subject"
     assert words in " ".join(said.err.split())
     for found in (Audit.read(out), score_again(out)):
