@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from common import RESULTS, store
 from rich.console import Console
@@ -44,12 +45,14 @@ def screen() -> str:
     found = json.loads((RESULTS / "demo_screen.json").read_text())
     audit = Audit.model_validate(found["audit"])
     scores = decided(audit.scores)
-    audit = audit.model_copy(update={"scores": scores, "verdict": verdict(scores, audit.attacks)})
+    power = audit.verdict.power if audit.verdict else None
+    audit = audit.model_copy(update={"scores": scores, "verdict": verdict(scores, audit.attacks, power=power)})
     more = f"expunge audit {OUT} --retrained {audit.retrained[0].path} --out audit"
     written = io.StringIO()
     reporter = Reporter(quiet=True)
     reporter.out = Console(file=written, width=WIDTH, highlight=False)
-    with contextlib.redirect_stdout(written):
+    # The run itself is not stored, which would say that `forget` made the model.
+    with contextlib.redirect_stdout(written), patch("expunge.cli.showing.column", return_value="unlearned"):
         show_audit(audit, reporter, OUT, page=f"{OUT}/report.html", follow_up=more)
     lines = [*found["notes"], *written.getvalue().splitlines()]
     return "```text\n" + "\n".join(line.rstrip() for line in lines) + "\n```"

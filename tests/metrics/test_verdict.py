@@ -529,3 +529,9 @@ def test_membership_on_few_rows_tells_nothing(n: int, few_rows: bool) -> None:
     said = next(s for s in verdict([score("mia.min_k", 1.0, (1.0, 1.0), n=n)]).sentences if s.startswith("mia"))
     assert ("fewer than 10 rows, forget and other rows together, tell nothing" in said) == few_rows
     assert ("more familiar" in said) != few_rows
+
+
+def test_an_attack_that_succeeded_is_not_told_as_uncounted_too() -> None:
+    few = attacked(0.4, name="forget.keyword", entities=2)
+    assert len(uncounted([quality(0.4), SAME, few], ())) == 1
+    assert uncounted([quality(0.4), SAME, few, LEAK], ()) == []

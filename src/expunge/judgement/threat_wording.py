@@ -210,8 +210,10 @@ def few_rows(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> list[s
 
 
 def few_entities(scores: Sequence[Score]) -> list[str]:
-    """The strongest attack that does not count for the number of entities alone, and how many it needs."""
-    found = [s for s in compared(scores) if (s.doubt or doubt(s, tried(scores))) == "few entities"]
+    """The strongest attack that does not count in any score for the number of entities alone, and how many it needs."""
+    won = {s.attack for s in leaks(scores)}
+    found = [s for s in compared(scores) if s.attack not in won
+             and (s.doubt or doubt(s, tried(scores))) == "few entities"]
     if not found:
         return []
     most = max(found, key=lambda s: s.strength)
