@@ -532,6 +532,6 @@ def test_membership_on_few_rows_tells_nothing(n: int, few_rows: bool) -> None:
 
 
 def test_an_attack_that_succeeded_is_not_told_as_uncounted_too() -> None:
-    few = attacked(0.4, name="forget.keyword", entities=2)
+    few = attacked(0.4, name="forget.keyword", entities=2, width=0.15)
     assert len(uncounted([quality(0.4), SAME, few], ())) == 1
     assert uncounted([quality(0.4), SAME, few, LEAK], ()) == []
