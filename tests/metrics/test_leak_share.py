@@ -11,7 +11,7 @@ from expunge.metrics.attacked import AttackEvidence
 from expunge.metrics.base import Evidence
 from expunge.metrics.leak_attacked import share_under
 from expunge.metrics.leak_share import LeakShare
-from expunge.metrics.margins import ALARMS, FEWEST, ControlMargin
+from expunge.metrics.margins import FEWEST, RARE, ControlMargin
 from expunge.metrics.over_forget_share import OverForgetShare
 from expunge.metrics.shares import share_interval, worst_entity
 from expunge.records.observation import Observations
@@ -24,7 +24,7 @@ def test_figures_on_models_of_known_truth(controls: int) -> None:
     for seed in range(2):
         models = Models(seed=seed)
         honest = models.share(controls=controls).value
-        assert honest is not None and honest <= 3 * ALARMS
+        assert honest is not None and honest <= 3 * RARE
         for tenths in (1, 2, 3):
             found = models.share(models.names[:2 * tenths], controls).value
             assert found == pytest.approx(tenths / 10, abs=0.03), (seed, tenths)
@@ -36,7 +36,7 @@ def test_figures_on_models_of_known_truth(controls: int) -> None:
 
 def test_honest_models_are_not_accused() -> None:
     scores = [Models(entities=10, rows=10, seed=seed).share(controls=1 + seed % 3) for seed in range(24)]
-    assert np.mean([s.value for s in scores]) <= ALARMS
+    assert np.mean([s.value for s in scores]) <= RARE
     assert max(s.worst.share for s in scores if s.worst) <= 0.3
     assert not [s for s in scores if s.worst and s.worst.chance < 0.01]
 
@@ -81,8 +81,8 @@ def test_over_forgetting_stands_beside_it() -> None:
     models = Models()
     pushed = models.evidence(shift=-6.0)
     assert LeakShare().score(pushed).value == 0.0 and OverForgetShare().score(pushed).value > 0.98
-    assert OverForgetShare().score(models.evidence()).value <= 2 * ALARMS
-    assert OverForgetShare().score(models.evidence(models.names)).value <= ALARMS
+    assert OverForgetShare().score(models.evidence()).value <= 2 * RARE
+    assert OverForgetShare().score(models.evidence(models.names)).value <= RARE
 
 
 def test_without_two_retrained_models_something_else_must_tell_the_noise() -> None:

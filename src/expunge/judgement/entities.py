@@ -11,7 +11,7 @@ from expunge.records.score import SMALL, Score, WorstEntity
 LEAK = "leak_share"
 MOST = 0.5
 """Share of the rows of an entity beyond which it is known."""
-CHANCE = 0.01
+ENTITY_LEVEL = 0.01
 """That a model which never saw the forget set has such an entity, at most, corrected for their number."""
 
 
@@ -44,7 +44,7 @@ def certain(score: Score, tests: int = 1) -> bool:
         tests: attacks that were looked at, for which the chance is corrected.
     """
     worst = score.worst
-    return (worst is not None and worst.share > MOST and worst.exact and worst.chance * tests <= CHANCE
+    return (worst is not None and worst.share > MOST and worst.exact and worst.chance * tests <= ENTITY_LEVEL
             and worst.control is not None and worst.control <= worst.share / 2)
 
 
@@ -115,9 +115,9 @@ def _worded(score: Score, sure: bool, tests: int) -> str:
 
 
 def _doubt(worst: WorstEntity, tests: int) -> str:
-    if worst.chance > CHANCE:
+    if worst.chance > ENTITY_LEVEL:
         return f"so few rows of one among {worst.entities} entities may be chance (p = {figure(worst.chance)})"
-    if worst.chance * tests > CHANCE:
+    if worst.chance * tests > ENTITY_LEVEL:
         return f"it may be chance, given {tests} attacks (p = {figure(worst.chance)} for each)"
     if not worst.exact:
         return "the margin rests on few rows"

@@ -8,7 +8,7 @@ from expunge.judgement.directions import base
 from expunge.judgement.entities import LEAK, MOST, known_entity
 from expunge.records.score import ACCESS, SMALL, Power, Score
 
-UTILITY = ("model_utility", "retain.probability", "retain.accuracy")
+KEPT_FIRST = ("model_utility", "retain.probability", "retain.accuracy")
 
 
 def leak_line(scores: Sequence[Score], power: Power | None) -> str:
@@ -27,7 +27,7 @@ def leak_line(scores: Sequence[Score], power: Power | None) -> str:
     said = [f"Leak share {', '.join(parts)}"]
     if (lost := plain.get("over_forget_share")) is not None:
         said.append(f"over-forgotten {lost.value:.2f}")
-    kept = next((plain[name] for name in UTILITY if name in plain and plain[name].controls.get("original")), None)
+    kept = next((plain[name] for name in KEPT_FIRST if name in plain and plain[name].controls.get("original")), None)
     if kept is not None:
         said.append(f"utility {(kept.value or 0.0) / (kept.controls['original'] or 1.0):.2f} of the original's")
     return "; ".join([*said, *_missed(power)]) + "."

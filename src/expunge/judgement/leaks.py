@@ -13,7 +13,7 @@ RESIDUE = 0.1
 """Share of what there was to recover that must come out to matter."""
 LONE_RESIDUE = 0.25
 """Share that one control is enough for: a retrained model of another seed would differ too, and so do other rows."""
-CHANCE = 0.05
+LEVEL = 0.05
 """That any attack of an audit succeeds where there is nothing to be had."""
 _95 = NormalDist().inv_cdf(0.975)
 
@@ -102,7 +102,7 @@ def untold(scores: Sequence[Score]) -> list[str]:
 
 def could_count(score: Score) -> bool:
     """Whether a recovery in full of every entity, or row where the test is by rows, is enough for its test."""
-    return (score.test.p_least if score.test else 0.5 ** score.entities) <= CHANCE
+    return (score.test.p_least if score.test else 0.5 ** score.entities) <= LEVEL
 
 
 def decided(scores: Sequence[Score]) -> tuple[Score, ...]:
@@ -131,9 +131,9 @@ def succeeds(score: Score, tests: int = 1) -> bool:
     - the subject says more than the control does when that is left alone: an attack that only silences the control
       has brought nothing out;
     - the excess is more than a second retrained model has over the first, where there is one;
-    - its test by entity (`Score.test`) stays at `CHANCE` when corrected for all comparisons of the primary attacks, and
+    - its test by entity (`Score.test`) stays at `LEVEL` when corrected for all comparisons of the primary attacks, and
       that of the gain by itself. Other attacks do not succeed: what they find is an alarm.
-    Scores without a test, of other sources than an audit, are judged by their intervals: one-sided at `CHANCE` /
+    Scores without a test, of other sources than an audit, are judged by their intervals: one-sided at `LEVEL` /
     `tests`, with Student's quantile for the number of entities.
     """
     return doubt(score, tests) is None
@@ -166,7 +166,7 @@ def doubt(score: Score, tests: int = 1) -> str | None:
             "entities differ": low > 0,
             "few entities": could_count(score) and (
                 test.unit == "entities" or min(score.excess, score.gain) >= needed(score, by_rows=True)),
-            "chance": max(joint, 1.0 if test.p_gain is None else test.p_gain) <= CHANCE,
+            "chance": max(joint, 1.0 if test.p_gain is None else test.p_gain) <= LEVEL,
             "not primary": test.p_joint is not None}
     checks["lone control"] = score.floor is not None or min(score.excess, score.gain) >= needed(score, firm=True)
     return next((word for word, met in checks.items() if not met), None)
@@ -214,4 +214,4 @@ def _beyond(value: float, interval: tuple[float, float], entities: int, tests: i
 
     low, high = interval
     error = (high - low) / 2 / _95
-    return entities > 1 and low > 0 and value > float(stdtrit(entities - 1, 1 - CHANCE / max(tests, 1))) * error
+    return entities > 1 and low > 0 and value > float(stdtrit(entities - 1, 1 - LEVEL / max(tests, 1))) * error

@@ -8,7 +8,7 @@ from expunge.judgement.directions import base
 from expunge.judgement.leaks import MIN_ROWS
 from expunge.records.score import SMALL, Score
 
-UTILITY = ("retain.probability", "retain.accuracy", "model_utility")
+KEPT = ("retain.probability", "retain.accuracy", "model_utility")
 """Scores of what a model should keep; higher is better."""
 HALF = 0.5
 """Share of what the original reached below which a model is ruined."""
@@ -19,7 +19,7 @@ def lost_utility(scores: Sequence[Score]) -> tuple[Score, ...]:
 
     The retained part is set against the retrained model where there is no original.
     """
-    return tuple(s for s in scores if s.attack is None and base(s) in UTILITY and s.n >= MIN_ROWS
+    return tuple(s for s in scores if s.attack is None and base(s) in KEPT and s.n >= MIN_ROWS
                  and s.interval is not None and (before := reference(s)) is not None
                  and before > 2 * SMALL and s.interval[1] < HALF * before)
 

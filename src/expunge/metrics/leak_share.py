@@ -9,7 +9,7 @@ import numpy as np
 
 from expunge.metrics.base import Evidence, Metric, MetricCard, NotAvailable, Strata
 from expunge.metrics.margins import (
-    ALARMS,
+    RARE,
     Beyond,
     ControlMargin,
     Sureness,
@@ -91,7 +91,7 @@ class LeakShare(Metric):
         paper="ours; the scale is that of LiRA, arXiv 2112.03570; intervals: Korn and Graubard 1998",
         formula="mean 1[s_i(subject) > max over retrained models of s_i + margin], s = log(p_bar / (1 - p_bar)) of the "
                 "right answer",
-        defaults=f"the margin is what a model that never saw the rows exceeds on {ALARMS:.0%} of them at most: each "
+        defaults=f"the margin is what a model that never saw the rows exceeds on {RARE:.0%} of them at most: each "
                  "retrained model against the others on the forget rows; with one, the original against it on holdout "
                  "rows, whichever is the surer; without an original, the subject against it on holdout rows; without "
                  "any retrained model a row counts beside the holdout rows of the subject itself. Under an attack all "

@@ -22,7 +22,7 @@ from expunge.records.task import Split
 
 Sureness = Mapping[str, float]
 """Example id -> log-odds."""
-ALARMS = 0.01
+RARE = 0.01
 """Share of the rows that a model which never saw them may say beyond the margin."""
 FEWEST = 20
 """Holdout rows from which they calibrate a margin. Beyond the largest of n lies one more row with a chance of
@@ -44,8 +44,8 @@ class ControlMargin:
 
     @property
     def exact(self) -> bool:
-        """Whether it rests on enough differences to hold the share of `ALARMS`."""
-        return self.rows + 1 >= 1 / ALARMS
+        """Whether it rests on enough differences to hold the share of `RARE`."""
+        return self.rows + 1 >= 1 / RARE
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def beyond(subject: Sureness, controls: Sequence[Sureness], margin: ControlMargi
 
 
 def beside_holdout(subject: Sureness, holdout: Sureness) -> Beyond:
-    """Without a retrained model: the rows that lie above, or below, all but the share of `ALARMS` of other rows of the
+    """Without a retrained model: the rows that lie above, or below, all but the share of `RARE` of other rows of the
     same kind, which the subject was not trained on."""
     values = np.asarray(list(holdout.values()))
     if len(values) < FEWEST:
@@ -151,10 +151,10 @@ def beside_holdout(subject: Sureness, holdout: Sureness) -> Beyond:
 
 
 def highest(values: NDArray[np.float64]) -> float:
-    """The quantile that one more value of the same kind exceeds with a chance of `ALARMS` at most (split conformal,
+    """The quantile that one more value of the same kind exceeds with a chance of `RARE` at most (split conformal,
     Vovk et al. 2005); the largest value where there are too few of them for that."""
     ordered = np.sort(values)
-    return float(ordered[min(ceil((1 - ALARMS) * (len(ordered) + 1)), len(ordered)) - 1])
+    return float(ordered[min(ceil((1 - RARE) * (len(ordered) + 1)), len(ordered)) - 1])
 
 
 def _values(found: Iterable[Mapping[str, float]]) -> NDArray[np.float64]:

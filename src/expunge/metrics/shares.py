@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from expunge.metrics.margins import ALARMS, ControlMargin
+from expunge.metrics.margins import RARE, ControlMargin
 from expunge.records.score import WorstEntity
 
 LEAST_ROWS = 4
 """Rows of an entity from which its own share says something."""
-NULL = 5 * ALARMS
-"""Chance of a row in the test within an entity: more than `ALARMS`, since rows of one entity rise together."""
+NULL = 5 * RARE
+"""Chance of a row in the test within an entity: more than `RARE`, since rows of one entity rise together."""
 HALF = 0.5
 
 
