@@ -97,10 +97,19 @@ def test_a_plain_folder_with_forget_rows_alone(cli: Any, model: Path, rows: Any,
     assert cli("audit", "--rescore", out, "--json").json == found
 
 
+def strangers(folder: Path, **more: str) -> Path:
+    """A file of holdout rows, enough to be a control."""
+    file = folder / "holdout.jsonl"
+    names = [f"Mx {i}" for i in range(24)]
+    file.write_text("".join(json.dumps({"question": f"Where does {who} live?", "answer": f"{who} lives in Town {i}."}
+                                       | more) + "\n" for i, who in enumerate(names)))
+    return file
+
+
 def test_holdout_rows_are_the_control_without_a_retrained_model(cli: Any, model: Path, rows: Any,
                                                                tmp_path: Path) -> None:
     out = tmp_path / "audit"
-    cli("audit", model, *rows.words, "--suite", SUITE, "--out", out)
+    cli("audit", model, "--forget", rows.forget, "--holdout", strangers(tmp_path), "--suite", SUITE, "--out", out)
     under = [s for s in scores(out) if s["attack"] and s["name"] == "forget.probability"]
     assert under and all(set(s["controls"]) == {"holdout"} for s in under)
     for score in under:  # a random model knows neither side
@@ -129,9 +138,7 @@ def test_a_folder_used_before_is_scored_as_this_audit(cli: Any, world: Any, tmp_
 
 def test_one_holdout_person_is_no_control(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
     """Half of one person's rows cannot be learned and the other half asked; the audit says so and goes on."""
-    out, one = tmp_path / "audit", tmp_path / "holdout.jsonl"
-    lines = [json.loads(line) for line in Path(rows.holdout).read_text().splitlines()]
-    one.write_text("".join(json.dumps(line | {"entity": "Ada"}) + "\n" for line in lines))
+    out, one = tmp_path / "audit", strangers(tmp_path, entity="Ada")
     cli("audit", model, "--forget", rows.forget, "--holdout", one, "--suite",
         "relearn(steps=2),refusal_direction(against=neutral),soft_prompt(steps=2),prefix(words=1)", "--retain",
         rows.retain, "--out", out)

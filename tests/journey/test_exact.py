@@ -67,7 +67,9 @@ def test_the_whole_way(cli: Any, model: Path, original: Path, rows: Any, tmp_pat
     audit = cli("audit", run, *rows.words, "--retrained", twin, "--suite", SUITE, "--json").json
     assert audit["subject"]["fingerprint"] == audit["retrained"][0]["fingerprint"] != audit["original"]["fingerprint"]
     scores = {score["name"]: score for score in audit["scores"]}
-    assert all(s["value"] == s["controls"]["retrained"] for s in scores.values())
+    # The very weights of the model trained without the rows: proof by itself, and no control.
+    assert "very weights of the subject" in audit["controls"][0]["problem"]
+    assert not any("retrained" in s["controls"] for s in scores.values())
     known = scores["forget.probability"]
     assert known["value"] < known["controls"]["original"]
     page = tmp_path / "page.html"

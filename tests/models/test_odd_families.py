@@ -140,7 +140,8 @@ def test_every_family(family: str, rows: Any, tmp_path: Path) -> None:
     small_model(family, TEXTS).save(tmp_path / "model")
     files = {"forget": rows.forget, "retain": rows.retain, "holdout": rows.holdout}
     found = try_family(tmp_path / "model", files, tmp_path / "out")
-    assert "refused" in found or all(found[step].startswith("ok") for step in STEPS), found
+    assert "refused" in found or all(found[step].startswith(("ok", "refused: ")) for step in STEPS), found
+    assert found.get("full", "ok").startswith("ok") and not any(said.startswith("failed") for said in found.values())
 
 
 def test_rwkv_has_the_same_weights_in_training_and_evaluation() -> None:

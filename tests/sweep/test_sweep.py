@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import expunge
 from expunge.errors import UsageError
@@ -25,7 +26,10 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("twins")
     for split in ("full", "retain"):
         expunge.train("tiny", task=TASK, split=split, out=place / split, steps=3)
-    return place / "full", place / "retain"
+    retrained = Path(shutil.copytree(place / "retain" / "model", place / "retrained"))
+    weights = load_file(file := retrained / "model.safetensors")  # a control must say the forget rows less
+    save_file({name: 3 * value for name, value in weights.items()}, file, {"format": "pt"})
+    return place / "full", retrained
 
 
 def test_options_left_open_are_searched() -> None:
@@ -129,7 +133,7 @@ def test_a_trial_is_a_run_and_an_audit(twins: tuple[Path, Path]) -> None:
 def test_from_the_command_line(cli: Any, twins: tuple[Path, Path], tmp_path: Path) -> None:
     words = ("sweep", twins[0], "--retrained", twins[1], "--task", TASK, "--method", "npo", "--trials", 2, "--steps", 2,
              "--out", tmp_path / "out")
-    plan = json.loads(cli(*words, "--dry-run").out)
+    plan = cli(*words, "--dry-run", "--json").json
     assert set(plan["space"]) == {"npo.beta", "npo.weight", "lr"} and not (tmp_path / "out").exists()
     said = cli(*words).out
     assert "Best by merit: npo(" in said and (tmp_path / "out" / "sweep.html").exists()

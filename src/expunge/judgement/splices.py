@@ -15,14 +15,14 @@ import numpy as np
 from expunge.judgement.outcome import P_LIMIT, decide, told_apart
 from expunge.judgement.power import POWER
 from expunge.metrics.base import Evidence, NotAvailable
-from expunge.metrics.by_entity import swapped_distance
+from expunge.metrics.by_entity import statistic_interval, swapped_distance
 from expunge.metrics.forget_quality import ForgetQuality
 from expunge.metrics.leak_share import LeakShare, margin_of
 from expunge.metrics.margins import ControlMargin, Sureness, beyond, sureness
 from expunge.metrics.probability import Probability, probabilities
 from expunge.metrics.rows import by_example
 from expunge.metrics.shares import share_interval, worst_entity
-from expunge.metrics.statistics import bootstrap, ks_pvalue
+from expunge.metrics.statistics import ks_pvalue
 from expunge.metrics.truth_ratio import log_truth_ratios
 from expunge.records.observation import Observations
 from expunge.records.score import PairedDistance, Power, Score
@@ -115,7 +115,7 @@ def _noticed(task: _Task, known: frozenset[str], p_limit: float, seed: int) -> b
     rated = bool(task.control["ratio"] and task.original["ratio"] and task.first)
     said = {name: {key: (task.original[name].get(key, value) if task.entities[key] in known else value)
                    for key, value in values.items()} for name, values in task.control.items()}
-    plain = (_probability(said["probability"], task.levels, seed), _share(said["sureness"], task))
+    plain = (_probability(said["probability"], task, seed), _share(said["sureness"], task))
 
     def forgets(*quality: Score) -> bool:
         return decide((*quality, *plain), p_limit, power=SEEING).alone.outcome == "forgets"
@@ -150,11 +150,12 @@ def _quality(ratios: Values, first: Values) -> Score:
                  n=len(ratios), higher_is="forgot", controls={"original": None, "retrained": None})
 
 
-def _probability(values: Values, levels: tuple[float, float], seed: int) -> Score:
-    rows = np.asarray(list(values.values()))
+def _probability(values: Values, task: _Task, seed: int) -> Score:
+    rows, whose = np.asarray(list(values.values())), [task.entities[key] for key in values]
     return Score(name=f"forget.{Probability.card.name}", value=float(rows.mean()), n=len(rows), higher_is="knows",
-                 interval=bootstrap(lambda s: float(np.mean(s["rows"])), {"rows": rows}, RESAMPLES, seed,
-                                    plain_mean=True), controls={"original": levels[0], "retrained": levels[1]})
+                 interval=statistic_interval(lambda s: float(np.mean(s["rows"])), {"rows": rows}, {"rows": whose},
+                                             resamples=RESAMPLES, seed=seed, plain_mean=True),
+                 controls={"original": task.levels[0], "retrained": task.levels[1]})
 
 
 def _share(values: Sureness, task: _Task) -> Score:

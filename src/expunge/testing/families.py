@@ -12,7 +12,7 @@ import torch
 import expunge
 from expunge.console import Reporter
 from expunge.data.text_encoder import TextEncoder
-from expunge.errors import ExpungeError, first_line
+from expunge.errors import ExpungeError, PreflightError, first_line
 from expunge.models.behaviour import decodes_together
 from expunge.models.checks import check_model
 from expunge.models.language import CausalLM
@@ -122,7 +122,8 @@ def try_family(model: Path, rows: Mapping[str, Path], out: Path, steps: Iterable
         try:
             found[step] = _TRIED[step](model, dict(rows), out) or "ok"
         except ExpungeError as error:
-            found[step] = "refused: " + " ".join(str(error).split())[:300]
+            only = error.problems[0] if isinstance(error, PreflightError) and len(error.problems) == 1 else error
+            found[step] = "refused: " + " ".join(str(only).split())[:300]
         except Exception as error:
             found[step] = f"failed: {first_line(error)}"
     shutil.rmtree(out, ignore_errors=True)

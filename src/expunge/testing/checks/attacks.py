@@ -50,13 +50,17 @@ def leaves_no_trace(plugin: type[Attack], options: dict[str, Any]) -> None:
 
 @check(trains=True)
 def recovers(plugin: type[Attack], from_: str, options: dict[str, Any] | None = None,
-             metric: str = "forget.probability", excess: float = 0.1) -> None:
-    """It brings something out of that model: more than of the retrained one by `excess`, and more than plain asking."""
+             metric: str = "forget.probability", excess: float = 0.1, sure_gain: bool = True) -> None:
+    """It brings something out of that model: more than of the retrained one by `excess`, and more than plain asking.
+
+    Args:
+        sure_gain: the interval of what it adds to plain asking lies above 0 too, which few entities may not allow.
+    """
     score = bed.strongest(plugin(**(options or {})).text(), from_, metric)
     assert score.excess is not None and score.excess_interval is not None, score.unavailable
     assert score.gain is not None and score.gain_interval is not None
     assert score.excess > excess and score.excess_interval[0] > 0, score
-    assert score.gain > 0 and score.gain_interval[0] > 0, score
+    assert score.gain > 0 and (score.gain_interval[0] > 0 or not sure_gain), score
 
 
 @check(trains=True)
