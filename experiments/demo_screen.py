@@ -68,7 +68,7 @@ def main() -> None:
     finally:
         shutil.rmtree(place, ignore_errors=True)
     found: dict[str, Any] = audit.to_json() | {"environment": {}, "timing": {}}
-    for subject in (found["subject"], found["original"], *found["retrained"]):
+    for subject in (found["subject"], found["original"], *found["retrained"], *found["controls"]):
         name = Path(subject["path"]).name
         subject["path"] = OUT if name == OUT else f"~/.cache/expunge/models/{name}"
     store("demo_screen", {"notes": notes.kept, "audit": found})

@@ -217,7 +217,7 @@ def test_the_checks_notice_mistakes() -> None:
 
 # Paths
 
-MACHINE = re.compile(r"(?<![\w.~$})-])/(?:" + "|".join(("work", "root", "home", "tmp", "Users")) + r")/\w")
+MACHINE = re.compile(r"(?<![\w.~$})-])/(?:" + "|".join(("work", "root", "home", "tmp", "Users")) + r")/[\w.]")
 TEXT = {".py", ".md", ".toml", ".json", ".jsonl", ".txt", ".cfg", ".ini", ".yml", ".yaml", ".sh", ".html", ".csv", ""}
 
 
@@ -240,7 +240,7 @@ def test_no_paths_of_a_machine() -> None:
 
 
 def test_the_path_check_notices_one() -> None:
-    for folder in ("home/me", "tmp/x", "root/y"):
+    for folder in ("home/me", "tmp/x", "root/y", "root/.cache/z"):
         assert MACHINE.search(f'open("/{folder}")') and MACHINE.search(f"see /{folder}")
     for fine in ("~/work/here", "$HOME/tmp/a", "a/home/b", "https://x.org/home/page", "/temporary/x"):
         assert not MACHINE.search(fine), fine

@@ -1,4 +1,4 @@
-"""Swapped files and holdout rows that are known are told; nothing else."""
+"""An audit warns of swapped files and of known holdout rows, and of nothing else."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def gate(audit: Audit, conditions: Sequence[str], junit: Path | None = None, *, 
     """Say of each condition on stderr whether it holds; raises typer.Exit(1) when one does not.
 
     Args:
-        alarms: say those of the audit as well, where nobody did so far.
+        alarms: whether to print the alarms of the audit too; leave it out where they are on the screen already.
 
     Raises:
         UsageError: a condition that the audit has no figure for.

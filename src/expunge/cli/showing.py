@@ -63,7 +63,7 @@ def show_audit(found: Audit, reporter: Reporter, folder: str | Path, *, page: st
         folder: where the audit is kept.
         page: the report page, where one was written.
         follow_up: the next command, as it can be pasted; that which makes the page by default.
-        again: of an audit that was made before, so its alarms were not told just now.
+        again: the audit was made before, so its alarms are not on the screen yet.
     """
     reporter.close()
     for alarm in found.notes if again else ():
@@ -89,7 +89,7 @@ def show_audit(found: Audit, reporter: Reporter, folder: str | Path, *, page: st
 
 
 def column(found: Audit, folder: str | Path) -> str:
-    """What the model is called above its figures: nobody unlearned a model that comes from no run of `forget`."""
+    """The heading of the model's figures: "unlearned" for a run of `forget`, else "subject"."""
     made_by = Path(folder) / (found.run or "")
     return "unlearned" if made_by.is_file() and RunRecord.read(made_by).kind == "forget" else "subject"
 

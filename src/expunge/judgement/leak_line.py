@@ -15,8 +15,8 @@ def leak_line(scores: Sequence[Score], power: Power | None) -> str:
     """`Leak share 0.04 as asked (worst entity Ann: 6 of 20 rows), 0.90 under paraphrase (logits); ...`; empty where
     the leak share was not taken.
 
-    Attacks are told from the weakest access on, the strongest of each, as far as it brings out more than less access
-    does. The access is what the score takes: that of the attack, and probabilities.
+    Attacks stand in the order of access, the weakest first. Of each access the strongest attack is named, if it brings
+    out more than those before it. The access is what the score needs: that of the attack, and probabilities.
     """
     plain = {base(s): s for s in scores if s.attack is None and s.value is not None}
     leak = plain.get(LEAK)

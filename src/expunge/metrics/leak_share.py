@@ -93,7 +93,7 @@ class LeakShare(Metric):
                 "right answer",
         defaults=f"the margin is what a model that never saw the rows exceeds on {RARE:.0%} of them at most: each "
                  "retrained model against the others on the forget rows; with one, the original against it on holdout "
-                 "rows, whichever is the surer; without an original, the subject against it on holdout rows; without "
+                 "rows, in both directions; without an original, the subject against it on holdout rows; without "
                  "any retrained model a row counts beside the holdout rows of the subject itself. Under an attack all "
                  "models are attacked alike",
         deviations=("Two retrained models differ from each other by more than the subject differs from the surer of "

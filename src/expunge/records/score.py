@@ -60,7 +60,7 @@ class EntityTest(Record):
     p_gain: float | None = None
     """The same as `p` for the gain."""
     p_least: float
-    """What a recovery in full of every unit would have given, corrected likewise: above 0.05 nothing could count."""
+    """The p-value if every unit had been recovered in full, corrected too. Above 0.05 nothing could count."""
     unit: Literal["entities", "rows"] = "entities"
     """Rows where there are too few entities: what is said then holds of these rows only."""
     units: int
