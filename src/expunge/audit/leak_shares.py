@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from expunge.attacks.base import Attack
 from expunge.audit.attacks import AttackResult
+from expunge.judgement.entities import LEAK
 from expunge.metrics.attacked import AttackEvidence
 from expunge.metrics.base import Evidence, NotAvailable
 from expunge.metrics.evaluate import parse_metric
@@ -16,7 +17,6 @@ from expunge.records.examples import ExampleScore
 from expunge.records.score import Score
 from expunge.records.task import Split
 
-LEAK = LeakShare.card.name
 Attempted = Callable[[Attack, str, Split], AttackResult]
 """(attack, model, split) -> what came of it."""
 

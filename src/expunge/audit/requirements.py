@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from expunge.attacks.base import AttackContext
 from expunge.audit.attacks import NO_CONTROL, cannot_run, refusals
-from expunge.audit.leak_shares import LEAK
 from expunge.audit.suite import Suite
 from expunge.errors import UsageError
+from expunge.judgement.entities import LEAK
 from expunge.judgement.power import HALF, least_share, rows_for
 from expunge.metrics.base import Metric
 from expunge.metrics.evaluate import parse_metric
