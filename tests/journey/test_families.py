@@ -72,7 +72,8 @@ def test_forget_and_audit(cli: Any, rows: Any, folder: Path, tmp_path: Path, fam
 def test_the_quick_suite(cli: Any, rows: Any, folder: Path, tmp_path: Path, family: str) -> None:
     """What these rows do not allow is said; nothing breaks."""
     found = cli("audit", saved(folder, family), *rows.words, "--suite", "quick", "--out", tmp_path / "a", "--json").json
-    missing = {score["name"] for score in found["scores"] if score["value"] is None}
+    missing = {score["name"] for score in found["scores"] if score["value"] is None
+               and score["attack"] != "paraphrase"}
     assert missing <= {"forget.truth_ratio", "forget_quality", "forget.keyword", "leak_share", "over_forget_share"}
 
 

@@ -15,6 +15,7 @@ from scipy.stats import ks_2samp, ttest_ind
 from scipy.stats import t as student
 
 from expunge.audit.suite import parse_suite
+from expunge.audit.suites import QUICK_ATTACKS
 from expunge.judgement.leaks import alarms, could_count, decided, leaks, untold
 from expunge.judgement.outcome import decide
 from expunge.judgement.verdict import verdict
@@ -360,8 +361,8 @@ def test_an_honest_pair_raises_nothing_large() -> None:
 
 
 @pytest.mark.parametrize(("suite", "holds"), [
-    ("quick", {"prefix(words=3)", "relearn(steps=16)", "quantise"}), ("scores", set()), ("relearn", {"relearn"}),
-    ("quick,roleplay", {"prefix(words=3)", "relearn(steps=16)", "quantise"}),
+    ("quick", set(QUICK_ATTACKS)), ("scores", set()), ("relearn", {"relearn"}),
+    ("quick,roleplay", set(QUICK_ATTACKS)),
     ("roleplay,quantise", {"roleplay", "quantise"}),
     ("quick,standard", {a.text() for a in parse_suite("quick,standard").attacks}),
     ("roleplay,relearn", {"roleplay", "relearn"})])

@@ -68,7 +68,9 @@ def _check_access(asked: Requirement, suite: Suite, offer: Offer) -> None:
         return
     refused = refusals(suite, AttackContext.of(offer.task), original=offer.original, retrained=offer.retrained,
                        offered=offer.model)
-    here = {metric.card.access for metric, _ in map(parse_metric, suite.metrics)} | {
+    read = {metric.card.access for metric, _ in map(parse_metric, suite.metrics)}
+    # What is read off the inside of a model decides nothing without a retrained one beside it.
+    here = {access for access in read if offer.retrained or access not in ACCESS[2:]} | {
         attack.access for attack in suite.attacks if attack.text() not in refused}
     if asked.access not in here and NO_CONTROL in refused.values():
         _refuse(asked, f"the attacks that {asked.access} allows are left out, since there is no control, neither a "

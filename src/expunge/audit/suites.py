@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-QUICK_ATTACKS = ("prefix(words=3)", "relearn(steps=16)", "quantise")
+QUICK_ATTACKS = ("prefix(words=3)", "paraphrase", "relearn(steps=16)", "quantise")
 QUICK = (
     "forget.probability", "retain.probability", "holdout.probability", "forget.truth_ratio", "forget_quality",
     "leak_share", "over_forget_share",
     "forget.recited", "forget.exact_memorization", "forget.extraction_strength", "retain.exact_memorization",
-    "mia.loss", "mia.min_k",
+    "mia.loss", "mia.min_k", "forget.logit_lens",
     *QUICK_ATTACKS,
 )
-"""Seconds: the scores of one pass, and the cheapest attack on prompts, by tuning and by rounding."""
+"""Seconds: the scores of one pass, the logit lens, and the cheapest attacks on prompts, wording, by tuning and by
+rounding."""
 METRICS: tuple[str, ...] = (
     "forget_quality", "leak_share", "over_forget_share", "model_utility", "privleak",
     *(f"{split}.{name}" for split in ("forget", "retain", "holdout", "neighbour", "utility")

@@ -36,7 +36,7 @@ def settling(decision: Decision, scores: Sequence[Score], turned_down: bool = Fa
         told = (f"{ENOUGH} entities or more in the rows that are asked under {', '.join(decision.untold)}: with fewer "
                 "not even a recovery in full could count")
     if decision.unattacked and not decision.suspects:
-        told = "an attack that has a control (--suite quick runs three)"
+        told = "an attack that has a control (--suite quick runs some)"
     return f"{SETTLING} {told}."
 
 
