@@ -141,7 +141,7 @@ def check_command(words: list[str]) -> None:
     with group.commands[name].make_context(name, words[1:]) as context:  # type: ignore[attr-defined]
         given = context.params
     methods = given.get("method") or ()
-    for method in [methods] if isinstance(methods, str) else methods:
+    for method in {methods} - {"auto"} if isinstance(methods, str) else methods:
         from expunge.methods.recipe import parse
 
         parse(method)

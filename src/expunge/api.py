@@ -24,6 +24,7 @@ from expunge.models.subject import Subject
 from expunge.models.tiny import build_for, epochs_from_scratch
 from expunge.output import refuse_output
 from expunge.presets import chosen
+from expunge.records.choice import AUTO, AutoSettings
 from expunge.records.run import RunRecord
 from expunge.records.settings import RunSettings, TrainSettings, documented
 from expunge.records.task import Task
@@ -158,7 +159,8 @@ def forget(
 
     Args:
         model: a run folder, model folder or hub name.
-        method: a recipe such as "npo(beta=0.1) + retain_kl + lora(rank=8)".
+        method: a recipe such as "npo(beta=0.1) + retain_kl + lora(rank=8)"; or "auto", which searches one (options
+            of `AutoSettings` are given by name too, and out/auto/choice.json says what was tried).
         preset: a published setting in place of a recipe, such as "npo/tofu-forget10" (see `expunge.presets`); options
             given here come before its own.
         out: folder of the run.
@@ -182,6 +184,17 @@ def forget(
         PreflightError: the plan cannot work; every problem is listed and nothing was run.
     """
     reporter, out, track = reporter or default_reporter(), Path(out), check_trackers(track)
+    if method == AUTO:
+        from expunge.auto.verb import forget_auto, plan_auto  # it calls this verb for every trial
+
+        auto = AutoSettings(**{k: options.pop(k) for k in AutoSettings.model_fields if k in options})
+        settings = RunSettings.build(settings, **options)
+        task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping,
+                       data_dir=data_dir)
+        settings = _resolved(settings, task)
+        check_model(model, train=True)
+        return plan_auto(model, task, settings, auto) if dry_run else forget_auto(
+            model, task, out, settings=settings, auto=auto, resume=resume, overwrite=overwrite, reporter=reporter)
     setting = None
     if preset is not None:
         setting, settings = chosen(preset, method, settings, options)

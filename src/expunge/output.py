@@ -55,7 +55,8 @@ def _written_by_expunge(out: Path) -> bool:
             except DataError:
                 return False
             return isinstance(data, dict) and str(data.get("schema", "")).startswith("expunge.")
-    return any(out.glob("observations/*/source.json"))  # an audit that was interrupted
+    # An audit, or a search for a recipe, that was interrupted.
+    return any(out.glob("observations/*/source.json")) or (out / "auto" / "choice.json").is_file()
 
 
 def is_purged(out: Path) -> bool:

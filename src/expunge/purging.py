@@ -21,6 +21,7 @@ HELD = {
     "eval.json": "scores of standard benchmarks", "grid.json": "what the cells are, and their scores",
     "grid.csv": "scores of the cells", "ledger.json": "hashes of the rows that training saw, and their ids: a short "
                                                       "row can be guessed from its hash, so keep it private",
+    "auto": "trials of the search for the recipe: settings and scores, no rows",
     "steps.jsonl": "losses of every step", "purged.json": "that it was purged"}
 """Name in a run folder -> what it holds, of what stays."""
 TEXTS = ("text", "reference", "prompt")

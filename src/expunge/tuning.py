@@ -67,7 +67,7 @@ def sweep(method: str, *, out: str | Path, task: Task | str = "authors", model: 
     """
     reporter, out = reporter or default_reporter(), Path(out)
     processes.refuse_several("A sweep")
-    optuna = _optuna()
+    optuna = optuna_or_why()
     settings = RunSettings.build(settings, **options)
     if settings.lr is not None:
         raise UsageError("A sweep takes no learning rate.", "It draws one for every trial.",
@@ -256,14 +256,15 @@ def _save(made: Sweep, out: Path) -> None:
     write_text(out / "sweep.html", render_sweep(made))
 
 
-def _optuna() -> Any:
+def optuna_or_why() -> Any:
+    """The module. Raises MissingExtra with the line that installs it."""
     try:
         import optuna
     except ImportError:
-        raise MissingExtra("A sweep needs the package optuna.", "It is not installed.",
+        raise MissingExtra("A search needs the package optuna.", "It is not installed.",
                            f"Install it with: {install_line('sweep')}.") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
 
-__all__ = ["filled", "measure", "merit", "space_of", "sweep"]
+__all__ = ["filled", "measure", "merit", "optuna_or_why", "space_of", "sweep"]

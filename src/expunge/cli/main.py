@@ -27,6 +27,7 @@ from expunge.cli.app import (
     reporter_for,
     with_plugins,
 )
+from expunge.cli.auto import check_auto, show_choice
 from expunge.cli.fetch import fetch
 from expunge.cli.options import load, with_options
 from expunge.cli.threads import use_available_cores
@@ -35,6 +36,7 @@ from expunge.models import fast
 from expunge.models.places import check_place
 from expunge.models.sizes import SIZES, is_fresh
 from expunge.presets import published
+from expunge.records.choice import AUTO, AutoSettings
 from expunge.records.settings import AuditSettings, RunSettings, TaskOptions, TrainSettings
 
 TASK_OF_A_TRAINING = ("task", "forget", "retain", "map", "data_dir")
@@ -100,12 +102,13 @@ def train(
 @with_plugins
 @with_options("rows", TaskOptions)
 @with_options("settings", RunSettings)
+@with_options("auto", AutoSettings)
 def forget(
     model: Annotated[str, typer.Argument(help="Run folder, model folder or hub name.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the run.")],
-    rows: TaskOptions, settings: RunSettings,
-    method: Annotated[str | None, typer.Option("--method", help='Recipe, such as "npo + retain_kl + lora(rank=8)".'
-                                               )] = None,
+    rows: TaskOptions, settings: RunSettings, auto: AutoSettings,
+    method: Annotated[str | None, typer.Option("--method", help='Recipe, such as "npo + retain_kl + lora(rank=8)"; '
+                                               "auto searches one.")] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="A published setting in place of a recipe, such as "
                                                                 "npo/tofu-forget10; `expunge presets` lists them."
                                                )] = None,
@@ -114,6 +117,7 @@ def forget(
 ) -> None:
     """Make a model forget, by a recipe."""
     default = published(preset).task if preset else None
+    check_auto(method, auto)
     check_place(model, hub=False)
     from expunge import api
     from expunge.cli.plans import show_forgotten, show_plan
@@ -121,14 +125,17 @@ def forget(
     from expunge.records.run import RunRecord
 
     reporter = reporter_for(as_json)
-    if method is not None:  # what costs nothing is checked first: the recipe, then files, then what the hub must say
-        parse(method)
+    if method not in (None, AUTO):  # what costs nothing is checked first: the recipe, then files, then the hub
+        parse(str(method))
     task = load(rows, settings, default)
     check_place(model)
     done = api.forget(model, method=method, preset=preset, out=out, task=task, settings=settings, resume=resume,
-                      overwrite=overwrite, dry_run=dry_run, reporter=reporter, track=track or ())
+                      overwrite=overwrite, dry_run=dry_run, reporter=reporter, track=track or (),
+                      **(dict(auto) if method == AUTO else {}))
     if as_json:
         return print_json(done.to_json())
+    if method == AUTO and isinstance(done, RunRecord):
+        show_choice(out, reporter)
     show_forgotten(done, out, reporter) if isinstance(done, RunRecord) else show_plan(done, reporter)
 
 
