@@ -70,10 +70,9 @@ def test_forget_and_audit(cli: Any, rows: Any, folder: Path, tmp_path: Path, fam
     pytest.param(family, marks=[] if family in ("llama", "gpt2", "mixtral") else [pytest.mark.slow])
     for family in FAMILIES])
 def test_the_quick_suite(cli: Any, rows: Any, folder: Path, tmp_path: Path, family: str) -> None:
-    """What these rows do not allow is said; nothing breaks."""
+    """What these rows do not allow is said; nothing breaks, and their questions are asked in made wordings."""
     found = cli("audit", saved(folder, family), *rows.words, "--suite", "quick", "--out", tmp_path / "a", "--json").json
-    missing = {score["name"] for score in found["scores"] if score["value"] is None
-               and score["attack"] != "paraphrase"}
+    missing = {score["name"] for score in found["scores"] if score["value"] is None}
     assert missing <= {"forget.truth_ratio", "forget_quality", "forget.keyword", "leak_share", "over_forget_share"}
 
 

@@ -6,7 +6,7 @@ probes. The same attack with the same budget runs on the control: a retrained mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar, cast
@@ -186,6 +186,14 @@ class Attack(Plugin):
     def problem(self, context: AttackContext) -> str | None:
         """Why it cannot run in this context with any subject; None if it can."""
         return None
+
+    def asked_as(self, context: AttackContext, asked: Collection[str]) -> Mapping[str, int]:
+        """How many rows were asked in which way, for attacks that have several, such as given and made wordings.
+
+        Args:
+            asked: ids of the rows that have observations.
+        """
+        return {}
 
     @property
     def identity(self) -> list[object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -197,11 +197,20 @@ def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, S
     return with_tests(once, first, seed=seed)
 
 
-def describe(attack: Attack, result: AttackResult) -> AttackRecord:
-    """What a reader of the audit should know of an attack, and of what came of it on the subject."""
+def describe(attack: Attack, result: AttackResult, context: AttackContext | None = None,
+             asked_as: Mapping[str, int] | None = None) -> AttackRecord:
+    """What a reader of the audit should know of an attack, and of what came of it on the subject.
+
+    Args:
+        context: of the attack, from which it is counted how rows were asked.
+        asked_as: the same as counted before, where the task is not at hand.
+    """
+    if context is not None:
+        asked = set[str]().union(*(seen.ids() for seen in result.found.values()))
+        asked_as = attack.asked_as(context, asked) if asked else {}
     return AttackRecord(term=attack.text(), labels=attack.labels, access=attack.access, families=attack.families,
                         splits_entities=attack.splits_entities, summary="; ".join(c.summary for c in attack.cards),
-                        caution=" ".join(c.caution for c in attack.cards if c.caution),
+                        caution=" ".join(c.caution for c in attack.cards if c.caution), asked_as=dict(asked_as or {}),
                         failed=result.why if result.failed else None)
 
 

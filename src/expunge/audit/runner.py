@@ -174,7 +174,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     scores = decided(scores)
     keep_examples(out, suite, seen, evidence, attempted)
     tick(len(suite.metrics))
-    tried = tuple(describe(a, attempted(a, "subject", "forget")) for a in attacks)
+    tried = tuple(describe(a, attempted(a, "subject", "forget"), context) for a in attacks)
     audit = Audit(
         task=task.name, task_fingerprint=task.fingerprint, subject=refs["subject"], original=refs.get("original"),
         retrained=tuple(v for k, v in refs.items() if k.startswith("retrained")), controls=examined,
@@ -223,7 +223,8 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> Audi
                       *score_attacks(suite.attacks, read, evidence, counting, why, resamples=resamples, seed=seed,
                                      primary=primary),
                       *attacked_shares(suite.attacks, read, evidence, counting, suite.metrics)))
-    attacks = tuple(describe(a, read(a, "subject", "forget")) for a in suite.attacks)
+    counted = {record.term: record.asked_as for record in stored.attacks}
+    attacks = tuple(describe(a, read(a, "subject", "forget"), asked_as=counted.get(a.text())) for a in suite.attacks)
     if not has_examples(folder):
         keep_examples(folder, suite, seen, evidence, read)
     return stored.model_copy(update={"suite": suite.terms, "scores": scores, "attacks": attacks, "resamples": resamples,

@@ -95,6 +95,10 @@ class Observations:
         return {r["id"]: r["entity"] or r["id"]
                 for (_, s), rows in self._rows.items() if s == split for r in rows}
 
+    def ids(self) -> set[str]:
+        """Every example that has a row."""
+        return {r["id"] for rows in self._rows.values() for r in rows}
+
     def keys(self) -> tuple[tuple[str, Split], ...]:
         return tuple(self._rows)
 

@@ -242,6 +242,9 @@ class AttackRecord(Record):
     """It learned from rows of half the entities and was tested on those of the other half."""
     summary: str
     caution: str = ""
+    asked_as: dict[str, int] = Field(default_factory=dict)
+    """Of an attack that asks other wordings: how many forget rows were asked in wordings that were `given`, in `made`
+    ones, and not at all (`left out`); running text, which has no prompt, is not counted. Empty for other attacks."""
     failed: str | None = None
     """Why it gave no score although it was begun; None where it ran, or could not be begun."""
 
