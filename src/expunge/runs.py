@@ -21,7 +21,8 @@ from expunge.methods.plan import NOTHING_KEPT, Plan, nothing_kept, training_side
 from expunge.methods.recipe import Stage
 from expunge.methods.run_context import RunContext
 from expunge.methods.stage import StageMethod
-from expunge.models.load import float32_master, load_subject, resolve
+from expunge.methods.teaching import START, is_guard, load_teacher, takes_guard_off, teacher_of, without_guard
+from expunge.models.load import float32_master, load_subject, made_by, resolve
 from expunge.models.reference import ReferenceKind, build_reference, verify
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
@@ -116,6 +117,8 @@ def run_stages(plan: Plan, stages: Sequence[Stage], subject: Subject, task: Task
             continue
         record = record.model_copy(update={"stages": done[:number]})
         context = RunContext(settings=settings, folder=place / "checkpoint" / "work", announce=reporter.task)
+        if takes_guard_off(stages, number) and is_guard(made_by(subject.model.config)):
+            subject, base = without_guard(subject), ""
         if not stage.takes_steps:
             with _end_noted(record, folder):
                 subject, record = _run_without_loop(stage, subject, task, record, context)
@@ -127,12 +130,14 @@ def run_stages(plan: Plan, stages: Sequence[Stage], subject: Subject, task: Task
                 if processes.is_main():
                     subject.save(base)
             with _end_noted(record, folder):
-                _prepare(stage, subject, task, context)
+                teacher = _teacher(stages, number, subject, record, out)
+                _prepare(stage, teacher or subject, task, context)
                 rows = {side: [subject.encoder.encode(r) for r in sides[side]] for side in stage.scope.reads}
                 scope = stage.scope.apply(subject, rows)
                 loop = loop_of(plan, number, stage, settings, target, subject)
                 record = _run_loop_stage(stage, subject, scope, task, loop, plan.reference[number], record, place,
-                                         reporter, on_step)
+                                         reporter, on_step, teacher)
+                del teacher
         if stage.scope.adapter and not last:
             merge_adapter(subject)
         elif stage.scope.adapter:
@@ -194,14 +199,21 @@ def _end_noted(record: RunRecord, folder: RunFolder) -> Iterator[None]:
 
 
 def _prepare(stage: Stage, subject: Subject, task: Task, run: RunContext) -> None:
-    """Let a builder look at the model before the first step; a resumed run reads what it made."""
-    if stage.objective is None or not stage.objective.builds:
-        return
-    assert run.folder is not None
-    made = run.folder / "made.json"
-    if not made.exists():
-        write_json(made, stage.objective.prepare(subject, task, run))
-    stage.objective.made = read_json(made)
+    """Let builders look at the model before the first step; a resumed run reads what they made."""
+    for name, part in stage.builders.items():
+        assert run.folder is not None
+        made = run.folder / f"{name}.json"
+        if not made.exists():
+            write_json(made, part.prepare(subject, task, run))
+        part.made = read_json(made)
+
+
+def _teacher(stages: Sequence[Stage], number: int, student: Subject, record: RunRecord, out: Path) -> Subject | None:
+    """The model that teaches this stage, from the folder that holds it."""
+    place = teacher_of(stages, number)
+    if place is None:
+        return None
+    return load_teacher(resolve(record.model) if place == START else out / "stages" / str(place) / "model", student)
 
 
 def merge_adapter(subject: Subject) -> None:
@@ -212,7 +224,8 @@ def merge_adapter(subject: Subject) -> None:
 
 
 def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, loop: Loop, kind: ReferenceKind,
-                    record: RunRecord, place: Path, reporter: Reporter, on_step: Sequence[OnStep]) -> RunRecord:
+                    record: RunRecord, place: Path, reporter: Reporter, on_step: Sequence[OnStep],
+                    teacher: Subject | None) -> RunRecord:
     """One stage with steps, and what the record says about it."""
     settings = record.settings
     method = StageMethod(stage, subject, task, **training_sides(task, settings), seed=settings.seed)
@@ -220,7 +233,8 @@ def _run_loop_stage(stage: Stage, subject: Subject, scope: Scope, task: Task, lo
                         stage.repeats)
     kept = schedule.token_rows(loop.steps, stage.kept_sides)
     count, sides = stage.likeliest
-    reference = build_reference(subject, kind, kept, likeliest=(count, schedule.token_rows(loop.steps, sides)),
+    reference = build_reference(teacher or subject, kind, kept, apart=teacher is not None,
+                                likeliest=(count, schedule.token_rows(loop.steps, sides)),
                                 progress=reporter.task("reference", len(kept)) if kept else None)
     monitor = CheckedMonitor(subject, task, settings.seed, place)
     shown = StepLine(reporter, stage.objective.card.name if stage.objective else "train", loop.steps, on_step)
@@ -265,7 +279,7 @@ def _target(settings: TrainSettings | RunSettings, subject: Subject, task: Task)
 
 def stop_rule(stage: Stage, settings: TrainSettings | RunSettings, target: float | None, outcomes: int) -> StopRule:
     """The stopping rule of a stage: unbounded objectives get a ceiling, whatever was asked."""
-    if isinstance(settings, TrainSettings):
+    if isinstance(settings, TrainSettings) or (stage.objective is not None and not stage.objective.forgets):
         return StopRule(keep="last", utility_floor=0.0)
     unbounded = stage.objective is not None and stage.objective.unbounded
     return StopRule(

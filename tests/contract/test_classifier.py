@@ -33,6 +33,8 @@ from expunge.shadows import make_shadows
 OFFERED = OFFERS["image"]
 OPTIONS: dict[str, str] = {"layers": "index=0", "ce_u": "skip=0", "lora": "rank=4"}
 """What a plug-in is typed with here where its defaults do not stand alone, or need tokens."""
+BEHIND = {"distil": "shrink_perturb >> distil"}
+"""What is typed behind a stage without which it would do nothing."""
 ALONE = {"exact", "edit", "guard", "preset", "objective"}
 LR = 1e-3
 
@@ -57,7 +59,7 @@ def typed(entry: Entry) -> str:
     """A recipe with this plug-in in it."""
     term = f"{entry.name}({OPTIONS[entry.name]})" if entry.name in OPTIONS else entry.name
     if entry.kind in ALONE:
-        return term
+        return BEHIND.get(entry.name, term)
     return f"npo + {term}" if entry.kind == "retain" else f"ga + retain_nll + {term}"
 
 

@@ -92,8 +92,8 @@ def attempt(recipe: str) -> tuple[Stage, Trained, dict[str, torch.Tensor]] | Exp
     except (UsageError, PreflightError) as refused:
         return refused
     assert isinstance(stage.objective, Objective) and isinstance(stage.optimizer, Optimizer)
-    if stage.objective.builds:
-        stage.objective.made = made(stage.objective.text())
+    for part in stage.builders.values():
+        part.made = made(part.text())
     before: dict[str, torch.Tensor] = {}
 
     def prepare(scope: Scope, method: Any) -> None:

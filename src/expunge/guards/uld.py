@@ -78,6 +78,10 @@ class ULD(Guard):
         Property("flat_term_is_masked", {}, "prompt and padding carry no part of the uniform term"),
     )
 
+    @staticmethod
+    def inside(model: Any) -> Any:
+        return model.target
+
     def problems(self, task: Task, config: Any) -> list[ExpungeError]:
         problems: list[ExpungeError] = []
         if made_by(config):

@@ -27,6 +27,8 @@ from expunge.training.zeroth import Probing
 
 Rows = Mapping[str, Sequence[Row]]
 """Side -> all its rows as tokens."""
+Teacher = Literal["previous", "original", "guard"]
+"""The model before the weights were damaged, the one that the run starts from, or a guarded model."""
 
 
 class WeightedSpec(Spec):
@@ -46,6 +48,19 @@ class TermPlugin(Plugin):
     """False when its gradient is not the derivative of its value (a weight or a teacher is detached), so that only
     backpropagation gives it."""
 
+    made: dict[str, Any]
+    """The result of `prepare`; set before the first step, read from disk when a run is resumed."""
+
+    @property
+    def builds(self) -> bool:
+        """Whether `prepare` computes data before the first step."""
+        return False
+
+    def prepare(self, subject: AnySubject, task: Task, run: RunContext) -> dict[str, Any]:
+        """Builders read the original (the teacher, where a stage has one) here and return plain data (JSON); `subject`
+        must end unchanged."""
+        return {}
+
     def terms(self, step: Step) -> dict[str, Term]:
         """Named terms: per-sample sums with their denominators."""
         raise NotImplementedError
@@ -58,10 +73,23 @@ class TermPlugin(Plugin):
 class Objective(TermPlugin):
     """The source of forgetting."""
 
-    builds: ClassVar[bool] = False
-    """True when `prepare` computes data before the first step."""
-    made: dict[str, Any]
-    """The result of `prepare`; set before the first step, read from disk when a run is resumed."""
+    forgets: ClassVar[bool] = True
+    """False where it teaches a model what another says, so that nothing is to be forgotten and the last step is
+    kept."""
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """Whose outputs its reference gives; None for the model that the stage starts from."""
+        return None
+
+    @property
+    def epochs(self) -> float | None:
+        """Passes over its rows in place of those of the run."""
+        return None
+
+    def rows(self, task: Task) -> Sequence[Example] | None:
+        """The rows it draws from in place of the forget rows."""
+        return None
 
     @property
     def unbounded(self) -> bool:
@@ -71,10 +99,6 @@ class Objective(TermPlugin):
     def problems(self, task: Task) -> list[ExpungeError]:
         """Problems with the task; called before weights are loaded."""
         return []
-
-    def prepare(self, subject: AnySubject, task: Task, run: RunContext) -> dict[str, Any]:
-        """Builders read the original here and return plain data (JSON); `subject` must end unchanged."""
-        return {}
 
     def rollout(self, subject: AnySubject, draws: Sequence[Mapping[str, Example]],
                 seed: int) -> Sequence[Mapping[str, Example]]:
@@ -98,6 +122,13 @@ class Objective(TermPlugin):
 
 class Retain(TermPlugin):
     """A loss term on the retain side."""
+
+    own_rows: ClassVar[bool] = False
+    """True when `sides` makes all rows it reads, so that it needs none of the task's retain rows."""
+
+    def sides(self, task: Task, rng: random.Random) -> dict[str, Example]:
+        """Rows of one draw that it makes itself, by side; a builder makes them from `made`."""
+        return {}
 
 
 class Combine(Plugin):
@@ -258,6 +289,9 @@ class Sampler(Plugin):
 class Edit(Plugin):
     """Changes weights without a training loop."""
 
+    damages: ClassVar[bool] = False
+    """True when the model is of no use until a teacher has repaired it."""
+
     def problems(self, task: Task) -> list[ExpungeError]:
         """Problems with the task; called before weights are loaded."""
         return []
@@ -281,6 +315,11 @@ class Wrap(Plugin):
 
 class Guard(Wrap):
     """Forgets at inference; the guarded weights stay unchanged."""
+
+    @staticmethod
+    def inside(model: Any) -> Any:
+        """The plain model that a guarded one of this kind holds."""
+        raise NotImplementedError
 
 
 class Exact(Wrap):

@@ -14,9 +14,11 @@ from expunge.data.model_config import depth_of
 from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.methods.base import Exact, Optimizer
 from expunge.methods.recipe import Stage, training_stage
+from expunge.methods.teaching import is_guard, takes_guard_off, teaching_problems
 from expunge.models.load import empty_subject, made_by, subject_class
 from expunge.models.reference import ReferenceKind
 from expunge.needs import NEED_TEXTS, RowNeed, unmet
+from expunge.plugin import Plugin
 from expunge.records.base import Record
 from expunge.records.overview import Overview
 from expunge.records.prompt import PromptFormat
@@ -72,9 +74,9 @@ def make_plan(recipe: str, stages: Sequence[Stage], task: Task, encoder: Encoder
             steps.append(0)
             eval_every.append(0)
             continue
-        draws = stage.sampler.order(stage.sides(**sides), 0, settings.seed)
+        draws = stage.sampler.order(stage.sides(task, **sides), 0, settings.seed)
         epoch = steps_in(len(draws), settings.batch_size * settings.accumulate, stage.repeats)
-        steps.append(settings.total_steps(epoch))
+        steps.append(stage.total_steps(settings, epoch))
         eval_every.append(settings.steps_between_readings(steps[-1], epoch))
     counts = count_rows(task)
     return Plan(
@@ -123,10 +125,14 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, encoder: Encod
         PreflightError: with every problem found (exit code 3).
     """
     problems: list[ExpungeError] = []
-    wrapped, offered = made_by(config), subject_class(config).offers(config)
-    for stage in stages:
-        problems += _wrapped_problems(stage, wrapped)
-        wrapped = stage.wrap.card.name if stage.wrap is not None else wrapped
+    wrapped, offered = [made_by(config)], subject_class(config).offers(config)
+    for number, stage in enumerate(stages):
+        if is_guard(wrapped[-1]) and takes_guard_off(stages, number):
+            wrapped.append("")
+        else:
+            problems += _wrapped_problems(stage, wrapped[-1])
+            wrapped.append(stage.wrap.card.name if stage.wrap is not None else wrapped[-1])
+        problems += teaching_problems(stages, number, wrapped)
         lacking = [UsageError(f"{plugin.card.name} {NEED_TEXTS[need].why}.",
                               fix=plugin.fixes.get(need, NEED_TEXTS[need].fix))
                    for plugin in stage.plugins for need in unmet(plugin.model_needs, offered)[:1]]
@@ -146,7 +152,7 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, encoder: Encod
                      if settings.gradient_checkpointing and p.inside]
         problems += [UsageError(f"{p.card.name} reads retain rows, and the recipe has no retain term.",
                                 fix="Add one, such as retain_nll, or leave that option out.")
-                     for p in stage.perturb if p.asks_retain and not stage.retain]
+                     for p in stage.perturb if p.asks_retain and not stage.reads_retain]
         problems += _idle_problems(stage)
         problems += _estimate_problems(stage)
         depth = depth_of(config)
@@ -190,8 +196,8 @@ def _wrapped_problems(stage: Stage, wrapped: str) -> list[ExpungeError]:
 
 def _process_problems(stage: Stage) -> list[ExpungeError]:
     """Only the loop knows how to share its work; the others would each do all of it, in the same folder."""
-    source = stage.objective or stage.edit or stage.wrap
-    if processes.count() == 1 or source is None or (stage.objective is not None and not stage.objective.builds):
+    source: Plugin | None = next(iter(stage.builders.values()), stage.objective or stage.edit or stage.wrap)
+    if processes.count() == 1 or source is None or (stage.objective is not None and not stage.builders):
         return []
     why = "builds rows or targets before its first step" if stage.objective else "takes no steps that could be shared"
     return [UsageError(f"{source.card.name} {why}: it works in one process, and {processes.count()} were started.",

@@ -18,12 +18,14 @@ from expunge.methods.base import (
     Retain,
     Sampler,
     ScopePlugin,
+    TermPlugin,
     Wrap,
 )
 from expunge.models.reference import ReferenceKind, choose_reference
 from expunge.needs import ModelNeed, Need
 from expunge.plugin import METHODS, RECIPE_KINDS, SINGLE, SOURCES, Plugin
-from expunge.records.task import Example
+from expunge.records.settings import LoopSettings
+from expunge.records.task import Example, Task
 from expunge.registry import load
 from expunge.terms import Call, parse_sum
 
@@ -81,11 +83,29 @@ class Stage:
     @property
     def reference(self) -> ReferenceKind:
         """How the original's outputs are served."""
-        return choose_reference(self.needs, adapter=self.scope.adapter, live=self.rolls_out)
+        own = self.objective is not None and self.objective.teacher is not None
+        return choose_reference(self.needs, adapter=self.scope.adapter and not own, live=self.rolls_out)
 
-    def sides(self, forget: Sequence[Example], retain: Sequence[Example]) -> dict[str, Sequence[Example]]:
+    def sides(self, task: Task, forget: Sequence[Example], retain: Sequence[Example]) -> dict[str, Sequence[Example]]:
         """The rows its sampler draws from: those of a side that no term reads are left out."""
-        return {"forget": forget if self.objective else (), "retain": retain if self.retain else ()}
+        own = self.objective.rows(task) if self.objective else ()
+        return {"forget": forget if own is None else own, "retain": retain if self.reads_retain else ()}
+
+    @property
+    def reads_retain(self) -> bool:
+        """Whether a term reads the retain rows of the task."""
+        return not all(part.own_rows for part in self.retain)
+
+    @property
+    def builders(self) -> dict[str, TermPlugin]:
+        """Terms that compute data before the first step, by the name of the file that keeps it."""
+        named = [*((("made", self.objective),) if self.objective else ()), *((p.card.name, p) for p in self.retain)]
+        return {name: part for name, part in named if part.builds}
+
+    def total_steps(self, settings: LoopSettings, steps_per_epoch: int) -> int:
+        """Optimizer steps of its loop."""
+        epochs = self.objective.epochs if self.objective else None
+        return settings.total_steps(steps_per_epoch) if epochs is None else max(round(epochs * steps_per_epoch), 1)
 
     @property
     def kept_sides(self) -> set[str]:

@@ -37,12 +37,12 @@ class StageMethod(Method):
     def __init__(self, stage: Stage, subject: Subject, task: Task, forget: Sequence[Example],
                  retain: Sequence[Example], seed: int) -> None:
         self._stage, self._subject, self._task, self._seed = stage, subject, task, seed
-        self._rows = stage.sides(forget, retain)
-        self.forgets = stage.objective is not None
+        self._rows = stage.sides(task, forget, retain)
+        self.forgets = stage.objective is not None and stage.objective.forgets
         # A combiner may carry state, and the stage may be run again.
         self._combine = type(stage.combine)(stage.combine.spec)
         self.separate = stage.combine.separate
-        self._perturb = [p for p in stage.perturb if not p.idle] if self.forgets else []
+        self._perturb = [p for p in stage.perturb if not p.idle] if stage.objective is not None else []
         self.perturbs = bool(self._perturb)
         self.clip = getattr(stage.optimizer.spec, "clip", None)
         parts = (*((stage.objective,) if stage.objective else ()), *stage.retain)
@@ -62,8 +62,10 @@ class StageMethod(Method):
                 rng = stream(self._seed, "sides", epoch, i)
                 sides |= self._stage.objective.sides(draw["forget"], self._task, rng)
                 sides |= {s: draw[s] for p in self._perturb for s in p.reads if s not in sides}
-            if self._stage.retain:
+            if self._stage.reads_retain:
                 sides["retain"] = draw["retain"]
+            for part in self._stage.retain:
+                sides |= part.sides(self._task, stream(self._seed, part.card.name, epoch, i))
             draws.append(sides)
         return draws
 
@@ -110,9 +112,11 @@ class StageMethod(Method):
             self._combine.ready(epoch, partial(loss, micro), lambda: loss(self._retain_batches(epoch - 1)))
 
     def _retain_batches(self, epoch: int) -> list[Mapping[str, Batch]]:
-        encoder = self._subject.encoder
-        rows = [encoder.encode(draw["retain"]) for draw in self.order(epoch)]
-        return [{"retain": encoder.collate([rows[i] for i in part])} for part in encoder.batches(rows)]
+        encoder, draws = self._subject.encoder, self.order(epoch)
+        sides = dict.fromkeys(side for p in self._stage.retain for side in (p.reads if p.own_rows else ("retain",)))
+        rows = {side: [encoder.encode(draw[side]) for draw in draws] for side in sides}
+        return [{side: encoder.collate([rows[side][i] for i in part]) for side in sides}
+                for part in encoder.batches(next(iter(rows.values())))]
 
     def combine(self, grads: Gradients, epoch: int) -> Gradient:
         """One update from the step's gradients."""

@@ -222,11 +222,11 @@ def _joined(kept: Mapping[str, Tensor], batch: Batch) -> Tensor:
 class LiveReference(_Original):
     """The original weights run again: the base under a switched-off adapter, or a frozen copy."""
 
-    def __init__(self, subject: Subject, *, adapter: bool) -> None:
+    def __init__(self, subject: Subject, *, adapter: bool, apart: bool = False) -> None:
         self.kind = "adapter off" if adapter else "frozen copy"
         self._adapter = adapter
-        self._subject: AnySubject = subject if adapter else subject.around(
-            copy.deepcopy(subject.model).requires_grad_(False))
+        model = subject.model if adapter or apart else copy.deepcopy(subject.model)
+        self._subject: AnySubject = subject if adapter else subject.around(model.requires_grad_(False))
         self.checksum = self.current_checksum()
 
     def _asking(self) -> AbstractContextManager[object]:
@@ -272,11 +272,12 @@ def choose_reference(needs: Collection[str], *, adapter: bool, live: bool = Fals
 
 
 def build_reference(subject: Subject, kind: ReferenceKind, rows: Sequence[Row], *,
-                    likeliest: tuple[int, Sequence[Row]] = (0, ()),
+                    likeliest: tuple[int, Sequence[Row]] = (0, ()), apart: bool = False,
                     progress: Callable[[int], None] | None = None) -> Reference | None:
     """The reference of a kind that `choose_reference` chose; None when none is needed.
 
     Args:
+        apart: whether `subject` is another model than the one that is trained, so that no copy is needed.
         rows: all that will be asked about, for kinds that keep what the original says.
         likeliest: how many of the likeliest tokens reference.likeliest keeps, and in which rows.
     """
@@ -288,7 +289,7 @@ def build_reference(subject: Subject, kind: ReferenceKind, rows: Sequence[Row], 
         return CachedLikeliest(subject, rows, *likeliest, progress)
     if kind.startswith("cached states") and CachedStates.fits(subject, rows):
         return CachedStates(subject, rows, progress)
-    return LiveReference(subject, adapter=kind == "adapter off")
+    return LiveReference(subject, adapter=kind == "adapter off", apart=apart)
 
 
 def verify(reference: Reference | None) -> dict[str, str]:

@@ -82,7 +82,7 @@ class Task(Record):
     """Views of one unlearning problem. Every tuple may be empty except `forget`.
 
     `forget` and `retain` are what methods train on; `background` is what both twins were trained
-    on but unlearning never sees (so damage to it is collateral). An audit asks `probe_rows(split)`.
+    on; of all methods only `distil` reads it, elsewhere damage to it is collateral. An audit asks `probe_rows(split)`.
     """
 
     name: str

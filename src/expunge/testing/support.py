@@ -27,6 +27,7 @@ from torch import Tensor
 from expunge.data.refusals import REFUSALS
 from expunge.data.text_encoder import TokenBatch, TokenRow, collate
 from expunge.data.world import authors_task
+from expunge.methods.base import TermPlugin
 from expunge.methods.optimizers.adamw import AdamW
 from expunge.methods.recipe import Stage, parse, training_stage
 from expunge.methods.run_context import RunContext
@@ -38,6 +39,8 @@ from expunge.models.subject import AnySubject
 from expunge.models.tiny import build_subject
 from expunge.records.settings import RunSettings
 from expunge.records.task import Example, Task
+from expunge.registry import load
+from expunge.terms import parse_sum
 from expunge.training.checkpoint import Progress
 from expunge.training.fit import fit
 from expunge.training.gradients import Gradients, gradients
@@ -156,16 +159,17 @@ def fresh(subject: AnySubject = None) -> CausalLM:
 def stage_of(text: str) -> Stage:
     """The first stage of a recipe; a recipe without a source of forgetting only trains."""
     stage = training_stage(text) if text.startswith("retain_") else parse(text, DEPTH)[0]
-    if stage.objective is not None and stage.objective.builds:
-        stage.objective.made = made(stage.objective.text())
+    for part in stage.builders.values():
+        part.made = made(part.text())
     return replace(stage, optimizer=STEADY) if stage.optimizer.spec == AdamW().spec else stage
 
 
 @cache
-def made(objective: str) -> dict[str, Any]:
-    """What an objective's builder makes of the memoriser."""
-    source = parse(objective, DEPTH)[0].objective
-    assert source is not None
+def made(term: str) -> dict[str, Any]:
+    """What a builder, an objective or a retain term, makes of the memoriser."""
+    ((call,),) = parse_sum(term)
+    source = load(call.name)(**dict(call.options))
+    assert isinstance(source, TermPlugin)
     return json.loads(json.dumps(source.prepare(fresh(), small_task(), RunContext(settings=RunSettings(steps=30)))))
 
 
@@ -204,12 +208,13 @@ def train(recipe: str | Stage, *, steps: int, subject: CausalLM | None = None, f
           batch_size: int = 8, accumulate: int = 1, seed: int = 0, watch: int = 0, folder: Path | None = None,
           loop: Mapping[str, Any] | None = None, monitor: Callable[[], dict[str, float]] | None = None,
           on_step: Callable[[dict[str, Any]], None] | None = None,
-          prepare: Callable[[Scope, StageMethod], None] | None = None) -> Trained:
+          prepare: Callable[[Scope, StageMethod], None] | None = None, teacher: CausalLM | None = None) -> Trained:
     """Run a recipe through the package's own loop, on a copy of the memoriser unless a subject is given.
 
     Args:
         watch: steps between readings of both losses; 0 takes none.
         prepare: called with the scope and method before the first step, to tamper with them.
+        teacher: whose outputs the reference gives; those of the subject when left out.
     """
     _check_allowed()
     task = small_task()
@@ -224,7 +229,7 @@ def train(recipe: str | Stage, *, steps: int, subject: CausalLM | None = None, f
     scope = stage.scope.apply(subject, token_rows(subject, forget, retain))
     schedule = Schedule(method.order, subject.encoder, batch_size, accumulate, method.rollout, stage.repeats)
     rows = schedule.token_rows(steps, stage.kept_sides)
-    reference = build_reference(subject, stage.reference, rows, likeliest=(stage.likeliest[0], rows))
+    reference = build_reference(teacher or subject, stage.reference, rows, likeliest=(stage.likeliest[0], rows))
     if prepare:
         prepare(scope, method)
     readings = [both_losses(subject)] if watch else []

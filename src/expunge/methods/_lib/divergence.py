@@ -7,6 +7,7 @@ Legend: N supervised tokens (flat), V vocabulary, K likeliest tokens.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from expunge.models import fast
@@ -42,6 +43,18 @@ def _kl(target_NV: Tensor, logits_NV: Tensor) -> Tensor:
     log_q_NV, log_p_NV = raised(target_NV).log_softmax(-1), raised(logits_NV).log_softmax(-1)
     q_NV = log_q_NV.exp()
     return (log_q_NV - log_p_NV).masked_fill(q_NV == 0, 0.0).mul(q_NV).sum(-1)
+
+
+def tempered(target_NV: Tensor, logits_NV: Tensor, temperature: float, *, reverse: bool = False) -> Tensor:
+    """T^2 KL(q || p) of every row in nats at temperature T, or T^2 KL(p || q) with `reverse`; shape N.
+
+    Both softened by T (Hinton et al. 2015); the factor keeps the gradient's size. No gradient goes to q.
+    """
+    log_q_NV = (raised(target_NV).detach() / temperature).log_softmax(-1)
+    log_p_NV = (raised(logits_NV) / temperature).log_softmax(-1)
+    first, second = (log_p_NV, log_q_NV) if reverse else (log_q_NV, log_p_NV)
+    gap_NV = (first - second).masked_fill(first == -torch.inf, 0.0)  # 0 log 0 counts as 0
+    return temperature ** 2 * (first.exp() * gap_NV).sum(-1)
 
 
 def coarse_kl(target: Likeliest, source: LogitSource) -> Tensor:

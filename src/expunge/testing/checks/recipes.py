@@ -76,7 +76,7 @@ def neighbours_in_a_batch_change_nothing(plugin: type[Plugin]) -> None:
     draws = draws_of(stage, moved(), 5)
     long = draws[0] | {side: e.model_copy(update={"id": f"long {side}", "answer": e.answer * 4})
                        for side, e in draws[0].items()}
-    if stage.objective is not None and stage.objective.builds:  # it may know the rows of its task only
+    if stage.builders:  # it may know the rows of its task only
         long = max(draws_of(stage, moved(), 12), key=lambda d: max(len(e.answer) for e in d.values()))
     crowd = [long, *reversed(draws)]
     together = sums(stage, crowd)
