@@ -28,6 +28,7 @@ from expunge.models.scope import Scope
 from expunge.models.subject import Subject
 from expunge.output import check_resumable, prepare_output
 from expunge.records.base import read_json, write_json
+from expunge.records.costs import share_of_retraining
 from expunge.records.run import RunFolder, RunRecord, environment
 from expunge.records.settings import RunSettings, TrainSettings
 from expunge.records.task import Task
@@ -149,6 +150,8 @@ def run_stages(plan: Plan, stages: Sequence[Stage], subject: Subject, task: Task
         if len(stages) > 1:
             done = (*record.stages, {k: getattr(record, k) for k in STAGE_FIGURES})
             record = record.model_copy(update={"stages": done, "timing": _summed(done)})
+        if last and record.kind == "forget":
+            record = record.model_copy(update={"timing": record.timing | share_of_retraining(record, task)})
         if processes.is_main():
             # Before the checkpoint goes: a kill between the two must not repeat the whole run.
             (record if last else record.model_copy(update={"status": "running"})).write(folder.record)
@@ -164,7 +167,9 @@ def _summed(stages: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Steps and seconds of all stages together."""
     steps, seconds = (sum(s["timing"].get(k, 0.0) for s in stages) for k in ("steps", "train_s"))
     tokens = sum(s["timing"].get("tokens_per_s", 0.0) * s["timing"].get("train_s", 0.0) for s in stages)
-    return {"steps": steps, "train_s": round(seconds, 3), "tokens_per_s": round(tokens / max(seconds, 1e-9), 1)}
+    known = {"positions": sum(s["timing"]["positions"] for s in stages)} if all(
+        "positions" in s["timing"] for s in stages) else {}
+    return {"steps": steps, "train_s": round(seconds, 3), "tokens_per_s": round(tokens / max(seconds, 1e-9), 1)} | known
 
 
 def _run_without_loop(stage: Stage, subject: Subject, task: Task, record: RunRecord,
@@ -183,7 +188,8 @@ def _run_without_loop(stage: Stage, subject: Subject, task: Task, record: RunRec
         reason = f"built by {stage.wrap.card.name}"
     return subject, record.model_copy(update={
         "status": "finished", "reason": reason, "best": figures, "peak_memory_bytes": peak_memory(),
-        "timing": {"steps": 0, "train_s": round(time.perf_counter() - began, 3), "tokens_per_s": 0.0}})
+        "timing": {"steps": 0, "train_s": round(time.perf_counter() - began, 3), "tokens_per_s": 0.0}
+        | ({"positions": 0} if stage.edit is not None and stage.edit.damages else {})})
 
 
 @contextmanager
@@ -252,7 +258,8 @@ def _figures(progress: Progress, loop: Loop, scope: Scope, reference: dict[str, 
     return {
         "status": "finished", "reason": progress.reason,
         "timing": {"steps": progress.step, "train_s": round(progress.seconds, 3),
-                   "tokens_per_s": round(progress.tokens / max(progress.seconds, 1e-9), 1)},
+                   "tokens_per_s": round(progress.tokens / max(progress.seconds, 1e-9), 1),
+                   "positions": progress.positions},
         "peak_memory_bytes": peak_memory(), "reference": reference, "parameters": scope.counts(),
         "alarms": tuple(progress.alarms),
         "best": {"rule": loop.stop.describe(best, progress.start), "start": progress.start,

@@ -144,3 +144,19 @@ def test_an_adapter_is_taught(saved: Path, tmp_path: Path) -> None:
     assert lines[0]["terms"]["distil"] > 1e-3
     assert (tmp_path / "run" / "model" / "adapter_model.safetensors").exists()
     assert loss(load_subject(tmp_path / "run"), few().retain) > 0
+
+
+def test_cost_is_a_share_of_retraining(tmp_path: Path) -> None:
+    """By positions that gradients were taken at; only where the training of the original is known."""
+    task = few()
+    expunge.train("tiny", task=task, out=tmp_path / "original", steps=4, batch_size=18)
+    trained = RunRecord.read(tmp_path / "original" / "record.json")
+    sizes = len(task.training_rows("retain")), len(task.training_rows("full"))
+    for recipe in ("ga + retain_nll", "ga + retain_nll + sam", "ga >> shrink_perturb >> distil"):
+        done = run(tmp_path / "original", recipe, tmp_path / recipe.replace(" ", ""))
+        share = done.timing["positions"] / trained.timing["positions"] / (sizes[0] / sizes[1])
+        assert done.timing["of_retraining"] == pytest.approx(share, abs=1e-4) and 0 < share < 1
+    plain, sam = (RunRecord.read(tmp_path / name / "record.json").timing["positions"]
+                  for name in ("ga+retain_nll", "ga+retain_nll+sam"))
+    assert 1.2 * plain < sam < 2 * plain, "the forget side runs twice"
+    assert "of_retraining" not in run(tmp_path / "original", "ssd", tmp_path / "ssd", lr=None).timing

@@ -52,7 +52,8 @@ class RunRecord(Record):
     """Why the loop ended, in words."""
     created: str = Field(default_factory=now)
     timing: dict[str, float] = Field(default_factory=dict)
-    """steps, train_s, tokens_per_s."""
+    """steps, train_s, tokens_per_s; positions that gradients were taken at, where every stage counts them, and
+    of_retraining, their share of those of training without the forget rows, where the original's training is known."""
     peak_memory_bytes: int = 0
     reference: dict[str, str] = Field(default_factory=dict)
     """How the original's outputs were served and the checksum that shows it never moved."""
@@ -73,7 +74,8 @@ class RunRecord(Record):
             ("task", self.task), ("model", self.model), ("seed", self.seed),
             ("status", self.status + (f": {self.reason}" if self.reason else "")),
             ("steps", int(self.timing.get("steps", 0))), ("kept step", kept.get("step")), *readings,
-            ("seconds", self.timing.get("train_s")), *(("alarm", alarm) for alarm in self.alarms)])
+            ("seconds", self.timing.get("train_s")),
+            ("share of retraining", self.timing.get("of_retraining")), *(("alarm", alarm) for alarm in self.alarms)])
 
     @property
     def unfinished(self) -> str:

@@ -50,6 +50,7 @@ def _work(record: RunRecord) -> str:
         f"{timing['steps']:g} steps" if "steps" in timing else "",
         f"{timing['train_s']:,.0f} s" if "train_s" in timing else "",
         f"{timing['tokens_per_s']:,.0f} tokens/s" if "tokens_per_s" in timing else "",
+        f"{timing['of_retraining']:.0%} of the gradients of retraining" if "of_retraining" in timing else "",
         f"{record.peak_memory_bytes / 2**30:.2f} GiB peak memory" if record.peak_memory_bytes else "",
     ]
     return ", ".join(part for part in parts if part)

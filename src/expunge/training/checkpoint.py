@@ -23,6 +23,8 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     tokens: int = 0
+    positions: int = 0
+    """Positions that gradients were taken at: each of `tokens` as often as the method asks."""
     start: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] | None = None
     alarms: list[str] = field(default_factory=list)

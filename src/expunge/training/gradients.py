@@ -54,6 +54,8 @@ class Gradients:
     losses: dict[str, float]
     """Weighted loss of each role; one entry "both" if only the sum was computed."""
     nll: dict[str, float] = field(default_factory=dict)
+    positions: int = 0
+    """Positions that gradients were taken at, over all passes and processes; a pass forward alone counts a third."""
 
     def total(self) -> Gradient:
         return self.together or [f + r for f, r in zip(self.forget, self.retain, strict=True)]
@@ -109,7 +111,7 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
     one_by_one = _one_by_one(method, subject.device)
     turns: tuple[Role | None, ...] = (only,) if only else BOTH if one_by_one else (None,)
     sums: dict[Any, list[Tensor]] = {}
-    total = Gradients([], [], [], {}, {})
+    total, asked = Gradients([], [], [], {}, {}), set[str]()
     subject.train()
     try:
         for batches, turn in product(share(micro, subject.encoder), turns):
@@ -117,6 +119,7 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
             with accelerator.autocast():
                 terms = method.terms(step, turn)
                 named = reduce_terms(terms, counts)
+            asked |= {t.term.side for t in terms}
             losses = {role: weighted_sum(terms, named, role) for role in roles if turn is None or role in (turn, None)}
             _differentiate(losses, parameters, sums)
             total.note(named, losses, step, counts)
@@ -128,6 +131,7 @@ def gradients(method: Method, subject: Subject, scope: Scope, reference: Referen
     zeros = {role: sums.get(role) or [torch.zeros_like(p) for p in parameters] for role in roles}
     processes.add([total for parts in zeros.values() for total in parts])
     total.add_up()
+    total.positions = sum(counts[side, "positions"] for side in asked | total.nll.keys())
     total.forget, total.retain, total.together = (zeros.get(r, []) for r in ("forget", "retain", None))
     return total
 
@@ -158,7 +162,7 @@ def perturbed(method: Method, scope: Scope, estimate: Estimate, step: int, total
     forget = method.perturb(scope, plain, step, total)
     first = seen[0] if seen else retain
     return Gradients(forget, retain.retain, [], first.values | retain.values, first.losses | retain.losses,
-                     first.nll | retain.nll)
+                     first.nll | retain.nll, retain.positions + sum(one.positions for one in seen))
 
 
 def _one_by_one(method: Method, device: torch.device) -> bool:

@@ -95,6 +95,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
                                method.separate or evaluate or index == 0, accelerator)
             grads = perturbed(method, scope, estimate, index, loop.steps) if method.perturbs else estimate()
             line |= grads.describe()
+            positions = grads.positions
             bad = [n for n, v in grads.values.items() if not math.isfinite(v)]
             fine = not bad and all(math.isfinite(line.get(f"grad_norm_{role}", 0.0)) for role in BOTH)
             if fine:
@@ -137,6 +138,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
                     progress.reason, progress.stopped = reason, True
             line["seconds"] = time.perf_counter() - started
             progress.seconds += line["seconds"]
+            progress.positions += positions
             progress.tokens += sum(b.count("positions") for m in micro for b in m.values())
             log.write(json.dumps(line) + "\n")
             log.flush()

@@ -121,6 +121,7 @@ def zeroth(method: Method, subject: Subject, scope: Scope, reference: Reference 
     values, weighted, nll = ({k: sum(getattr(g, part)[k] for g in seen) / len(seen) for k in getattr(seen[0], part)}
                              for part in ("values", "losses", "nll"))
     mean = Gradients([], [], [], values, weighted, nll)
+    mean.positions = len(seen) * sum(counts[side, "positions"] for side in nll) // 3
     estimates = {role: Directions(parameters, seeds, slopes[role], scales, masks) for role in roles}
     if separate or only:
         mean.forget, mean.retain = estimates.get("forget", []), estimates.get("retain", [])
