@@ -65,6 +65,9 @@ def test_every_recipe_of_the_portfolio_is_one() -> None:
     with pytest.raises(UsageError):
         check_portfolio((OpenRecipe("wrong", "npoo + adamw(lr={lr})"),), 4)
     assert middle(space_of(PORTFOLIO[0], 3.2e-2))["lr"] == pytest.approx((5e-4 * 1.6e-2) ** 0.5, rel=0.01)
+    taught = next(entry for entry in PORTFOLIO if "teach" in entry.space)
+    assert middle(space_of(taught, 4e-3))["teach"] == pytest.approx(2e-3)
+    assert " >> distil(epochs=8) + adamw(lr=0.002)" in taught.filled(middle(space_of(taught, 4e-3)))
 
 
 def plain(name: str, value: float, **controls: float | None) -> Score:

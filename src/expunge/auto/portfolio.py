@@ -14,11 +14,14 @@ GENTLE, STRONG = 1 / 64, 1 / 2
 """Range of learning rates, as shares of the one that the model was trained with."""
 UNKNOWN_RATE = ("log", 3e-6, 3e-4)
 """Where that is not known: from usual fine-tuning of large models to that of small ones."""
+TEACHING = 1 / 4
+"""Least learning rate of teaching damaged weights again, as such a share; at most it is that of the training."""
+UNKNOWN_TEACHING = ("log", 2e-5, 1e-3)
 
 
 @dataclass(frozen=True)
 class OpenRecipe:
-    """A recipe whose open options stand in braces. `lr` is that of unlearning."""
+    """A recipe whose open options stand in braces. `lr` is the rate of unlearning, `teach` that of distilling."""
 
     name: str
     recipe: str
@@ -34,14 +37,19 @@ PORTFOLIO = (
     OpenRecipe("simnpo", "simnpo + retain_nll(weight={weight}) + adamw(lr={lr})", {"weight": ("choice", 1, 3)}),
     OpenRecipe("ce_u", "ce_u + retain_nll(weight={weight}) + adamw(lr={lr})", {"weight": ("choice", 1, 2)}),
     OpenRecipe("undial", "undial + retain_nll(weight={weight}) + adamw(lr={lr})", {"weight": ("choice", 1, 3)}),
+    OpenRecipe("npo distilled", "npo + retain_nll(weight=3) + adamw(lr={lr}) >> shrink_perturb(alpha={alpha}, beta=0) "
+               ">> distil(epochs={epochs}) + adamw(lr={teach})",
+               {"teach": UNKNOWN_TEACHING, "alpha": ("choice", 0.3, 0.8, 0.5), "epochs": ("choice", 15, 4, 8)}),
     OpenRecipe("npo sam", "npo + retain_nll(weight={weight}) + sam + adamw(lr={lr})", {"weight": ("choice", 1, 3)}),
 )
 
 
 def space_of(entry: OpenRecipe, training_rate: float | None) -> dict[str, tuple[Any, ...]]:
     """Everything that is drawn for a recipe, `lr` among it."""
-    rates = UNKNOWN_RATE if training_rate is None else ("log", training_rate * GENTLE, training_rate * STRONG)
-    return {"lr": rates, **entry.space}
+    if training_rate is None:
+        return {"lr": UNKNOWN_RATE, **entry.space}
+    teach = {"teach": ("log", training_rate * TEACHING, training_rate)} if "teach" in entry.space else {}
+    return {"lr": ("log", training_rate * GENTLE, training_rate * STRONG), **entry.space, **teach}
 
 
 def middle(space: Space) -> dict[str, Any]:
