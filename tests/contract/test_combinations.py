@@ -60,7 +60,7 @@ def random_recipe(number: int) -> str:
     chosen = [*one_of("objective", rng, left_out=0.0), *one_of("retain", rng, left_out=0.4),
               *one_of("combine", rng, left_out=0.3), *one_of("optimizer", rng, left_out=0.2),
               *one_of("scope", rng, left_out=0.3), *one_of("sampler", rng, left_out=0.6),
-              *one_of("perturb", rng, left_out=0.5)]
+              *one_of("perturb", rng, left_out=0.5), *one_of("stop", rng, left_out=0.8)]
     if rng.random() < 0.15:
         chosen += one_of("perturb", rng, left_out=0.0)
     if rng.random() < 0.1:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from expunge.data.encoder import Row
 from expunge.errors import ExpungeError
@@ -210,6 +211,40 @@ class Perturb(Plugin):
         restored on exit, also after an exception.
         """
         raise NotImplementedError
+
+
+class Stop(Plugin):
+    """Decides, step by step, which forget rows still count.
+
+    The terms of the others are multiplied by 0. Means are still taken over all rows: the push fades as rows are done.
+    """
+
+    def begin(self, subject: AnySubject, task: Task, rows: Sequence[Example]) -> None:
+        """Called before the first step, also of a resumed run, with the model that the stage starts from.
+
+        Args:
+            rows: all that the stage draws from.
+        """
+
+    def weights(self, ids: Sequence[str], losses_B: Tensor) -> Tensor:
+        """1 for a row that counts and 0 for one that is done, shape B.
+
+        Args:
+            ids: of the rows of a micro-batch.
+            losses_B: their losses at this moment, in nats per supervised token.
+        """
+        raise NotImplementedError
+
+    def figures(self) -> dict[str, float]:
+        """Figures of this step for the log; called once at its end."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """State for a resumed run: tensors and numbers. Every run has its own instance."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
 
 
 Parameters = Sequence[torch.nn.Parameter] | Sequence[dict[str, Any]]

@@ -148,6 +148,7 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, encoder: Encod
         if stage.wrap is not None:
             problems += stage.wrap.problems(task, config)
         problems += _process_problems(stage)
+        problems += _stop_problems(stage)
         problems += [without_checkpointing(p.card.name) for p in stage.perturb
                      if settings.gradient_checkpointing and p.inside]
         problems += [UsageError(f"{p.card.name} reads retain rows, and the recipe has no retain term.",
@@ -202,6 +203,20 @@ def _process_problems(stage: Stage) -> list[ExpungeError]:
     why = "builds rows or targets before its first step" if stage.objective else "takes no steps that could be shared"
     return [UsageError(f"{source.card.name} {why}: it works in one process, and {processes.count()} were started.",
                        fix="Start it without a launcher.")]
+
+
+def _stop_problems(stage: Stage) -> list[ExpungeError]:
+    """A rule for forget rows where none is read, or where a process sees only its share of them."""
+    if stage.stop is None or stage.objective is None:
+        return []
+    name, source = stage.stop.card.name, stage.objective.card.name
+    if not stage.objective.forgets or "forget" not in stage.objective.reads:
+        return [UsageError(f"{name} cannot be combined with {source}.",
+                           f"It looks at the answers of forget rows, and {source} reads none of them.",
+                           "Leave it out, or take an objective such as npo.")]
+    return [UsageError(f"{name} works in one process, and {processes.count()} were started.",
+                       "It follows the losses of all rows, and each process sees only its own.",
+                       "Start it without a launcher.")] if processes.count() > 1 else []
 
 
 def _idle_problems(stage: Stage) -> list[ExpungeError]:

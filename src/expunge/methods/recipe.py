@@ -18,6 +18,7 @@ from expunge.methods.base import (
     Retain,
     Sampler,
     ScopePlugin,
+    Stop,
     TermPlugin,
     Wrap,
 )
@@ -42,6 +43,7 @@ class Stage:
     """A guard, or exact retraining."""
     retain: tuple[Retain, ...] = ()
     perturb: tuple[Perturb, ...] = ()
+    stop: Stop | None = None
     combine: Combine
     optimizer: Optimizer
     scope: ScopePlugin
@@ -53,7 +55,8 @@ class Stage:
     def plugins(self) -> tuple[Plugin, ...]:
         """All of them, the source first."""
         source = tuple(p for p in (self.objective, self.edit, self.wrap) if p is not None)
-        return (*source, *self.retain, *self.perturb, self.combine, self.optimizer, self.scope, self.sampler)
+        stop = (self.stop,) if self.stop is not None else ()
+        return (*source, *self.retain, *self.perturb, *stop, self.combine, self.optimizer, self.scope, self.sampler)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -193,7 +196,7 @@ def _stage(calls: Sequence[Call], depth: int) -> Stage:
                   f"{taken[p.card.kind]} stands in for the {p.card.name} of {bringer}."
                   for p in group if bringer and taken.get(p.card.kind) != p.card.name]
     by_kind: dict[str, list[Any]] = {k: [p for p in plugins if p.card.kind == k] for k in RECIPE_KINDS}
-    for kind in SINGLE:
+    for kind in (*SINGLE, "stop"):
         if len(by_kind[kind]) > 1:
             raise UsageError(f"A stage has one {kind}, and this has "
                              f"{' and '.join(p.card.name for p in by_kind[kind])}.",
@@ -205,6 +208,7 @@ def _stage(calls: Sequence[Call], depth: int) -> Stage:
         wrap=next(iter(by_kind["guard"] + by_kind["exact"]), None),
         retain=tuple(p for p in by_kind["retain"] if p.spec.weight > 0),
         perturb=tuple(by_kind["perturb"]),
+        stop=next(iter(by_kind["stop"]), None),
         combine=by_kind["combine"][0], optimizer=by_kind["optimizer"][0],
         scope=by_kind["scope"][0], sampler=by_kind["sampler"][0], notes=tuple(notes),
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
 from expunge.data.encoder import Batch
-from expunge.methods.base import Perturb
+from expunge.methods.base import Perturb, Stop
 from expunge.methods.recipe import Stage
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
@@ -44,6 +45,9 @@ class StageMethod(Method):
         self.separate = stage.combine.separate
         self._perturb = [p for p in stage.perturb if not p.idle] if stage.objective is not None else []
         self.perturbs = bool(self._perturb)
+        self._stop = None if stage.stop is None else type(stage.stop)(stage.stop.spec)
+        if self._stop is not None:
+            self._stop.begin(subject, task, self._rows["forget"])
         self.clip = getattr(stage.optimizer.spec, "clip", None)
         parts = (*((stage.objective,) if stage.objective else ()), *stage.retain)
         self._parts: list[tuple[Any, Role]] = [(p, "retain" if p.card.kind == "retain" else "forget") for p in parts]
@@ -84,8 +88,18 @@ class StageMethod(Method):
 
     def terms(self, step: Step, only: Role | None = None) -> list[WeightedTerm]:
         """All named terms with role and weight. Names stay unique: two plug-ins never share one."""
-        return [WeightedTerm(name, role, part.spec.weight, term)
-                for part, role in self._parts if only in (None, role) for name, term in part.terms(step).items()]
+        found = [WeightedTerm(name, role, part.spec.weight, term)
+                 for part, role in self._parts if only in (None, role) for name, term in part.terms(step).items()]
+        return found if self._stop is None or only == "retain" else self._stopped(self._stop, step, found)
+
+    @staticmethod
+    def _stopped(stop: Stop, step: Step, terms: list[WeightedTerm]) -> list[WeightedTerm]:
+        """The terms of forget rows that are done count 0; rows of other sides stand in the order of the forget rows."""
+        answers = step.answers("forget")
+        weights_B = stop.weights([row.id for row in answers.batch.rows],
+                                 -answers.row_means(answers.detached_logp()))
+        return [t if t.role == "retain" else replace(t, term=replace(t.term, sum_B=t.term.sum_B * weights_B))
+                for t in terms]
 
     def perturb(self, scope: Scope, plain: Oracle, step: int, total: int) -> Gradient:
         """The forget gradient under every perturbation: the first named is the outermost."""
@@ -129,16 +143,19 @@ class StageMethod(Method):
         return self._combine.around_step(scope, optimizer)
 
     def figures(self) -> dict[str, float]:
-        return self._combine.figures()
+        return self._combine.figures() | (self._stop.figures() if self._stop is not None else {})
 
     def state(self) -> dict[str, Any]:
         kept = {part.card.name: held for part in self._perturb if (held := part.state())}
-        return self._combine.state() | ({"perturb": kept} if kept else {})
+        stop = self._stop.state() if self._stop is not None else {}
+        return self._combine.state() | ({"perturb": kept} if kept else {}) | ({"stop": stop} if stop else {})
 
     def restore(self, state: Mapping[str, Any]) -> None:
         for part in self._perturb:
             if part.card.name in state.get("perturb", {}):
                 part.restore(state["perturb"][part.card.name])
+        if self._stop is not None and "stop" in state:
+            self._stop.restore(state["stop"])
         self._combine.restore(state)
 
     def probing(self, step: int, total: int) -> Probing | None:
