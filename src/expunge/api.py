@@ -15,7 +15,7 @@ from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.exact.deletion import trained_on_task
 from expunge.methods.base import Exact
 from expunge.methods.plan import Plan, announce, make_plan, preflight
-from expunge.methods.recipe import exact_stage, parse, training_stage
+from expunge.methods.recipe import parse, trainer_stage
 from expunge.models.checks import check_model
 from expunge.models.load import config_from, load_encoder, load_subject, resolve
 from expunge.models.places import check_place
@@ -71,8 +71,8 @@ def train(
             train from scratch; then the tokenizer is trained on all texts of the task, for both twins alike.
         task: a name, a run folder (its rows are meant) or a Task, such as `load_task(forget=...)` makes of files.
         out: folder of the run.
-        method: an exact method such as "sisa(shards=3)", so that rows can be deleted later; plain
-            likelihood training when left out.
+        method: "retain_nll", plain likelihood training, with modifiers such as "retain_nll + lora(rank=8)"; or an exact
+            method such as "sisa(shards=3)", so that rows can be deleted later.
         data_dir: folder with the files of a published data set.
         settings: options of the run; those given by name come before its own.
         resume, overwrite, dry_run, reporter, on_step, track: as in `forget`.
@@ -87,14 +87,14 @@ def train(
     scratch = is_fresh(model)
     if not scratch:
         check_place(model, SIZES)
-    if method and scratch:
+    stage = trainer_stage(method or "retain_nll", settings.lr, 2e-3 if scratch else 1e-5)
+    if scratch and (isinstance(stage.wrap, Exact) or stage.scope.adapter):
         raise UsageError(f"{method} needs a model to start from, and {model} is a config.",
+                         "An adapter changes little of a model." if stage.scope.adapter else
                          "A tokenizer trained on the task's rows would keep what a deletion takes away.",
                          "Train or fetch a base on other rows first, and name its folder.")
-    if method:
-        processes.refuse_several(method)
-    stage = exact_stage(method, settings.lr) if method else training_stage().with_learning_rate(
-        settings.lr if settings.lr is not None else (2e-3 if scratch else 1e-5))
+    if isinstance(stage.wrap, Exact):
+        processes.refuse_several(method or "")
     usual = epochs_from_scratch(config_from(model)) if scratch else 5
     settings = _resolved(settings, task, epochs=settings.epochs or usual)
     chosen = task.training_rows(settings.split)

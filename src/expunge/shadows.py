@@ -10,23 +10,24 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from expunge import api, processes
 from expunge.console import Reporter, default_reporter
 from expunge.data.model_config import depth_of
 from expunge.errors import UsageError
-from expunge.methods.recipe import parse
-from expunge.metrics.population import forgetting_quality, klom, margin, population, summary, ulira
+from expunge.exact.deletion import trained_on_task
+from expunge.methods.base import Exact
+from expunge.methods.recipe import parse, trainer_stage
+from expunge.metrics.exposure import assess
+from expunge.metrics.population import margin
 from expunge.metrics.rows import mean_logp
 from expunge.models.load import config_from, load_subject, read_config
-from expunge.models.sizes import is_fresh
+from expunge.models.places import check_place
+from expunge.models.sizes import SIZES, is_fresh
 from expunge.models.tiny import build_for
 from expunge.output import check_same, prepare_output, refuse_output
 from expunge.probes.likelihood import Likelihood
@@ -38,11 +39,11 @@ from expunge.records.task import Example, Task
 from expunge.runs import device
 from expunge.seeding import derive, stream
 
-Floats = NDArray[np.float64]
 State = Literal["forgotten", "kept", "out"]
 CYCLE: tuple[State, ...] = ("forgotten", "kept", "out", "out")
 WORLD = "authors(forget=8, retain=8, holdout=8, neighbours=0)"
 """Sixteen entities in the pool: small enough for hundreds of trainings."""
+TRAINER = "retain_nll"
 
 
 def entity_of(row: Example) -> str:
@@ -59,11 +60,14 @@ def pool_of(task: Task) -> tuple[Example, ...]:
     rows = task.forget + task.holdout
     about = {row.id: entity_of(row) for row in rows}
     names = {row.entity for row in rows if row.entity}
+    # Whole words, so that Ann is not named by Anna; scripts without spaces have no such ends.
+    whole = {name: re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])") for name in names}
 
     def alone(row: Example) -> bool:
         others = names - {row.entity}
         return (not any(about.get(link, entity_of(row)) != entity_of(row) for link in row.links)
-                and not any(name in row.answer or name in row.prompt for name in others))
+                and not any(named.search(row.answer) or named.search(row.prompt)
+                            for name, named in whole.items() if name in others))
 
     return tuple(row for row in rows if alone(row))
 
@@ -90,7 +94,8 @@ def shadow_task(task: Task, pool: Sequence[Example], states: Mapping[str, State]
 
 
 def make_shadows(methods: str | Sequence[str], *, out: str | Path, count: int = 32, task: Task | str = WORLD,
-                 model: str | Path = "tiny", train_epochs: float = 30, train_lr: float | None = None,
+                 model: str | Path = "tiny", trainer: str = TRAINER, train_epochs: float = 30,
+                 train_lr: float | None = None,
                  settings: RunSettings | None = None, resume: bool = False, overwrite: bool = False,
                  dry_run: bool = False, reporter: Reporter | None = None, **options: Any) -> Shadows:
     """Train `count` shadows, retrain each without its forget rows, unlearn it by each method; then attack.
@@ -100,9 +105,12 @@ def make_shadows(methods: str | Sequence[str], *, out: str | Path, count: int = 
         out: folder of the margins.
         count: how many shadows, a multiple of 4.
         task: a name, a run folder or a Task, whose forget and holdout rows are dealt out.
-        model: a size or config, initialised anew for every shadow, or a model folder to start from.
-        train_epochs, train_lr: of originals and retrained twins (3e-3 from new weights); batches there are three
-            times `batch_size`.
+        model: a size or config, initialised anew for every shadow, or a model folder or hub name to start from, which
+            must never have met the rows.
+        trainer: how originals and retrained twins are trained, as `train(method=...)` has it: "retain_nll",
+            "retain_nll + lora(rank=8)", or an exact method.
+        train_epochs, train_lr: of originals and retrained twins (by default 3e-3 from new weights, 1e-4 with an
+            adapter, else 1e-5); batches there are three times `batch_size`.
         settings, options: of unlearning, as in `forget`. The last step is kept: to choose one would need rows to
             look at.
         resume: go on in `out`; finished models are not made again.
@@ -122,12 +130,13 @@ def make_shadows(methods: str | Sequence[str], *, out: str | Path, count: int = 
     entities = sorted({entity_of(r) for r in pool})
     scratch = is_fresh(model)
     depth = config_from(model).get("num_hidden_layers", 4) if scratch else depth_of(read_config(model)) or 4
-    _check(methods, entities, count, depth)
-    rate = train_lr if train_lr is not None or not scratch else 3e-3
+    _check(methods, entities, count, depth, len(task.forget + task.holdout) - len(pool))
+    _check_start(model, task, trainer, scratch)
+    rate = train_lr if train_lr is not None or "lr=" in trainer else usual_rate(trainer, scratch)
     training = TrainSettings(epochs=train_epochs, lr=rate, batch_size=3 * settings.batch_size)
     states = assign(entities, count, settings.seed)
     asked = settings.model_dump(mode="json") | {"lr": settings.lr, "count": count, "train_epochs": train_epochs,
-                                                "train_lr": rate}
+                                                "train_lr": rate, "trainer": trainer}
     made = Shadows(methods=methods, model=str(model), settings=asked, task=task.name, points=len(pool),
                     task_fingerprint=task.fingerprint, seed=settings.seed, environment=environment(),
                     states=tuple(states), trainings=count * (2 + len(methods)))
@@ -141,7 +150,8 @@ def make_shadows(methods: str | Sequence[str], *, out: str | Path, count: int = 
     tick = reporter.task(f"runs of {count} shadows", made.trainings)
     for number, chosen in enumerate(states):
         began = time.perf_counter()
-        shadow = _Shadow(number, out, shadow_task(task, pool, chosen), pool, chosen, methods, training, settings)
+        shadow = _Shadow(number, out, shadow_task(task, pool, chosen), pool, chosen, methods, training, settings,
+                         trainer)
         missing = [name for name in (RETRAINED, *methods, ORIGINAL) if not shadow.rows(name).exists()]
         tick(2 + len(methods) - len(missing))
         if missing:
@@ -172,6 +182,7 @@ class _Shadow:
     methods: Sequence[str]
     training: TrainSettings
     settings: RunSettings
+    trainer: str
 
     @property
     def work(self) -> Path:
@@ -210,19 +221,44 @@ class _Shadow:
     def _train(self, start: str | Path, split: TrainSplit) -> Path:
         place = self.work / split
         api.train(start, task=self.task, out=place, settings=self.training, split=split, resume=place.exists(),
-                  seed=derive(self.settings.seed, split, self.number))
+                  seed=derive(self.settings.seed, split, self.number),
+                  method=None if self.trainer == TRAINER else self.trainer)
         return place
 
 
-def _check(methods: Sequence[str], entities: Sequence[str], count: int, depth: int) -> None:
+def usual_rate(trainer: str, scratch: bool) -> float | None:
+    """Peak learning rate of originals and twins where neither --train-lr nor the trainer names one; None is its own."""
+    stage = trainer_stage(trainer, None, 1e-5)
+    if isinstance(stage.wrap, Exact):
+        return None
+    return 3e-3 if scratch else 1e-4 if stage.scope.adapter else 1e-5
+
+
+def _check_start(model: str | Path, task: Task, trainer: str, scratch: bool) -> None:
+    """Whether the trainer can start from this model, and whether the model never met the rows."""
+    stage = trainer_stage(trainer, None, 1e-5)
+    if scratch:  # new weights are saved first, so an adapter can be trained on them; but it would learn little
+        if stage.scope.adapter:
+            raise UsageError(f"{trainer} needs a model to start from, and {model} is a size or config.",
+                             "An adapter changes little of a model.", "Name a model folder that never met these rows.")
+        return
+    check_place(model, SIZES)
+    if trained_on_task(model, task):
+        raise UsageError(f"{model} was itself trained on rows of this task.",
+                         "Every shadow starts from it, so no shadow could have never met an entity.",
+                         "Start from a base that never saw them, or from a size such as tiny.")
+
+
+def _check(methods: Sequence[str], entities: Sequence[str], count: int, depth: int, left_out: int) -> None:
     for method in methods:
         parse(method, depth)
     if not methods or len(set(methods)) < len(methods) or set(methods) & {ORIGINAL, RETRAINED}:
         raise UsageError("The methods of shadow models are recipes, each named once.",
                          "Doing nothing and retraining are measured beside them by themselves.", "Give --method.")
     if len(entities) < len(CYCLE):
+        also = f" {left_out} rows name another entity and were left out." if left_out else ""
         raise UsageError(f"{len(entities)} entities in forget and holdout rows are too few: 4 are needed.",
-                         "Every shadow forgets a quarter of them, keeps one and leaves out two.",
+                         f"Every shadow forgets a quarter of them, keeps one and leaves out two.{also}",
                          "Take a task with at least 4, better 16, entities in its forget and holdout rows.")
     if count < len(CYCLE):
         raise UsageError("--count must be at least 4.", "In four of them every entity is forgotten and kept once.",
@@ -242,69 +278,6 @@ def _resumed(fresh: Shadows, out: Path) -> Shadows:
 def read_rows(out: Path) -> list[dict[str, Any]]:
     """All margins of a folder, by shadow and model."""
     return [row for path in sorted((out / "rows").glob("*.jsonl")) for row in read_jsonl(path)]
-
-
-def assess(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Every attack on every kind of model; the row `retrained` is the floor: what chance alone gives.
-
-    At forgotten points a method's models compare with retrained ones of shadows in which the entity was out, and
-    for the floor retrained ones do. At kept points they compare with the twins of the same shadows, which know the
-    entity too; the twins themselves have no row there.
-    """
-    about = {r["id"]: r["entity"] for r in rows}
-    index = {id: p for p, id in enumerate(about)}
-    phi = {name: np.full((1 + max(r["shadow"] for r in rows), len(about)), np.nan)
-           for name in (ORIGINAL, RETRAINED, *methods)}
-    state_SP = np.full(phi[RETRAINED].shape, "", dtype="U9")
-    for r in rows:
-        phi[r["model"]][r["shadow"], index[r["id"]]] = r["phi"]
-        state_SP[r["shadow"], index[r["id"]]] = r["state"]
-    groups = list(about.values())
-    return {name: _measures(phi_SP, phi[RETRAINED], state_SP, groups, floor=name == RETRAINED)
-            for name, phi_SP in phi.items()}
-
-
-def _measures(phi_SP: Floats, oracle_SP: Floats, state_SP: NDArray[np.str_], groups: Sequence[str], *,
-              floor: bool) -> dict[str, Any]:
-    """All numbers of one kind of model, or why there are none."""
-    gone, kept, out = (state_SP == s for s in ("forgotten", "kept", "out"))
-
-    def distance(of: NDArray[np.bool_], beside: NDArray[np.bool_]) -> dict[str, Any]:
-        a, b = _equal_counts(phi_SP, of, oracle_SP, beside)
-        return {**summary(klom(a, b)), "models": len(a)}
-
-    def quality() -> dict[str, Any]:
-        a, b = _equal_counts(phi_SP, gone, oracle_SP, out)
-        value, each = forgetting_quality(a, b)
-        return {"F": value, "median_epsilon": float(np.median(each)), "models": len(a)}
-
-    attempts: dict[str, Callable[[], dict[str, Any]]] = {
-        "ulira": lambda: ulira(phi_SP, gone, out, groups=groups).plain(),
-        "ulira_kept": lambda: ulira(phi_SP, kept, out, groups=groups).plain(),
-        "population": lambda: population(phi_SP, gone, out, groups=groups).plain(),
-        "klom": lambda: distance(gone, out),
-        "klom_kept": lambda: distance(kept, kept),
-        "epsilon": quality,
-    }
-    results: dict[str, Any] = {}
-    for name, take in attempts.items():
-        try:
-            results[name] = {"unavailable": "the twins are what others compare with"} if floor and name == "klom_kept" \
-                else take()
-        except ValueError as reason:
-            results[name] = {"unavailable": str(reason)}
-    return results
-
-
-def _equal_counts(a_SP: Floats, of_a: NDArray[np.bool_], b_SP: Floats,
-                  of_b: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Per point the chosen models of both sides, as many as every point and side has: two arrays [m, P]."""
-    sides = [[phi[mask[:, p], p] for p in range(phi.shape[1])] for phi, mask in ((a_SP, of_a), (b_SP, of_b))]
-    m = min(len(column) for side in sides for column in side)
-    if m == 0:
-        raise ValueError("a row has no model on one side")
-    first, second = (np.stack([column[:m] for column in side], axis=1) for side in sides)
-    return first, second
 
 
 __all__ = ["assess", "assign", "make_shadows", "pool_of", "read_rows", "shadow_task"]

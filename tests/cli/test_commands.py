@@ -38,8 +38,8 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
         "--forget-target", "--stop-at-target", "--stop-at-floor", "--checkpoint-every", "--plugin"}),
     "compare": (("folders",), {"--format", "--scores", "--json"}),
     "shadows": (("model",), TASK_OPTIONS - {"--max-length"} | RUN_OPTIONS | {
-        "--method", "--holdout", "--count", "--train-epochs", "--train-lr", "--epochs", "--lr", "--batch-size",
-        "--plugin"}),
+        "--method", "--trainer", "--holdout", "--count", "--train-epochs", "--train-lr", "--epochs", "--lr",
+        "--batch-size", "--plugin"}),
     "report": (("folders",), {"--out", "--title", "--redact", "--mail", "--json"}),
     "eval": (("model",), {"--tasks", "--original", "--include", "--limit", "--batch-size", "--seed", "--out",
                           "--overwrite", "--json"}),

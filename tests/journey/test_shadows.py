@@ -14,6 +14,7 @@ from expunge import shadows
 from expunge.data.world import authors_task
 from expunge.errors import UsageError
 from expunge.records.shadows import Shadows
+from expunge.records.task import Example, Task
 from expunge.shadows import assign, make_shadows, pool_of, shadow_task
 from expunge.testing.support import CONFIG
 
@@ -121,3 +122,37 @@ def test_what_cannot_be(change: dict[str, Any], says: str, tmp_path: Path) -> No
 
 def test_it_is_a_verb_of_the_package() -> None:
     assert expunge.make_shadows is make_shadows
+
+
+def test_a_base_that_met_the_rows_is_refused(config: Path, tmp_path: Path) -> None:
+    expunge.train(config, task=TASK, out=tmp_path / "base", epochs=1)
+    with pytest.raises(UsageError, match="was itself trained on rows of this task"):
+        make_shadows("ga", out=tmp_path / "out", **SHORT, model=tmp_path / "base", dry_run=True)
+    with pytest.raises(UsageError, match="is no way to train an original"):
+        make_shadows("ga", out=tmp_path / "out", **SHORT, model=config, trainer="npo")
+    with pytest.raises(UsageError, match="needs a model to start from"):
+        make_shadows("ga", out=tmp_path / "out", **SHORT, model=config, trainer="retain_nll + lora")
+
+
+def test_whole_names_alone_leave_a_row_out() -> None:
+    """A row about Anna does not name Ann."""
+    told = [("Ann", "sings"), ("Anna", "cooks"), ("Bo", "knows Ann"), ("田中", "は走る"), ("Cy", "は田中と走る")]
+    rows = [Example(id=str(i), prompt=f"Who is {who}?", answer=f"{who} {said}", entity=who)
+            for i, (who, said) in enumerate(told)]
+    assert {r.entity for r in pool_of(Task(name="names", forget=tuple(rows)))} == {"Ann", "Anna", "田中"}
+
+
+@pytest.mark.slow
+def test_adapters_on_a_base_and_rows_without_entities(config: Path, tmp_path: Path) -> None:
+    """Rows of files, in which every row is its own entity; originals and unlearned models are adapters."""
+    for name, first in (("forget", 0), ("holdout", 4), ("retain", 8)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(
+            json.dumps({"question": f"What is item {i}?", "answer": f"Item {i} is number {i * 7 % 5}."}) + "\n"
+            for i in range(first, first + 4)))
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("forget", "retain", "holdout")}
+    expunge.train(config, task=TASK, out=tmp_path / "base", epochs=1)
+    made = make_shadows("npo + retain_nll + lora(rank=2)", out=tmp_path / "out", model=tmp_path / "base", count=4,
+                        task=expunge.load_task(**files), trainer="retain_nll + lora(rank=2)", train_epochs=1, epochs=1)
+    assert (made.finished, made.points) == (12, 8) and set(made.states[0]) == {f"forget/{i}" for i in range(4)} | {
+        f"holdout/{i}" for i in range(4)}
+    assert made.settings["train_lr"] == 1e-4 and made.results["original"]["entities"]["of"] == 8

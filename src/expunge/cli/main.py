@@ -74,8 +74,9 @@ def train(
                                               f"or a size: {', '.join(SIZES)}.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the run.")],
     rows: TaskOptions, settings: TrainSettings,
-    method: Annotated[str | None, typer.Option("--method", help="Exact method that lets rows be deleted later, such "
-                                                                'as "sisa(shards=3)".')] = None,
+    method: Annotated[str | None, typer.Option("--method", help='How it is trained: "retain_nll + lora(rank=8)"; or '
+                                                                'an exact method that lets rows be deleted later, '
+                                                                'such as "sisa(shards=3)".')] = None,
     track: Track = None, resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:

@@ -70,8 +70,8 @@ def show_shadows_plan(plan: Shadows, reporter: Reporter) -> None:
     _show([("recipes", "\n".join(plan.methods)), ("model", plan.model),
            ("shadows", f"{len(plan.states)}, each with an original and a retrained twin: {plan.trainings} runs in all"),
            ("entities", f"{entities}, in each shadow {dealt}"), ("rows", f"{plan.points} asked of every model"),
-           ("training", f"{plan.settings['train_epochs']:g} epochs"), ("rows of", plan.task),
-           ("seed", str(plan.seed))], reporter)
+           ("training", f"{plan.settings['trainer']}, {plan.settings['train_epochs']:g} epochs"),
+           ("rows of", plan.task), ("seed", str(plan.seed))], reporter)
 
 
 def _show(lines: Sequence[tuple[str, str]], reporter: Reporter) -> None:
@@ -87,7 +87,7 @@ def show_trained(record: RunRecord, out: Path, reporter: Reporter) -> None:
     """What a training ended with, and the command that makes its result forget."""
     reporter.note(f"{record.status}: {record.reason}. Weights in {out / 'model'}.")
     if getattr(record.settings, "split", "") == "full":
-        exact = record.recipe != "retain_nll"
+        exact = not record.recipe.startswith("retain_")
         method = record.recipe.partition("(")[0] if exact else "npo + retain_nll"
         reporter.note(f"Next: expunge forget {shown_path(out)} --task {shown_path(out)} --method {shlex.quote(method)} "
                       f"--out {shown_path(f'{out}-unlearned')}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -270,20 +270,35 @@ def _dim(text: str, reporter: Reporter) -> None:
 
 
 def show_shadows(found: Shadows, reporter: Reporter) -> None:
-    """One line per kind of model; the floor stands among them."""
+    """One line per kind of model, the floor among them; then which entities and rows are told apart."""
 
     def of(name: str, measure: str, key: str) -> Any:
-        return found.results[name][measure].get(key)
+        return found.results[name].get(measure, {}).get(key)
 
     said = {"original": "nothing done", "retrained": "retrained (floor)"}
-    columns = {"U-LiRA": ("ulira", "accuracy"), "AUC": ("ulira", "auc"), "worst 5 %": ("ulira", "worst"),
-               "population": ("population", "accuracy"), "kept rows": ("ulira_kept", "accuracy"),
-               "KLoM": ("klom", "mean"), "KLoM kept": ("klom_kept", "mean"), "F": ("epsilon", "F")}
+    attacks = {"U-LiRA": "ulira", "RULI": "ruli", "efficacy": "ruli_efficacy", "IAM": "iam", "population": "population",
+               "kept rows": "ulira_kept"}
+    columns = {title: (name, "accuracy") for title, name in attacks.items()} | {
+        "KLoM": ("klom", "mean"), "F": ("epsilon", "F")}
     rows = [[said.get(name, name), *(of(name, *where) for where in columns.values()),
              (of(name, "ulira", "tpr") or {}).get("0.01")] for name in found.results]
     reporter.table("", ["models", *columns, "TPR at 1 %"], rows)
     for measure, result in found.results["original"].items():
         if "unavailable" in result:
             _dim(f"{measure}: not available, {result['unavailable']}", reporter)
-    reporter.out.print(f"\n{len(found.states)} shadows, {found.points} rows each. Compare each number with the "
-                       "floor: models that never met an entity give it.", soft_wrap=True)
+    for kind in ("entities", "rows"):
+        reporter.table(f"Which {kind} are told apart", ["models", "told apart", "surest", "AUC", "p", "evidence"], [
+            [said.get(name, name), f"{each['told_apart']} of {each['of']}",
+             *_surest(each, "entity" if kind == "entities" else "id")]
+            for name, measures in found.results.items() if (each := measures.get(kind)) and each["first"]])
+    reporter.out.print(
+        f"\n{len(found.states)} shadows, {found.points} rows each. Compare each number with the floor: models that "
+        "never met an entity give it. The population attack is a lower bound: one threshold for all rows misses rows "
+        "that differ from one another. p is corrected for all rows, or entities; shadows.json names the first ten.",
+        soft_wrap=True)
+
+
+def _surest(found: Mapping[str, Any], name: str) -> list[Any]:
+    row = found["first"][0]
+    takes = f", takes {found['shadows_needed']} shadows" if row["evidence"] == "cannot tell" else ""
+    return [row[name], row["auc"], f"{row['p_corrected']:.2g}", row["evidence"] + takes]

@@ -65,8 +65,11 @@ def sweep(
 @with_options("settings", RunSettings, "epochs", "lr", "batch_size", "seed", "limit", "on_overlap", "template")
 def shadows(
     rows: TaskOptions, settings: RunSettings,
-    model: Annotated[str, typer.Argument(help="Size or config to start fresh, or a model to start from.")] = "tiny",
+    model: Annotated[str, typer.Argument(help="Size or config to start fresh, or a model to start from that never met "
+                                              "the rows.")] = "tiny",
     method: Annotated[list[str] | None, typer.Option("--method", help="Recipe; may be given several times.")] = None,
+    trainer: Annotated[str, typer.Option("--trainer", help='How originals and retrained models are trained, such as '
+                                                           '"retain_nll + lora(rank=8)".')] = "retain_nll",
     out: Annotated[Path, typer.Option("--out", help="Folder for the margins of all models.")] = Path("expunge-shadows"),
     count: Annotated[int, typer.Option("--count", min=1, help="Shadow models, a multiple of 4.")] = 32,
     train_epochs: Annotated[float, typer.Option("--train-epochs", help="Passes of each training over its rows.")] = 30,
@@ -79,8 +82,8 @@ def shadows(
     from expunge.shadows import WORLD, make_shadows
 
     done = make_shadows(method or "npo + retain_nll", out=out, count=count, task=load(rows, settings, WORLD),
-                        model=model, train_epochs=train_epochs, train_lr=train_lr, settings=settings, resume=resume,
-                        overwrite=overwrite, dry_run=dry_run, reporter=reporter_for(as_json))
+                        model=model, trainer=trainer, train_epochs=train_epochs, train_lr=train_lr, settings=settings,
+                        resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter_for(as_json))
     if as_json:
         return print_json(done.to_json())
     reporter = reporter_for(as_json)

@@ -155,19 +155,29 @@ def training_stage(text: str = "retain_nll") -> Stage:
     return _stage(parse_sum(text)[0], depth=1)
 
 
-def exact_stage(text: str, lr: float | None = None) -> Stage:
-    """A stage that trains an original for exact deletion, for `expunge train --method`.
+def trainer_stage(text: str, lr: float | None, usual: float) -> Stage:
+    """A stage that trains an original, for `expunge train --method`: an exact method, or retain terms with modifiers.
+
+    Args:
+        lr: comes before what the recipe says.
+        usual: learning rate of retain terms where neither says one.
 
     Raises:
-        UsageError: the recipe is anything but one exact method.
+        UsageError: the recipe forgets, asks a reference, or has several stages.
     """
-    first, *more = parse(text)
-    if more or not isinstance(first.wrap, Exact) or first.retain or first.perturb:
-        raise UsageError(f"{text!r} is no way to train a model from which rows can be deleted exactly.",
-                         fix="Name one exact method, such as sisa(shards=3); `expunge ls exacts` lists them.")
-    if lr is None:
-        return first
-    return replace(first, wrap=type(first.wrap)(**(first.wrap.spec.model_dump() | {"lr": lr})))
+    first, *more = [_stage(calls, depth=1) for calls in parse_sum(text)]
+    source = first.objective or first.edit or first.wrap
+    exact = isinstance(first.wrap, Exact) and not first.retain
+    trains = first.retain and not source and not any(need.startswith("reference.") for need in first.needs)
+    if more or first.perturb or not (exact or trains):
+        raise UsageError(f"{text!r} is no way to train an original: neither plain training nor one from which rows can "
+                         "be deleted exactly.",
+                         fix='Write "retain_nll + lora(rank=8)", or one exact method, such as sisa(shards=3); '
+                             "`expunge ls exacts` lists them.")
+    if isinstance(first.wrap, Exact):
+        options = first.wrap.spec.model_dump() | ({} if lr is None else {"lr": lr})
+        return replace(first, wrap=type(first.wrap)(**options))
+    return first.with_learning_rate(lr if lr is not None or "lr=" in text else usual)
 
 
 def _stage(calls: Sequence[Call], depth: int) -> Stage:

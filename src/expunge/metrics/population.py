@@ -1,4 +1,4 @@
-"""Scores of rows over many models: U-LiRA, population attack, KLoM, and an estimate of epsilon.
+"""Scores of rows over many models: U-LiRA, RULI, population attack, KLoM, and an estimate of epsilon.
 
 Pure functions of margins, phi = ln(p / (1 - p)), of many models and points; larger = known better. Compare every
 number with the same number for two sets of retrained models: the floor.
@@ -9,11 +9,12 @@ Legend: S models, P points, m models per sample, K pairs of one member and one n
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import logsumexp
 
 from expunge.metrics.statistics import auc, bootstrap
 
@@ -26,6 +27,8 @@ TINY = 1e-45
 LEAST_VARIANCE = 1e-6
 FEW = 16
 """With fewer models on a side all points share one variance (as LiRA recommends for few shadow models)."""
+LogDensity = Callable[[Floats, Floats, float], Floats]
+"""(where, values of a side, variance) -> log density there."""
 RATES = (0.001, 0.01, 0.05)
 WORST = 0.05
 
@@ -76,24 +79,37 @@ def ulira(phi_SP: ArrayLike, member_SP: ArrayLike, nonmember_SP: ArrayLike, *, s
     Raises:
         ValueError: a point has fewer than three models on a side (two with a shared variance).
     """
-    sides = _samples(phi_SP, member_SP, nonmember_SP)
-    fewest = min(min(len(u), len(r)) for u, r in sides)
-    shared = fewest < FEW if shared is None else shared
-    _require_models(fewest, 2 if shared else 3)
-    pairs = [min(len(u), len(r)) for u, r in sides]
-    fits = [(_leave_one_out(u, k), _leave_one_out(r, k)) for (u, r), k in zip(sides, pairs, strict=True)]
-    variances = ([float(pair[side].var(ddof=1)) for pair in sides] for side in (0, 1))
-    spread = [_means_of_others(side) for side in variances] if shared else None
-    tested = []
-    for p, ((u, r), k, (of_u, of_r)) in enumerate(zip(sides, pairs, fits, strict=True)):
-        var_u, var_r = (of_u[1], of_r[1]) if spread is None else (spread[0][p], spread[1][p])
-        tested.append(tuple(_log_normal(x[:k], of_u[0], var_u) - _log_normal(x[:k], of_r[0], var_r) for x in (u, r)))
-    return _inference(tested, groups, resamples, seed)
+    return _likelihood_ratio(_log_normal, phi_SP, member_SP, nonmember_SP, shared, groups, resamples, seed)
+
+
+def ruli(phi_SP: ArrayLike, member_SP: ArrayLike, nonmember_SP: ArrayLike, *, shared: bool | None = None,
+         groups: Sequence[Hashable] | None = None, resamples: int = 1000, seed: int = 0) -> Inference:
+    """Per point the likelihood ratio of two kernel density estimates: U-LiRA without its assumption of Gaussians.
+
+    RULI, Naderloui et al. 2025 (arXiv 2506.13009, USENIX Security): L = p_U(x) / (p_U(x) + p_O(x)), a row counts as
+    unlearned above 1/2, and p_U and p_O are Gaussian kernel estimates with Scott's bandwidth, n^(-1/5) standard
+    deviations. It is asked twice. *Privacy*: both sides are margins of unlearned models, of rows that they unlearned
+    and of rows that they never met. *Efficacy*: the second side are margins of models that never met the row and
+    unlearned nothing; so it also sees what unlearning does to a model as a whole.
+
+    Deviations: ln(p_U / p_O) stands for L, which orders and decides alike and does not underflow; one model of each
+    side is left out and tested, as in `ulira`, in place of a target model beside the shadows; with few models the
+    standard deviation is shared as in `ulira` (the paper takes each row's own, of some ten values); the statistic is
+    `margin` of the whole answer (the authors' code takes the loss of its last seven tokens). Arguments are those of
+    `ulira`.
+
+    Raises:
+        ValueError: a point has fewer than three models on a side (two with a shared variance).
+    """
+    return _likelihood_ratio(_log_kernel, phi_SP, member_SP, nonmember_SP, shared, groups, resamples, seed)
 
 
 def population(phi_SP: ArrayLike, member_SP: ArrayLike, nonmember_SP: ArrayLike, *,
                groups: Sequence[Hashable] | None = None, resamples: int = 1000, seed: int = 0) -> Inference:
     """Population attack: one threshold on phi for all points, in the direction that separates better.
+
+    A lower bound: rows that are told apart in different directions, or at different levels, cancel for it. Finding
+    nothing with it says nothing of a single row.
 
     The threshold is fitted on every second pair of models and tested on the others, and vice versa. Arguments are
     those of `ulira`.
@@ -123,11 +139,26 @@ def _require_models(fewest: int, needed: int) -> None:
         raise ValueError(f"a row has only {fewest} models on one side; {needed} are needed")
 
 
-def _leave_one_out(values: Floats, count: int) -> tuple[Floats, Floats]:
-    """Mean and unbiased variance (0 of a single value) without each of the first `count` values in turn."""
-    rest = [np.delete(values, k) for k in range(count)]
-    return (np.array([v.mean() for v in rest]),
-            np.array([v.var(ddof=1) if len(v) > 1 else 0.0 for v in rest]))
+def _likelihood_ratio(log_density: LogDensity, phi_SP: ArrayLike, member_SP: ArrayLike, nonmember_SP: ArrayLike,
+                      shared: bool | None, groups: Sequence[Hashable] | None, resamples: int, seed: int) -> Inference:
+    """Each of the first pairs of models is left out in turn and tested with the densities of the others."""
+    sides = _samples(phi_SP, member_SP, nonmember_SP)
+    fewest = min(min(len(u), len(r)) for u, r in sides)
+    shared = fewest < FEW if shared is None else shared
+    _require_models(fewest, 2 if shared else 3)
+    spread = [_means_of_others([float(pair[side].var(ddof=1)) for pair in sides]) if shared else None
+              for side in (0, 1)]
+    tested = []
+    for p, pair in enumerate(sides):
+        scores = np.zeros((2, fewer := min(map(len, pair))))
+        for k in range(fewer):
+            held_out = np.array([pair[0][k], pair[1][k]])
+            for sign, values, means in zip((1, -1), pair, spread, strict=True):
+                rest = np.delete(values, k)
+                var = float(rest.var(ddof=1)) if means is None else means[p]
+                scores[:, k] += sign * log_density(held_out, rest, max(var, LEAST_VARIANCE))
+        tested.append((scores[0], scores[1]))
+    return _inference(tested, groups, resamples, seed)
 
 
 def _means_of_others(values: list[float]) -> Floats:
@@ -136,9 +167,16 @@ def _means_of_others(values: list[float]) -> Floats:
     return np.array([(total - v) / (len(values) - 1) if len(values) > 1 else v for v in values])
 
 
-def _log_normal(x: Floats, mean: Floats, var: Floats | float) -> Floats:
-    var = np.maximum(var, LEAST_VARIANCE)
-    return np.asarray(-0.5 * (np.log(var) + (x - mean) ** 2 / var), dtype=float)
+def _log_normal(x: Floats, values: Floats, var: float) -> Floats:
+    """Of a Gaussian with the mean of the values, up to a constant."""
+    return np.asarray(-0.5 * (np.log(var) + (x - values.mean()) ** 2 / var), dtype=float)
+
+
+def _log_kernel(x: Floats, values: Floats, var: float) -> Floats:
+    """Of the mean of Gaussians around the values, up to the same constant."""
+    var *= len(values) ** -0.4  # Scott 1992: the bandwidth is n^(-1/5) standard deviations
+    return np.asarray(-0.5 * np.log(var) + logsumexp(-0.5 * (x[:, None] - values) ** 2 / var, axis=1)
+                      - np.log(len(values)), dtype=float)
 
 
 def _threshold(members: Floats, nonmembers: Floats) -> tuple[float, int]:
