@@ -243,8 +243,8 @@ def _check_start(model: str | Path, task: Task, trainer: str, scratch: bool) -> 
                              "An adapter changes little of a model.", "Name a model folder that never met these rows.")
         return
     check_place(model, SIZES)
-    if trained_on_task(model, task):
-        raise UsageError(f"{model} was itself trained on rows of this task.",
+    if trained_on_task(model, task, ("forget", "holdout")):
+        raise UsageError(f"{model} was itself trained on forget or holdout rows of this task.",
                          "Every shadow starts from it, so no shadow could have never met an entity.",
                          "Start from a base that never saw them, or from a size such as tiny.")
 

@@ -125,9 +125,11 @@ def test_it_is_a_verb_of_the_package() -> None:
 
 
 def test_a_base_that_met_the_rows_is_refused(config: Path, tmp_path: Path) -> None:
-    expunge.train(config, task=TASK, out=tmp_path / "base", epochs=1)
-    with pytest.raises(UsageError, match="was itself trained on rows of this task"):
-        make_shadows("ga", out=tmp_path / "out", **SHORT, model=tmp_path / "base", dry_run=True)
+    for split in ("full", "retain"):
+        expunge.train(config, task=TASK, out=tmp_path / split, epochs=1, split=split)
+    assert make_shadows("ga", out=tmp_path / "out", **SHORT, model=tmp_path / "retain", dry_run=True).trainings == 12
+    with pytest.raises(UsageError, match="was itself trained on forget or holdout rows"):
+        make_shadows("ga", out=tmp_path / "out", **SHORT, model=tmp_path / "full", dry_run=True)
     with pytest.raises(UsageError, match="is no way to train an original"):
         make_shadows("ga", out=tmp_path / "out", **SHORT, model=config, trainer="npo")
     with pytest.raises(UsageError, match="needs a model to start from"):

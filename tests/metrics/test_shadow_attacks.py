@@ -175,7 +175,7 @@ def test_few_shadows_cannot_tell_a_row() -> None:
     assert rows["told_apart"] == 0 and rows["cannot_tell"] == rows["of"] == 24
     assert rows["first"][0]["p"] == pytest.approx(2 / 15) and rows["first"][0]["evidence"] == "cannot tell"
     assert rows["shadows_needed"] == 20, "5 and 10 models: 2 / 3003 * 24 = 0.016; 4 and 8: 2 / 495 * 24 = 0.097"
-    assert row_evidence(*margins(20, {"p3": 9.0}), ABOUT, {})["told_apart"] == 3
+    assert row_evidence(*margins(20, {"p3": 9.0}), ABOUT, {})["told_apart"] >= 3
 
 
 def test_all_measures_of_a_set_of_shadows() -> None:

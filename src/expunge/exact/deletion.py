@@ -83,15 +83,16 @@ def deletion_of(folder: Path, task: Task, options: Mapping[str, Any]) -> Deletio
     return Deletion(before, tuple(deleted), {name: texts[digest] for name, digest in needed.items()})
 
 
-def trained_on_task(model: str | Path, task: Task) -> list[ExpungeError]:
-    """A problem if the record of a base says that it was trained on rows of this task: no deletion is exact then."""
+def trained_on_task(model: str | Path, task: Task,
+                    rows: Sequence[str] = ("forget", "retain", "background")) -> list[ExpungeError]:
+    """A problem if the record of a base says that it was trained on these rows of a task: no deletion is exact then."""
     path = next((p / "record.json" for p in (Path(model), Path(model).parent) if (p / "record.json").is_file()), None)
     record = RunRecord.read(path) if path else None
     if record is None:
         return []
     views = ("retain", "background", *(("forget",) if getattr(record.settings, "split", "") != "retain" else ()))
     seen = {record.task_fingerprints[v] for v in views if v in record.task_fingerprints}
-    if record.kind != "train" or not seen & {task.fingerprints().get(v) for v in ("forget", "retain", "background")}:
+    if record.kind != "train" or not seen & {task.fingerprints().get(v) for v in rows}:
         return []
     return [UsageError(f"{model} was itself trained on rows of this task.",
                        "Its record says so; a deletion cannot remove what the base learned from a row.",
