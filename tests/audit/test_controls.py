@@ -109,7 +109,7 @@ def test_holdout_rows_take_the_place_of_a_control_that_does_not_count(cli: Any, 
     held = [{"question": f"Where is {i}?", "answer": f"In {i}."} for i in range(12)]
     aside.write_text("".join(json.dumps(row) + "\n" for row in held))
     said = cli("audit", model, "--forget", rows.forget, "--holdout", aside, "--retrained", twin,
-               "--suite", "forget.probability,prefix(words=1)", "--out", out)
+               "--suite", "forget.probability,forget_quality,leak_share,prefix(words=1)", "--out", out)
     words = f"The control {twin} does not count: it has the very weights of the subject"
     assert words in " ".join(said.err.split())
     for found in (Audit.read(out), score_again(out)):
@@ -119,3 +119,6 @@ def test_holdout_rows_take_the_place_of_a_control_that_does_not_count(cli: Any, 
         under = next(score for score in found.scores if score.attack and score.shows_knowledge)
         assert plain is not None and "retrained" not in plain.controls
         assert under.control is not None and under.control[0] == "holdout"
+        lacking = {s.name: s.unavailable or "" for s in found.scores if s.value is None}
+        for name in ("forget_quality", "leak_share"):
+            assert lacking[name].startswith("the retrained model that was given does not count: it has the very")

@@ -123,8 +123,11 @@ def test_the_audit_says_how_rows_were_asked(tmp_path: Path, cli: Any, model: Pat
         question("Cy", "Bonn")])
     words = ("--suite", "forget.probability,paraphrase(count=1)", "--out", tmp_path / "out")
     cli("audit", model, "--forget", file, *words)
-    attack, = Audit.read(tmp_path / "out").attacks
-    assert attack.asked_as == {"given": 1, "made": 2, "left out": 0}
+    audit = Audit.read(tmp_path / "out")
+    attack, = audit.attacks
+    assert attack.asked_as == {"given": 1, "made": 2, "left out": 0} and audit.verdict is not None
+    assert "paraphrase(count=1) asked 2 rows in wordings that were made and 1 in wordings that were given." in \
+        audit.verdict.sentences
     cli("audit", "--rescore", tmp_path / "out")
     assert Audit.read(tmp_path / "out").attacks == (attack,)
 

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from expunge.errors import DataError, MissingError
+from expunge.judgement.power import worded_power
 from expunge.records.base import write_json, write_jsonl
+from expunge.records.score import Power
+from expunge.report.answers import POWER
 from expunge.report.differences import run_table
 from expunge.report.gather import gather, group
 from expunge.report.page import render
@@ -101,6 +104,21 @@ def test_single_page_has_every_section(make_run: Make, tmp_path: Path) -> None:
         assert said in html, said
     assert html.count('role="img" aria-label=') >= 9
     assert "prefers-color-scheme: dark" in html and "@media print" in html
+
+
+def test_four_answers_stand_at_the_top(make_run: Make, tmp_path: Path) -> None:
+    """Did it forget, for whom, how sure, what was not tested: in this order, before anything else."""
+    html = page([make_run(attacks=True)], tmp_path)
+    asked = ["Did it forget?", "For whom?", "How sure?", "What was not tested?", "<table", 'id="alarms"']
+    places = [html.index(part) for part in asked]
+    assert places == sorted(places)
+    assert "No. Left alone the model does not show the forget set" in html
+    assert "who has the weights: suppresses" in html and "retrained model" in html[places[2]:places[3]]
+
+
+def test_the_finding_on_power_is_known_by_its_beginning() -> None:
+    for missed in (0, 2):
+        assert worded_power(Power(entities=10, missed=missed, control="retrained")).startswith(POWER)
 
 
 def test_attacks_have_a_section_and_a_verdict_per_access(make_run: Make, tmp_path: Path) -> None:

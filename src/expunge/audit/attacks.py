@@ -184,7 +184,8 @@ def score_attacks(attacks: Iterable[Attack], attempted: Callable[[Attack, str, S
                           for term in attack.asks]
                 continue
             answered = [i for i, t in enumerate(controls) if label in t.found]
-            under = Evidence(mine.found[label], None, tuple(controls[i].found[label] for i in answered), plain.offered)
+            under = replace(plain, subject=mine.found[label], original=None,
+                            retrained=tuple(controls[i].found[label] for i in answered))
             alone = replace(plain, retrained=tuple(plain.retrained[i] for i in answered))
             case = AttackEvidence(label, attack.access, under, alone, not attack.uses_original,
                                   on_holdout.found.get(label),

@@ -6,7 +6,7 @@ checked on the scores that an audit takes anyway, and is checked before the cont
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -127,3 +127,9 @@ def words(check: ControlCheck) -> str:
     """The sentence for a control that does not count."""
     return f"The control {check.path} does not count: {check.problem}."
 
+
+def uncounted(problems: Sequence[str]) -> str:
+    """Why nothing is compared with a retrained model, where all that were given have a problem."""
+    if len(problems) == 1:
+        return f"the retrained model that was given does not count: {problems[0]}"
+    return f"none of the {len(problems)} retrained models that were given counts: {'; '.join(dict.fromkeys(problems))}"

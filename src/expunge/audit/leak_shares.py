@@ -72,7 +72,8 @@ def _cases(attacks: Iterable[Attack], attempted: Attempted, plain: Evidence, rol
                 continue
             seen.add(label)
             answered = [i for i, role in enumerate(controls) if label in results[role].found]
-            under = Evidence(mine, None, tuple(results[controls[i]].found[label] for i in answered), plain.offered)
+            under = replace(plain, subject=mine, original=None,
+                            retrained=tuple(results[controls[i]].found[label] for i in answered))
             alone = replace(plain, retrained=tuple(plain.retrained[i] for i in answered))
             yield AttackEvidence(label, attack.access, under, alone, not attack.uses_original, beside.get(label),
                                  uncontrolled=next((results[role].why for role in controls if results[role].why), None))

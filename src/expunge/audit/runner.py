@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from expunge.audit.attacks import (
 )
 from expunge.audit.cache import ObservationCache, model_key
 from expunge.audit.control_rows import control_notes
-from expunge.audit.controls import examine, sound, words
+from expunge.audit.controls import examine, sound, uncounted, words
 from expunge.audit.examples import keep_examples
 from expunge.audit.fluency import judged_by, salad_notes
 from expunge.audit.leak_shares import attacked_shares
@@ -160,7 +160,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     counting = sound(refs, examined)
     # A classifier knows rows it never saw.
     mixed_up = control_notes({role: seen[role] for role in counting}) if refs["subject"].reads == "text" else []
-    evidence = _evidence({role: seen[role] for role in counting}, refs["subject"])
+    evidence = _evidence({role: seen[role] for role in counting}, refs["subject"], examined)
     tick = announce("scores", len(suite.metrics))
     scores = score_all(suite.metrics, evidence, resamples=resamples, seed=seed)
 
@@ -206,7 +206,7 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> Audi
     seen = {role: read_store(place / role) or Observations({}) for role in refs}
     examined = examine(refs, seen)
     counting = sound(refs, examined)
-    evidence = _evidence({role: seen[role] for role in counting}, stored.subject)
+    evidence = _evidence({role: seen[role] for role in counting}, stored.subject, examined)
     never = {s.attack: s.unavailable for s in stored.scores if s.attack and s.unavailable}
 
     def read(attack: Attack, role: str, split: Split) -> AttackResult:
@@ -254,10 +254,12 @@ def _unmarked(subject: Subject, load: Callable[[], Subject] | None) -> Subject:
     return subject if sound or load is None else load()
 
 
-def _evidence(seen: Mapping[str, Observations], subject: SubjectRef) -> Evidence:
+def _evidence(seen: Mapping[str, Observations], subject: SubjectRef, examined: Iterable[ControlCheck]) -> Evidence:
     offered = OFFERS[subject.reads] if subject.offered is None else {n for n in MODEL_NEEDS if n in subject.offered}
-    return Evidence(seen["subject"], seen.get("original"),
-                    tuple(v for k, v in seen.items() if k.startswith("retrained")), frozenset(offered))
+    found = Evidence(seen["subject"], seen.get("original"),
+                     tuple(v for k, v in seen.items() if k.startswith("retrained")), frozenset(offered))
+    problems = [check.problem for check in examined if check.problem]
+    return replace(found, unmatched=uncounted(problems)) if problems else found
 
 
 def _sides(attacks: int, controls: int, holdout: bool) -> str:

@@ -14,11 +14,11 @@ from expunge.judgement.leaks import MIN_ROWS, compared
 from expunge.judgement.outcome import hidden_inside, shown_alone
 from expunge.judgement.settling import SETTLING
 from expunge.judgement.threat_wording import outcome_of, uncounted
-from expunge.judgement.threats import by_reason
+from expunge.judgement.threats import NOT_TRIED, by_reason
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit, Score, Verdict
 from expunge.records.shadows import Shadows
-from expunge.report.text import HEADLINES
+from expunge.report.text import HEADLINES, headline
 
 WIDTH = 100
 """Columns of the screen at most; a narrower terminal gets what it has."""
@@ -82,7 +82,7 @@ def show_audit(found: Audit, reporter: Reporter, folder: str | Path, *, page: st
         _paragraph(outcome_of(found.scores, found.attacks), reporter)
         for sentence in uncounted(found.scores, found.attacks):
             _paragraph(sentence, reporter)
-        _paragraph(_not_tested(found, found.verdict, _width(reporter)), reporter, lines=NOT_TESTED_LINES)
+        _paragraph(_left_out(found, found.verdict, _width(reporter)), reporter, lines=NOT_TESTED_LINES)
     more = "" if verbose else " (every score here: --verbose)"
     reporter.out.print(f"Page: {page}{more}" if page else f"Kept in {folder}{more}", markup=False, soft_wrap=True)
     reporter.out.print(f"Next: {follow_up or report_command(folder)}", markup=False, soft_wrap=True)
@@ -127,7 +127,8 @@ def _show_verdict(verdict: Verdict, reporter: Reporter, retrained: bool) -> None
         meaning = verdict.sentences[0].rstrip(".")
     elif verdict.outcome == "retains" and not retrained and verdict.sentences:  # what proves it, without a comparison
         meaning += f". {verdict.sentences[0].rstrip('.')}"
-    _paragraph(f"Verdict: {verdict.outcome}. {meaning}.", reporter, style="bold", lines=3)
+    _paragraph(f"{headline(verdict)}. {meaning}.", reporter, style="bold",
+               lines=5 if verdict.scope.text else 3)
     for sentence in verdict.sentences:
         if sentence.startswith((SETTLING, "The control ")):
             _paragraph(sentence, reporter, lines=4)
@@ -172,12 +173,16 @@ def carrying(scores: Sequence[Score]) -> list[Score]:
     return [*found, *others][:SCORES_SHOWN]
 
 
-def _not_tested(audit: Audit, verdict: Verdict, width: int) -> str:
-    """The head of each line, attacks before scores that could not be taken; the reasons stand on the page."""
+def _left_out(audit: Audit, verdict: Verdict, width: int) -> str:
+    """What was asked for and could not be run or taken, attacks before scores; the reasons stand on the page. What
+    nobody asked for stands in the verdict's scope."""
+    known = {what.partition(":")[0] for what in NOT_TRIED} if verdict.scope.text else set()
     heads = dict.fromkeys(line.partition(":")[0] for line in verdict.not_tested)
     scores = {s.name for s in audit.scores}
-    names = sorted(heads, key=lambda head: head in scores)
-    return _fitting("Not tested: ", names, width) if names else "Not tested: see the page."
+    names = sorted((head for head in heads if head not in known), key=lambda head: head in scores)
+    if not known and not names:
+        return "Not tested: see the page."
+    return _fitting("Could not be tested: " if known else "Not tested: ", names, width) if names else ""
 
 
 def _fitting(head: str, names: Sequence[str], width: int) -> str:

@@ -180,12 +180,25 @@ def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -
     if bare:
         sentences.append(f"{len(bare)} attack{'s' * (len(bare) > 1)} had no control on {MIN_ROWS} rows or more, so "
                          f"what they brought out proves nothing{': ' * bool(reasons)}{'; '.join(reasons)}.")
-    sentences += uncounted(scores, attacks)
+    sentences += [*asked_otherwise(attacks), *uncounted(scores, attacks)]
     not_run = refused(scores, attacks)
     if not_run:
         why = (f"{', '.join(of)} ({why})" for why, of in by_reason(not_run).items())
         sentences.append(f"Not run, {len(not_run)} in number: {'; '.join(why)}.")
     return sentences
+
+
+def asked_otherwise(attacks: Sequence[AttackRecord]) -> list[str]:
+    """How many rows were asked in made wordings, or in no other wording than their own."""
+    found = []
+    for attack in attacks:
+        given, made, left = (attack.asked_as.get(way, 0) for way in ("given", "made", "left out"))
+        if made or left:
+            said = [f"{made} row{'s' * (made != 1)} in wordings that were made"] * bool(made)
+            said += [f"{given} in wordings that were given"] * bool(given)
+            rest = f"; {left} had no other wording and {'was' if left == 1 else 'were'} left out" * bool(left)
+            found.append(f"{attack.term} asked {' and '.join(said) or 'no row'}{rest}.")
+    return found
 
 
 def uncounted(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -> list[str]:

@@ -145,10 +145,10 @@ def untried(scores: Sequence[Score], attacks: Sequence[AttackRecord], access: Ac
     looked = any(looks_inside(s) for s in scores if s.value is not None)
     return [what for what, (needed, kinds) in NOT_TRIED.items()
             if access in (None, needed) and not families & set(kinds) and not (looked and what == INSIDE)
-            and not all(unmet(_family_needs(kind), offered) for kind in kinds)]
+            and not all(unmet(family_needs(kind), offered) for kind in kinds)]
 
 
-def _family_needs(family: Family) -> tuple[ModelNeed, ...]:
+def family_needs(family: Family) -> tuple[ModelNeed, ...]:
     """What a model must offer for attacks of this family to make sense."""
     return ("prompt",) if family.startswith("prompt:") else ("generate",) if family == "decoding" else ()
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from expunge.judgement.leak_line import leak_line
 from expunge.judgement.outcome import P_LIMIT, decide
+from expunge.judgement.scope import scoped
 from expunge.judgement.settling import settling
 from expunge.judgement.threat_wording import attack_sentences, limited, worded_threat
 from expunge.judgement.threats import applies, decide_threats, unscored, untried
@@ -40,6 +41,7 @@ def verdict(scores: Sequence[Score], attacks: Sequence[AttackRecord] = (), p_lim
         sentences=(*first_sentence(decision, scores), *alone_sentences(decision), *down,
                    *([settled] if settled else []), *limited(plain), *inside_sentences(decision),
                    *attack_sentences(scores, attacks), *figures(plain)),
+        scope=scoped(decision, scores, attacks, offered),
         not_tested=(*missing, *unscored(scores, attacks), *untried(scores, attacks, offered=offered)),
         threats=tuple(worded_threat(found, scores, attacks, offered) for found in threats),
         leak=leak_line(scores, power), power=power)

@@ -66,7 +66,7 @@ def _reason(alone: Alone, power: Power | None) -> str:
                 more = f"More is known of the forget set than of rows that were never trained on, by {against(beside)}"
                 said.append(f"{f'{more}, and it' if beside else 'It'} looks more familiar to "
                             f"{alone.familiar} membership attack{'s' * (alone.familiar > 1)}.")
-            return " ".join([*said, "There is no retrained model, which alone could show that nothing is left."])
+            return " ".join([*said, "Only a retrained model that counts could show that nothing is left."])
         case "no scores":
             return "No score of the model left alone was asked for, which attacks could add to."
         case "no retrained model":

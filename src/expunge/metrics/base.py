@@ -42,6 +42,8 @@ class Evidence:
     retrained: tuple[Observations, ...] = ()
     offered: frozenset[ModelNeed] = frozenset(MODEL_NEEDS)
     """What the model under test offers of what metrics may need."""
+    unmatched: str = "no retrained model was given (--retrained)"
+    """Why there is no retrained model, where there is none."""
 
     def rows(self, probe: str, split: Split, form: str | None = None) -> tuple[Row, ...]:
         """Rows of the subject; raises NotAvailable with a reason when there are none."""
@@ -61,7 +63,7 @@ class Evidence:
     def need_retrained(self) -> Observations:
         """The first retrained model: the gold standard."""
         if not self.retrained:
-            raise NotAvailable("no retrained model was given (--retrained)")
+            raise NotAvailable(self.unmatched)
         return self.retrained[0]
 
 

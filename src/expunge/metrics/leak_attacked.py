@@ -36,8 +36,8 @@ def compared_under(case: AttackEvidence) -> dict[str, Beyond]:
     controls = [sureness(one, "forget") for one in case.evidence.retrained]
     if not controls:
         if case.holdout is None:
-            raise NotAvailable(case.uncontrolled or "neither a retrained model nor holdout rows were given")
-        return {"subject": beside_holdout(subject, sureness(case.holdout, "holdout"))}
+            raise NotAvailable(case.uncontrolled or f"{case.plain.unmatched}, and there are no holdout rows")
+        return {"subject": beside_holdout(subject, sureness(case.holdout, "holdout"), case.plain.unmatched)}
     if len(controls) == 1:
         alone = sureness(case.plain.retrained[0], "forget")
         return {"subject": beyond(subject, controls, widened(margin_of_one(case.plain), controls[0], alone))}

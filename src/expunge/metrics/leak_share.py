@@ -35,7 +35,7 @@ def compared(evidence: Evidence) -> Beyond:
     """
     subject, controls = sureness(evidence.subject, "forget"), _controls(evidence)
     if not controls:
-        return beside_holdout(subject, _aside(evidence.subject, "the subject"))
+        return beside_holdout(subject, _aside(evidence.subject, "the subject"), evidence.unmatched)
     return beyond(subject, controls, margin_of(evidence))
 
 
@@ -125,7 +125,7 @@ class LeakShare(Metric):
     def remark(self, evidence: Evidence, split: Split | None) -> str | None:
         margin = compared(evidence).margin
         if not evidence.retrained:
-            return f"set against {margin.source}, since there is no retrained model"
+            return f"set against {margin.source}, since {evidence.unmatched}"
         lies = margin.over if self.side == "over" else margin.under
         return f"by a margin of {lies:.2g} nats of log-odds, from {margin.source}"
 

@@ -138,13 +138,17 @@ def beyond(subject: Sureness, controls: Sequence[Sureness], margin: ControlMargi
     return Beyond(over, under, margin)
 
 
-def beside_holdout(subject: Sureness, holdout: Sureness) -> Beyond:
+def beside_holdout(subject: Sureness, holdout: Sureness, unmatched: str) -> Beyond:
     """Without a retrained model: the rows that lie above, or below, all but the share of `RARE` of other rows of the
-    same kind, which the subject was not trained on."""
+    same kind, which the subject was not trained on.
+
+    Args:
+        unmatched: why there is no retrained model.
+    """
     values = np.asarray(list(holdout.values()))
     if len(values) < FEWEST:
-        raise NotAvailable(f"no retrained model was given (--retrained), and {len(values)} holdout rows are fewer than "
-                           f"the {FEWEST} that can stand in for one")
+        raise NotAvailable(f"{unmatched}, and {len(values)} holdout rows are fewer than the {FEWEST} that can stand in "
+                           "for one")
     margin = ControlMargin(highest(values), highest(-values), len(values), f"{len(values)} holdout rows of the subject")
     return Beyond({key: value > margin.over for key, value in subject.items()},
                   {key: -value > margin.under for key, value in subject.items()}, margin)

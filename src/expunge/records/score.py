@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from expunge.errors import MissingError
 from expunge.records.base import Record
+from expunge.records.coverage import Coverage
 from expunge.records.examples import frame, read_examples
 from expunge.records.overview import Overview
 from expunge.records.prompt import PromptFormat
@@ -219,6 +220,8 @@ class Verdict(Record):
     """What the scores without any attack say; None where there is no difference to tell of."""
     sentences: tuple[str, ...]
     """Each a full sentence with the figures it rests on."""
+    scope: Coverage = Coverage()
+    """Empty in audits of earlier versions."""
     not_tested: tuple[str, ...] = ()
     threats: tuple[Threat, ...] = ()
     """One per kind of access, weakest first; empty where the audit ran no attack."""
@@ -237,14 +240,12 @@ class AttackRecord(Record):
     """One per strength; scores name them."""
     access: Access
     families: tuple[Family, ...] = ()
-    """What kinds of attack it is, as its cards say."""
     splits_entities: bool
     """It learned from rows of half the entities and was tested on those of the other half."""
     summary: str
     caution: str = ""
     asked_as: dict[str, int] = Field(default_factory=dict)
-    """Of an attack that asks other wordings: how many forget rows were asked in wordings that were `given`, in `made`
-    ones, and not at all (`left out`); running text, which has no prompt, is not counted. Empty for other attacks."""
+    """Forget rows with a prompt by wording: `given`, `made`, or `left out`; of attacks that ask in other wordings."""
     failed: str | None = None
     """Why it gave no score although it was begun; None where it ran, or could not be begun."""
 

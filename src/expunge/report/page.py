@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from expunge.records.base import write_text
 from expunge.records.observation import Observations
 from expunge.report import attacks, charts, evidence, tables, text, under_attack
+from expunge.report.answers import four_answers
 from expunge.report.commands import run_command
 from expunge.report.comparison import cautions, lacking
 from expunge.report.comparison_text import noise_findings
@@ -167,7 +168,8 @@ def _verdict(view: RunView) -> dict[str, Any]:
     if verdict is not None:
         sign, _, meaning = text.HEADLINES[verdict.outcome]
         return {"outcome": verdict.outcome, "sign": sign, "headline": verdict.outcome, "meaning": meaning,
-                "sentences": verdict.sentences, "threats": verdict.threats, "leak": verdict.leak, "missing": None}
+                "sentences": verdict.sentences, "threats": verdict.threats, "leak": verdict.leak, "missing": None,
+                "answers": four_answers(view.audit) if view.audit else []}
     if view.audit is None:
         missing = Missing("This run has not been audited, so nothing is known about what it forgot.",
                           text.command("audit", model=view.model, task=view.task))
@@ -177,7 +179,7 @@ def _verdict(view: RunView) -> dict[str, Any]:
     else:
         missing = Missing("The audit holds no verdict; its scores stand on their own.")
     return {"outcome": "none", "sign": "–", "headline": "no verdict", "meaning": "", "leak": "", "sentences": (),
-            "threats": (), "missing": missing}
+            "threats": (), "answers": [], "missing": missing}
 
 
 def _no_scores(view: RunView) -> Missing | None:
@@ -188,6 +190,8 @@ def _no_scores(view: RunView) -> Missing | None:
 
 
 def _reference_note(view: RunView) -> Missing | None:
+    if view.audit and view.audit.controls and all(check.problem for check in view.audit.controls):
+        return Missing("No retrained model that was given counts, so the column is empty. The findings say why.")
     if view.audit and not view.audit.retrained:
         return Missing("No retrained model was given, so its column is empty. It is made with:",
                        text.command("retrain", task=view.task))

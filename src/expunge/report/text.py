@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from expunge.records.overview import number as number
-from expunge.records.score import Audit, Score
+from expunge.records.score import Audit, Score, Verdict
 
 HEADLINES: dict[str, tuple[str, str, str]] = {
     "forgets": (
@@ -31,12 +31,16 @@ HEADLINES: dict[str, tuple[str, str, str]] = {
 """Outcome -> (sign that reads without colour, headline, what it means)."""
 
 
-
 def finding(audit: Audit | None) -> str:
     """The heading of a page and the first line on the terminal: what the audit found."""
     if audit is None:
         return "Not audited"
     return f"Verdict: {audit.verdict.outcome}" if audit.verdict else "No verdict"
+
+
+def headline(verdict: Verdict) -> str:
+    """`Verdict: forgets (as asked, relearning; not tested: jailbreaks)`: what was found, and what that covers."""
+    return f"Verdict: {verdict.outcome}" + f" ({verdict.scope.text})" * bool(verdict.scope.text)
 
 
 THREATS: dict[str, tuple[str, str]] = {

@@ -1,0 +1,75 @@
+"""What a verdict says it covers."""
+
+from __future__ import annotations
+
+import pytest
+
+from expunge.judgement.leaks import decided
+from expunge.judgement.verdict import verdict
+from expunge.needs import OFFERS
+from expunge.records.coverage import Coverage
+from expunge.records.score import AttackRecord, EntityTest, Family, Score
+from tests.metrics.test_entity_alarms import QUALITY
+
+FAMILIES: dict[str, Family] = {"paraphrase": "prompt:paraphrase", "relearn": "relearning", "prefix": "prompt:context"}
+RECORDS = tuple(AttackRecord(term=name, labels=(name,), access="text", families=(family,), splits_entities=False,
+                             summary="") for name, family in FAMILIES.items())
+
+
+def score(attack: str | None = None, excess: float = 0.0) -> Score:
+    """One of an attack that brings out `excess` more than of its control."""
+    value = 0.1 + excess
+    made = Score(name="forget.probability", attack=attack, value=value, interval=(value - 0.02, value + 0.02), n=100,
+                 higher_is="knows", entities=20, controls={"original": 0.9, "retrained": 0.1})
+    if attack:
+        made = made.model_copy(update={
+            "before": 0.1, "control_before": 0.1, "excess": excess, "excess_interval": (excess - 0.02, excess + 0.02),
+            "gain": excess, "gain_interval": (excess - 0.02, excess + 0.02), "floor": 0.0,
+            "test": EntityTest(p=0.001 if excess else 0.6, p_joint=0.004 if excess else 0.9,
+                               p_gain=0.001 if excess else 0.6, p_least=0.001, units=20)})
+    return made
+
+
+def covers(*scores: Score, kind: str = "text") -> Coverage:
+    return verdict(decided([QUALITY, *scores]), RECORDS, offered=OFFERS[kind]).scope
+
+
+def test_ways_that_stayed_silent_and_ways_that_nobody_tried() -> None:
+    found = covers(score(), score("paraphrase"), score("relearn"))
+    assert (found.brought_out, found.silent) == ((), ("as asked", "paraphrases", "relearning"))
+    assert found.untested == ("hints", "jailbreaks", "many samples", "searched prompts", "rounding", "hidden states")
+    assert found.text == ("as asked, paraphrases, relearning; not tested: hints, jailbreaks, many samples, searched "
+                          "prompts, rounding, hidden states")
+
+
+def test_what_brought_it_out_stands_first() -> None:
+    found = covers(score(), score("paraphrase"), score("relearn", 0.5))
+    assert (found.brought_out, found.silent) == (("relearning",), ("as asked", "paraphrases"))
+    assert found.text.startswith("brought out by relearning; not as asked, by paraphrases; not tested: hints, ")
+    known = score().model_copy(update={"value": 0.8, "interval": (0.7, 0.9)})
+    assert covers(known, score("paraphrase", 0.5)).text.startswith("brought out as asked, by paraphrases; not tested: ")
+
+
+@pytest.mark.parametrize("changes", [
+    {"excess": None, "excess_interval": None, "controls": {"original": 0.9}},  # no control
+    {"n": 5},
+    {"counted": False},
+    {"value": 0.0, "original_attacked": 0.2, "excess": -0.1, "excess_interval": (-0.12, -0.08)},  # it breaks the model
+    {"test": EntityTest(p=0.5, p_joint=0.9, p_gain=0.5, p_least=0.2, units=20)},  # too few to count
+])
+def test_what_proves_nothing_is_not_called_tested(changes: dict[str, object]) -> None:
+    found = covers(score(), score("relearn"), score("paraphrase").model_copy(update=changes))
+    assert "paraphrases" in found.untested and "paraphrases" not in found.silent
+
+
+def test_what_a_kind_of_model_has_no_use_for_is_not_missed() -> None:
+    assert {"hints", "jailbreaks", "many samples"} <= {*covers(score()).untested}
+    assert covers(score(), kind="image").untested == ("relearning", "rounding", "hidden states")
+
+
+def test_a_look_inside_counts_where_it_was_compared() -> None:
+    inside = score().model_copy(update={"access": "weights", "name": "forget.logit_lens"})
+    assert "hidden states" in covers(score(), inside).silent
+    assert "hidden states" in covers(score(), inside.model_copy(update={"controls": {}})).untested
+    assert "hidden states" in covers(score(), inside.model_copy(update={
+        "value": 0.7, "interval": (0.6, 0.8)})).brought_out
