@@ -62,6 +62,9 @@ class TermPlugin(Plugin):
         must end unchanged."""
         return {}
 
+    def begin(self, step: int, total: int) -> None:
+        """Called before the gradients of step `step` (from 0) of `total`, for what changes along the run."""
+
     def terms(self, step: Step) -> dict[str, Term]:
         """Named terms: per-sample sums with their denominators."""
         raise NotImplementedError
@@ -173,6 +176,8 @@ class Perturb(Plugin):
 
     reads: ClassVar[tuple[str, ...]] = ()
     """Sides it needs in every step in addition to those of the terms."""
+    spent: int = 0
+    """Positions of the gradients that it took itself in the last step, for the cost of a run."""
 
     inside: ClassVar[bool] = False
     """True when it perturbs activations within the forward pass (`Step.inside`)."""
@@ -194,6 +199,10 @@ class Perturb(Plugin):
     def asks_retain(self) -> bool:
         """Whether it reads the retain rows of a step; then the recipe needs a retain term."""
         return False
+
+    def sides(self, task: Task, rng: random.Random) -> dict[str, Example]:
+        """Rows of one draw that it chooses itself, by side: those of `reads` that the sampler does not draw."""
+        return {}
 
     def state(self) -> dict[str, Any]:
         """State for a resumed run: tensors and numbers."""

@@ -99,7 +99,7 @@ def announce(plan: Plan, reporter: Reporter, max_length: int | None) -> None:
 
 
 NOTHING_KEPT = ("There are no retain rows: nothing is kept on purpose, and --utility-floor has nothing to watch. "
-                "Give --retain FILE.")
+                "Give --retain FILE; without one, retain_replay keeps what the model writes itself.")
 
 
 def nothing_kept(task: Task, settings: RunSettings) -> bool:

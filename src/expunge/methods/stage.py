@@ -65,11 +65,13 @@ class StageMethod(Method):
             if self._stage.objective:
                 rng = stream(self._seed, "sides", epoch, i)
                 sides |= self._stage.objective.sides(draw["forget"], self._task, rng)
-                sides |= {s: draw[s] for p in self._perturb for s in p.reads if s not in sides}
+                for part in self._perturb:
+                    sides |= part.sides(self._task, stream(self._seed, part.card.name, epoch, i))
+                    sides |= {s: draw[s] for s in part.reads if s not in sides}
             if self._stage.reads_retain:
                 sides["retain"] = draw["retain"]
-            for part in self._stage.retain:
-                sides |= part.sides(self._task, stream(self._seed, part.card.name, epoch, i))
+            for term in self._stage.retain:
+                sides |= term.sides(self._task, stream(self._seed, term.card.name, epoch, i))
             draws.append(sides)
         return draws
 
@@ -85,6 +87,11 @@ class StageMethod(Method):
                 return objective.rollout(self._subject, draws, derive(self._seed, "rollout", step))
 
         return made
+
+    def begin(self, step: int, total: int) -> None:
+        """Tell the terms where in the run they are."""
+        for part, _ in self._parts:
+            part.begin(step, total)
 
     def terms(self, step: Step, only: Role | None = None) -> list[WeightedTerm]:
         """All named terms with role and weight. Names stay unique: two plug-ins never share one."""
@@ -141,6 +148,10 @@ class StageMethod(Method):
 
     def around_step(self, scope: Scope, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
         return self._combine.around_step(scope, optimizer)
+
+    def spent(self) -> int:
+        """Positions of the gradients that perturbations took themselves in this step."""
+        return sum(part.spent for part in self._perturb)
 
     def figures(self) -> dict[str, float]:
         return self._combine.figures() | (self._stop.figures() if self._stop is not None else {})

@@ -93,9 +93,10 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
             compute = gradients if probing is None else partial(zeroth, probing=probing, seed=derive(loop.seed, index))
             estimate = partial(compute, method, subject, scope, reference, micro,
                                method.separate or evaluate or index == 0, accelerator)
+            method.begin(index, loop.steps)
             grads = perturbed(method, scope, estimate, index, loop.steps) if method.perturbs else estimate()
             line |= grads.describe()
-            positions = grads.positions
+            positions = grads.positions + method.spent()
             bad = [n for n, v in grads.values.items() if not math.isfinite(v)]
             fine = not bad and all(math.isfinite(line.get(f"grad_norm_{role}", 0.0)) for role in BOTH)
             if fine:

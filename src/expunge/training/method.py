@@ -34,6 +34,13 @@ class Method:
     perturbs: bool = False
     """Whether `perturb` changes the forget gradient."""
 
+    def begin(self, step: int, total: int) -> None:
+        """Called before the gradients of step `step` (from 0) of `total`."""
+
+    def spent(self) -> int:
+        """Positions of gradients that `perturb` took in this step beside those that it asked `plain` for."""
+        return 0
+
     def terms(self, step: Step, only: Role | None = None) -> list[WeightedTerm]:
         """The named terms of a micro-batch; with `only` those of one role."""
         raise NotImplementedError

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from expunge.methods.base import Retain
+from expunge.methods.run_context import RunContext
+from expunge.records.settings import RunSettings
 
 from ..support import (
     batch_of,
@@ -88,3 +90,23 @@ def never_negative(plugin: type[Retain]) -> None:
     run = train(term(plugin) if objective else f"ga + {term(plugin)}", steps=12)
     values = [line["terms"][plugin.card.name] for line in run.lines]
     assert min(values) > -1e-7 and max(values) > 1e-4, values
+
+
+@check
+def replays_own_text(plugin: type[Retain]) -> None:
+    """Sampled by the original, the same for the same seed, without a forgotten name; no retain row is drawn."""
+    made = [plugin(texts=5, tokens=16).prepare(fresh(), small_task(), RunContext(settings=RunSettings(seed=seed)))
+            for seed in (1, 1, 2)]
+    assert made[0] == made[1] != made[2] and 1 <= len(made[0]["texts"]) <= 5
+    names = {row.entity.lower() for row in small_task().forget}
+    assert not any(name in text.lower() for text in made[0]["texts"] for name in names)
+    draws = draws_of(f"npo + {term(plugin)}", memoriser(), 12)
+    assert all(set(draw) == {"forget", "replay"} for draw in draws)
+    assert len({draw["replay"].answer for draw in draws}) > 1
+
+
+@check(trains=True)
+def softens_damage(plugin: type[Retain], share: float) -> None:
+    """After the same steps the retain loss is at most `share` of that without the term, and the answers are lost."""
+    alone, kept = (trained(r, steps=30, lr=1e-3, watch=10).readings[-1] for r in ("npo", f"npo + {term(plugin)}"))
+    assert kept[1] < share * alone[1] and kept[0] > 3, (alone, kept)
