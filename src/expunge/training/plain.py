@@ -24,7 +24,7 @@ class Plain(Method):
     With a constant rate the first n of N steps equal a run of n steps.
     """
 
-    clip = 1.0
+    clip: float | None = 1.0
 
     def __init__(self, lr: float, weight_decay: float = 0.01) -> None:
         self.lr, self.weight_decay = lr, weight_decay
