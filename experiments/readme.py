@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import demo_screen
+import meta_table
 import site_pages
 from common import standing
 
@@ -170,16 +171,6 @@ TOLD = {"relearn": "forget.probability", "relearn(on='related', steps=24)": "for
 def counted(words: Iterable[str]) -> str:
     """`suppresses (3)`, most frequent first."""
     return ", ".join(f"{word} ({count})" for word, count in Counter(words).most_common())
-
-
-def meta() -> str:
-    """How far each metric can be trusted, as OpenUnlearning judges its own."""
-    found = results("meta")["table"]
-    order = sorted(found.items(), key=lambda pair: -(pair[1]["overall"] or 0.0))
-    return table([{"metric": f"`{name}`", **{k: "-" if row[k] is None else number(row[k]) for k in (
-        "overall", "faithfulness", "robustness", "quantisation", "relearning")}, "models": str(row["models"])}
-        for name, row in order], ["metric", "overall", "faithfulness", "robustness", "quantisation", "relearning",
-                                  "models"])
 
 
 EXPOSED = {"U-LiRA": ("ulira", "accuracy"), "AUC": ("ulira", "auc"), "worst 5 %": ("ulira", "worst"),
@@ -351,7 +342,9 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "run_settings": lambda: site_pages.options(RunSettings),
     "plugins": site_pages.index, "screen": demo_screen.screen,
     "league": league, "tuned": tuned, "league_tofu": league_tofu, "demo": demo,
-    "known": known, "meta": meta, "shadows": shadows, "tricks": tricks, "before_after": before_after, "linear": linear,
+    "known": known, "meta": lambda: meta_table.page(results("meta")),
+    "meta_finding": lambda: meta_table.finding(results("meta")), "shadows": shadows, "tricks": tricks,
+    "before_after": before_after, "linear": linear,
     "peer": lambda: peer("peer"), "peer_intel": lambda: peer("peer_intel"),
     "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench, "families": families,
 }
