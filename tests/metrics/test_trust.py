@@ -4,6 +4,7 @@ all, and whether the stored table is what the stored readings give."""
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,3 +171,11 @@ def test_published_figures_agree_with_each_other(table: Any) -> None:
     """Robustness is the harmonic mean of the printed R and Q, so that the formula is theirs."""
     for row in table.PUBLISHED.values():
         assert harmonic_mean([row["R"], row["Q"]]) == pytest.approx(row["robustness"], abs=1e-3)
+
+
+def test_the_stored_table_follows_from_the_stored_readings(table: Any) -> None:
+    """Every figure of results/meta.json, intervals included."""
+    found = json.loads((ROOT / "results" / "meta.json").read_text())
+    assert table.judged(found) == found["table"]
+    sides = [m["knows"] for m in found["models"].values() if m["role"] == "pool"]
+    assert sides.count(True) >= 30 and sides.count(False) >= 30
