@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from expunge.models.load import load_subject
 from expunge.records.score import Audit
 from expunge.records.task import Example, Task
 from expunge.testing import attack_bed as bed
+from expunge.testing.known import Twins, wording_only
 from tests.conftest import question, write_rows
 
 
@@ -147,3 +149,12 @@ def test_wordings_that_the_original_writes(random: CausalLM, monkeypatch: pytest
         "given": 0, "made": 2, "left out": 1}
     with pytest.raises(UsageError, match="original"):
         attack.run(random, AttackContext.of(BARE), views.append)
+
+
+@pytest.mark.slow
+def test_a_model_that_looks_retrained_on_the_exact_wording_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was trained on the questions as they stand and on the given paraphrases; made wordings are new to it."""
+    made = cache(lambda: wording_only(Twins(bed.task(), bed.original(), bed.retrained()), steps=150))
+    monkeypatch.setitem(bed.MODELS, "wording only", made)
+    found, = bed.scored("paraphrase(wordings=templates)", "wording only", "forget.probability")
+    assert found.excess_interval is not None and found.excess_interval[0] > 0.1 and (found.gain or 0) > 0.1, found

@@ -24,7 +24,7 @@ from expunge.progress import Announce
 from expunge.records.base import fingerprint, read_json, write_json
 from expunge.records.observation import Observations, Row
 from expunge.records.score import AttackRecord, Score
-from expunge.records.task import Split, Task
+from expunge.records.task import Example, Split, Task
 from expunge.registry import load
 
 ProbeSplit = tuple[str, Split]
@@ -105,7 +105,7 @@ def observe_attack(attack: Attack, subject: Subject, context: AttackContext, fol
     if (why := attack.problem(context)) is not None:
         return AttackResult({}, why)
     metrics = available(attack.asks, subject.offered)
-    pairs = _here(sorted(required(metrics)), task, split)
+    pairs = _here(required(metrics), task, split)
     alternatives = with_alternatives(metrics)
     probes = {(name, of): probe_for(name, of in alternatives or (of != "forget" and "forget" in alternatives))
               for name, of in pairs}
@@ -121,14 +121,27 @@ def observe_attack(attack: Attack, subject: Subject, context: AttackContext, fol
     if all(rows is not None for rows in known.values()):
         return _gathered(known)
     fresh: dict[tuple[str, ProbeSplit], list[Row]] = {(label, pair): [] for label in attack.labels for pair in pairs}
+    before: dict[tuple[ProbeSplit, Example], list[Row]] = {}
 
     def ask(view: View) -> None:
-        for probe, of in pairs:
-            rows = list(view.rows(of))
-            view.subject.check_room(rows, 0)
-            tick = announce(f"{title} {probe} {of}", probes[probe, of].count(rows))
-            found = probes[probe, of].observe(view.subject, rows, task, tick)
-            fresh[view.label, (probe, of)] += [{**row, "attempt": view.attempt} for row in found]
+        # A row that an attempt leaves as it was, such as running text, was answered in the attempt before.
+        same = attack.asks_only and view.subject is subject
+        found: dict[ProbeSplit, list[Row]] = {}
+        for pair in pairs:
+            probe, rows = probes[pair], list(view.rows(pair[1]))
+            new = [row for row in rows if not same or (pair, row) not in before]
+            view.subject.check_room(new, 0)
+            tick = announce(f"{title} {pair[0]} {pair[1]}", probe.count(new))
+            more: dict[str, Any] = {"reused": found.get((probe.reuses, pair[1]), ())} if probe.reuses else {}
+            answers: dict[str, list[Row]] = {}
+            for answer in probe.observe(view.subject, new, task, tick, **more) if new else ():
+                answers.setdefault(answer["id"], []).append(answer)
+            asked = {row.id for row in new}
+            found[pair] = [answer for row in rows
+                           for answer in (answers.get(row.id, []) if row.id in asked else before[pair, row])]
+            if same:
+                before.update({(pair, row): answers.get(row.id, []) for row in new})
+            fresh[view.label, pair] += [{**answer, "attempt": view.attempt} for answer in found[pair]]
 
     try:
         attack.run(subject, context, ask)
@@ -225,7 +238,9 @@ def _here(pairs: Iterable[ProbeSplit], task: Task, split: Split) -> list[ProbeSp
     """What to ask: as named, or on the control's side the attacked split in place of forget and nothing else."""
     if split != "forget":
         pairs = {(probe, split) for probe, of in pairs if of == "forget"}
-    return sorted(pair for pair in pairs if task.probe_rows(pair[1]))
+    # What another probe saves work comes after it.
+    return sorted((pair for pair in pairs if task.probe_rows(pair[1])), key=lambda pair: (bool(
+        probe_for(pair[0]).reuses), pair))
 
 
 def _gathered(rows: dict[tuple[str, ProbeSplit], tuple[Row, ...] | None]) -> AttackResult:
