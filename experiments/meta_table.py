@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from math import exp
 from typing import Any
 
@@ -20,7 +21,7 @@ from expunge.judgement.trust import (
     likeness,
     trust,
 )
-from expunge.metrics.margins import Sureness, beyond, left_out
+from expunge.metrics.margins import ControlMargin, Sureness, beyond, left_out
 from expunge.metrics.statistics import harmonic_mean
 from expunge.report.leaderboard import table
 
@@ -65,7 +66,8 @@ Metrics = dict[str, dict[str, float]]
 
 def judged(found: Mapping[str, Any], resamples: int = 1000) -> dict[str, dict[str, Any]]:
     """Metric -> its figures, as results/meta.json has them under `table`, best first."""
-    models = {name: model | {"metrics": values(found, name)} for name, model in found["models"].items()}
+    controls = controls_of(found["models"])
+    models = {name: model | {"metrics": values(found, name, controls)} for name, model in found["models"].items()}
     pool = {name: m for name, m in models.items() if m["role"] == "pool"}
     floors = {m["size"]: (1 - UTILITY_DROP) * m["metrics"]["plain"][UTILITY]
               for m in models.values() if m["role"] == "original"}
@@ -114,17 +116,30 @@ def of_retrained(metric: str, models: Mapping[str, Any], gains: Gains) -> float 
                           float(likeness(quantised, plain).mean())])
 
 
-def values(found: Mapping[str, Any], name: str) -> Metrics:
+Controls = dict[tuple[str, str, str], tuple[list[Sureness], ControlMargin]]
+"""(size, kind of rows, condition) -> rows of each control, and the margin that these give."""
+
+
+def controls_of(models: Mapping[str, Any]) -> Controls:
+    cells: dict[tuple[str, str, str], list[Sureness]] = {}
+    for m in models.values():
+        if m["role"] == "control":
+            for rows, condition in product(("sureness", "fact", "truth"), ("plain", *CONDITIONS)):
+                cells.setdefault((m["size"], rows, condition), []).append(numbered(m[rows][condition]))
+    return {key: (each, left_out(each)) for key, each in cells.items()}
+
+
+def values(found: Mapping[str, Any], name: str, controls: Controls) -> Metrics:
     """Everything read of one model, and what follows from its rows and those of the controls of its size."""
     model = found["models"][name]
     metrics: Metrics = {}
     for condition, read in model["readings"].items():
         metrics[condition] = dict(zip(found["metrics"], read, strict=True))
         if model["role"] in ("pool", "unlearned"):
-            metrics[condition] |= {LEAK: leak_share(found, name, "sureness", condition, condition),
-                                   ALONE: leak_share(found, name, "sureness", condition, "plain"),
-                                   LEAK_FACT: leak_share(found, name, "fact", condition, condition),
-                                   RIGHT: told_right(found, name, condition)}
+            metrics[condition] |= {LEAK: leak_share(model, controls, "sureness", condition, condition),
+                                   ALONE: leak_share(model, controls, "sureness", condition, "plain"),
+                                   LEAK_FACT: leak_share(model, controls, "fact", condition, condition),
+                                   RIGHT: told_right(model, controls, condition)}
         metrics[condition] |= {ODDS: level(_mean(model["sureness"][condition])),
                                FACT: level(_mean(model["fact"][condition])),
                                RIGHT_MARGIN: _mean(model["truth"][condition])}
@@ -132,31 +147,23 @@ def values(found: Mapping[str, Any], name: str) -> Metrics:
     return metrics
 
 
-def leak_share(found: Mapping[str, Any], name: str, rows: str, condition: str, controls: str) -> float:
+def leak_share(model: Mapping[str, Any], controls: Controls, rows: str, condition: str, attacked: str) -> float:
     """The metric of this name, from stored log-odds.
 
     Args:
         rows: "sureness", of each answer, or "fact", of each bare fact.
         condition: of the model.
-        controls: the condition of the controls: the same where they are attacked alike, "plain" where not.
+        attacked: the condition of the controls: the same where they are attacked alike, "plain" where not.
     """
-    model, beside = beside_controls(found, name, rows, condition, controls)
-    return float(np.mean(list(beyond(model, beside, left_out(beside)).over.values())))
+    beside, margin = controls[model["size"], rows, attacked]
+    return float(np.mean(list(beyond(numbered(model[rows][condition]), beside, margin).over.values())))
 
 
-def told_right(found: Mapping[str, Any], name: str, condition: str) -> float:
+def told_right(model: Mapping[str, Any], controls: Controls, condition: str) -> float:
     """Share of the questions whose log(right / wrong answers) lies above that of every control, attacked alike."""
-    model, beside = beside_controls(found, name, "truth", condition, condition)
-    return float(np.mean([value > max(c[key] for c in beside) for key, value in model.items()]))
-
-
-def beside_controls(found: Mapping[str, Any], name: str, rows: str, condition: str,
-                    controls: str) -> tuple[Sureness, list[Sureness]]:
-    """The rows of a model and those of the controls of its size."""
-    model = found["models"][name]
-    return numbered(model[rows][condition]), [
-        numbered(m[rows][controls]) for m in found["models"].values()
-        if m["role"] == "control" and m["size"] == model["size"]]
+    beside, _ = controls[model["size"], "truth", condition]
+    rows = numbered(model["truth"][condition])
+    return float(np.mean([value > max(c[key] for c in beside) for key, value in rows.items()]))
 
 
 def _mean(text: str) -> float:

@@ -193,7 +193,9 @@ def fitted(features: Sequence[Sequence[float]], knows: Sequence[bool], asked: Se
     known_nd, asked_md = np.asarray(features, float), np.asarray(asked, float)
     mean_d, spread_d = known_nd.mean(0), known_nd.std(0)
     spread_d = np.where(spread_d > 0, spread_d, 1.0)
-    model = LogisticRegression(C=1.0, max_iter=1000).fit((known_nd - mean_d) / spread_d, np.asarray(knows))
+    # This solver goes to the optimum, so that every version of it finds the same one.
+    model = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-10)
+    model.fit((known_nd - mean_d) / spread_d, np.asarray(knows))
     return np.asarray(model.decision_function((asked_md - mean_d) / spread_d), float)
 
 
