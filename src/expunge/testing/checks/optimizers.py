@@ -199,3 +199,16 @@ def first_phase_is_adamw(plugin: type[Optimizer]) -> None:
         one.step()
         assert torch.equal(mine, theirs)
     assert np.isclose(float(two.state[mine]["estimates"]), 2)
+
+
+@check
+def steps_along_gradient(plugin: type[Optimizer]) -> None:
+    """-lr g at every step, and with momentum m the gradient counts 1 + (1 + m) in two steps; decay is part of it."""
+    grads = [0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+             for p in memoriser().model.parameters()]
+    for momentum, factor in ((0.0, 2.0), (0.9, 2.9)):
+        moves = flat(stepped(plugin(lr=2**-6, momentum=momentum), grads, times=2))
+        torch.testing.assert_close(moves, -(2**-6) * factor * flat(grads), atol=1e-6, rtol=1e-4)
+    decayed = flat(stepped(plugin(lr=2**-6, weight_decay=0.5), [0 * g for g in grads]))
+    start = flat([p.detach() for p in memoriser().model.parameters()])
+    torch.testing.assert_close(decayed, -(2**-6) * 0.5 * start, atol=1e-6, rtol=1e-4)

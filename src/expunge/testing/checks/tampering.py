@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -163,3 +164,39 @@ def relearned_less(plugin: type[Perturb], options: dict[str, Any], again: int) -
         finetune(subject, known, steps=again, lr=1e-3)
         after.append(loss(subject, asked))
     assert after[1] > after[0] + 0.1, after
+
+
+# A slow adversary
+
+
+@check
+def forks_and_descends(plugin: type[Perturb]) -> None:
+    """Questions are asked at w, at w - lr g, at w - lr (g + g') and, after the fork, at w again."""
+    subject, lr = fresh(moved(8)), 0.05
+    batch = batches_of(subject, draws_of(ALONE, subject, 4))
+    scope = Scope(subject, tuple(name for name, _ in subject.model.named_parameters()))
+    made, seen, start = plugin(every=3, lr=lr), [], weights(subject)
+
+    def plain(tamper: Any = None) -> Gradient:
+        seen.append(weights(subject))
+        tamper(SimpleNamespace(batches=batch))
+        return [torch.ones_like(p) for p in scope.parameters.values()]
+
+    expected = fresh(subject)
+    for step in range(4):
+        found = made.gradient(subject, scope, plain, step=step, total=4, seed=0)
+        assert all(bool((part == 1).all()) for part in found)
+        if step == 3:
+            expected = fresh(subject)
+        for name, value in weights(expected).items():
+            torch.testing.assert_close(seen[step][name], value, atol=1e-6, rtol=1e-5)
+        expected.model.requires_grad_(True)
+        slope = torch.autograd.grad(-expected.answers(batch["forget"]).logp_N.mean(),
+                                    tuple(expected.model.parameters()))
+        with torch.no_grad():
+            for parameter, part in zip(expected.model.parameters(), slope, strict=True):
+                parameter.sub_(part, alpha=lr)
+    assert all(torch.equal(value, start[name]) for name, value in weights(subject).items())
+    again = plugin(every=3, lr=lr)
+    again.restore(made.state())
+    assert all(torch.equal(a, b) for a, b in zip(again.state()["held"], made.state()["held"], strict=True))
