@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -77,8 +78,10 @@ def demo(repeats: int) -> dict[str, Any]:
 
 
 def audits(repeats: int) -> dict[str, Any]:
-    """Seconds of an audit of the demo run under each suite, with no observation cached and the twins trained."""
+    """Seconds of an audit of the demo run under each suite, with no observation cached and the twins trained; wall, and
+    of all threads together, which says more where other work keeps the cores busy."""
     found: dict[str, list[float]] = {"quick": [], "standard": []}
+    busy: dict[str, list[float]] = {suite: [] for suite in found}
     with tempfile.TemporaryDirectory() as place:
         run([*EXPUNGE, "demo", "--out", f"{place}/run"], f"{place}/cache")
         twin = json.loads(Path(place, "run", "audit.json").read_text())["retrained"][0]["path"]
@@ -86,9 +89,12 @@ def audits(repeats: int) -> dict[str, Any]:
             for suite, seconds in found.items():
                 command = [*EXPUNGE, "audit", f"{place}/run", "--task", "authors", "--retrained", twin,
                            "--suite", suite, "--out", f"{place}/{suite}-{number}"]
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
                 seconds.append(run(command, f"{place}/empty-{suite}-{number}"))
-                log(("audit", suite, seconds[-1]))
-    return {name: summary(values) for name, values in found.items()}
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                busy[suite].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+                log(("audit", suite, seconds[-1], busy[suite][-1]))
+    return {name: summary(values) | {"cpu": summary(busy[name])} for name, values in found.items()}
 
 
 def memory(repeats: int, cache: str) -> dict[str, Any]:
