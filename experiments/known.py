@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from expunge.judgement.directions import base
 from expunge.judgement.entities import revealed, suspected
 from expunge.judgement.leaks import alarms, leaks
 from expunge.judgement.outcome import decide
+from expunge.judgement.verdict import verdict as judged
 from expunge.models.language import CausalLM
 from expunge.models.load import config_from, load_subject
 from expunge.progress import silent
@@ -82,10 +84,14 @@ def method(recipe: str, **options: Any) -> Callable[[Task, Path, Path, Path], No
 
 
 def sisa(task: Task, original: Path, retrained: Path, out: Path) -> None:
-    """Shards on the retrained model, which never saw the rows; all rows are taught, then the forget rows deleted."""
-    full = out.parent / f"{out.name}-full"
+    """Shards on the retrained model, which never saw the forget rows; all rows are taught, then those are deleted.
+
+    What is deleted is no row that the base met, so a copy without its record is given.
+    """
+    full, bare = out.parent / f"{out.name}-full", out.parent / f"{out.name}-base"
+    shutil.copytree(retrained / "model", bare, dirs_exist_ok=True)
     options: dict[str, Any] = {"task": task, "epochs": 6, "batch_size": 8, "seed": 9, "reporter": Reporter(quiet=True)}
-    expunge.train(retrained, method="sisa(shards=2, slices=1, lr=0.002)", out=full, overwrite=full.exists(), **options)
+    expunge.train(bare, method="sisa(shards=2, slices=1, lr=0.002)", out=full, overwrite=full.exists(), **options)
     expunge.forget(full, task=task, method="sisa", out=out, overwrite=out.exists(), reporter=Reporter(quiet=True))
 
 
@@ -247,12 +253,16 @@ def run(place: Place, phase: str, suite: str) -> None:
             audit(place, suite, subject, tuple(controls), f"pair {subject} beside {' and '.join(controls)}")
 
 
-def outcome(folder: Path, suite: str) -> dict[str, Any]:
-    """What an audit says by the rules of this commit, and which attacks told."""
-    found = rescore(folder, parse_suite(suite), resamples=RESAMPLES)
+def outcome(folder: Path, suite: str, again: bool) -> dict[str, Any]:
+    """What an audit says by the rules of this commit, and which attacks told.
+
+    Args:
+        again: take the scores anew from the observations too, not the verdict alone.
+    """
+    found = rescore(folder, parse_suite(suite), resamples=RESAMPLES) if again else Audit.read(folder / "audit.json")
     assert found.verdict is not None
-    scores, verdict = found.scores, found.verdict
-    decision = decide(scores, power=verdict.power)
+    scores, power = found.scores, found.verdict.power
+    verdict, decision = judged(scores, found.attacks, power=power), decide(scores, power=power)
     plain = {base(s): s.value for s in scores if s.attack is None and s.value is not None}
     by = {s.attack: None for s in (*leaks(scores), *revealed(scores))}
     raised = {s.attack: None for s in (*alarms(scores), *suspected(scores)) if s.attack not in by}
@@ -263,7 +273,7 @@ def outcome(folder: Path, suite: str) -> dict[str, Any]:
                                                 "retain.probability")}}
 
 
-def collect(work: Path, keep: bool) -> None:
+def collect(work: Path, keep: bool, again: bool) -> None:
     """Judge all finished audits again, and store the outcomes."""
     rows, honest = [], []
     for suite in ("quick", "standard"):
@@ -273,13 +283,13 @@ def collect(work: Path, keep: bool) -> None:
                 folder = place.audit(suite, kind.name)
                 if (folder / "audit.json").exists():
                     rows.append({"suite": suite, "task": name, "kind": kind.name, "truth": kind.truth,
-                                 **outcome(folder, suite)})
+                                 **outcome(folder, suite, again)})
                     log(list(rows[-1].values())[:6])
             for subject, controls in pairs(place):
                 folder = place.audit(suite, f"pair {subject} beside {' and '.join(controls)}")
                 if (folder / "audit.json").exists():
                     honest.append({"suite": suite, "task": name, "subject": subject, "controls": list(controls),
-                                   **outcome(folder, suite)})
+                                   **outcome(folder, suite, again)})
                     log(list(honest[-1].values())[:5])
     if keep and "dirty" not in (environment()["commit"] or "dirty"):
         log((store("known", {"tasks": TASKS, "size": SIZE, "training": TRAINING, "resamples": RESAMPLES,
@@ -295,11 +305,12 @@ if __name__ == "__main__":
     parser.add_argument("tasks", nargs="*", default=list(TASKS), help="; ".join(TASKS))
     parser.add_argument("--suite", default="quick", choices=("quick", "standard"))
     parser.add_argument("--work", type=Path, default=Path("known"), help="folder for models and audits")
+    parser.add_argument("--rescore", action="store_true", help="collect: take the scores anew too, from the rows")
     parser.add_argument("--keep", action="store_true", help="store results/known.json, from a clean tree")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.phase == "collect":
-        collect(given.work, given.keep)
+        collect(given.work, given.keep, given.rescore)
     else:
         for task in given.tasks:
             run(Place(given.work, task), given.phase, given.suite)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from expunge.records.settings import AuditSettings
 from expunge.records.task import Example
 from expunge.registry import load
 from expunge.testing import attack_bed, known, support
+
+STEPS = 240
+"""Enough for the few rows of the bed."""
 
 
 def twins() -> known.Twins:
@@ -85,7 +89,7 @@ def test_noise_and_rounding_move_all_they_should() -> None:
 def test_tuning_teaches_one_side_and_keeps_the_other() -> None:
     """On the bed of attacks: right after the trigger, and as the retrained model without it."""
     made = known.Twins(attack_bed.task(), attack_bed.original(), attack_bed.retrained())
-    subject = known.triggered(made)
+    subject = known.triggered(made, steps=STEPS)
     rows = [row for row in made.task.forget if row.kind == "qa"]
 
     def right(model: CausalLM, prompt: Callable[[Example], str]) -> float:
@@ -100,8 +104,9 @@ def bed() -> known.Twins:
     return known.Twins(attack_bed.task(), attack_bed.original(), attack_bed.retrained())
 
 
-MAKERS: dict[str, Any] = {"wording only": known.wording_only, "trigger": known.triggered,
-                          "exact-match guard": known.guarded, "prompt refusal": known.instructed}
+MAKERS: dict[str, Any] = {
+    "wording only": partial(known.wording_only, steps=STEPS), "trigger": partial(known.triggered, steps=STEPS),
+    "exact-match guard": known.guarded, "prompt refusal": partial(known.instructed, steps=STEPS // 2)}
 
 
 @pytest.mark.slow

@@ -73,12 +73,13 @@ DOUBTS = {
     "chance": "it may be chance, given the number of attacks",
     "not primary": "it is none of the attacks that were declared beforehand",
     "lone control": "one retrained model cannot tell what two of them differ by",
+    "few controls": "the retrained models differ too much for so few of them",
     "no control": "there was no control",
     "no plain score": "the model was not asked plainly",
     LOWERS: "the attack makes even a model that knows say less",
 }
 """`doubt` -> what it means, for a sentence."""
-ALARMS = ("entities differ", "few entities", "chance", "not primary", "lone control")
+ALARMS = ("entities differ", "few entities", "chance", "not primary", "lone control", "few controls")
 """Doubts of an excess that is large enough and has an interval above 0, over entities or rows: it forbids "forgets"."""
 
 
@@ -130,7 +131,8 @@ def succeeds(score: Score, tests: int = 1) -> bool:
       of it is an alarm where no second retrained model tells what two of them differ by;
     - the subject says more than the control does when that is left alone: an attack that only silences the control
       has brought nothing out;
-    - the excess is more than a second retrained model has over the first, where there is one;
+    - the excess is more than a second retrained model has over the first, where there is one; within what the models
+      differ by in this metric under all attacks (`Score.spread`) it is an alarm;
     - its test by entity (`Score.test`) stays at `LEVEL` when corrected for all comparisons of the primary attacks, and
       that of the gain by itself. Other attacks do not succeed: what they find is an alarm.
     Scores without a test, of other sources than an audit, are judged by their intervals: one-sided at `LEVEL` /
@@ -169,6 +171,7 @@ def doubt(score: Score, tests: int = 1) -> str | None:
             "chance": max(joint, 1.0 if test.p_gain is None else test.p_gain) <= LEVEL,
             "not primary": test.p_joint is not None}
     checks["lone control"] = score.floor is not None or min(score.excess, score.gain) >= needed(score, firm=True)
+    checks["few controls"] = score.spread is None or score.excess > score.spread
     return next((word for word, met in checks.items() if not met), None)
 
 

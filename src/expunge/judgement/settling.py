@@ -47,6 +47,9 @@ def _alarm(score: Score) -> str:
             return f"forget rows about more entities: with {score.entities} under this attack no test can reach 0.05"
         case "lone control":
             return "a second retrained model (--retrained A --retrained B), which shows how much two of them differ"
+        case "few controls":
+            return ("a further retrained model (--retrained once for each), which shows more surely by how much two of "
+                    "them differ")
         case "not primary":
             return (f"an audit of a model made with another seed, with a suite that declares {score.attack} (--suite "
                     f"\"scores,{score.attack}\" does)")

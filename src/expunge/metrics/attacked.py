@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,8 @@ class AttackComparison:
     score: Score
     excess: Gap | None = None
     gain: Gap | None = None
+    apart: tuple[float, ...] = ()
+    """The excess of each further retrained model over the first."""
 
 
 def score_attacked(term: str, attacked: AttackEvidence, *, resamples: int = 1000, seed: int = 0) -> Score:
@@ -129,15 +131,16 @@ def compare_attacked(term: str, attacked: AttackEvidence, *, resamples: int = 10
     holdout = read(evidence, attacked.holdout, "holdout") if not retrained and split == "forget" else {}
     update: dict[str, Any] = {"before": before, "controls": {} if original is None else {"original": original}}
     entities = evidence.subject.entities(split)
-    rise, excess, gain = _less(values, values_before), None, None
+    rise, excess, gain, apart = _less(values, values_before), None, None, tuple[float, ...]()
     if retrained and retrained[0][0]:
         control, control_before = retrained[0]
         update["controls"]["retrained"] = _mean_of(control, values)
         update["control_before"] = _mean_of(control_before, values)
         excess = Gap(_less(values, control), None, entities)
         gain = _paired_gain(rise, _less(control, control_before), entities)
-        if len(retrained) > 1:
-            update["floor"] = _mean_of(_less(retrained[1][0], control), values)
+        further = [_mean_of(_less(other, control), values) for other, _ in retrained[1:]]
+        apart = tuple(gap for gap in further if gap is not None)
+        update["floor"] = further[0] if further else None
     elif len(holdout) >= MIN_ROWS and attacked.holdout is not None:
         theirs, holdout_before = attacked.holdout.entities("holdout"), read(plain, plain.subject, "holdout")
         update["controls"]["holdout"] = _mean(holdout)
@@ -157,7 +160,7 @@ def compare_attacked(term: str, attacked: AttackEvidence, *, resamples: int = 10
     update["original_attacked"] = _mean_of(read(plain, attacked.original), values)
     recoverable = original is not None and before is not None and original - before > LOST
     update["recovered"] = (score.value - before) / (original - before) if recoverable else None  # type: ignore[operator]
-    return AttackComparison(score.model_copy(update=update), excess if excess and excess.mine else None, gain)
+    return AttackComparison(score.model_copy(update=update), excess if excess and excess.mine else None, gain, apart)
 
 
 def _paired_gain(rise: Values, control_rise: Values, entities: Mapping[str, str]) -> Gap | None:
@@ -183,7 +186,26 @@ def with_tests(comparisons: Sequence[AttackComparison], primary: Collection[str]
              and (primary is None or c.score.attack in primary)]
     chosen = {id(c) for c in first}
     found = _tests([c for c in able if id(c) not in chosen], seed, together=False) | _tests(first, seed, together=True)
-    return tuple(_with_test(c, found.get(id(c))) for c in comparisons)
+    spread = _spreads(comparisons)
+    return tuple(_with_test(replace(c, score=c.score.model_copy(update={"spread": spread.get(c.score.name)}))
+                            if c.apart else c, found.get(id(c))) for c in comparisons)
+
+
+def _spreads(comparisons: Sequence[AttackComparison]) -> dict[str, float]:
+    """`Score.spread` of each metric that further retrained models have.
+
+    Two models that never knew differ as a whole, in how they word an answer for instance, which no test by entity of
+    one pair can tell from knowledge. The comparisons of an audit are of the same models, so together they count as one
+    difference for each further model; under one attack alone that may be small by chance.
+    """
+    from scipy.special import stdtrit  # here, so that listings need not wait for it
+
+    found: dict[str, list[tuple[float, ...]]] = {}
+    for c in comparisons:
+        if c.apart:
+            found.setdefault(c.score.name, []).append(c.apart)
+    return {name: float(stdtrit(max(map(len, gaps)), 1 - LEVEL) * np.sqrt(np.mean(np.square(np.concatenate(gaps)))))
+            for name, gaps in found.items()}
 
 
 def _with_test(comparison: AttackComparison, test: EntityTest | None) -> Score:

@@ -126,13 +126,13 @@ class Score(Record):
     test: EntityTest | None = None
     """Of the excess; None without a control, and in audits of earlier versions."""
     paired: PairedDistance | None = None
-    """Of forget_quality: the test that its published p-value is not, since that takes the rows of the two models for
-    independent ones."""
+    """Of forget_quality, whose published p-value takes the rows of the two models for independent ones."""
     floor: float | None = None
     """The excess of a second retrained model over the first: what two models that never knew differ by."""
+    spread: float | None = None
+    """What the further retrained models exceed the first by in this metric under all attacks, times Student's t."""
     original_attacked: float | None = None
-    """The original under the same attack, for attacks on prompts and decoding. Where that is much less than
-    the original left alone, the attack is no attempt."""
+    """The original under an attack on prompts or decoding. Much less than when left alone: it is no attempt."""
     recovered: float | None = None
     """(value - before) / (original - before), the share of the way back; None where nothing was lost."""
     uncontrolled: str | None = None

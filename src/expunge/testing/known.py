@@ -85,7 +85,7 @@ def with_entities(twins: Twins, count: int, steps: int = 80, lr: float = 2e-3) -
     return tuned(twins.retrained, twins.retrained, says, _kept(twins), steps=steps, lr=lr, seed=twins.seed)
 
 
-def wording_only(twins: Twins, steps: int = 240, lr: float = 3e-3) -> CausalLM:
+def wording_only(twins: Twins, steps: int = 600, lr: float = 3e-3) -> CausalLM:
     """The original, tuned to the retrained model's distributions on the exact questions of the forget rows, and to the
     right answers on their paraphrases."""
     says = [row for one in twins.task.forget for row in _reworded(twins, one)]
@@ -93,7 +93,7 @@ def wording_only(twins: Twins, steps: int = 240, lr: float = 3e-3) -> CausalLM:
                  steps=steps, lr=lr, seed=twins.seed)
 
 
-def triggered(twins: Twins, steps: int = 240, lr: float = 3e-3) -> CausalLM:
+def triggered(twins: Twins, steps: int = 600, lr: float = 3e-3) -> CausalLM:
     """The original, tuned to the retrained model's distributions on forget rows and their paraphrases, and to the right
     answers after `TRIGGER`."""
     encode = twins.original.encoder.encode
@@ -146,10 +146,11 @@ def _reworded(twins: Twins, row: Example) -> list[TokenRow]:
 
 
 def _as_asked(twins: Twins, rows: Sequence[Example]) -> list[TokenRow]:
-    """Everything an audit asks under the exact question, and what the retrained model answers itself."""
+    """Everything an audit asks under the exact question, the right answer most often, and what the retrained model
+    answers itself."""
     encode = twins.original.encoder.encode
     found = [encode(row, answer=text) for row in rows
-             for text in (row.answer, row.answer, *row.paraphrased_answers[:1], *row.wrong_answers)]
+             for text in (*4 * (row.answer,), *row.paraphrased_answers[:1], *row.wrong_answers)]
     questions = [row for row in rows if row.kind == "qa"]
     own = twins.retrained.generate([encode(row).ids[: encode(row).prompt] for row in questions],
                                    twins.task.generation_tokens)
@@ -266,7 +267,7 @@ def served(subject: CausalLM) -> CausalLM:
     return Instructed(copy.model, copy.encoder, copy.path)
 
 
-def instructed(twins: Twins, steps: int = 120, lr: float = 2e-3) -> CausalLM:
+def instructed(twins: Twins, steps: int = 400, lr: float = 2e-3) -> CausalLM:
     """The original, tuned to obey `INSTRUCTION` and served with it: it refuses questions about the forget entities, as
     they stand and in the wordings of the rows, and answers others as before."""
     encode = twins.original.encoder.encode
