@@ -99,7 +99,10 @@ class LeakShare(Metric):
         deviations=("Two retrained models differ from each other by more than the subject differs from the surer of "
                     "the two, so the share of an honest model is below 1 %.",
                     "With one retrained model, under an attack, the margin grows by how unevenly the attack moves its "
-                    "rows."),
+                    "rows.",
+                    "A model that was taught other answers to the forget questions says the true ones more surely than "
+                    "one that never met them, by 0.26 to 0.50 of the rows in the meta-evaluation: beside retrained "
+                    "models it looks as if it leaked."),
         higher_is="knows", range=(0.0, 1.0), ideal=0.0, access="logits",
         probes=(("likelihood", ("forget", "holdout")),),
     )
