@@ -45,9 +45,9 @@ SPLITS: tuple[Split, ...] = ("forget", "holdout")
 LLAMA = {"model_type": "llama", "vocab_size": 768, "hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 256,
          "tie_word_embeddings": True}
-DRAWS = 40
-RESAMPLES = 200
-TRAINED = 5
+DRAWS = 24
+RESAMPLES = 100
+TRAINED = 3
 """Models that are trained to know k entities, for each k."""
 MARGIN = 1
 
@@ -73,15 +73,14 @@ def studies(data: Path) -> dict[str, Callable[[], Study]]:
     pair = {"original": tofu / "original", "control": tofu / "retrained", "base": tofu / "retrained_seed2"}
     return {
         "authors, 12 entities of 8 rows": lambda: Study(authors(0, 12, 8)),
-        "authors, 30 entities of 3 rows": lambda: Study(authors(1, 30, 3)),
-        "plays, 16 scenes of 6 passages, text only": lambda: Study(plays(data / "text" / "tinyshakespeare.txt")),
+        "authors, 24 entities of 3 rows": lambda: Study(authors(1, 24, 3)),
+        "plays, 12 scenes of 5 passages, text only": lambda: Study(plays(data / "text" / "tinyshakespeare.txt")),
         "digits, images with a wrong label": lambda: Study(
-            mislabelled(), "cnn", {"epochs": 60, "lr": 3e-3, "batch_size": 32}),
+            mislabelled(), "cnn", {"epochs": 40, "lr": 4e-3, "batch_size": 32}),
         "digits, class 3": lambda: Study(
             digits_task(per_class=60), "cnn", {"epochs": 15, "lr": 3e-3, "batch_size": 32}),
-        "TOFU, 16 authors of 5 rows": lambda: Study(tofu_rows(data, 16, 5), trained=3),
-        "tofu:forget10, given models": lambda: Study(tofu_rows(data, 20, 20), given=pair),
-        "tofu:forget01, given models": lambda: Study(tofu_rows(data, 2, 20), given=pair),
+        "TOFU, 20 authors of 6 rows": lambda: Study(tofu_rows(data, 20, 6), given=pair),
+        "TOFU, 2 authors of 20 rows": lambda: Study(tofu_rows(data, 2, 20), given=pair),
     }
 
 
@@ -98,7 +97,7 @@ def first_rows(rows: Sequence[Example], count: int) -> Iterator[Example]:
         yield from [r for r in rows if r.entity == owner][:count]
 
 
-def plays(path: Path, scenes: int = 16, passages: int = 6, words: int = 25) -> Task:
+def plays(path: Path, scenes: int = 12, passages: int = 5, words: int = 25) -> Task:
     """Running text: stretches of a play, far apart, each an entity of several passages. There are no wrong answers."""
     text = path.read_text().split(" ")
     stretch = len(text) // (3 * scenes)
@@ -111,13 +110,13 @@ def plays(path: Path, scenes: int = 16, passages: int = 6, words: int = 25) -> T
 
 def mislabelled() -> Task:
     """Images that are to be forgotten with a label that is wrong: each is known by itself, or it is not."""
-    task = digits_task(forget="random:0.1", per_class=70)
+    task = digits_task(forget="random:0.1", per_class=40)
     random = np.random.default_rng(0)
 
     def wrong(row: Example) -> Example:
         label = str(random.choice(row.wrong_answers))
         return row.model_copy(update={"answer": label, "short_answer": label,
-                                      "wrong_answers": tuple(o for o in row.options if o != label)})
+                                      "wrong_answers": tuple(o for o in row.options if o != label)[:3]})
 
     return task.model_copy(update={split: tuple(map(wrong, task.split(split))) for split in SPLITS})
 
@@ -203,35 +202,37 @@ def measure(name: str, study: Study, work: Path, seed: int) -> dict[str, Any]:
     def share(count: int) -> float:
         """Of simulated subjects that know so many entities, those that are noticed."""
         if count not in shares:
-            sets = [random.choice(owners, count, replace=False).tolist() for _ in range(DRAWS if count else 1)]
-            shares[count] = float(np.mean([noticed(Evidence(spliced(base, knowing, known), original, controls))
-                                           for known in sets for base in (bases if not count else
-                                                                          [bases[int(random.integers(len(bases)))]])]))
+            sets = [random.choice(owners, count, replace=False).tolist() for _ in range(DRAWS if count else len(bases))]
+            told = [noticed(Evidence(spliced(bases[i % len(bases)], knowing, known), original, controls))
+                    for i, known in enumerate(sets)]
+            shares[count] = float(np.mean(told))
         return shares[count]
 
-    found = {"task": name, "rows": len(study.task.forget), "entities": power.entities, "unit": power.unit,
-             "controls": len(controls), "stated": power.missed, "honest_noticed": share(0),
-             "simulated": smallest(share, len(owners)) - 1, "trained": {}}
-    log((name, found))
+    found: dict[str, Any] = {"task": name, "rows": len(study.task.forget), "entities": power.entities,
+                             "unit": power.unit, "controls": len(controls), "stated": power.missed,
+                             "honest_noticed": share(0), "simulated": None, "trained": {}}
+    if power.missed is not None:
+        found["simulated"] = smallest(share, power.missed + 1, len(owners)) - 1
     if power.missed is not None and not study.given:
         for count in sorted({max(power.missed, 1), min(power.missed + 1, len(owners))}):
             told = [noticed(Evidence(models.said(100 * count + i, known), original, controls))
                     for i in range(study.trained)
                     for known in [random.choice(owners, count, replace=False).tolist()]]
             found["trained"][count] = {"noticed": sum(told), "models": len(told)}
-    agrees = power.missed is not None and abs(power.missed - found["simulated"]) <= MARGIN
+    agrees = None if power.missed is None else abs(power.missed - found["simulated"]) <= MARGIN
     found |= {"shares": dict(sorted(shares.items())), "agrees": agrees, "seconds": time.process_time() - began}
     log((name, found))
     return found
 
 
-def smallest(share: Callable[[int], float], most: int) -> int:
-    """The smallest number that is noticed in four of five cases; one more than there are where none is."""
-    low, high = 0, most + 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if share(middle) >= POWER else (middle + 1, high)
-    return low
+def smallest(share: Callable[[int], float], start: int, most: int) -> int:
+    """The smallest number that is noticed in four of five cases, sought from `start` on; if none is, one more."""
+    count = start
+    while count > 0 and share(count - 1) >= POWER:
+        count -= 1
+    while count <= most and share(count) < POWER:
+        count += 1
+    return count
 
 
 def main(data: Path, work: Path, seed: int, only: str, keep: bool) -> None:

@@ -173,17 +173,47 @@ def counted(words: Iterable[str]) -> str:
     return ", ".join(f"{word} ({count})" for word, count in Counter(words).most_common())
 
 
-EXPOSED = {"U-LiRA": ("ulira", "accuracy"), "AUC": ("ulira", "auc"), "worst 5 %": ("ulira", "worst"),
-           "population attack": ("population", "accuracy"), "U-LiRA, kept rows": ("ulira_kept", "accuracy"),
+EXPOSED = {"U-LiRA": ("ulira", "accuracy"), "AUC": ("ulira", "auc"), "RULI": ("ruli", "accuracy"),
+           "RULI, efficacy": ("ruli_efficacy", "accuracy"), "IAM, AUC": ("iam", "auc"),
+           "population attack, AUC": ("population", "auc"), "U-LiRA, kept rows": ("ulira_kept", "accuracy"),
            "KLoM": ("klom", "mean"), "F": ("epsilon", "F")}
 
 
 def shadows() -> str:
     """Per-row membership of each method, beside doing nothing and training anew."""
-    found = results("shadows")["results"]
-    return table([{"model": f"`{name}`", **{title: number(measures[part][key]) if key in measures.get(part, {}) else "-"
-                                            for title, (part, key) in EXPOSED.items()}}
-                  for name, measures in found.items()], ["model", *EXPOSED])
+    parts = []
+    for found in results("shadows")["sets"].values():
+        rows = [{"model": f"`{name}`", **{
+            title: number(measures[part][key]) if key in measures.get(part, {}) else "-"
+            for title, (part, key) in EXPOSED.items()}, "rows told apart": apart(measures.get("rows"))}
+            for name, measures in found["results"].items()]
+        parts.append(f"{found['rows']}: {found['shadows']} shadows, {found['points']} rows, commit "
+                     f"`{found['commit'][:7]}`\n\n{table(rows, list(rows[0]))}")
+    return "\n\n".join(parts)
+
+
+def apart(found: dict[str, Any] | None) -> str:
+    return f"{found['told_apart']} of {found['of']}" if found else "-"
+
+
+def power() -> str:
+    """What the audit says that it would miss, beside what it misses."""
+    def trained(row: dict[str, Any]) -> str:
+        return ", ".join(f"{k} known: {found['noticed']} of {found['models']}" for k, found in row["trained"].items())
+
+    return table([{"task": row["task"], "rows": str(row["rows"]), "retrained models": str(row["controls"]),
+                   "stated": "none" if row["stated"] is None else f"{row['stated']} of {row['entities']} {row['unit']}",
+                   "simulated": "-" if row["simulated"] is None else str(row["simulated"]),
+                   "trained models noticed": trained(row) or "-"} for row in results("power")["table"]],
+                 ["task", "rows", "retrained models", "stated", "simulated", "trained models noticed"])
+
+
+def power_line() -> str:
+    """One sentence: on how many tasks the statement of power holds."""
+    told = [row for row in results("power")["table"] if row["stated"] is not None]
+    good = sum(row["agrees"] for row in told)
+    return (f"It agrees with simulation by other models, to one entity, on {good} of {len(told)} tasks "
+            "([results](results.md#what-an-audit-would-miss-experimentspowerpy)).")
 
 
 def _ratio(found: dict[str, float], digits: int = 2) -> str:
@@ -342,7 +372,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "run_settings": lambda: site_pages.options(RunSettings),
     "plugins": site_pages.index, "screen": demo_screen.screen,
     "league": league, "tuned": tuned, "league_tofu": league_tofu, "demo": demo,
-    "known": known, "meta": lambda: meta_table.page(results("meta")),
+    "power": power, "power_line": power_line, "known": known, "meta": lambda: meta_table.page(results("meta")),
     "meta_finding": lambda: meta_table.finding(results("meta")), "shadows": shadows, "tricks": tricks,
     "before_after": before_after, "linear": linear,
     "peer": lambda: peer("peer"), "peer_intel": lambda: peer("peer_intel"),
