@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,14 @@ from common import log, store
 
 import expunge
 from expunge.benchmarks.digits import digits_task
-from expunge.console import Reporter
 from expunge.judgement.outcome import decide
 from expunge.judgement.power import POWER
 from expunge.judgement.splices import measured_power
+from expunge.methods.finetune import finetune
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import score_all
 from expunge.models.load import config_from, load_subject
+from expunge.models.subject import Subject
 from expunge.models.tiny import build_for
 from expunge.probes.likelihood import Likelihood
 from expunge.records.base import read_json, write_json
@@ -45,43 +45,47 @@ SPLITS: tuple[Split, ...] = ("forget", "holdout")
 LLAMA = {"model_type": "llama", "vocab_size": 768, "hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 256,
          "tie_word_embeddings": True}
-DRAWS = 24
-RESAMPLES = 100
+TRAINING: dict[str, Any] = {"epochs": 30, "lr": 8e-3, "batch_size": 24}
+DRAWS = 20
+RESAMPLES = 50
 TRAINED = 3
 """Models that are trained to know k entities, for each k."""
 MARGIN = 1
 
 
 @dataclass(frozen=True)
-class Study:
-    """One task and how its models are trained; with `given`, models that are there already (role -> folder)."""
+class Cast:
+    """What all models of one task say."""
 
-    task: Task
-    config: dict[str, Any] | str = field(default_factory=lambda: LLAMA)
-    training: dict[str, Any] = field(default_factory=lambda: {"epochs": 30, "lr": 8e-3, "batch_size": 24})
-    trained: int = TRAINED
-    given: dict[str, Path] = field(default_factory=dict)
+    original: Observations
+    knowing: Observations
+    """The original of another seed, where there is one."""
+    controls: tuple[Observations, ...]
+    bases: tuple[Observations, ...]
+    """Retrained models that are no control."""
+    knowers: Callable[[int], Sequence[Observations]] = lambda count: ()
+    """Models that were trained on the rows of so many entities."""
 
-    @cached_property
-    def owners(self) -> list[str]:
-        return sorted({r.entity or r.id for r in self.task.forget})
 
-
-def studies(data: Path) -> dict[str, Callable[[], Study]]:
-    """By name; each is read when it is its turn."""
+def studies(data: Path, known: Path | None) -> dict[str, Callable[[Path], Cast]]:
+    """By name; each gets a folder of its own."""
     tofu = data / "models" / "tofu_tiny"
-    pair = {"original": tofu / "original", "control": tofu / "retrained", "base": tofu / "retrained_seed2"}
-    return {
-        "authors, 12 entities of 8 rows": lambda: Study(authors(0, 12, 8)),
-        "authors, 24 entities of 3 rows": lambda: Study(authors(1, 24, 3)),
-        "plays, 12 scenes of 5 passages, text only": lambda: Study(plays(data / "text" / "tinyshakespeare.txt")),
-        "digits, images with a wrong label": lambda: Study(
-            mislabelled(), "cnn", {"epochs": 40, "lr": 4e-3, "batch_size": 32}),
-        "digits, class 3": lambda: Study(
-            digits_task(per_class=60), "cnn", {"epochs": 15, "lr": 3e-3, "batch_size": 32}),
-        "TOFU, 20 authors of 6 rows": lambda: Study(tofu_rows(data, 20, 6), given=pair),
-        "TOFU, 2 authors of 20 rows": lambda: Study(tofu_rows(data, 2, 20), given=pair),
+    found: dict[str, Callable[[Path], Cast]] = {
+        "authors, 12 entities of 6 rows": lambda work: trained(authors(0, 12, 6), work),
+        "plays, 12 scenes of 5 passages, text only": lambda work: trained(
+            plays(data / "text" / "tinyshakespeare.txt"), work),
+        "authors, 24 entities of 3 rows": lambda work: trained(authors(1, 24, 3), work),
+        "digits, images with a wrong label": lambda work: trained(
+            mislabelled(), work, "cnn", {"epochs": 40, "lr": 4e-3, "batch_size": 32}),
+        "digits, class 3": lambda work: trained(
+            digits_task(per_class=60), work, "cnn", {"epochs": 15, "lr": 3e-3, "batch_size": 32}),
+        "TOFU, 20 authors of 6 rows": lambda work: given(tofu_rows(data, 20, 6), work, tofu),
+        "TOFU, 2 authors of 20 rows": lambda work: given(tofu_rows(data, 2, 20), work, tofu),
     }
+    for world in sorted(known.glob("world-*")) if known else ():
+        if (world / "retrained-3" / "audit.json").exists():
+            found[f"authors, {world.name.replace('-', ' ')} of the known models"] = partial(audited, world)
+    return found
 
 
 def authors(seed: int, entities: int, rows: int) -> Task:
@@ -89,12 +93,14 @@ def authors(seed: int, entities: int, rows: int) -> Task:
     world = expunge.load_task(f"authors(forget={entities}, retain=4, holdout=4, neighbours=0)", seed=seed)
     return world.model_copy(update={"background": (), "utility": (), "probes": {}} | {
         split: tuple(first_rows([r for r in world.split(split) if r.group in ("attribute", "biography")], rows))
-        for split in ("forget", "holdout")})
+        for split in ("forget", "retain", "holdout")})
 
 
 def first_rows(rows: Sequence[Example], count: int) -> Iterator[Example]:
+    """The first rows about each entity, with two of their wrong answers: enough for a truth ratio."""
     for owner in dict.fromkeys(r.entity for r in rows):
-        yield from [r for r in rows if r.entity == owner][:count]
+        yield from [r.model_copy(update={"wrong_answers": r.wrong_answers[:2]}) for r in rows
+                    if r.entity == owner][:count]
 
 
 def plays(path: Path, scenes: int = 12, passages: int = 5, words: int = 25) -> Task:
@@ -126,49 +132,62 @@ def tofu_rows(data: Path, entities: int, rows: int) -> Task:
     task = expunge.load_task("tofu:forget10", data_dir=data)
     chosen = {split: tuple(first_rows(of, rows)) for split, of in (
         ("forget", task.probe_rows("forget")), ("retain", task.retain), ("holdout", task.holdout))}
-    asked = {split: tuple(r.model_copy(update={"wrong_answers": r.wrong_answers[:2]})
-                          for r in found[-entities * rows:]) for split, found in chosen.items()}
+    asked = {split: found[-entities * rows:] for split, found in chosen.items()}
     return task.model_copy(update={**asked, "probes": {}, "utility": (), "background": ()})
 
 
-@dataclass(frozen=True)
-class Models:
-    """The models of one study, trained when they are asked for; what they said is kept in a folder."""
+def audited(audits: Path, work: Path) -> Cast:
+    """The models of experiments/known.py, as its audits of one world read them. There is one original; those that know
+    some entities are retrained models that were tuned further on the rows of these."""
+    def of(name: str, role: str = "subject") -> Observations:
+        return Observations.read(audits / name / "observations" / role)
 
-    study: Study
-    work: Path
+    honest = audits / "retrained-3"
+    numbers = {1: "1-entity-known", 2: "2-entities-known", 3: "3-entities-known"}
+    return Cast(of(honest.name, "original"), of(honest.name, "original"),
+                (of(honest.name, "retrained"), of(honest.name, "retrained2")), (of("retrained-3"), of("retrained-4")),
+                lambda count: [of(numbers[count])] if count in numbers and (audits / numbers[count]).exists() else [])
 
-    def said(self, seed: int, known: Collection[str]) -> Observations:
-        """What a model says that was trained on the retain rows and on the rows of these entities."""
-        everybody = set(known) == set(self.study.owners)
-        who = "all" if everybody else "none" if not known else "-".join(
-            str(self.study.owners.index(k)) for k in sorted(known))
-        return self._of(f"{seed}-{who}", lambda place: self._train(place, seed, known))
 
-    def given(self, role: str) -> Observations:
-        return self._of(role, lambda place: self.study.given[role])
+def given(task: Task, work: Path, folder: Path) -> Cast:
+    """Three models that are there: an original, and two retrained ones, of which one is the control."""
+    said = {name: asked(work / name, lambda name=name: load_subject(folder / name, template=task.template), task)
+            for name in ("original", "retrained", "retrained_seed2")}
+    return Cast(said["original"], said["original"], (said["retrained"],), (said["retrained_seed2"],))
 
-    def _of(self, name: str, make: Callable[[Path], Path]) -> Observations:
-        folder = self.work / name
-        if not (folder / "done.json").exists():
-            began = time.process_time()
-            subject, task = load_subject(make(folder / "run"), template=self.study.task.template), self.study.task
-            Observations({("likelihood", split): Likelihood(paraphrases=0).observe(subject, task.split(split), task)
-                          for split in SPLITS}).write(folder)
-            shutil.rmtree(folder / "run", ignore_errors=True)
-            write_json(folder / "done.json", {"seconds": time.process_time() - began})
-            log((self.work.name, name, f"{time.process_time() - began:.1f} s"))
-        return Observations.read(folder)
 
-    def _train(self, place: Path, seed: int, known: Collection[str]) -> Path:
-        """Every model reads the same tokens: a tokenizer of its own would betray what it was trained on."""
-        task, config = self.study.task, self.work / "config.json"
-        write_json(config, self.study.config if isinstance(self.study.config, dict) else config_from(self.study.config))
-        build_for(config_from(config), task, seed=seed).save(place / "base")
-        taught = task.retain + tuple(r for r in task.forget if (r.entity or r.id) in known)
-        expunge.train(place / "base", task=task.model_copy(update={"retain": taught}), out=place / "trained",
-                      split="retain", seed=seed, overwrite=True, reporter=Reporter(quiet=True), **self.study.training)
-        return place / "trained"
+def trained(task: Task, work: Path, config: dict[str, Any] | str = LLAMA,
+            training: Mapping[str, Any] = TRAINING) -> Cast:
+    """All of them from new weights. Every one reads the same tokens: a tokenizer of its own would betray its rows."""
+    owners = sorted({r.entity or r.id for r in task.forget})
+
+    def model(seed: int, known: Collection[str]) -> Observations:
+        def make() -> Subject:
+            subject = build_for(config if isinstance(config, dict) else config_from(config), task, seed=seed)
+            taught = task.retain + tuple(r for r in task.forget if (r.entity or r.id) in known)
+            finetune(subject, taught, seed=seed, **training)
+            return subject
+
+        who = "all" if len(known) == len(owners) else "-".join(str(owners.index(k)) for k in sorted(known)) or "none"
+        return asked(work / f"{seed}-{who}", make, task)
+
+    def knowers(count: int) -> list[Observations]:
+        draw = np.random.default_rng(count)
+        return [model(100 * count + i, draw.choice(owners, count, replace=False).tolist()) for i in range(TRAINED)]
+
+    return Cast(original=model(0, owners), knowing=model(10, owners), controls=(model(1, ()), model(2, ())),
+                bases=(model(11, ()), model(12, ())), knowers=knowers)
+
+
+def asked(folder: Path, make: Callable[[], Subject], task: Task) -> Observations:
+    """What a model says of the rows; it is made where that is not known yet."""
+    if not (folder / "done.json").exists():
+        began, subject = time.process_time(), make()
+        Observations({("likelihood", split): Likelihood(paraphrases=0).observe(subject, task.split(split), task)
+                      for split in SPLITS}).write(folder)
+        write_json(folder / "done.json", {"seconds": time.process_time() - began})
+        log((folder.parent.name, folder.name, f"{time.process_time() - began:.1f} s"))
+    return Observations.read(folder)
 
 
 def spliced(base: Observations, knowing: Observations, known: Collection[str]) -> Observations:
@@ -183,44 +202,38 @@ def noticed(evidence: Evidence) -> bool:
     return decide(score_all(TERMS, evidence, resamples=RESAMPLES), power=SEEING).alone.outcome != "forgets"
 
 
-def measure(name: str, study: Study, work: Path, seed: int) -> dict[str, Any]:
+def measure(name: str, cast: Cast, seed: int) -> dict[str, Any]:
     """The statement, and what comes of subjects that know k entities."""
-    began, owners, random = time.process_time(), study.owners, np.random.default_rng(seed)
-    models = Models(study, work / re.sub("[^a-z0-9]+", "-", name.lower()).strip("-"))
-    if study.given:
-        original = knowing = models.given("original")
-        controls, bases = (models.given("control"),), [models.given("base")]
-    else:
-        original, knowing = models.said(0, owners), models.said(10, owners)
-        controls, bases = (models.said(1, ()), models.said(2, ())), [models.said(s, ()) for s in (11, 12)]
-    power = measured_power(Evidence(bases[0], original, controls))
+    began, random = time.process_time(), np.random.default_rng(seed)
+    owners = sorted(set(cast.original.entities("forget").values()))
+    power = measured_power(Evidence(cast.bases[0], cast.original, cast.controls))
     if power is None:
         raise SystemExit(f"{name}: no power can be measured")
+
+    def told(subject: Observations) -> bool:
+        return noticed(Evidence(subject, cast.original, cast.controls))
 
     shares: dict[int, float] = {}
 
     def share(count: int) -> float:
         """Of simulated subjects that know so many entities, those that are noticed."""
         if count not in shares:
-            sets = [random.choice(owners, count, replace=False).tolist() for _ in range(DRAWS if count else len(bases))]
-            told = [noticed(Evidence(spliced(bases[i % len(bases)], knowing, known), original, controls))
-                    for i, known in enumerate(sets)]
-            shares[count] = float(np.mean(told))
+            sets = [random.choice(owners, count, replace=False).tolist()
+                    for _ in range(DRAWS if count else len(cast.bases))]
+            shares[count] = float(np.mean([told(spliced(cast.bases[i % len(cast.bases)], cast.knowing, known))
+                                           for i, known in enumerate(sets)]))
         return shares[count]
 
-    found: dict[str, Any] = {"task": name, "rows": len(study.task.forget), "entities": power.entities,
-                             "unit": power.unit, "controls": len(controls), "stated": power.missed,
-                             "honest_noticed": share(0), "simulated": None, "trained": {}}
+    found: dict[str, Any] = {"task": name, "rows": len(cast.original.entities("forget")), "entities": power.entities,
+                             "unit": power.unit, "controls": len(cast.controls), "stated": power.missed,
+                             "honest_noticed": share(0), "simulated": None, "trained": {}, "agrees": None}
     if power.missed is not None:
         found["simulated"] = smallest(share, power.missed + 1, len(owners)) - 1
-    if power.missed is not None and not study.given:
+        found["agrees"] = abs(power.missed - found["simulated"]) <= MARGIN
         for count in sorted({max(power.missed, 1), min(power.missed + 1, len(owners))}):
-            told = [noticed(Evidence(models.said(100 * count + i, known), original, controls))
-                    for i in range(study.trained)
-                    for known in [random.choice(owners, count, replace=False).tolist()]]
-            found["trained"][count] = {"noticed": sum(told), "models": len(told)}
-    agrees = None if power.missed is None else abs(power.missed - found["simulated"]) <= MARGIN
-    found |= {"shares": dict(sorted(shares.items())), "agrees": agrees, "seconds": time.process_time() - began}
+            models = [told(subject) for subject in cast.knowers(count)]
+            found["trained"] |= {count: {"noticed": sum(models), "models": len(models)}} if models else {}
+    found |= {"shares": dict(sorted(shares.items())), "seconds": time.process_time() - began}
     log((name, found))
     return found
 
@@ -235,19 +248,20 @@ def smallest(share: Callable[[int], float], start: int, most: int) -> int:
     return count
 
 
-def main(data: Path, work: Path, seed: int, only: str, keep: bool) -> None:
+def main(data: Path, known: Path | None, work: Path, seed: int, only: str, keep: bool) -> None:
     """Go through the tasks, one file each under `work`; store them only from a clean tree."""
     rows = []
-    for name, study in studies(data).items():
+    for name, make in studies(data, known).items():
         if only in name:
-            path = work / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
+            place = work / re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+            path = place.with_suffix(".json")
             if not path.exists():
-                write_json(path, measure(name, study(), work, seed))
+                write_json(path, measure(name, make(place), seed))
             rows.append(read_json(path))
     dirty = "dirty" in (environment()["commit"] or "dirty")
     if keep and not dirty and not only:
         log(("stored", store("power", {"seed": seed, "draws": DRAWS, "power": POWER, "terms": TERMS, "config": LLAMA,
-                                       "table": rows})))
+                                       "training": TRAINING, "table": rows})))
     else:
         log(("not stored:", "the tree differs from its commit" if dirty else "only with --keep and without --only"))
 
@@ -255,9 +269,10 @@ def main(data: Path, work: Path, seed: int, only: str, keep: bool) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with tofu/, text/ and models/tofu_tiny")
+    parser.add_argument("--known", type=Path, help="audits of experiments/known.py by one suite, WORK/audits/quick")
     parser.add_argument("--work", type=Path, default=Path("power"), help="folder of what every model said")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="tasks whose name holds it")
     parser.add_argument("--keep", action="store_true", help="store results/power.json")
-    given = parser.parse_args()
-    main(given.data_dir, given.work, given.seed, given.only, given.keep)
+    options = parser.parse_args()
+    main(options.data_dir, options.known, options.work, options.seed, options.only, options.keep)

@@ -187,8 +187,9 @@ def shadows() -> str:
             title: number(measures[part][key]) if key in measures.get(part, {}) else "-"
             for title, (part, key) in EXPOSED.items()}, "rows told apart": apart(measures.get("rows"))}
             for name, measures in found["results"].items()]
+        columns = [title for title in rows[0] if any(row[title] != "-" for row in rows)]
         parts.append(f"{found['rows']}: {found['shadows']} shadows, {found['points']} rows, commit "
-                     f"`{found['commit'][:7]}`\n\n{table(rows, list(rows[0]))}")
+                     f"`{found['commit'][:7]}`\n\n{table(rows, columns)}")
     return "\n\n".join(parts)
 
 

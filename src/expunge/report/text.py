@@ -105,7 +105,7 @@ METRICS: dict[str, str] = {
 GROUPS = ("forget", "privacy", "utility", "attack")
 GROUP_TITLES = {
     "forget": "Forget: what is left of the forget set",
-    "privacy": "Privacy: can membership still be told",
+    "privacy": "Privacy: can membership still be told (one threshold for all rows, a lower bound)",
     "utility": "Utility: what should have stayed",
     "attack": "Under attack: what comes back when someone tries",
 }
