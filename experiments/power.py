@@ -248,20 +248,23 @@ def smallest(share: Callable[[int], float], start: int, most: int) -> int:
     return count
 
 
-def main(data: Path, known: Path | None, work: Path, seed: int, only: str, keep: bool) -> None:
+def main(data: Path, known: Path | None, work: Path, seed: int, only: str, finished: bool, keep: bool) -> None:
     """Go through the tasks, one file each under `work`; store them only from a clean tree."""
-    rows = []
+    rows, left = [], []
     for name, make in studies(data, known).items():
         if only in name:
             place = work / re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
             path = place.with_suffix(".json")
+            if not path.exists() and finished:
+                left.append(name)
+                continue
             if not path.exists():
                 write_json(path, measure(name, make(place), seed))
             rows.append(read_json(path))
     dirty = "dirty" in (environment()["commit"] or "dirty")
     if keep and not dirty and not only:
         log(("stored", store("power", {"seed": seed, "draws": DRAWS, "power": POWER, "terms": TERMS, "config": LLAMA,
-                                       "training": TRAINING, "table": rows})))
+                                       "training": TRAINING, "left_out": left, "table": rows})))
     else:
         log(("not stored:", "the tree differs from its commit" if dirty else "only with --keep and without --only"))
 
@@ -273,6 +276,7 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, default=Path("power"), help="folder of what every model said")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="tasks whose name holds it")
+    parser.add_argument("--finished", action="store_true", help="tasks that are measured already, and no others")
     parser.add_argument("--keep", action="store_true", help="store results/power.json")
     options = parser.parse_args()
-    main(options.data_dir, options.known, options.work, options.seed, options.only, options.keep)
+    main(options.data_dir, options.known, options.work, options.seed, options.only, options.finished, options.keep)

@@ -202,11 +202,13 @@ def power() -> str:
     def trained(row: dict[str, Any]) -> str:
         return ", ".join(f"{k} known: {found['noticed']} of {found['models']}" for k, found in row["trained"].items())
 
-    return table([{"task": row["task"], "rows": str(row["rows"]), "retrained models": str(row["controls"]),
-                   "stated": "none" if row["stated"] is None else f"{row['stated']} of {row['entities']} {row['unit']}",
-                   "simulated": "-" if row["simulated"] is None else str(row["simulated"]),
-                   "trained models noticed": trained(row) or "-"} for row in results("power")["table"]],
-                 ["task", "rows", "retrained models", "stated", "simulated", "trained models noticed"])
+    stored = results("power")
+    lines = [{"task": row["task"], "rows": str(row["rows"]), "retrained models": str(row["controls"]),
+              "stated": "none" if row["stated"] is None else f"{row['stated']} of {row['entities']} {row['unit']}",
+              "simulated": "-" if row["simulated"] is None else str(row["simulated"]),
+              "trained models noticed": trained(row) or "-"} for row in stored["table"]]
+    left = f"\nNot measured: {'; '.join(stored['left_out'])}.\n" if stored["left_out"] else ""
+    return table(lines, list(lines[0])) + left
 
 
 def power_line() -> str:
