@@ -20,68 +20,95 @@ import torch
 from common import log, store
 
 import expunge
+from expunge.attacks.base import AttackContext, View, parse_attack
+from expunge.audit.attacks import probe_for
 from expunge.console import Reporter
 from expunge.demonstration import trained_world
 from expunge.errors import ExpungeError
+from expunge.metrics.base import Evidence
+from expunge.metrics.evaluate import parse_metric
+from expunge.metrics.text.matching import contains
+from expunge.models.load import load_subject
+from expunge.needs import OFFERS
 from expunge.records.base import read_json, write_json
 from expunge.records.costs import retraining_positions
+from expunge.records.observation import Observations
 from expunge.records.run import RunRecord
-from expunge.records.score import Audit
+from expunge.records.task import Example, Task
+from expunge.training.monitor import Monitor
 
 SIZE = "forget=6,retain=18,holdout=6,neighbours=0"
 NPO = "npo + retain_nll(weight=3) + adamw(lr=3e-4, weight_decay=0)"
 NPO_EPOCHS, BATCH, TEACHING = 16, 24, " + adamw(lr=3e-3, weight_decay=0)"
-SHRINK = {share: f"shrink_perturb(alpha={share})" for share in (0.6, 0.8)}
 BEHIND: dict[str, str] = {
-    "shrunk by 0.6": f"{SHRINK[0.6]} >> distil(epochs=8){TEACHING}",
-    "shrunk by 0.8": f"{SHRINK[0.8]} >> distil(epochs=12){TEACHING}",
-    "shrunk by 0.8, retain rows alone": f"{SHRINK[0.8]} >> distil(epochs=12, data=['retain']){TEACHING}",
-    "shrunk by 0.8, its own answers too": f"{SHRINK[0.8]} >> distil(epochs=12, data=['retain', 'background', 'self'])"
-                                          f"{TEACHING}",
+    "shrunk by 0.6": f"shrink_perturb(alpha=0.6) >> distil(epochs=8){TEACHING}",
+    "shrunk by 0.8": f"shrink_perturb(alpha=0.8) >> distil(epochs=12){TEACHING}",
+    "shrunk by 0.8, retain rows alone": f"shrink_perturb(alpha=0.8) >> distil(epochs=12, data=['retain']){TEACHING}",
+    "shrunk by 0.8, own answers too": "shrink_perturb(alpha=0.8) >> distil(epochs=12, "
+                                      f"data=['retain', 'background', 'self']){TEACHING}",
     "MLPs shrunk by 0.8": f"shrink_perturb(alpha=0.8, where='mlp') >> distil(epochs=8){TEACHING}",
 }
-SUITE = ",".join(("forget_quality", "model_utility", "leak_share", "forget.probability", "retain.probability",
-                  "forget.keyword", "forget.accuracy", "relearn(steps=48, at=[16])"))
+RELEARN = "relearn(steps=48, at=[16])"
+
+
+def said(subject: Any, rows: list[Example], tokens: int) -> float:
+    """Share of greedy answers that hold the bare fact."""
+    asked = [row for row in rows if row.short_answer]
+    texts = subject.generate([subject.encoder.prompt(row) for row in asked], tokens)
+    return sum(contains(text, row.short_answer, row.answer) for (text, _), row in zip(texts, asked, strict=True)
+               ) / len(asked)
+
+
+def likelihoods(subject: Any, task: Task) -> Observations:
+    rows = probe_for("likelihood", False).observe(subject, task.probe_rows("forget"), task)
+    return Observations({("likelihood", "forget"): tuple(rows)})
+
+
+def measured(place: Path, task: Task, retrained: Path) -> dict[str, Any]:
+    """What a model says as asked and after relearning half of the entities, of the other half."""
+    subject, twin = load_subject(place, template=task.template), load_subject(retrained, template=task.template)
+    mine, theirs = likelihoods(subject, task), likelihoods(twin, task)
+    metric, split = parse_metric("forget_quality")
+    quality = metric.score(Evidence(mine, None, (theirs,), OFFERS["text"]), split, resamples=0).value
+    reading = Monitor(subject, task, 0)()
+    found: dict[str, Any] = {"keyword": said(subject, list(task.forget), task.generation_tokens),
+                             "retain_probability": reading["utility"], "forget_probability": reading["forget"],
+                             "forget_quality": quality, "relearned": {}}
+
+    def ask(view: View) -> None:
+        found["relearned"][view.label] = said(view.subject, list(view.rows("forget")), task.generation_tokens)
+
+    parse_attack(RELEARN).run(subject, AttackContext.of(task), ask)
+    return found
 
 
 def place_of(work: Path, world: int, name: str) -> Path:
     return work / f"{name.replace(' ', '-').replace(',', '')}-{world}"
 
 
-def measured(subject: Path, original: Path, retrained: list[Path], task: Any, row: dict[str, Any],
-             out: Path) -> dict[str, Any]:
-    """The row with what an audit says of the model."""
-    found = expunge.audit(subject, task=task, original=original, retrained=retrained, suite=SUITE, resamples=100,
-                          out=out, overwrite=True, reporter=Reporter(quiet=True))
-    assert isinstance(found, Audit)
-    return row | {"verdict": found.verdict.outcome if found.verdict else None, "scores": {
-        f"{s.name} @ {s.attack}" if s.attack else s.name: {"value": s.value, **{k: s.controls.get(k) for k in (
-            "original", "retrained")}} for s in found.scores}}
-
-
-def world(seed: int) -> tuple[Any, Path, list[Path]]:
-    task = expunge.load_task(f"authors({SIZE})", seed=seed)
-    return task, trained_world(task, "full", seed=seed), [trained_world(task, "retain", seed=seed + 1)]
-
-
 def one_world(seed: int, work: Path, until: float) -> None:
-    task, original, retrained = world(seed)
+    task = expunge.load_task(f"authors({SIZE})", seed=seed)
+    original, retrained = trained_world(task, "full", seed=seed), trained_world(task, "retain", seed=seed + 1)
     whole = retraining_positions(original, task)
     assert whole is not None
     base = place_of(work, seed, "npo")
     quiet: dict[str, Any] = {"task": task, "seed": seed, "reporter": Reporter(quiet=True), "keep": "last"}
 
-    def row(name: str, recipe: str, subject: Path, positions: float) -> None:
-        made = {"name": name, "world": seed, "recipe": recipe, "cost": positions / whole}
-        write_json(subject / "row.json", measured(subject, original, retrained, task, made, subject / "audit"))
-        log((seed, name, made["cost"]))
+    def row(name: str, recipe: str | None, model: Path, cost: float) -> None:
+        place = place_of(work, seed, name)
+        if (place / "row.json").exists():
+            return
+        place.mkdir(exist_ok=True)
+        made = {"name": name, "world": seed, "recipe": recipe, "cost": cost} | measured(model, task, retrained)
+        write_json(place / "row.json", made)
+        log((seed, name, {k: v for k, v in made.items() if k not in ("name", "world", "recipe")}))
 
-    if not (base / "row.json").exists():
-        done = expunge.forget(original, method=NPO, out=base, epochs=NPO_EPOCHS, batch_size=8, resume=base.exists(),
-                              **quiet)
-        assert isinstance(done, RunRecord)
-        row("npo", NPO, base, done.timing["positions"])
-    spent = RunRecord.read(base / "record.json").timing["positions"]
+    done = expunge.forget(original, method=NPO, out=base, epochs=NPO_EPOCHS, batch_size=8, resume=base.exists(),
+                          **quiet)
+    assert isinstance(done, RunRecord)
+    spent = done.timing["positions"]
+    row("npo", NPO, base, spent / whole)
+    row("retrained", None, retrained, 1.0)
     for name, recipe in BEHIND.items():
         place = place_of(work, seed, name)
         if (place / "row.json").exists() or time.monotonic() > until:
@@ -92,7 +119,7 @@ def one_world(seed: int, work: Path, until: float) -> None:
             log((seed, name, problem.what))
             continue
         assert isinstance(done, RunRecord)
-        row(name, f"{NPO} >> {recipe}", place, spent + done.timing["positions"])
+        row(name, f"{NPO} >> {recipe}", place, (spent + done.timing["positions"]) / whole)
         shutil.rmtree(place / "stages", ignore_errors=True)
 
 
@@ -107,9 +134,9 @@ def main(given: argparse.Namespace) -> None:
 
 def collect(work: Path) -> None:
     rows = [read_json(path) for path in sorted(work.glob("*/row.json"))]
-    order = ["npo", *BEHIND]
+    order = ["retrained", "npo", *BEHIND]
     rows.sort(key=lambda r: (order.index(r["name"]), r["world"]))
-    log((store("robust", {"size": SIZE, "npo_epochs": NPO_EPOCHS, "rows": rows}), len(rows)))
+    log((store("robust", {"size": SIZE, "npo_epochs": NPO_EPOCHS, "attack": RELEARN, "rows": rows}), len(rows)))
 
 
 if __name__ == "__main__":
