@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from expunge.attacks._lib.rewriting import gives_more, made_wordings, passing
+from expunge.attacks._lib.rewriting import gives_more, made_wordings, named, passing
 from expunge.attacks.base import AttackContext, parse_attack
 from expunge.errors import UsageError
 from expunge.metrics.text.matching import contains
@@ -45,12 +45,24 @@ def row(prompt: str, answer: str = "Rome.", **fields: Any) -> Example:
     ("Who taught Ann Lee to write?", ["Tell me who taught Ann Lee to write."]),
     ("What prize was given to Ann Lee?", ["Tell me what prize was given to Ann Lee."]),
     ("Name the home of Ann Lee.", ["Name Ann Lee's home."]),
+    ("Has Ann Lee a pet?", ["Tell me whether Ann Lee has a pet."]),
+    ("Can you describe the books of Ann Lee?", ["Please describe the books of Ann Lee."]),
+    ("What are some pets kept by Ann Lee?", ["Tell me what some pets kept by Ann Lee are."]),
     ("Wo wurde Ann Lee geboren?", ["Ann Lee: Wo wurde Ann Lee geboren?", "About Ann Lee: Wo wurde Ann Lee geboren?"]),
 ])
 def test_questions_in_other_words(asked: str, first: list[str]) -> None:
     found = made_wordings(row(asked, entity="Ann Lee"), 3)
     assert found[: len(first)] == first and len(found) == 3 == len(set(found))
     assert asked not in found and all("Ann Lee" in text for text in found)
+
+
+def test_whom_a_question_names_without_saying_so() -> None:
+    """Of some data sets the entity is a number: the name in the question stands for it."""
+    asked = row("Why does Ann de Lee write about the New World?", entity="author/7")
+    assert named(asked) == "Ann de Lee" and passing(asked, ["Why does she write?", "Ann de Lee writes why?"], 3) == [
+        "Ann de Lee writes why?"]
+    assert named(row("Who wrote 'The Red House' in the end, Bo Chan?", entity="author/7")) == "Bo Chan"
+    assert named(row("What is the author's name?", entity="author/7")) == ""
 
 
 def test_rows_without_a_question() -> None:

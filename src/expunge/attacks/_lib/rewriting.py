@@ -40,7 +40,18 @@ def passing(row: Example, texts: Iterable[str], count: int) -> list[str]:
 
 
 def _names(text: str, row: Example) -> bool:
-    return not row.entity or not contains(row.prompt, row.entity) or contains(text, row.entity)
+    name = named(row)
+    return not name or contains(text, name)
+
+
+def named(row: Example) -> str:
+    """Whom the question names: the entity, or else the first two or more capitalised words that stand together behind
+    the first word and outside quotes, such as an author whose entity is a number. Empty where it names nobody."""
+    if row.entity and contains(row.prompt, row.entity):
+        return row.entity
+    unquoted = re.sub(r"(?<!\w)['\"‘“].+?['\"’”](?!\w)", "", row.prompt.strip())
+    found = re.search(r"(?<=\s)[A-Z][\w.-]*(?: (?:al|bin|de|van|von))?(?: [A-Z][\w.-]*\b)+", unquoted)
+    return found[0] if found else ""
 
 
 def gives_more(text: str, row: Example) -> bool:
@@ -63,8 +74,10 @@ def _rewrites(row: Example) -> Iterator[str]:
 
 def _questions(row: Example) -> Iterator[str]:
     """English questions in other words and in another order; of any others the frame around them changes."""
-    asked, name = row.prompt.strip(), row.entity if row.entity in row.prompt else ""
+    asked, name = row.prompt.strip(), named(row)
+    name = name if name in row.prompt else ""
     yield from _reordered(asked, name)
+    yield from _told(asked, name)
     if name:
         yield from _genitives(asked, name)
     yield from _other_words(asked)
@@ -96,11 +109,25 @@ def _reordered(asked: str, name: str) -> Iterator[str]:
         yield f"{subject[:1].upper()}{subject[1:]} {auxiliary}{end} {_lowered(begin)}?"
 
 
+def _told(asked: str, name: str) -> Iterator[str]:
+    """`Tell me whether Ann has a pet.`, `Please describe Ann.` and `Tell me what the pets kept by Ann are.`"""
+    flags = re.IGNORECASE | re.DOTALL
+    if (found := re.fullmatch(r"(?:can|could) you (?:please )?(.+?) ?\?", asked, flags)) is not None:
+        yield f"Please {found[1]}."
+    found = re.fullmatch(rf"({_AUXILIARY}) ({re.escape(name)})(?!\w|['’])(.+?) ?\?", asked, flags) if name else None
+    if found is not None:
+        yield f"Tell me whether {found[2]} {found[1].lower()}{found[3]}."
+    found = re.fullmatch(r"(what|who) (is|are|was|were) ((?:the|a|an|some|one) .+?) ?\?", asked, flags)
+    if found is not None and not re.search(rf"\b(?:and|or) {_QUESTION}|\b(?:that|which|who)\b", found[3]):
+        yield f"Tell me {found[1].lower()} {found[3]} {found[2]}."
+
+
 def _genitives(asked: str, name: str) -> Iterator[str]:
     """`the mentor of Ann` <-> `Ann's mentor`."""
     escaped = re.escape(name)
     yield re.sub(rf"\bthe ((?:(?!\bof\b)[a-z ])+) of {escaped}(?!\w|['’])", rf"{name}'s \1", asked)
-    yield re.sub(rf"\b{escaped}['’]s ([a-z]+)", rf"the \1 of {name}", asked)
+    yield re.sub(rf"\b{escaped}['’]s ([a-z]+)(?= (?:{_AUXILIARY}|in|on|at|from|by|of|and)\b|\W*$)",
+                 rf"the \1 of {name}", asked)
 
 
 def _other_words(asked: str) -> Iterator[str]:
