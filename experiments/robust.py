@@ -60,7 +60,7 @@ def said(subject: Any, rows: list[Example], tokens: int) -> float:
 
 
 def likelihoods(subject: Any, task: Task) -> Observations:
-    rows = probe_for("likelihood", False).observe(subject, task.probe_rows("forget"), task)
+    rows = probe_for("likelihood", True).observe(subject, task.probe_rows("forget"), task)
     return Observations({("likelihood", "forget"): tuple(rows)})
 
 

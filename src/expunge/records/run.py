@@ -52,8 +52,9 @@ class RunRecord(Record):
     """Why the loop ended, in words."""
     created: str = Field(default_factory=now)
     timing: dict[str, float] = Field(default_factory=dict)
-    """steps, train_s, tokens_per_s; positions that gradients were taken at, where every stage counts them, and
-    of_retraining, their share of those of training without the forget rows, where the original's training is known."""
+    """steps, train_s, tokens_per_s; positions that gradients were taken at, where every stage counts them (attacks on
+    activations are left out); of_retraining, their share of those of training without the forget rows, where the
+    training of the original is known."""
     peak_memory_bytes: int = 0
     reference: dict[str, str] = Field(default_factory=dict)
     """How the original's outputs were served and the checksum that shows it never moved."""

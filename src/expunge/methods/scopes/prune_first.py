@@ -45,8 +45,8 @@ class PruneFirst(ScopePlugin):
 
     def apply(self, subject: Subject, rows: Rows | None = None) -> Scope:
         named = dict(subject.model.named_parameters())
-        ends = {id(p) for module in (subject.embedding, _head(subject)) if module is not None
-                for p in module.parameters()}
+        kept = [m for m in subject.model.modules() if isinstance(m, torch.nn.Embedding)] + _head(subject)
+        ends = {id(p) for module in kept for p in module.parameters()}
         chosen = {n: p for n, p in named.items() if p.dim() > 1 and id(p) not in ends}
         if self.spec.sparsity == 0 or not chosen:
             return Scope(subject, tuple(named))
@@ -58,6 +58,6 @@ class PruneFirst(ScopePlugin):
         return masked_scope(subject, {n: masks.get(n, free.get(n)) for n in named})  # type: ignore[misc]
 
 
-def _head(subject: Subject) -> torch.nn.Module | None:
+def _head(subject: Subject) -> list[torch.nn.Module]:
     found = getattr(subject.model, "get_output_embeddings", lambda: None)()
-    return found if isinstance(found, torch.nn.Module) else None
+    return [found] if isinstance(found, torch.nn.Module) else []
