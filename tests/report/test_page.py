@@ -15,8 +15,8 @@ import pytest
 from expunge.errors import DataError, MissingError
 from expunge.judgement.power import worded_power
 from expunge.records.base import write_json, write_jsonl
-from expunge.records.score import Power
-from expunge.report.answers import POWER
+from expunge.records.score import Power, Score
+from expunge.report.answers import POWER, asked_about
 from expunge.report.differences import run_table
 from expunge.report.gather import gather, group
 from expunge.report.page import render
@@ -343,3 +343,12 @@ def test_the_page_says_how_many_parameters_could_move(make_run: Make, tmp_path: 
     assert counts.keys() == record.parameters.keys()
     record.model_copy(update={"parameters": counts}).write(run / "record.json")
     assert "3 of 16 (18.8 %)" in render([run], out=tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_whom_an_audit_is_about() -> None:
+    def asked(n: int, entities: int) -> Score:
+        return Score(name="forget.probability", value=0.1, n=n, entities=entities)
+
+    assert asked_about((asked(20, 2), asked(9, 1))) == "20 forget rows about 2 entities"
+    assert asked_about((asked(20, 1),)) == "20 forget rows about 1 entity"
+    assert asked_about((asked(20, 20),)) == asked_about((asked(20, 0),)) == "20 forget rows" and asked_about(()) == ""

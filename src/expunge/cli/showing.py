@@ -18,6 +18,7 @@ from expunge.judgement.threats import NOT_TRIED, by_reason
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit, Score, Verdict
 from expunge.records.shadows import Shadows
+from expunge.report.answers import asked_about
 from expunge.report.text import HEADLINES, headline
 
 WIDTH = 100
@@ -75,7 +76,7 @@ def show_audit(found: Audit, reporter: Reporter, folder: str | Path, *, page: st
     reporter.out.print()
     if found.verdict:
         turned_down = sum(check.problem is not None for check in found.controls)
-        _show_verdict(found.verdict, reporter, len(found.retrained) > turned_down)
+        _show_verdict(found.verdict, reporter, len(found.retrained) > turned_down, asked_about(found.scores))
     _show_figures(found.scores, reporter, column(found, folder))
     reporter.out.print()
     if found.verdict:
@@ -120,8 +121,12 @@ def show_page(page: Path, folders: Sequence[Path], redacted: bool, mail: bool) -
             f"expunge purge {shown_path(folder)}" for folder in behind(folders)))
 
 
-def _show_verdict(verdict: Verdict, reporter: Reporter, retrained: bool) -> None:
-    """One sentence, and the outcome for each kind of access."""
+def _show_verdict(verdict: Verdict, reporter: Reporter, retrained: bool, about: str = "") -> None:
+    """One sentence, and the outcome for each kind of access.
+
+    Args:
+        about: how many rows and entities it is about.
+    """
     meaning = HEADLINES[verdict.outcome][2].partition(". ")[0].rstrip(".")
     if verdict.outcome in ("undecided", "ruined") and verdict.sentences:
         meaning = verdict.sentences[0].rstrip(".")
@@ -135,7 +140,8 @@ def _show_verdict(verdict: Verdict, reporter: Reporter, retrained: bool) -> None
     if verdict.leak:
         _paragraph(verdict.leak, reporter, lines=4)
     if verdict.threats:
-        _paragraph("By access: " + ", ".join(f"{t.access} {t.outcome}" for t in verdict.threats) + ".", reporter)
+        _paragraph("By access: " + ", ".join(f"{t.access} {t.outcome}" for t in verdict.threats)
+                   + f" ({about})" * bool(about) + ".", reporter)
 
 
 def _show_figures(scores: Sequence[Score], reporter: Reporter, subject: str) -> None:
