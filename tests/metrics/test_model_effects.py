@@ -52,6 +52,9 @@ def test_the_spread_is_of_all_attacks_and_of_one_degree_for_each_further_model()
     gaps = [(0.0,), (0.03,), (-0.04,)]
     found = with_tests([comparison(draw, f"a{j}", 0.1, apart) for j, apart in enumerate(gaps)])
     assert [s.spread for s in found] == pytest.approx([6.3138 * (0.0025 / 3) ** 0.5] * 3, rel=1e-4)
+    padded = [comparison(draw, "a", 0.1, (0.03,)), comparison(draw, "b", 0.1, (0.9,))]
+    assert with_tests(padded, {"a"})[0].spread == pytest.approx(6.3138 * 0.03, rel=1e-4), "other attacks add nothing"
+    assert with_tests(padded)[0].spread == pytest.approx(6.3138 * (0.8109 / 2) ** 0.5, rel=1e-4)
     (one,) = with_tests([comparison(draw, "a", 0.1, (0.03, -0.04))])
     assert one.spread == pytest.approx(2.92 * (0.0025 / 2) ** 0.5, rel=1e-3)
     (alone,) = with_tests([comparison(draw, "a", 0.1, ())])

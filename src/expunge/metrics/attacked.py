@@ -186,7 +186,8 @@ def with_tests(comparisons: Sequence[AttackComparison], primary: Collection[str]
              and (primary is None or c.score.attack in primary)]
     chosen = {id(c) for c in first}
     found = _tests([c for c in able if id(c) not in chosen], seed, together=False) | _tests(first, seed, together=True)
-    spread = _spreads(comparisons)
+    # Other attacks take nothing away: they count only where no primary attack asks that metric.
+    spread = _spreads(comparisons) | _spreads([c for c in comparisons if primary is None or c.score.attack in primary])
     return tuple(_with_test(replace(c, score=c.score.model_copy(update={"spread": spread.get(c.score.name)}))
                             if c.apart else c, found.get(id(c))) for c in comparisons)
 

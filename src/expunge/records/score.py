@@ -130,7 +130,7 @@ class Score(Record):
     floor: float | None = None
     """The excess of a second retrained model over the first: what two models that never knew differ by."""
     spread: float | None = None
-    """What the further retrained models exceed the first by in this metric under all attacks, times Student's t."""
+    """What further retrained models exceed the first by in this metric under the primary attacks, times Student's t."""
     original_attacked: float | None = None
     """The original under an attack on prompts or decoding. Much less than when left alone: it is no attempt."""
     recovered: float | None = None
