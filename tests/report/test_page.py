@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -113,7 +114,8 @@ def test_four_answers_stand_at_the_top(make_run: Make, tmp_path: Path) -> None:
     places = [html.index(part) for part in asked]
     assert places == sorted(places)
     assert "No. Left alone the model does not show the forget set" in html
-    assert "who has the weights: suppresses" in html and "retrained model" in html[places[2]:places[3]]
+    assert "Against an attacker who can only ask: forgets" in html and "who has the weights: suppresses" in html
+    assert "retrained model" in html[places[2]:places[3]]
 
 
 def test_the_finding_on_power_is_known_by_its_beginning() -> None:
@@ -352,3 +354,13 @@ def test_whom_an_audit_is_about() -> None:
     assert asked_about((asked(20, 2), asked(9, 1))) == "20 forget rows about 2 entities"
     assert asked_about((asked(20, 1),)) == "20 forget rows about 1 entity"
     assert asked_about((asked(20, 20),)) == asked_about((asked(20, 0),)) == "20 forget rows" and asked_about(()) == ""
+
+
+def test_the_headline_says_what_the_verdict_covers(make_run: Make, tmp_path: Path) -> None:
+    run = make_run()
+    audit = json.loads((run / "audit.json").read_text())
+    audit["verdict"]["scope"] = {"silent": ["as asked", "hints"], "untested": ["jailbreaks"]}
+    write_json(run / "audit.json", audit)
+    html = page([run], tmp_path)
+    assert 'Verdict: forgets <span class="scope">(as asked, hints; not tested: jailbreaks)</span></h1>' in html
+    assert "Yes, as far as it was tested." in html and "<dd>Jailbreaks. <a" in html

@@ -22,17 +22,15 @@ def four_answers(audit: Audit) -> list[tuple[str, str]]:
 
 
 def _found(verdict: Verdict) -> str:
-    """Yes or no, what the outcome means, and what was tested or brought it about."""
-    scope = verdict.scope.model_copy(update={"untested": ()}).text
-    tested = f" {scope[:1].upper()}{scope[1:]}." if verdict.scope.brought_out else f" Tested: {scope}." * bool(scope)
-    return f"{SHORT[verdict.outcome]} {HEADLINES[verdict.outcome][2]}{tested}"
+    """Yes or no, and what the outcome means."""
+    return f"{SHORT[verdict.outcome]} {HEADLINES[verdict.outcome][2]}"
 
 
 def _whom(audit: Audit, verdict: Verdict) -> str:
     """Whom the rows are about, and what an attacker with each access gets."""
-    said = [who] if (who := asked_about(audit.scores)) else []
-    said += [f"{HOLDERS[t.access]}: {t.outcome}" for t in verdict.threats]
-    return f"{'; '.join(said)}." if said else "Not known."
+    by = "; ".join(f"{HOLDERS[t.access]}: {t.outcome}" for t in verdict.threats)
+    said = [asked_about(audit.scores), f"Against an attacker {by}" if by else ""]
+    return " ".join(f"{part}." for part in said if part) or "Not known."
 
 
 def asked_about(scores: tuple[Score, ...]) -> str:

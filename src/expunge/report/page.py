@@ -169,6 +169,7 @@ def _verdict(view: RunView) -> dict[str, Any]:
         sign, _, meaning = text.HEADLINES[verdict.outcome]
         return {"outcome": verdict.outcome, "sign": sign, "headline": verdict.outcome, "meaning": meaning,
                 "sentences": verdict.sentences, "threats": verdict.threats, "leak": verdict.leak, "missing": None,
+                "scope": verdict.scope.text,
                 "answers": four_answers(view.audit) if view.audit else []}
     if view.audit is None:
         missing = Missing("This run has not been audited, so nothing is known about what it forgot.",
@@ -179,7 +180,7 @@ def _verdict(view: RunView) -> dict[str, Any]:
     else:
         missing = Missing("The audit holds no verdict; its scores stand on their own.")
     return {"outcome": "none", "sign": "–", "headline": "no verdict", "meaning": "", "leak": "", "sentences": (),
-            "threats": (), "answers": [], "missing": missing}
+            "threats": (), "answers": [], "scope": "", "missing": missing}
 
 
 def _no_scores(view: RunView) -> Missing | None:
