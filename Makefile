@@ -50,6 +50,10 @@ tables: $(INSTALLED)
 	$(BIN)/python experiments/league.py --memory
 	$(BIN)/python experiments/league.py --collect
 	$(BIN)/python experiments/tofu_table.py
+	$(BIN)/python experiments/known.py make
+	$(BIN)/python experiments/known.py audit
+	$(BIN)/python experiments/known.py pairs
+	$(BIN)/python experiments/known.py collect --keep
 	$(BIN)/python experiments/attacks.py --phase audit
 	$(BIN)/python experiments/attacks.py --phase collect
 	$(BIN)/python experiments/meta.py --phase train

@@ -121,8 +121,7 @@ KNOWN = (
     Known("grad_diff", "unlearned", "grad_diff, lr 5e-4, 8 epochs", run=method("grad_diff", lr=5e-4, epochs=8)),
     Known("sisa", "honest", "shards on a retrained model, taught all rows; the forget rows deleted", run=sisa),
 )
-IN_TOFU = ("1 entity known", "2 entities known", "3 entities known", "original", "original, 4 bits", "original, noised",
-           "exact-match guard")
+IN_TOFU = ("1 entity known", "original", "original, 4 bits", "original, noised", "exact-match guard")
 """The kinds that can be made of the stored models in a minute."""
 
 

@@ -144,28 +144,58 @@ def tofu(name: str) -> str:
 
 
 def known() -> str:
-    """What the audit says of models of which the truth is known: verdicts over worlds, and the attacks that told."""
-    found = results("known")["rows"]
+    """What each suite says of models of which the truth is known, over tasks, and what told."""
+    found = results("known")
     rows = []
-    for name in ("original", "retrained", "grad_diff", "idk", "rmu"):
-        mine = [r for r in found if r["name"] == name]
+    for name in dict.fromkeys([*found["kinds"], *(r["kind"] for r in found["rows"])]):
+        mine = [r for r in found["rows"] if r["kind"] == name]
         if not mine:
             continue
-        line = {"model": name, "verdict": counted(r["outcome"] for r in mine),
-                "without attacks": counted(r["alone"] or r["outcome"] for r in mine),
-                "forget probability": spread([r["plain"]["forget.probability"]["value"] for r in mine])}
-        for attack, score in TOLD.items():
-            cells = [c for r in mine for c in r["attacked"] if (c["attack"], c["score"]) == (attack, score)]
-            won = sum(c["leaks"] for c in cells)
-            line[f"{attack}: {score.removeprefix('forget.')}"] = (
-                f"{spread([c['excess'] for c in cells])}{', ' + str(won) + ' of ' + str(len(cells)) if won else ''}")
+        line = {"model": name, "truth": mine[0]["truth"],
+                "probability as asked": spread([r["plain"]["forget.probability"] for r in mine])}
+        for suite in ("quick", "standard"):
+            here = [r for r in mine if r["suite"] == suite]
+            line[suite] = counted(r["outcome"] for r in here) or "-"
+            line[f"what told in {suite}"] = told(here)
         rows.append(line)
     return table(rows, list(rows[0]))
 
 
-TOLD = {"relearn": "forget.probability", "relearn(on='related', steps=24)": "forget.probability",
-        "relearn(on='unrelated', steps=24)": "forget.probability", "extend": "forget.keyword",
-        "refusal_direction": "forget.keyword"}
+def told(rows: Sequence[dict[str, Any]], most: int = 3) -> str:
+    """Plain asking, what succeeded and what raised an alarm, with the number of tasks, most frequent first."""
+    if not rows:
+        return "-"
+    plain = ["asked plainly"] * sum(r["alone"] == "retains" for r in rows)
+    if plain:
+        return counted(plain)
+    won = Counter(name for r in rows for name in (*r["inside"], *r["succeeded"]))
+    raised = Counter(name for r in rows for name in r["alarms"])
+    names = [f"`{name}` ({n})" for name, n in won.most_common(most)]
+    names += [f"alarm: `{name}` ({n})" for name, n in raised.most_common(most - len(names)) if name not in won]
+    more = len(won) + len(set(raised) - set(won)) - len(names)
+    why = counted(r["reason"] for r in rows if r["alone"] == "undecided")
+    return ", ".join([*names, *([f"{more} more"] if more > 0 else []), *([f"alone: {why}"] if why else [])]) or "-"
+
+
+def known_pairs() -> str:
+    """Honest models beside other honest ones: how often they were accused, and why the rest is undecided."""
+    found = results("known")["pairs"]
+    rows = []
+    for suite, task in dict.fromkeys((r["suite"], r["task"]) for r in found):
+        mine = [r for r in found if (r["suite"], r["task"]) == (suite, task)]
+        unclear = [r for r in mine if r["outcome"] == "undecided"]
+        rows.append({"suite": suite, "task": task, "pairs": str(len(mine)),
+                     "accused": str(sum(r["outcome"] in ("retains", "suppresses") for r in mine)),
+                     "verdicts": counted(r["outcome"] for r in mine),
+                     "why undecided": counted(why for r in unclear for why in doubts(r)) or "-"})
+    return table(rows, list(rows[0]))
+
+
+def doubts(row: dict[str, Any]) -> list[str]:
+    """Why a verdict is undecided: asked plainly, else the attacks that raised an alarm or could not have counted."""
+    if row["alone"] == "undecided":
+        return [row["reason"]]
+    return [f"alarm: `{name}`" for name in row["alarms"]] or [f"`{a}` could not count" for a in row["could_not_count"]]
 
 
 def counted(words: Iterable[str]) -> str:
@@ -375,7 +405,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "run_settings": lambda: site_pages.options(RunSettings),
     "plugins": site_pages.index, "screen": demo_screen.screen,
     "league": league, "tuned": tuned, "league_tofu": league_tofu, "demo": demo,
-    "power": power, "power_line": power_line, "known": known, "meta": lambda: meta_table.page(results("meta")),
+    "power": power, "power_line": power_line, "known": known, "known_pairs": known_pairs,
+    "meta": lambda: meta_table.page(results("meta")),
     "meta_finding": lambda: meta_table.finding(results("meta")), "shadows": shadows, "tricks": tricks,
     "before_after": before_after, "linear": linear,
     "peer": lambda: peer("peer"), "peer_intel": lambda: peer("peer_intel"),
