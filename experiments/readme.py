@@ -166,15 +166,14 @@ def told(rows: Sequence[dict[str, Any]], most: int = 3) -> str:
     if not rows:
         return "-"
     plain = ["asked plainly"] * sum(r["alone"] == "retains" for r in rows)
-    if plain:
-        return counted(plain)
+    rows = [r for r in rows if r["alone"] != "retains"]
     won = Counter(name for r in rows for name in (*r["inside"], *r["succeeded"]))
-    raised = Counter(name for r in rows for name in r["alarms"])
-    names = [f"`{name}` ({n})" for name, n in won.most_common(most)]
-    names += [f"alarm: `{name}` ({n})" for name, n in raised.most_common(most - len(names)) if name not in won]
-    more = len(won) + len(set(raised) - set(won)) - len(names)
-    why = counted(r["reason"] for r in rows if r["alone"] == "undecided")
-    return ", ".join([*names, *([f"{more} more"] if more > 0 else []), *([f"alone: {why}"] if why else [])]) or "-"
+    raised = Counter(name for r in rows for name in r["alarms"] if name not in won)
+    named = [*(f"`{name}` ({n})" for name, n in won.most_common()),
+             *(f"alarm: `{name}` ({n})" for name, n in raised.most_common())]
+    more, why = len(named) - most, counted(r["reason"] for r in rows if r["alone"] == "undecided")
+    return ", ".join([*([counted(plain)] if plain else []), *named[:most], *([f"{more} more"] if more > 0 else []),
+                      *([f"alone: {why}"] if why else [])]) or "-"
 
 
 def known_pairs() -> str:
