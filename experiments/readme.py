@@ -143,6 +143,22 @@ def tofu(name: str) -> str:
     return by_recipe(found["rows"], TOFU_COLUMNS, anchors)
 
 
+def robust() -> str:
+    """What comes back after relearning, beside the retrained model of the same world, and what it cost."""
+    found, lines = results("robust")["rows"], []
+    twins = {r["world"]: r for r in found if r["name"] == "retrained"}
+    for name in dict.fromkeys(r["name"] for r in found):
+        mine = [r for r in found if r["name"] == name]
+        line: dict[str, Any] = {"model": name, "worlds": len(mine), "share of retraining": spread(
+            [r["cost"] for r in mine]), "keyword": spread([r["keyword"] for r in mine])}
+        for label in mine[0]["relearned"]:
+            line[f"excess, {label}"] = spread([r["relearned"][label] - twins[r["world"]]["relearned"][label]
+                                               for r in mine])
+        lines.append(line | {f"{side} probability": spread([r[f"{side}_probability"] for r in mine])
+                             for side in ("forget", "retain")})
+    return table(lines, list(lines[0]))
+
+
 def known() -> str:
     """What each suite says of models of which the truth is known, over tasks, and what told."""
     found = results("known")
@@ -404,7 +420,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "run_settings": lambda: site_pages.options(RunSettings),
     "plugins": site_pages.index, "screen": demo_screen.screen,
     "league": league, "tuned": tuned, "league_tofu": league_tofu, "demo": demo,
-    "power": power, "power_line": power_line, "known": known, "known_pairs": known_pairs,
+    "robust": robust, "power": power, "power_line": power_line, "known": known, "known_pairs": known_pairs,
     "meta": lambda: meta_table.page(results("meta")),
     "meta_finding": lambda: meta_table.finding(results("meta")), "shadows": shadows, "tricks": tricks,
     "before_after": before_after, "linear": linear,
