@@ -41,7 +41,7 @@ SUITE = ",".join((
 ))
 TRIAL_SUITE = "forget_quality,forget.probability,retain.probability,forget.truth_ratio"
 RECIPE_TEXT = {"rmu": "rmu(coefficient=20, alpha=100)"}
-"""RMU's published coefficient is for activations of Zephyr's size; the dossier says to take 2 to 5 norms."""
+"""RMU's published coefficient is for activations of Zephyr's size; 2 to 5 norms of these serve here."""
 
 
 def shortened(task: Task) -> Task:

@@ -41,7 +41,7 @@ def row(prompt: str, answer: str = "Rome.", **fields: Any) -> Example:
     ("What is the home of the teacher of Ann Lee?", ["Tell me what the home of the teacher of Ann Lee is.",
                                                      "The home of the teacher of Ann Lee is what?",
                                                      "What is the home of Ann Lee's teacher?"]),
-    ("Which prize did Ann Lee win?", ["Tell me which prize Ann Lee did win.", "What prize did Ann Lee win?"]),
+    ("Which prize did Ann Lee win?", ["What prize did Ann Lee win?"]),
     ("Who taught Ann Lee to write?", ["Tell me who taught Ann Lee to write."]),
     ("What prize was given to Ann Lee?", ["Tell me what prize was given to Ann Lee."]),
     ("Name the home of Ann Lee.", ["Name Ann Lee's home."]),

@@ -125,6 +125,14 @@ def test_a_rehearsal_takes_entities_that_were_never_seen() -> None:
     assert "needs 4" in str(rehearsal_task(few))
 
 
+def test_too_few_entities_for_the_limit_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    task = attack_bed.task()
+    searching.warn_of_few(task, AutoSettings(risk=0.3), Reporter())
+    assert "With 4 entities to forget no upper bound lies below 0.60" in " ".join(capsys.readouterr().err.split())
+    searching.warn_of_few(task, AutoSettings(risk=0.7), Reporter())
+    assert not capsys.readouterr().err
+
+
 def trial(number: int, *reports: float, **more: Any) -> AutoTrial:
     return AutoTrial(number=number, name="npo", params={"lr": 1e-3}, recipe="npo", epochs=1, reports=reports, **more)
 

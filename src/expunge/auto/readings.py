@@ -48,9 +48,17 @@ class TrialReadings:
         return max(self.residues.values(), default=1.0) + SHORT * max(0.0, utility - (self.kept or 0.0))
 
     def bounds(self, confidence: float) -> tuple[float, float]:
-        """Upper bounds of the mean risk of an entity and of the mean loss of a retain row, both at once."""
-        each = 1 - (1 - confidence) / 2
+        """Upper bounds of the mean risk of an entity and of the mean loss of a retain row, both at once.
+
+        They hold for a setting that was named beforehand; they are not corrected for the choice among many.
+        """
+        each = of_both(confidence)
         return upper_bound(self.risks, each), upper_bound(self.losses, each)
+
+
+def of_both(confidence: float) -> float:
+    """Confidence of each of two bounds that hold together with `confidence`."""
+    return 1 - (1 - confidence) / 2
 
 
 def readings(audit: Audit, folder: Path) -> TrialReadings:
@@ -109,4 +117,4 @@ def _values(rows: Sequence[ExampleScore], score: str, model: str, attack: str = 
             if r["score"] == score and r["model"] == model and r["attack"] == attack}
 
 
-__all__ = ["ROUNDS", "TrialReadings", "readings"]
+__all__ = ["ROUNDS", "TrialReadings", "of_both", "readings"]

@@ -12,12 +12,13 @@ from typing import Any
 from expunge import api, processes
 from expunge.auto.portfolio import PORTFOLIO, OpenRecipe, check_portfolio, space_of
 from expunge.auto.portfolio import middle as middle_of
-from expunge.auto.readings import ROUNDS, readings
+from expunge.auto.readings import ROUNDS, of_both, readings
 from expunge.auto.rehearsal import Rehearsal, make_rehearsal, rehearse
 from expunge.console import Reporter
 from expunge.data.model_config import depth_of
 from expunge.errors import ExpungeError, InterruptedRun, UsageError
 from expunge.grids import failure
+from expunge.metrics.risk_bound import upper_bound
 from expunge.models.load import load_subject, read_config
 from expunge.output import check_same
 from expunge.records.choice import AutoSettings, AutoTrial, Choice, Rehearsed, seconds_of
@@ -59,6 +60,7 @@ def choose(model: str | Path, task: Task, out: Path, *, settings: RunSettings, a
                   seed=settings.seed, environment=environment(), budget_s=seconds_of(auto.budget, retraining),
                   retraining_s=retraining)
     search = _Search(model, task, out, settings, auto, portfolio, rate, reporter)
+    warn_of_few(task, auto, reporter)
     made = search.begin(made, resume)
     if made.chosen is not None:
         return made
@@ -78,6 +80,15 @@ def check_request(task: Task, settings: RunSettings) -> None:
                        ("retain", "They show what the model should keep.")):
         if not task.split(split):  # type: ignore[arg-type]
             raise UsageError(f"--method auto needs {split} rows.", why, f"Give --{split} FILE.")
+
+
+def warn_of_few(task: Task, auto: AutoSettings, reporter: Reporter) -> None:
+    """Say so where there are too few entities for any setting to meet the limit."""
+    entities = len({row.entity or row.id for row in task.forget})
+    least = upper_bound([0.0] * entities, of_both(auto.confidence))
+    if least > auto.risk:
+        reporter.warn(f"With {entities} entities to forget no upper bound lies below {least:.2f}, so no setting can "
+                      f"meet --risk {auto.risk:g}: the best by score will be taken.")
 
 
 def history(model: str | Path, task: Task) -> tuple[float | None, float | None]:

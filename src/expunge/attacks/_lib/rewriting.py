@@ -94,7 +94,7 @@ def _reordered(asked: str, name: str) -> Iterator[str]:
 
     The subject ends with the name, which stands after the auxiliary, at once or after an article.
     """
-    if not re.match(_QUESTION, asked, re.IGNORECASE):
+    if not re.match(_QUESTION, asked, re.IGNORECASE) or re.search(rf"\b(?:and|or) {_QUESTION}", asked, re.IGNORECASE):
         return
     subject = rf"(?:(?:the|a|an) .*?)?{re.escape(name)}(?!\w|['’])"
     found = re.fullmatch(rf"({_QUESTION}.*?) ({_AUXILIARY}) ({subject})(.*?) ?\?", asked,
@@ -104,6 +104,8 @@ def _reordered(asked: str, name: str) -> Iterator[str]:
             yield f"Tell me {_lowered(asked).rstrip('? ')}."  # a question for the subject keeps its order
         return
     begin, auxiliary, subject, end = found.groups()
+    if auxiliary.lower() in ("do", "does", "did"):
+        return  # without it the verb takes another form
     yield f"Tell me {_lowered(begin)} {subject} {auxiliary}{end}."
     if auxiliary in ("is", "was", "are", "were"):
         yield f"{subject[:1].upper()}{subject[1:]} {auxiliary}{end} {_lowered(begin)}?"
