@@ -18,6 +18,7 @@ from expunge.audit.suite import parse_suite
 from expunge.audit.suites import QUICK_ATTACKS
 from expunge.judgement.leaks import alarms, could_count, decided, leaks, untold
 from expunge.judgement.outcome import decide
+from expunge.judgement.threats import decide_threats
 from expunge.judgement.verdict import verdict
 from expunge.metrics.attacked import AttackComparison, Gap, with_tests
 from expunge.metrics.by_entity import (
@@ -32,12 +33,15 @@ from expunge.metrics.by_entity import (
     t_interval,
 )
 from expunge.metrics.statistics import auc
-from expunge.records.score import PairedDistance, Score
+from expunge.records.score import ACCESS, PairedDistance, Score
 
 SEVERITY = ["forgets", "over-forgets", "undecided", "suppresses", "retains"]
+BY_ACCESS = {name: i for i, name in enumerate(SEVERITY)} | {"not tested": SEVERITY.index("undecided")}
 PLAIN = (Score(name="forget_quality", value=0.4, n=100, higher_is="forgot", controls={"retrained": 1.0}),
          Score(name="forget.probability", value=0.21, interval=(0.15, 0.25), n=100, higher_is="knows",
                controls={"original": 0.9, "retrained": 0.2}))
+ASKED = (*PLAIN, PLAIN[1].model_copy(update={"name": "forget.rouge_l", "access": "text"}))
+"""With a score for each access."""
 
 
 def column(values: Any) -> dict[str, float]:
@@ -237,6 +241,13 @@ def judged(comparisons: list[AttackComparison], primary: set[str] | None = None)
     return decide((*PLAIN, *with_tests(comparisons, primary))).outcome
 
 
+def by_access(comparisons: list[AttackComparison], primary: set[str] | None = None) -> dict[str, str]:
+    """The outcome of every access, and of all together as `whole`."""
+    scores = (*ASKED, *with_tests(comparisons, primary))
+    whole = decide(scores)
+    return {"whole": whole.outcome} | {found.access: found.outcome for found in decide_threats(scores, whole)}
+
+
 @pytest.mark.parametrize(("entities", "level", "others"), [
     (2, 0.836, 3), (2, 0.836, 6), (1, 0.867, 3), (1, 0.867, 30), (3, 0.5, 6), (4, 0.4, 6), (5, 0.6, 30)])
 def test_a_leak_about_few_entities_is_never_called_forgotten(entities: int, level: float, others: int) -> None:
@@ -318,10 +329,42 @@ def test_other_attacks_raise_an_alarm_and_say_what_would_settle_it() -> None:
     assert judged([quiet, leak]) == "suppresses", "declared beforehand it counts"
 
 
+def test_what_no_primary_attack_tested_is_undecided() -> None:
+    """By weights nothing was declared; and one that was could not have counted."""
+    quiet = {a: compared(rows(8, 10, 0.0, 0.02, 0.1, 1), a, access=a) for a in ("text", "weights")}
+    few = compared({f"p{i} 0": 0.01 for i in range(3)}, "few", n=12, access="weights")
+    assert by_access(list(quiet.values()))["weights"] == "forgets"
+    assert by_access([quiet["text"]])["weights"] == "not tested"
+    found = by_access(list(quiet.values()), {"text"})
+    assert (found["text"], found["weights"]) == ("forgets", "undecided")
+    assert by_access([*quiet.values(), few])["weights"] == by_access([few, *quiet.values()], {"few"})["weights"] \
+        == "undecided"
+
+
+@pytest.mark.parametrize(("test", "outcome"), [("alarm", "undecided"), ("nothing", "forgets")])
+def test_an_alarm_stays_although_the_original_falls(test: str, outcome: str) -> None:
+    """An attack under which even the original says less is no attempt where it finds nothing; an alarm is told."""
+    quiet, breaks = compared(rows(8, 10, 0.0, 0.02, 0.1, 1)), {"original_attacked": 0.3, "name": "forget.rouge_l"}
+    # Found by an attack that was not declared; by few entities; by one control alone.
+    kinds = [(compared(rows(8, 10, 0.3, 0.02, 0.05, 2), "roleplay", **breaks), {"relearn"}, "not primary"),
+             (compared({f"p{e} {i}": (0.8 if e < 2 else 0.0) + 0.01 * i for e in range(6) for i in range(10)},
+                       "roleplay", **breaks), None, "entities differ"),
+             (compared(rows(8, 10, 0.15, 0.01, 0.02, 3), "roleplay", **breaks), None, "lone control")]
+    for loud, declared, word in kinds:
+        if test == "nothing":
+            loud = compared(rows(8, 10, 0.0, 0.02, 0.1, 4), "roleplay", **breaks)
+        made = with_tests([quiet, loud], declared)
+        found = verdict(decided((*PLAIN, *made)))
+        assert found.outcome == outcome, word
+        assert [s.doubt for s in decided(made) if s.attack == "roleplay"] == [
+            word if test == "alarm" else "lowers the original"]
+        assert any("raises an alarm" in s for s in found.sentences) == (test == "alarm")
+
+
 def test_adding_attacks_never_improves_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     """200 random suites. A primary attack more can turn a success into an alarm, never into a pass."""
     monkeypatch.setattr("expunge.metrics.by_entity.DRAWS", 400)
-    draw, seen = np.random.default_rng(5), set()
+    draw, seen, here = np.random.default_rng(5), set(), set()
     for number in range(200):
         entities, each = int(draw.integers(1, 13)), int(draw.integers(2, 8))
 
@@ -330,16 +373,24 @@ def test_adding_attacks_never_improves_a_verdict(monkeypatch: pytest.MonkeyPatch
             level = float(draw.choice([0.0, 0.0, 0.1, 0.2, 0.3, 0.6]))
             made = rows(asked, max(each, 10 // asked + 1), level, float(draw.choice([0.02, 0.15])), 0.15,
                         int(draw.integers(1 << 30)))
-            return compared(made, name, floor=float(draw.choice([0.0, 0.02])) if draw.random() < 0.5 else None)
+            return compared(made, name, access=str(draw.choice(ACCESS)), floor=float(draw.choice([0.0, 0.02])) if draw.random() < 0.5 else None)
 
         first = [attack(f"a{number}.{i}") for i in range(int(draw.integers(1, 5)))]
         more = [attack(f"b{number}.{i}") for i in range(int(draw.integers(1, 7)))]
         declared = {c.score.attack or "" for c in first}
-        base, padded, joined = judged(first), judged([*first, *more], declared), judged([*first, *more])
+        ways = by_access(first), by_access([*first, *more], declared), by_access([*first, *more])
+        base, padded, joined = (way["whole"] for way in ways)
         seen |= {(base, padded), (base, joined)}
         assert SEVERITY.index(padded) >= SEVERITY.index(base), (number, base, padded)
         assert joined != "forgets" or base == "forgets", (number, base, joined)
+        for access, before, after, whole in ((a, *(way[a] for way in ways)) for a in ACCESS):
+            here.add((before, after, whole))
+            assert BY_ACCESS[after] >= BY_ACCESS[before], (number, access, before, after)
+            tried = any(c.score.access == access for c in first)  # only the first primary attack makes it possible
+            assert whole != "forgets" or before == "forgets" or not tried, (number, access, before, whole)
     assert {("forgets", "forgets"), ("forgets", "undecided"), ("suppresses", "suppresses")} <= seen
+    assert {("not tested", "undecided", "forgets"), ("forgets", "forgets", "forgets"),
+            ("forgets", "undecided", "undecided"), ("suppresses", "suppresses", "suppresses")} <= here, here
 
 
 @pytest.mark.parametrize("entities", [5, 8, 20])

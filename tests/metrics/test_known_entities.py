@@ -14,7 +14,16 @@ from expunge.judgement.splices import measured_power
 from expunge.judgement.verdict import verdict
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import score_all
-from expunge.records.score import AttackRecord, Audit, Power, Score, SubjectRef, WorstEntity
+from expunge.records.score import (
+    AttackRecord,
+    Audit,
+    EntityTest,
+    PairedDistance,
+    Power,
+    Score,
+    SubjectRef,
+    WorstEntity,
+)
 
 from .known_models import Models
 
@@ -63,6 +72,38 @@ def test_what_is_not_beyond_doubt_is_undecided(worst: dict[str, object], said: s
     scores = [QUALITY, share(**worst)]
     assert decide(scores).alone.outcome == said
     assert because in " ".join(verdict(scores).sentences)
+
+
+def attacked(access: str) -> Score:
+    """An attack that found nothing, and could have."""
+    return Score(name="forget.probability" if access == "logits" else "forget.rouge_l", attack="paraphrase", value=0.2,
+                 n=400, higher_is="knows", access=access, controls={"original": 0.9, "retrained": 0.2},  # type: ignore
+                 before=0.2, excess=0.0, excess_interval=(-0.02, 0.02), gain=0.0, gain_interval=(-0.02, 0.02),
+                 entities=20, test=EntityTest(p=0.5, p_joint=0.5, p_gain=0.5, p_least=1e-4, units=20))
+
+
+APART = PairedDistance(p=0.001, distance=0.4, room=0.9, floor=0.1, units=20)
+
+
+@pytest.mark.parametrize(("quality", "leak", "whole", "text"), [
+    (QUALITY, share(), "retains", "undecided"),  # one entity beyond doubt
+    (QUALITY, share(exact=False), "undecided", "undecided"),
+    (QUALITY, share(share=0.4).model_copy(update={"value": 0.2, "interval": (0.1, 0.3)}), "undecided", "undecided"),
+    (QUALITY.model_copy(update={"paired": APART}), share(share=0.1), "undecided", "undecided"),
+    (QUALITY.model_copy(update={"value": 0.001}), share(exact=False), "undecided", "undecided"),
+    (QUALITY, share(share=0.1), "forgets", "forgets")])
+def test_averages_of_answers_hide_what_probabilities_show(quality: Score, leak: Score, whole: str, text: str) -> None:
+    """`leak_share` and truth ratios need probabilities; who only reads answers has averages, which hide an entity."""
+    asked = [attacked("text").model_copy(update={"attack": None, "interval": (0.15, 0.25)}), attacked("text"),
+             attacked("logits")]
+    judged = verdict([quality, leak, *asked])
+    by = {t.access: t.outcome for t in judged.threats}
+    assert (judged.outcome, by["text"], by["logits"]) == (whole, text, whole)
+    told = asked[0].model_copy(update={"value": 0.8, "interval": (0.7, 0.9)})
+    if whole == "retains":
+        said = verdict([quality, leak, told, *asked[1:]])
+        assert {t.access: t.outcome for t in said.threats}["text"] == "retains", "plain asking shows it by itself"
+        assert "averages of answers can hide" in judged.threats[0].sentence
 
 
 def test_many_rows_of_no_entity_in_particular_are_not_forgotten() -> None:

@@ -21,14 +21,20 @@ _95 = NormalDist().inv_cdf(0.975)
 def compared(scores: Sequence[Score]) -> list[Score]:
     """Attempts: scores under attack that were set against a control on enough rows.
 
-    An attack that lowers what the original itself says is no attempt, unless it succeeds all the same.
+    An attack that lowers what the original itself says is no attempt, unless it succeeds or raises an alarm all the
+    same.
     """
-    return [s for s in _controlled(scores) if not lowers(s) or doubt(s) is None]
+    return [s for s in _controlled(scores) if not lowers(s) or _brings_out(s)]
 
 
 def lowering(scores: Sequence[Score]) -> list[Score]:
     """Scores with a control that are no attempts, since the attack lowers what the original itself says."""
-    return [s for s in _controlled(scores) if lowers(s) and doubt(s) is not None]
+    return [s for s in _controlled(scores) if lowers(s) and not _brings_out(s)]
+
+
+def _brings_out(score: Score) -> bool:
+    """Whether it succeeds or raises an alarm."""
+    return doubt(score) in (None, *ALARMS)
 
 
 def _controlled(scores: Sequence[Score]) -> list[Score]:

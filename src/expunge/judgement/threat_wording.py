@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from expunge.judgement.directions import against, figure
-from expunge.judgement.entities import worded_entity, worded_suspect
+from expunge.judgement.directions import against, compare, figure
+from expunge.judgement.entities import known_entity, worded_entity, worded_suspect
 from expunge.judgement.leaks import (
     DOUBTS,
     MIN_ROWS,
@@ -93,6 +93,12 @@ def _sentence(found: ThreatDecision, attacks: Sequence[AttackRecord], scores: Se
         case "disagrees":
             return (f"{nothing}, but the evidence disagrees: the truth ratios look retrained, yet more is known than "
                     f"by the retrained model: {against(found.evidence[:SHOWN])}.")
+        case "not primary":
+            return f"{nothing}, but none was declared beforehand, so that it finds nothing does not count."
+        case "share":
+            share = found.evidence[0]
+            return (f"{nothing}, but averages of answers can hide what probabilities show. "
+                    f"{worded_entity(share) if known_entity([share]) else compare(share)}")
         case "unsettled":
             return f"{nothing}, but the scores of the model left alone do not settle it."
         case "nothing found":

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from expunge.judgement.directions import is_below
-from expunge.judgement.entities import revealed, suspected
-from expunge.judgement.leaks import MIN_ROWS, alarms, compared, leaks, lowering, untold
+from expunge.judgement.entities import known_entity, revealed, suspected
+from expunge.judgement.leaks import MIN_ROWS, alarms, compared, leaks, lowering, primary, untold
 from expunge.judgement.outcome import Decision, hidden_inside, looks_inside, shown_alone
 from expunge.judgement.power import misses_half
 from expunge.needs import MODEL_NEEDS, NEED_TEXTS, ModelNeed, unmet
@@ -21,8 +21,11 @@ from expunge.records.score import ACCESS, Access, AttackRecord, Family, Score
 ThreatOutcome = Literal["forgets", "suppresses", "retains", "over-forgets", "ruined", "undecided", "not tested"]
 ThreatReason = Literal["alone", "attack", "inside", "nothing asked", "no attack", "no control", "lowered",
                        "entity", "alarm", "suspect", "untold", "no plain score", "no retrained model", "ruined",
-                       "below", "few rows", "disagrees", "unsettled", "nothing found"]
+                       "below", "few rows", "disagrees", "not primary", "share", "unsettled", "nothing found"]
 """Which rule decided."""
+ROWWISE = ("entity", "leak share", "told apart")
+"""Reasons for which the model left alone is not called forgetting although its averages look retrained. Averages of
+answers hide the same, so no access may say "forgets"."""
 INSIDE = "model internals: whether hidden states still hold it"
 NOT_TRIED: dict[str, tuple[Access, tuple[Family, ...]]] = {
     "relearning: whether a little fine-tuning brings the knowledge back": ("weights", ("relearning",)),
@@ -100,8 +103,8 @@ def _decide(access: Access, scores: Sequence[Score], whole: Decision) -> ThreatD
         return decision("suppresses", "attack")
     if inside:
         return decision("suppresses", "inside", inside)
-    if entity := tuple(s for s in revealed(scores) if s.access in within):
-        return decision("suppresses", "entity", entity)
+    if shown := tuple(s for s in revealed(scores) if s.access in within):
+        return decision("suppresses", "entity", shown)
     if raised:
         return decision("undecided", "alarm", raised)
     if suspects := tuple(s for s in suspected(scores) if s.access in within):
@@ -113,6 +116,8 @@ def _decide(access: Access, scores: Sequence[Score], whole: Decision) -> ThreatD
         return decision("undecided", "lowered" if lowering(here) else "no control")
     if not known:
         return decision("undecided", "no plain score")
+    if not primary(here):
+        return decision("undecided", "not primary")
     if untold(here):
         return decision("undecided", "untold")
     if all(s.controls.get("retrained") is None for s in known):
@@ -128,7 +133,10 @@ def _decide(access: Access, scores: Sequence[Score], whole: Decision) -> ThreatD
         return decision("undecided", "few rows")
     if plain == "undecided" and why == "disagrees":
         return decision("undecided", "disagrees", whole.alone.evidence)
-    if plain == "undecided" and (access != "text" or why == "few rows"):
+    entity = known_entity(scores)  # whatever decided
+    if share := whole.alone.evidence if why in ROWWISE else (entity,) if entity else ():
+        return decision("undecided", "share", share)
+    if why in ROWWISE or (plain == "undecided" and (access != "text" or why == "few rows")):
         return decision("undecided", "unsettled")
     return decision("forgets", "nothing found")
 
