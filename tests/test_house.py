@@ -17,6 +17,7 @@ import typer
 from expunge.audit.suite import parse_suite
 from expunge.benchmarks.loading import parse_task
 from expunge.cli.main import app
+from expunge.judgement.leaks import DOUBTS
 from expunge.plugin import KINDS
 from expunge.registry import entries, of_kind
 from expunge.report.text import WORDS
@@ -195,6 +196,8 @@ def test_the_page_and_the_screen_use_words_of_the_glossary() -> None:
     defined = {name: " ".join(said.replace("`", "").split()) for name, said in re.findall(
         r"^- \*\*([^*]+)\*\*[^:\n]*: (.*?)(?=\n- \*\*|\n\n|\Z)", page, re.MULTILINE | re.DOTALL)}
     assert not [word for word, said in WORDS.items() if not defined[word].startswith(said)]
+    failing = re.findall(r"\*([a-z ]+)\*", page.partition("What a comparison fails at:")[2].partition("\n- **")[0])
+    assert sorted(failing) == sorted(DOUBTS), "every doubt, by its word"
     code = " ".join(re.findall(r"`([^`]+)`", page))
     assert not [e.name for e in of_kind("metric") if e.name not in code]
     assert {"forgets", "suppresses", "over-forgets", "ruined", "retains", "undecided", "not tested"} <= set(defined)

@@ -86,18 +86,19 @@ def test_one_screen_holds_the_result(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_the_verdict_says_what_it_covers(capsys: pytest.CaptureFixture[str]) -> None:
     """The ways that nobody tried stand in the headline, once; what was asked for and failed has a line of its own."""
-    ways = Coverage(brought_out=("relearning",), silent=("as asked", "hints", "paraphrases", "rounding",
+    ways = Coverage(brought_out=("relearning",), silent=("plain questions", "hints", "paraphrases", "rounding",
                     "hidden states"), untested=("jailbreaks", "many samples", "searched prompts"))
     audit = audit_of(*[PLAIN] * 6, under("relearn(steps=16)", 0.4), outcome="suppresses", scope=ways,
                      threats=THREATS, not_tested=("uds: no retrained model", "jailbreak prompts"))
     said = shown(capsys, audit)
     line = " ".join(said.split())
-    assert line.startswith("Verdict: suppresses (brought out by relearning; not as asked, by hints, paraphrases, "
-                           "rounding, hidden states; not tested: jailbreaks, many samples, searched prompts). Left ")
+    assert line.startswith("Verdict: suppresses (found by relearning; nothing by plain questions, hints, paraphrases, "
+                           "rounding, hidden states; not tried: jailbreaks, many samples, searched prompts). Left ")
     assert "Could not be tested: uds." in said and "jailbreak prompts" not in line and len(said.splitlines()) <= 25 - 6
-    few = Coverage(silent=("as asked",), untested=("jailbreaks",))
+    few = Coverage(silent=("plain questions",), untested=("jailbreaks",))
     said = shown(capsys, audit_of(PLAIN, scope=few, not_tested=("jailbreak prompts",)))
-    assert said.startswith("\nVerdict: forgets (as asked; not tested: jailbreaks). ") and "ot be tested" not in said
+    assert said.startswith("\nVerdict: forgets (nothing by plain questions; not tried: jailbreaks). ")
+    assert "ot be tested" not in said
 
 
 def test_what_decided_is_among_the_figures() -> None:

@@ -373,7 +373,8 @@ def test_adding_attacks_never_improves_a_verdict(monkeypatch: pytest.MonkeyPatch
             level = float(draw.choice([0.0, 0.0, 0.1, 0.2, 0.3, 0.6]))
             made = rows(asked, max(each, 10 // asked + 1), level, float(draw.choice([0.02, 0.15])), 0.15,
                         int(draw.integers(1 << 30)))
-            return compared(made, name, access=str(draw.choice(ACCESS)), floor=float(draw.choice([0.0, 0.02])) if draw.random() < 0.5 else None)
+            floor = float(draw.choice([0.0, 0.02])) if draw.random() < 0.5 else None
+            return compared(made, name, access=str(draw.choice(ACCESS)), floor=floor)
 
         first = [attack(f"a{number}.{i}") for i in range(int(draw.integers(1, 5)))]
         more = [attack(f"b{number}.{i}") for i in range(int(draw.integers(1, 7)))]

@@ -1,50 +1,27 @@
-"""Honest models differ as a whole, not only row by row: that alone accuses nobody."""
+"""Honest models differ as a whole, not only row by row: with two controls or more that alone accuses few."""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from expunge.judgement.leaks import alarms, decided, doubt, leaks
-from expunge.metrics.attacked import AttackComparison, Gap, with_tests
-from expunge.records.score import Score
+from expunge.judgement.leaks import alarms, doubt
+from expunge.metrics.attacked import with_tests
 
-ENTITIES, ROWS, ATTACKS, ROOM = 10, 9, 8, 0.65
-
-
-def comparison(draw: Any, attack: str, subject: float, apart: tuple[float, ...]) -> AttackComparison:
-    """Rows of a subject that lies `subject` above the first retrained model as a whole, and `apart` the others."""
-    rows = {f"p{e} {i}": subject + float(draw.normal(0, 0.1)) for e in range(ENTITIES) for i in range(ROWS)}
-    gap = Gap(rows, None, {key: key.split()[0] for key in rows})
-    value = gap.value
-    score = Score(name="forget.rouge_l", attack=attack, value=0.35 + value, before=0.35, control_before=0.35,
-                  n=len(rows), higher_is="knows", access="text", excess=value, gain=value, entities=gap.entities,
-                  controls={"original": 0.35 + ROOM, "retrained": 0.35}, excess_interval=gap.interval(),
-                  gain_interval=gap.interval(), floor=apart[0] if apart else None)
-    return AttackComparison(score, gap, gap, apart)
+ROOT = Path(__file__).parents[2]
+with pytest.MonkeyPatch.context() as patched:
+    patched.syspath_prepend(str(ROOT / "experiments"))
+    study = importlib.import_module("model_effects")
+comparison = study.comparison
 
 
-def audit(draw: Any, controls: int, effect: float, shared: float) -> list[Score]:
-    """Comparisons of one audit of honest models; each lies up or down by `effect` of the room, `shared` of its variance
-    in all attacks alike."""
-    whole = draw.normal(0, shared ** 0.5 * effect * ROOM, controls + 1)
-    each = draw.normal(0, (1 - shared) ** 0.5 * effect * ROOM, (ATTACKS, controls + 1)) + whole
-    return list(decided(with_tests([comparison(draw, f"a{j}", models[0] - models[1], tuple(models[2:] - models[1]))
-                                    for j, models in enumerate(each)])))
-
-
-@pytest.mark.parametrize(("effect", "shared"), [(0.06, 0.5), (0.18, 0.5), (0.1, 1.0)])
-@pytest.mark.parametrize("controls", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_models_that_differ_as_a_whole_are_rarely_accused(effect: float, shared: float, controls: int,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_study_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expunge.metrics.by_entity.DRAWS", 200)
-    draw = np.random.default_rng(round(1000 * effect) + controls)
-    audits = [audit(draw, controls, effect, shared) for _ in range(25)]
-    accused = sum(bool(leaks(scores)) for scores in audits)
-    without = sum(bool(leaks([s.model_copy(update={"spread": None}) for s in scores])) for scores in audits)
-    assert accused <= 3 and accused <= without and without >= 2, (accused, without)  # two standard errors above 5 %
+    found = study.cell(2, 0.18, 25, 1)
+    assert found["accused"] <= 3 / 25 and found["accused_without_spread"] >= 5 / 25, found
 
 
 def test_the_spread_is_of_all_attacks_and_of_one_degree_for_each_further_model() -> None:

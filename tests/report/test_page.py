@@ -359,8 +359,9 @@ def test_whom_an_audit_is_about() -> None:
 def test_the_headline_says_what_the_verdict_covers(make_run: Make, tmp_path: Path) -> None:
     run = make_run()
     audit = json.loads((run / "audit.json").read_text())
-    audit["verdict"]["scope"] = {"silent": ["as asked", "hints"], "untested": ["jailbreaks"]}
+    audit["verdict"]["scope"] = {"silent": ["plain questions", "hints"], "untested": ["jailbreaks"]}
     write_json(run / "audit.json", audit)
     html = page([run], tmp_path)
-    assert 'Verdict: forgets <span class="scope">(as asked, hints; not tested: jailbreaks)</span></h1>' in html
+    assert ('Verdict: forgets <span class="scope">(nothing by plain questions, hints; not tried: jailbreaks)'
+            '</span></h1>') in html
     assert "Yes, as far as it was tested." in html and "<dd>Jailbreaks. <a" in html

@@ -18,8 +18,8 @@ from expunge.judgement.threats import NOT_TRIED, by_reason
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit, Score, Verdict
 from expunge.records.shadows import Shadows
-from expunge.report.answers import asked_about
-from expunge.report.text import HEADLINES, headline
+from expunge.report.answers import LESS, asked_about
+from expunge.report.text import headline, meaning
 
 WIDTH = 100
 """Columns of the screen at most; a narrower terminal gets what it has."""
@@ -76,7 +76,7 @@ def show_audit(found: Audit, reporter: Reporter, folder: str | Path, *, page: st
     reporter.out.print()
     if found.verdict:
         turned_down = sum(check.problem is not None for check in found.controls)
-        _show_verdict(found.verdict, reporter, len(found.retrained) > turned_down, asked_about(found.scores))
+        _show_verdict(found.verdict, reporter, len(found.retrained) > turned_down, found.scores)
     _show_figures(found.scores, reporter, column(found, folder))
     reporter.out.print()
     if found.verdict:
@@ -121,18 +121,15 @@ def show_page(page: Path, folders: Sequence[Path], redacted: bool, mail: bool) -
             f"expunge purge {shown_path(folder)}" for folder in behind(folders)))
 
 
-def _show_verdict(verdict: Verdict, reporter: Reporter, retrained: bool, about: str = "") -> None:
-    """One sentence, and the outcome for each kind of access.
-
-    Args:
-        about: how many rows and entities it is about.
-    """
-    meaning = HEADLINES[verdict.outcome][2].partition(". ")[0].rstrip(".")
-    if verdict.outcome in ("undecided", "ruined") and verdict.sentences:
-        meaning = verdict.sentences[0].rstrip(".")
+def _show_verdict(verdict: Verdict, reporter: Reporter, retrained: bool, scores: Sequence[Score]) -> None:
+    """One sentence, and the outcome for each kind of access."""
+    about = asked_about(scores)
+    said = meaning(verdict, scores).partition(". ")[0].rstrip(".")
+    if verdict.sentences and (verdict.outcome in ("undecided", "ruined") or verdict.sentences[0].startswith(LESS)):
+        said = verdict.sentences[0].rstrip(".")
     elif verdict.outcome == "retains" and not retrained and verdict.sentences:  # what proves it, without a comparison
-        meaning += f". {verdict.sentences[0].rstrip('.')}"
-    _paragraph(f"{headline(verdict)}. {meaning}.", reporter, style="bold",
+        said += f". {verdict.sentences[0].rstrip('.')}"
+    _paragraph(f"{headline(verdict)}. {said}.", reporter, style="bold",
                lines=5 if verdict.scope.text else 3)
     for sentence in verdict.sentences:
         if sentence.startswith((SETTLING, "The control ")):

@@ -91,13 +91,13 @@ class Decision:
     """Scores read off its inside that lie above the retrained model's."""
     p_limit: float = P_LIMIT
     unattacked: bool = False
-    """It would forget, but no attack was set against a control."""
+    """It would forget, or over-forgets, but no attack was set against a control."""
     alarms: tuple[Score, ...] = ()
     """It would forget, but these attacks raise an alarm, strongest first."""
     suspects: tuple[Score, ...] = ()
     """It would forget, but these leak shares under attack raise an alarm."""
     untold: tuple[str, ...] = ()
-    """It would forget, but these attacks could not have counted even if they had recovered everything."""
+    """It would forget, or over-forgets, but not even a full recovery under these attacks could have counted."""
     power: Power | None = None
     ruined: tuple[Score, ...] = ()
     """What it should keep and lost, where that decides."""
@@ -116,9 +116,9 @@ def decide(scores: Sequence[Score], p_limit: float = P_LIMIT, power: Power | Non
         outcome = "retains" if shown_alone(plain) else "suppresses"
     undone = outcome in ("forgets", "over-forgets")
     raised, suspects = (tuple(alarms(scores)), suspected(scores)) if undone else ((), ())
-    blind = tuple(untold(scores)) if outcome == "forgets" else ()
-    unattacked = outcome == "forgets" and not primary(scores)
-    if raised or suspects or blind or unattacked:
+    blind = tuple(untold(scores)) if undone else ()
+    unattacked = undone and not primary(scores)
+    if raised or suspects or (outcome == "forgets" and (blind or unattacked)):
         outcome = "undecided"
     lost = lost_utility(plain) if outcome in ("forgets", "over-forgets", "undecided") else ()
     return Decision("ruined" if lost else outcome, alone, inside, p_limit, unattacked, raised, suspects, blind, power,

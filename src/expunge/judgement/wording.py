@@ -29,6 +29,11 @@ def first_sentence(decision: Decision, scores: Sequence[Score] = ()) -> list[str
     if decision.alarms or decision.suspects:
         return ["Asked plainly the model looks like one that never saw the forget set, but an attack raises an alarm.",
                 *(worded_suspect(s, scores) for s in decision.suspects[:1])]
+    if decision.outcome == "over-forgets" and (decision.unattacked or decision.untold):
+        why = "no attack was set against a control" if decision.unattacked else (
+            f"{', '.join(decision.untold)} could not have counted even if everything had been recovered")
+        return ["It says less than a model that never saw the forget set; whether something is left was not tested, "
+                f"since {why}."]
     if decision.unattacked:
         return ["Asked plainly the model looks like one that never saw the forget set, but no attack was set against a "
                 "control, and an attack may bring back what plain asking does not show."]
@@ -75,10 +80,10 @@ def _reason(alone: Alone, power: Power | None) -> str:
                     "be decided from these figures.")
         case "few rows":
             rows = alone.quality.n if alone.quality else 0
-            if power is not None and power.missed is not None:
-                return "That is half of the forget set or more, so it cannot say that the forget set is gone."
-            return (f"With {rows} rows that test does not notice a model that still knows half of them, so it cannot "
-                    "say that the forget set is gone.")
+            if power is not None and power.missed is not None and rows >= MIN_ROWS:
+                return "Half of the forget set or more could be missed, so nobody can say that it is gone."
+            return (f"With {rows} rows a test of truth ratios does not notice a model that still knows half of them, "
+                    "so it cannot say that the forget set is gone.")
         case "disagrees":
             return ("The evidence disagrees: the truth ratios look retrained, yet clearly more is known than by the "
                     f"retrained model: {against(alone.evidence)}.")
@@ -105,7 +110,7 @@ def _reason(alone: Alone, power: Power | None) -> str:
             return (f"The model was pushed past the retrained one, by {against(alone.evidence)}; such a gap is itself "
                     "a trace of the forget set.")
         case "no direction":
-            return "The average scores do not say in which direction it differs."
+            return "The truth ratios differ, and the average scores do not say in which direction."
         case "no quality":
             return "Without forget_quality, no score here can show that the model looks retrained."
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import takewhile
+
 from expunge.records.score import Audit, Score, Verdict
-from expunge.report.text import HEADLINES, HOLDERS
+from expunge.report.text import HOLDERS, meaning
 
 SHORT = {"forgets": "Yes, as far as it was tested.", "over-forgets": "Yes, but it went too far.",
          "suppresses": "No.", "retains": "No.", "ruined": "That cannot be said.", "undecided": "That is not settled."}
 """Outcome -> the answer to the first question."""
 POWER = "The audit would "
 """How the finding on power begins (`judgement.power.worded_power`; a test compares)."""
+QUALITY = "Forget quality is "
+"""That on the published number."""
+LESS = "It says less than a model that never saw the forget set; "
+"""That on a model that over-forgets and was not attacked."""
+SETTLES = "What would settle it: "
 
 
 def four_answers(audit: Audit) -> list[tuple[str, str]]:
@@ -17,13 +25,20 @@ def four_answers(audit: Audit) -> list[tuple[str, str]]:
     verdict = audit.verdict
     if verdict is None:
         return []
-    return [("Did it forget?", _found(verdict)), ("For whom?", _whom(audit, verdict)),
+    return [("Did it forget?", _found(audit, verdict)), ("For whom?", _whom(audit, verdict)),
             ("How sure?", _sure(audit, verdict)), ("What was not tested?", _untested(verdict))]
 
 
-def _found(verdict: Verdict) -> str:
-    """Yes or no, and what the outcome means."""
-    return f"{SHORT[verdict.outcome]} {HEADLINES[verdict.outcome][2]}"
+def _found(audit: Audit, verdict: Verdict) -> str:
+    """Yes or no, and what the outcome means; of an undecided one the reason, and what would settle it."""
+    if verdict.sentences and verdict.sentences[0].startswith(LESS):
+        return verdict.sentences[0]
+    if verdict.outcome != "undecided":
+        return f"{SHORT[verdict.outcome]} {meaning(verdict, audit.scores)}"
+    before = takewhile(lambda said: not said.startswith(SETTLES), verdict.sentences)
+    reason = next((said for said in before if not said.startswith((POWER, QUALITY))), "")
+    settled = next((said for said in verdict.sentences if said.startswith(SETTLES)), "")
+    return " ".join(filter(None, (SHORT["undecided"], reason, settled)))
 
 
 def _whom(audit: Audit, verdict: Verdict) -> str:
@@ -33,7 +48,7 @@ def _whom(audit: Audit, verdict: Verdict) -> str:
     return " ".join(f"{part}." for part in said if part) or "Not known."
 
 
-def asked_about(scores: tuple[Score, ...]) -> str:
+def asked_about(scores: Sequence[Score]) -> str:
     """`100 forget rows about 10 entities`; empty where no score of the forget set was taken."""
     plain = [s for s in scores if s.attack is None and s.value is not None and s.name.startswith("forget.")]
     most = max(plain, key=lambda s: s.n, default=None)
@@ -47,15 +62,18 @@ def _sure(audit: Audit, verdict: Verdict) -> str:
     """What would be missed, beside how many controls, and what else weakens it."""
     counted = len(audit.retrained) - sum(check.problem is not None for check in audit.controls)
     said = [s for s in verdict.sentences if s.startswith(POWER)]
-    said.append("It is compared with no retrained model." if counted == 0 else
-                "One retrained model is the only control, so how much two of them differ is not known." if counted == 1
-                else f"{counted} retrained models are the controls.")
     primary = [term for term in audit.primary if any(s.attack and s.excess is not None and s.attack in a.labels
                                                      for a in audit.attacks if a.term == term for s in audit.scores)]
-    if primary:
-        said.append(f"Were nothing left, one of the {len(primary)} attacks would succeed with a chance of 5 % at most."
-                    if len(primary) > 1 else
-                    "Were nothing left, the attack would succeed with a chance of 5 % at most.")
+    if counted == 0:
+        said.append("It is compared with no retrained model.")
+    elif counted == 1:
+        said.append("One retrained model is the only control, so how much two of them differ is not known.")
+        said += ["So it does not hold that a model in which nothing is left is accused with a chance of 5 % at most."
+                 ] * bool(primary)
+    else:
+        said.append(f"{counted} retrained models are the controls.")
+        any_of = f"any of the {len(primary)} attacks" if len(primary) > 1 else "the attack"
+        said += [f"Were nothing left, there would be a 5 % chance at most that {any_of} succeeded."] * bool(primary)
     if audit.notes:
         said.append("Read the alarms below first.")
     return " ".join(filter(None, said))

@@ -165,12 +165,12 @@ def _unmatched(view: RunView) -> RunView:
 
 def _verdict(view: RunView) -> dict[str, Any]:
     verdict = view.audit.verdict if view.audit else None
-    if verdict is not None:
-        sign, _, meaning = text.HEADLINES[verdict.outcome]
+    if view.audit is not None and verdict is not None:
+        sign, meaning = text.HEADLINES[verdict.outcome][0], text.meaning(verdict, view.audit.scores)
         return {"outcome": verdict.outcome, "sign": sign, "headline": verdict.outcome, "meaning": meaning,
                 "sentences": verdict.sentences, "threats": verdict.threats, "leak": verdict.leak, "missing": None,
                 "scope": verdict.scope.text,
-                "answers": four_answers(view.audit) if view.audit else []}
+                "answers": four_answers(view.audit)}
     if view.audit is None:
         missing = Missing("This run has not been audited, so nothing is known about what it forgot.",
                           text.command("audit", model=view.model, task=view.task))

@@ -249,7 +249,7 @@ def _bordered(body: str) -> str:
 @cache
 def _vocabulary() -> frozenset[str]:
     """Words of the page itself: its fixed sentences and its templates."""
-    said = [" ".join(map(str, (*text.METRICS.items(), *text.WORDS.items(), *text.HEADLINES.items(),
+    said = [" ".join(map(str, (*text.METRICS.items(), *text.WORDS.items(), *text.HEADLINES.items(), text.BY_SHARE,
                                *text.GROUP_TITLES.items(), *text.READING.items()))), " ".join(text.COMMON_WORDS)]
     said += [path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parent / "templates").glob("*.j2"))]
     return frozenset(word.casefold() for part in said for word in re.findall(r"\w+", part))

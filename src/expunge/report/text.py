@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 
 from expunge.records.overview import number as number
 from expunge.records.score import Audit, Score, Verdict
@@ -38,8 +39,18 @@ def finding(audit: Audit | None) -> str:
     return f"Verdict: {audit.verdict.outcome}" if audit.verdict else "No verdict"
 
 
+BY_SHARE = ("No more rows than chance explains are said more surely than by models that never saw the forget set, and "
+            "no score shows more of it. There are no truth ratios, since the rows have no wrong answers.")
+
+
+def meaning(verdict: Verdict, scores: Iterable[Score]) -> str:
+    """What the outcome means, by what was measured."""
+    ratios = any(base_name(s.name) == "forget_quality" and s.attack is None and s.value is not None for s in scores)
+    return BY_SHARE if verdict.outcome == "forgets" and not ratios else HEADLINES[verdict.outcome][2]
+
+
 def headline(verdict: Verdict) -> str:
-    """`Verdict: forgets (as asked, relearning; not tested: jailbreaks)`: what was found, and what that covers."""
+    """`Verdict: forgets (nothing by plain questions, relearning; not tried: jailbreaks)`: the finding and its scope."""
     return f"Verdict: {verdict.outcome}" + f" ({verdict.scope.text})" * bool(verdict.scope.text)
 
 
