@@ -1,7 +1,7 @@
 """How often honest models that differ as a whole are accused, by simulation.
 
-The subject and the retrained models of an audit lie up or down as a whole: by a normal effect, a share of what there is up
-to the original, half of whose variance is the same under all attacks. Nothing is left in any of them. Stored in
+The subject and the retrained models of an audit lie up or down as a whole: by a normal effect, a share of what there is
+up to the original, half of whose variance is the same under all attacks. Nothing is left in any of them. Stored in
 results/model_effects.json with the standard error of each share.
 """
 
