@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,20 @@ def test_the_study_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expunge.metrics.by_entity.DRAWS", 200)
     found = study.cell(2, 0.18, 25, 1)
     assert found["accused"] <= 3 / 25 and found["accused_without_spread"] >= 5 / 25, found
+
+
+def test_the_stored_study_is_what_the_documentation_says() -> None:
+    """With two controls or more at most 5 % are accused, but for two standard errors; with one more are."""
+    stored = json.loads((ROOT / "results" / "model_effects.json").read_text())
+    assert "dirty" not in stored["environment"]["commit"] and stored["audits"] >= 400 and stored["seconds"] < 120
+    found = {(row["controls"], row["effect"]): row for row in stored["results"]}
+    assert set(found) == {(c, e) for c in (1, 2, 3) for e in (0.06, 0.1, 0.18)}
+    assert all(row["accused"] <= 0.05 + 2 * row["accused_error"] for (c, _), row in found.items() if c > 1)
+    assert max(row["accused_without_spread"] for (c, _), row in found.items() if c > 1) > 0.5
+    page = " ".join((ROOT / "docs" / "auditing.md").read_text(encoding="utf-8").split())
+    one, two = ([100 * found[c, e][name] for e in (0.06, 0.1, 0.18)] for c, name in ((1, "accused"), (2, "undecided")))
+    assert "with one control {:.0f}, {:.0f} and {:.0f} % are accused".format(*one) in page and min(one[1:]) > 5
+    assert "and {:.0f}, {:.0f} and {:.0f} % become".format(*two) in page
 
 
 def test_the_spread_is_of_all_attacks_and_of_one_degree_for_each_further_model() -> None:

@@ -196,7 +196,7 @@ def test_comparison_has_a_heat_map(make_run: Make, tmp_path: Path) -> None:
 def test_title_and_bytes_are_stable(make_run: Make, tmp_path: Path) -> None:
     run = make_run()
     first = render([run], out=tmp_path / "a.html", title="One & only").read_bytes()
-    assert b"One &amp; only</h1>" in first and b"<title>One &amp; only: " in first
+    assert b"</span> One &amp; only <span" in first and b"<title>One &amp; only: " in first
     assert render([run], out=tmp_path / "b.html", title="One & only").read_bytes() == first
 
 
