@@ -26,7 +26,8 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "train": (("model",), TASK_OPTIONS | LOOP_OPTIONS | RUN_OPTIONS | {"--split", "--method", "--track", "--plugin"}),
     "forget": (("model",), TASK_OPTIONS | LOOP_OPTIONS | RUN_OPTIONS | {
         "--method", "--preset", "--holdout", "--keep", "--utility-floor", "--forget-target", "--stop-at-target",
-        "--stop-at-floor", "--checkpoint-every", "--track", "--plugin"}),
+        "--stop-at-floor", "--checkpoint-every", "--track", "--plugin", "--against", "--utility", "--risk",
+        "--confidence", "--budget"}),
     "audit": (("subject",), TASK_OPTIONS | RUN_OPTIONS | {
         "--holdout", "--original", "--retrained", "--suite", "--require", "--junit", "--rescore", "--verbose",
         "--plugin"}),

@@ -103,6 +103,6 @@ def test_rows_of_an_earlier_version_are_read(tmp_path: Path) -> None:
 def test_scores_go_by_what_the_subject_offered() -> None:
     seen = {"subject": Observations({})}
     now = SubjectRef(path="m", fingerprint="f", offered=("logp", "weights"))
-    assert _evidence(seen, now).offered == {"logp", "weights"}
+    assert _evidence(seen, now, ()).offered == {"logp", "weights"}
     before = SubjectRef.model_validate({"path": "m", "fingerprint": "f", "reads": "image"})
-    assert _evidence(seen, before).offered == OFFERS["image"], "audits of earlier versions say what it reads alone"
+    assert _evidence(seen, before, ()).offered == OFFERS["image"], "audits of earlier versions say what it reads alone"

@@ -104,8 +104,6 @@ def _reordered(asked: str, name: str) -> Iterator[str]:
             yield f"Tell me {_lowered(asked).rstrip('? ')}."  # a question for the subject keeps its order
         return
     begin, auxiliary, subject, end = found.groups()
-    if auxiliary.lower() in ("do", "does", "did"):
-        return  # without it the verb takes another form
     yield f"Tell me {_lowered(begin)} {subject} {auxiliary}{end}."
     if auxiliary in ("is", "was", "are", "were"):
         yield f"{subject[:1].upper()}{subject[1:]} {auxiliary}{end} {_lowered(begin)}?"
