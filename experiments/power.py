@@ -24,7 +24,7 @@ import expunge
 from expunge.benchmarks.digits import digits_task
 from expunge.judgement.outcome import decide
 from expunge.judgement.power import POWER
-from expunge.judgement.splices import measured_power
+from expunge.judgement.splices import SEEING, measured_power
 from expunge.methods.finetune import finetune
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import score_all
@@ -35,12 +35,9 @@ from expunge.probes.likelihood import Likelihood
 from expunge.records.base import read_json, write_json
 from expunge.records.observation import Observations
 from expunge.records.run import environment
-from expunge.records.score import Power
 from expunge.records.task import Example, Split, Task
 
 TERMS = ("forget_quality", "forget.probability", "leak_share")
-SEEING = Power(entities=1, missed=0, control="")
-"""So that the number of rows decides nothing: what is being measured may not decide."""
 SPLITS: tuple[Split, ...] = ("forget", "holdout")
 LLAMA = {"model_type": "llama", "vocab_size": 768, "hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 256,

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from expunge.judgement.directions import base, figure
 from expunge.judgement.leaks import RESIDUE
+from expunge.metrics.shares import MOST
 from expunge.records.score import SMALL, Score, WorstEntity
 
 LEAK = "leak_share"
-MOST = 0.5
-"""Share of the rows of an entity beyond which it is known."""
 ENTITY_LEVEL = 0.01
 """That a model which never saw the forget set has such an entity, at most, corrected for their number."""
 

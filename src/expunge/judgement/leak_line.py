@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from expunge.judgement.directions import base
-from expunge.judgement.entities import LEAK, MOST, known_entity
+from expunge.judgement.entities import LEAK, known_entity
+from expunge.metrics.shares import MOST
 from expunge.records.score import ACCESS, SMALL, Power, Score
 
 KEPT_FIRST = ("model_utility", "retain.probability", "retain.accuracy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import NormalDist
 
+from expunge.metrics.attacked import LEVEL
 from expunge.metrics.by_entity import ENOUGH
 from expunge.records.score import MIN_ROWS as MIN_ROWS
 from expunge.records.score import SMALL, Score
@@ -13,8 +14,6 @@ RESIDUE = 0.1
 """Share of what there was to recover that must come out to matter."""
 LONE_RESIDUE = 0.25
 """Share that one control is enough for: a retrained model of another seed would differ too, and so do other rows."""
-LEVEL = 0.05
-"""That any attack of an audit succeeds where there is nothing to be had."""
 _95 = NormalDist().inv_cdf(0.975)
 
 

@@ -23,13 +23,12 @@ from expunge.metrics.by_entity import (
 )
 from expunge.metrics.evaluate import parse_metric
 from expunge.records.observation import Observations
-from expunge.records.score import ACCESS, MIN_ROWS, Access, EntityTest, Score
+from expunge.records.score import ACCESS, MIN_ROWS, SMALL, Access, EntityTest, Score
 from expunge.records.task import Split
 
-LOST = 0.05
-"""Difference between original and subject up to which there is nothing to recover."""
 LEVEL = 0.05
-"""A comparison in which even a total recovery would not reach this is judged by its rows."""
+"""That any attack of an audit succeeds where there is nothing to be had. A comparison in which even a total recovery
+would not reach it is judged by its rows."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def compare_attacked(term: str, attacked: AttackEvidence, *, resamples: int = 10
         if resamples > 0:
             update["excess_interval"], update["gain_interval"] = excess.interval(), gain.interval() if gain else None
     update["original_attacked"] = _mean_of(read(plain, attacked.original), values)
-    recoverable = original is not None and before is not None and original - before > LOST
+    recoverable = original is not None and before is not None and original - before > SMALL
     update["recovered"] = (score.value - before) / (original - before) if recoverable else None  # type: ignore[operator]
     return AttackComparison(score.model_copy(update=update), excess if excess and excess.mine else None, gain, apart)
 

@@ -13,7 +13,8 @@ LEAST_ROWS = 4
 """Rows of an entity from which its own share says something."""
 NULL = 5 * RARE
 """Chance of a row in the test within an entity: more than `RARE`, since rows of one entity rise together."""
-HALF = 0.5
+MOST = 0.5
+"""Share of the rows of an entity beyond which it is known."""
 
 
 def by_entity(found: Mapping[str, bool], entities: Mapping[str, str]) -> dict[str, list[bool]]:
@@ -46,10 +47,10 @@ def share_interval(found: Mapping[str, bool], entities: Mapping[str, str], level
         few = float(stdtrit(rows - 1, 1 - tail) / stdtrit(count - 1, 1 - tail)) ** 2
         effective = min(rows, share * (1 - share) / variance * few) if variance > 0 else rows
     low, high = _binomial(share * effective, effective, tail)
-    most = int((hits > HALF * sizes).sum())
+    most = int((hits > MOST * sizes).sum())
     if share < 1 and count > 1:
         high = max(high, _binomial(most, count, tail)[1])
-    if share >= HALF and count > 1:
+    if share >= MOST and count > 1:
         low = min(low, _binomial(most, count, tail)[0])
     return min(low, share), max(high, share)
 
@@ -85,7 +86,7 @@ def worst_entity(found: Mapping[str, bool], entities: Mapping[str, str], margin:
 
     def rank(rows: list[bool]) -> tuple[bool, float, float, int]:
         share = sum(rows) / len(rows)
-        return share > HALF, -chance(rows) if share > HALF else 0.0, share, len(rows)
+        return share > MOST, -chance(rows) if share > MOST else 0.0, share, len(rows)
 
     name, rows = max(groups.items(), key=lambda item: rank(item[1]))
     return WorstEntity(entity=name, share=sum(rows) / len(rows), rows=len(rows), entities=len(groups),

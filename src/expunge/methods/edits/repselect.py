@@ -52,7 +52,7 @@ class RepSelect(Edit):
         deviations=("the step is found by bisection from the stored weights; the authors repeat a fixed step and take "
                     "the last one within the budget",
                     "rows weigh alike in the gradient; the authors sum means of batches",
-                    "neutral rows are background rows of the task, or retain rows, for want of WikiText",
+                    "neutral rows are background rows of the task, or retain rows; the authors take WikiText",
                     "the single-shot variant, which the authors' scripts run; not the one over several epochs",
                     "published ratios are quotients of small drops, and trials were selected on the score after the "
                     "attack: no advantage is promised here"),

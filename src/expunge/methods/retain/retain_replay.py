@@ -30,7 +30,7 @@ class RetainReplay(Retain):
 
     card = Card(
         name="retain_replay", kind="retain",
-        summary="KL from the original on generic text it writes itself, for want of retain rows",
+        summary="KL from the original on texts that it wrote; needs no retain rows",
         paper="Huang et al. 2024, Self-Synthesized Rehearsal (arXiv 2403.01244); Robins 1995, Catastrophic Forgetting, "
               "Rehearsal and Pseudorehearsal",
         formula="R = mean_t KL(q0 || q) on x ~ q0, x without a name that is to be forgotten",
