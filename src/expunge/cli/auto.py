@@ -27,7 +27,8 @@ def show_choice(out: Path, reporter: Reporter) -> None:
     pick = made.pick
     assert pick is not None
     say = reporter.out.print
-    say(f"Chosen after {len(made.trials)} trial{'s' * (len(made.trials) != 1)} in {made.spent_s / 60:.1f} of {made.budget_s / 60:.1f} min: "
+    tried = f"{len(made.trials)} trial{'s' * (len(made.trials) != 1)}"
+    say(f"Chosen after {tried} in {made.spent_s / 60:.1f} of {made.budget_s / 60:.1f} min: "
         f"{pick.recipe}", soft_wrap=True, markup=False)
     say(f"  Why: {made.reason}.", soft_wrap=True, markup=False)
     rehearsed = {r.number: r for r in made.rehearsed}
@@ -38,7 +39,7 @@ def show_choice(out: Path, reporter: Reporter) -> None:
     elif "none" in made.rehearsal:
         say(f"  Not rehearsed. {made.rehearsal['none']}", soft_wrap=True, markup=False)
     else:
-        say("  Not rehearsed: the budget had ended. A longer --budget leaves time for it.", soft_wrap=True, markup=False)
+        say("  Not rehearsed: the budget had ended. A longer --budget leaves time.", soft_wrap=True, markup=False)
     rows = [[str(t.number), t.recipe, f"{t.worst[1]:.2f}", t.worst[0] or "as asked", t.kept, f"{t.train_s:.0f}",
              f"{t.cost:.2f}" if t.cost is not None else "-",
              rehearsed[t.number].outcome if t.number in rehearsed else ""] for t in made.front()[:SHOWN]]
