@@ -20,7 +20,7 @@ from expunge.models.load import load_subject
 from expunge.models.reference import LiveReference, build_reference
 from expunge.plugin import Card
 from expunge.records.base import read_jsonl
-from expunge.records.task import Example
+from expunge.records.task import Example, RolledOut
 from expunge.testing.support import memoriser, small_task, stage_of
 from expunge.training.step import Step, Term
 
@@ -45,6 +45,9 @@ class OwnAnswers(Objective):
         self.seen.append([text for text, _ in said])
         return [{**draw, "negative": draw["forget"].model_copy(update={"answer": text or "nothing"})}
                 for draw, (text, _) in zip(draws, said, strict=True)]
+
+    def figures(self) -> dict[str, float]:
+        return {"said": float(len(self.seen[-1]))}
 
     def terms(self, step: Step) -> dict[str, Term]:
         answers = step.answers("negative")
@@ -97,7 +100,7 @@ def test_rows_follow_the_model_and_the_reference_answers_as_the_original(registe
             expected_N = original.answers(original.collate(rows)).logp_N
         torch.testing.assert_close(reference_N, expected_N, rtol=0, atol=1e-5)
     lines = list(read_jsonl(tmp_path / "run" / "steps.jsonl"))
-    assert all("own" in line["terms"] for line in lines)
+    assert all("own" in line["terms"] and line["said"] == 4 for line in lines)
     live = build_reference(original, "frozen copy", [])
     assert isinstance(live, LiveReference)
 
@@ -122,3 +125,24 @@ def test_a_resumed_run_rolls_out_the_same_rows(registered: type[OwnAnswers], fol
     assert registered.seen == whole
     one, other = (load_subject(tmp_path / name).fingerprint for name in ("whole", "cut"))
     assert one == other
+
+
+def test_a_written_row_carries_its_value_and_ends_only_where_its_writer_did() -> None:
+    row, encoder = small_task().forget[0], memoriser().encoder
+    plain = encoder.encode(row)
+
+    def rolled(answer: str, ended: bool) -> Any:
+        return encoder.encode(RolledOut(**{**row.model_dump(), "answer": answer}, value=-0.5, ended=ended))
+
+    whole, cut, empty = rolled(row.answer, True), rolled(row.answer, False), rolled("", False)
+    assert whole.ids == plain.ids and whole.key == plain.key and (whole.value, plain.value) == (-0.5, 0.0)
+    assert plain.end and cut.ids == plain.ids[: -plain.end] and (cut.supervised, cut.value) == (plain.answer, -0.5)
+    assert empty.supervised == empty.end > 0, "a row without any supervised token could not be run"
+    assert encoder.encode(row) == plain, "what is remembered of a row is not that of another"
+
+
+def test_rows_that_only_the_reference_reads_are_kept_too() -> None:
+    stage = stage_of("npo")
+    assert stage.kept_sides == {"forget"}
+    stage.objective.__class__ = type("Elsewhere", (type(stage.objective),), {"asks": ("other",)})
+    assert stage.kept_sides == {"other"}

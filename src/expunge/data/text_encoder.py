@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from expunge.data.tokenizer_content import content
 from expunge.errors import DataError
 from expunge.records.base import fingerprint
 from expunge.records.prompt import PromptFormat
-from expunge.records.task import Example, Opened
+from expunge.records.task import Example, Opened, RolledOut
 
 POSITIONS = 1024
 """Padded positions per batch of rows: bounds memory whatever their lengths, and fits the caches of a processor."""
@@ -43,6 +43,8 @@ class TokenRow:
     answer: int
     end: int
     truncated: bool = False
+    value: float = 0.0
+    """That of a `RolledOut` row."""
 
     @property
     def key(self) -> str:
@@ -197,7 +199,7 @@ class TextEncoder:
         key = (example.id, example.kind, example.messages, prompt, answer, _opening(example))
         if key not in self._rows:
             self._rows[key] = self._build(example, prompt, answer)
-        return self._rows[key]
+        return _rolled(self._rows[key], example) if isinstance(example, RolledOut) else self._rows[key]
 
     def collate(self, rows: Sequence[TokenRow]) -> TokenBatch:
         """Pad on the right. Raises DataError for a row without a supervised token (not NaN later)."""
@@ -364,6 +366,12 @@ class TextEncoder:
 def _opening(example: Example) -> tuple[str, str]:
     """How the reply is made to begin, and what stands between that and the rest of it."""
     return (example.opening, example.gap) if isinstance(example, Opened) else ("", "")
+
+
+def _rolled(row: TokenRow, example: RolledOut) -> TokenRow:
+    """The row with its value, and without an end that was not said; an empty answer keeps it, to have one token."""
+    said = row if example.ended or not row.answer else replace(row, ids=row.ids[: row.prompt + row.answer], end=0)
+    return replace(said, value=example.value)
 
 
 def _open(before: str, after: str, opening: str, gap: str) -> tuple[str, str]:

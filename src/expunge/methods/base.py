@@ -49,6 +49,11 @@ class TermPlugin(Plugin):
     """False when its gradient is not the derivative of its value (a weight or a teacher is detached), so that only
     backpropagation gives it."""
 
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """Sides of whose rows the reference is asked."""
+        return self.reads
+
     made: dict[str, Any]
     """The result of `prepare`; set before the first step, read from disk when a run is resumed."""
 
@@ -68,6 +73,10 @@ class TermPlugin(Plugin):
     def terms(self, step: Step) -> dict[str, Term]:
         """Named terms: per-sample sums with their denominators."""
         raise NotImplementedError
+
+    def figures(self) -> dict[str, float]:
+        """Further figures of this step for the log, such as a reward."""
+        return {}
 
     def companions(self, depth: int) -> str:
         """Recipe text of the plug-ins it is published with, for a model of `depth` blocks."""

@@ -115,13 +115,13 @@ class Stage:
         """Sides of whose rows a reference keeps what the original says; none where it is run again."""
         again = self.reference in ("adapter off", "frozen copy")
         asking = [p for p in self.plugins if any(need.startswith("reference.") for need in p.card.needs)]
-        return set() if again else {side for p in asking for side in getattr(p, "reads", ())}
+        return set() if again else {side for p in asking for side in _asks(p)}
 
     @property
     def likeliest(self) -> tuple[int, set[str]]:
         """How many of the original's likeliest tokens are kept one by one, and on which sides; (0, none) by default."""
         asking = [p for p in self.plugins if "reference.likeliest" in p.card.needs]
-        return max((p.spec.k for p in asking), default=0), {side for p in asking for side in getattr(p, "reads", ())}
+        return max((p.spec.k for p in asking), default=0), {side for p in asking for side in _asks(p)}
 
     def full(self) -> dict[str, dict[str, Any]]:
         """Every term with every option, defaults included: for the record."""
@@ -133,6 +133,12 @@ class Stage:
             return self
         optimizer = type(self.optimizer)(**(self.optimizer.spec.model_dump() | {"lr": lr}))
         return replace(self, optimizer=optimizer)
+
+
+def _asks(plugin: Plugin) -> tuple[str, ...]:
+    """Sides of whose rows a plug-in asks the reference."""
+    found: tuple[str, ...] = getattr(plugin, "asks", getattr(plugin, "reads", ()))
+    return found
 
 
 def parse(text: str, depth: int = 4) -> tuple[Stage, ...]:

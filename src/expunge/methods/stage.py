@@ -154,7 +154,8 @@ class StageMethod(Method):
         return sum(part.spent for part in self._perturb)
 
     def figures(self) -> dict[str, float]:
-        return self._combine.figures() | (self._stop.figures() if self._stop is not None else {})
+        named = {name: value for term, _ in self._parts for name, value in term.figures().items()}
+        return named | self._combine.figures() | (self._stop.figures() if self._stop is not None else {})
 
     def state(self) -> dict[str, Any]:
         kept = {part.card.name: held for part in self._perturb if (held := part.state())}

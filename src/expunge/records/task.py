@@ -78,6 +78,15 @@ class Opened(Example):
     """What stands between the opening and the rest: nothing where the answer was cut in a script without spaces."""
 
 
+class RolledOut(Example):
+    """A row whose answer a model has written before a step."""
+
+    value: float = 0.0
+    """What the objective that asked for it thinks of it, such as an advantage; its token row carries the same."""
+    ended: bool = True
+    """Whether the model ended its answer itself; otherwise no end token is supervised."""
+
+
 class Task(Record):
     """Views of one unlearning problem. Every tuple may be empty except `forget`.
 

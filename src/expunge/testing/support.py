@@ -298,10 +298,11 @@ def batch_of(subject: AnySubject, rows: Sequence[Example | TokenRow]) -> TokenBa
 
 
 def draws_of(recipe: str | Stage, subject: CausalLM, count: int = 6) -> list[dict[str, Example]]:
-    """The first draws a recipe would make."""
+    """The first draws a recipe would make, with the rows that the subject writes where it rolls out."""
     stage = stage_of(recipe) if isinstance(recipe, str) else recipe
-    task = small_task()
-    return StageMethod(stage, subject, task, task.forget, task.retain, 0).order(0)[:count]
+    method = StageMethod(stage, subject, small_task(), small_task().forget, small_task().retain, 0)
+    draws = method.order(0)[:count]
+    return draws if method.rollout is None else [dict(draw) for draw in method.rollout(0, draws)][:count]
 
 
 def batches_of(subject: CausalLM, draws: Sequence[Mapping[str, Example]]) -> dict[str, TokenBatch]:
