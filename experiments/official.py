@@ -69,7 +69,7 @@ def compared(name: str, place: Path, seeds: int) -> dict[str, Any]:
     content = (place / module.FILE).read_bytes()
     return {"repository": module.REPOSITORY, "commit": module.COMMIT, "file": module.FILE,
             "sha256": hashlib.sha256(content).hexdigest()[:16], "seeds": list(range(seeds)),
-            "differences": differences, "environment": environment()}
+            "differences": differences}
 
 
 def main() -> None:
@@ -90,7 +90,7 @@ def main() -> None:
     if given.code is None:
         parser.error("--code names the folder of checkouts")
     torch.set_num_threads(1)
-    rows = {}
+    around = environment()  # before anything is written: afterwards the tree is not that of the commit
     for name in given.methods or NAMES:
         place = checkout(given.code.resolve(), comparator(name).REPOSITORY)
         if place is None:
@@ -98,13 +98,20 @@ def main() -> None:
                 parser.error(f"{given.code} has no checkout of {comparator(name).REPOSITORY}")
             log((name, "left out: no checkout of", comparator(name).REPOSITORY))
             continue
-        rows[name] = compared(name, place, given.seeds)
-        for one in rows[name]["differences"]:
+        row = compared(name, place, given.seeds)
+        for one in row["differences"]:
             log((f"{name:12}", "loss", "-" if one["loss"] is None else f"{one['loss']:.0e}",
                  f"gradient {one['gradient']:.0e}", one["what"]))
-    if given.keep:
-        kept = read_json(RESULTS / "official.json")["methods"] if (RESULTS / "official.json").exists() else {}
-        store("official", {"script": "experiments/official.py", "methods": dict(sorted({**kept, **rows}.items()))})
+        if given.keep:
+            keep(name, row | {"our_commit": around["commit"]}, around)
+
+
+def keep(name: str, row: dict[str, Any], around: dict[str, Any]) -> None:
+    """Put a row into results/official.json; the environment there is that of the last row."""
+    path = RESULTS / "official.json"
+    kept = read_json(path)["methods"] if path.exists() else {}
+    store("official", {"script": "experiments/official.py", "environment": around,
+                       "methods": dict(sorted({**kept, name: row}.items()))})
 
 
 if __name__ == "__main__":

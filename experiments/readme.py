@@ -16,6 +16,7 @@ from typing import Any
 
 import demo_screen
 import meta_table
+import official_table
 import site_pages
 from common import standing
 
@@ -423,6 +424,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "robust": robust, "power": power, "power_line": power_line, "known": known, "known_pairs": known_pairs,
     "meta": lambda: meta_table.page(results("meta")),
     "meta_finding": lambda: meta_table.finding(results("meta")), "shadows": shadows, "tricks": tricks,
+    "official": lambda: official_table.page(results("official")),
     "before_after": before_after, "linear": linear,
     "peer": lambda: peer("peer"), "peer_intel": lambda: peer("peer_intel"),
     "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench, "families": families,

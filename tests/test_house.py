@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import re
 import shlex
+import statistics
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ SOURCE = ROOT / "src" / "expunge"
 LONGEST = 400
 """Lines of a module: what one reads in one sitting."""
 LONGEST_METHOD = 150
+MEDIAN_METHOD = 80
+"""Lines of half of the methods: a plug-in is taken in at once."""
 LONGEST_LOOP = 200
 LONGEST_VERBS = 300
 VERBS = {SOURCE / "api.py", SOURCE / "runs.py", SOURCE / "cli" / "main.py"}
@@ -37,11 +40,23 @@ def lines(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
+METHOD_HOMES = {SOURCE / about.folder for about in KINDS.values() if about.folder.startswith("methods/")}
+
+
+def methods() -> dict[str, str]:
+    """Name -> text of the files that hold one method each."""
+    return {str(path.relative_to(SOURCE)): path.read_text(encoding="utf-8")
+            for home in sorted(METHOD_HOMES) for path in sorted(home.glob("*.py")) if path.name != "__init__.py"}
+
+
+def test_most_methods_are_shorter_still() -> None:
+    assert statistics.median(len(text.splitlines()) for text in methods().values()) <= MEDIAN_METHOD
+
+
 def test_files_are_short() -> None:
-    homes = {SOURCE / about.folder for about in KINDS.values() if about.folder.startswith("methods/")}
     too_long = {}
     for path in SOURCE.rglob("*.py"):
-        limit = LONGEST_METHOD if path.parent in homes else LONGEST
+        limit = LONGEST_METHOD if path.parent in METHOD_HOMES else LONGEST
         if path == SOURCE / "training" / "loop.py":
             limit = LONGEST_LOOP
         elif path in VERBS:
@@ -69,17 +84,19 @@ def test_no_public_class_name_exists_twice() -> None:
 
 SHARED = 12
 """Consecutive lines, blank ones aside, that no two places of the source may share."""
+SHARED_METHODS = 10
+"""The same of two methods: what they have in common belongs to methods/_lib."""
 
 
-def shared_runs(files: dict[str, str]) -> list[str]:
+def shared_runs(files: dict[str, str], most: int = SHARED) -> list[str]:
     """Where the same lines stand twice, whatever their indentation: the first place of every pair of files."""
     first: dict[tuple[str, ...], tuple[str, int]] = {}
     found: dict[tuple[str, str], str] = {}
     for name, text in files.items():
         solid = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        for at in range(len(solid) - SHARED + 1):
+        for at in range(len(solid) - most + 1):
             here = name, solid[at][0]
-            there = first.setdefault(tuple(line for _, line in solid[at: at + SHARED]), here)
+            there = first.setdefault(tuple(line for _, line in solid[at: at + most]), here)
             if there != here:
                 found.setdefault((there[0], name), f"{there[0]}:{there[1]} and {name}:{here[1]}")
     return list(found.values())
@@ -90,12 +107,17 @@ def test_no_two_places_share_many_lines() -> None:
                             for path in sorted(SOURCE.rglob("*.py"))})
 
 
+def test_no_two_methods_share_many_lines() -> None:
+    assert not shared_runs(methods(), SHARED_METHODS)
+
+
 def test_shared_lines_are_noticed() -> None:
     run = [f"line {n}" for n in range(SHARED)]
     one, two = "\n".join(["first", *run]), "\n\n".join(f"    {line}" for line in [*run, "last"])
     assert shared_runs({"a": one, "b": two}) == ["a:2 and b:1"]
     assert shared_runs({"a": "\n".join(run * 2)}) == [f"a:1 and a:{SHARED + 1}"]
     assert not shared_runs({"a": one, "b": "\n".join(run[1:])})
+    assert shared_runs({"a": one, "b": "\n".join(run[1:])}, SHARED_METHODS) == ["a:3 and b:1"]
 
 
 # Documentation

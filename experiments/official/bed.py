@@ -9,7 +9,7 @@ import copy
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from expunge.data.text_encoder import TokenBatch, TokenRow, collate
 from expunge.methods.base import Retain, TermPlugin
 from expunge.models.language import CausalLM
 from expunge.models.reference import LiveReference
+from expunge.models.scope import Scope
 from expunge.models.tiny import build_subject
 from expunge.registry import load
 from expunge.terms import parse_sum
@@ -28,9 +29,13 @@ VOCABULARY, UNSUPERVISED = 261, -100
 """All bytes and five special tokens; the label of what is not supervised."""
 CONFIG = {"model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48,
           "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
-          "tie_word_embeddings": False, "initializer_range": 0.2}
+          "tie_word_embeddings": False}
 LENGTHS: tuple[tuple[int, int], ...] = ((4, 3), (2, 9), (6, 5), (3, 1))
 """Prompt and answer tokens of the rows of a side."""
+EQUAL: tuple[tuple[int, int], ...] = ((3, 6),) * 4
+"""Rows without padding and with answers of equal length."""
+WHOLE: tuple[tuple[int, int], ...] = ((1, 8),) * 4
+"""Rows without padding of which every token but the first is supervised."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +77,18 @@ class Bed:
     Args:
         sides: names of sides with rows of their own.
         lengths: prompt and answer tokens of every row. Rows of equal length have no padding.
+        last: the token that every row ends with; a random one when left out.
         config: what differs from `CONFIG`.
     """
 
     def __init__(self, seed: int, sides: Sequence[str] = ("forget", "retain"),
-                 lengths: Sequence[tuple[int, int]] = LENGTHS, **config: Any) -> None:
+                 lengths: Sequence[tuple[int, int]] = LENGTHS, last: int | None = None, **config: Any) -> None:
         self.subject = _random_model(seed, config)
         self.original = _random_model(seed + 1000, config)
         for mine, other in zip(self.subject.model.parameters(), self.original.model.parameters(), strict=True):
             other.data = mine.data + 0.3 * (other.data - mine.data)  # near, as a reference is
         self._random = random.Random(seed)
-        self.batches = {side: self.rows(side, lengths) for side in sides}
+        self.batches = {side: self.rows(side, lengths, last) for side in sides}
 
     @property
     def model(self) -> Any:
@@ -94,16 +100,23 @@ class Bed:
         """The Hugging Face model of the original."""
         return self.original.model
 
-    def rows(self, side: str, lengths: Sequence[tuple[int, int]] = LENGTHS) -> TokenBatch:
-        """A batch of random tokens; no token is a special one."""
-        made = [TokenRow(f"{side}-{n}", tuple(self._random.randrange(5, VOCABULARY) for _ in range(prompt + answer)),
-                         prompt, answer, 0) for n, (prompt, answer) in enumerate(lengths)]
+    def rows(self, side: str, lengths: Sequence[tuple[int, int]] = LENGTHS, last: int | None = None) -> TokenBatch:
+        """A batch of random tokens, no special ones among them but for `last`."""
+        made = []
+        for n, (prompt, answer) in enumerate(lengths):
+            ids = [self._random.randrange(5, VOCABULARY) for _ in range(prompt + answer)]
+            made.append(TokenRow(f"{side}-{n}", (*ids[:-1], ids[-1] if last is None else last), prompt, answer, 0))
         return collate(made, self.subject.encoder.pad_id)
 
     @property
     def inputs(self) -> dict[str, dict[str, Tensor]]:
         """Every side as Hugging Face models read it: input_ids, attention_mask and labels, shape B T."""
         return {side: as_inputs(batch) for side, batch in self.batches.items()}
+
+    @property
+    def triples(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """The same as (input_ids, labels, attention_mask), the order in TOFU's trainer and those made from it."""
+        return {side: (x["input_ids"], x["labels"], x["attention_mask"]) for side, x in self.inputs.items()}
 
     @cached_property
     def _reference(self) -> LiveReference:
@@ -132,12 +145,34 @@ class Bed:
         assert loss is not None
         return self.of(loss)
 
+    @property
+    def named(self) -> dict[str, Any]:
+        """The parameters of `model` by name."""
+        return dict(self.model.named_parameters())
+
+    @property
+    def scope(self) -> Scope:
+        """All parameters, in the order of `Found.gradient`."""
+        return Scope(self.subject, tuple(self.named))
+
     def of(self, loss: Tensor) -> Found:
         """A loss and its gradient with respect to every parameter of `model`."""
         parameters = list(self.model.parameters())
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         return Found(float(loss.detach()),
                      [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)])
+
+
+class Positions(torch.nn.Module):
+    """A language model as a classifier of every position, for code that knows images: tokens -> logits B V T - 1."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        logits_BVT: Tensor = self.model(input_ids=ids_BT).logits[:, :-1].transpose(1, 2)
+        return logits_BVT
 
 
 def as_inputs(batch: TokenBatch) -> dict[str, Tensor]:
@@ -148,12 +183,18 @@ def as_inputs(batch: TokenBatch) -> dict[str, Tensor]:
     return {"input_ids": batch.ids_BT, "attention_mask": batch.attention_BT, "labels": labels_BT}
 
 
+@cache
+def _built(config: tuple[tuple[str, Any], ...]) -> CausalLM:
+    """A model of this config and its tokenizer, to be copied."""
+    return build_subject({**CONFIG, **dict(config)}, ["a few words"])
+
+
 def _random_model(seed: int, config: Mapping[str, Any]) -> CausalLM:
-    subject = build_subject({**CONFIG, **config}, ["a few words"], seed=seed)
-    model = copy.deepcopy(subject.model).double().eval()
+    built = _built(tuple(config.items()))
+    model = copy.deepcopy(built.model).double().eval()
+    source = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        random_source = torch.Generator().manual_seed(seed)
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=random_source, dtype=torch.float64))
-    return CausalLM(model, subject.encoder, subject.path)
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=source, dtype=torch.float64))
+    return CausalLM(model, built.encoder, built.path)

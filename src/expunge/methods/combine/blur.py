@@ -40,7 +40,8 @@ class BLUR(Combine):
                  "g_f + alpha (g_r - c g_f), is gamma 1 with alpha as the weight of the retain term",
         companions="retain_nll",
         memory="2: both gradients, until they are combined",
-        deviations=("gradients are clipped after the combination; in the authors' loop clipping has no effect",
+        deviations=("npo has a log ratio for each answer; the authors' code takes the mean over a batch first",
+                    "gradients are clipped after the combination; in the authors' loop clipping has no effect",
                     "one process only, so inner products need no reduction over ranks"),
     )
     separate = True

@@ -49,6 +49,7 @@ class LLMU(Objective):
                     "the third term is the divergence at supervised retain tokens; the study takes the cross-entropy "
                     "(the same gradient) at every position",
                     "all terms use the run's template; the study rewrites the question for the second",
+                    "a mean is over the tokens of an answer; the study's code divides by their number plus one",
                     "the ascent stops at a forget loss of log(vocabulary); the study's threshold compares a loss that "
                     "only falls, so it never stops",
                     "running text has no question, so its unrelated answers have none either"),
