@@ -32,7 +32,8 @@ RECIPES = 320
 CHUNKS = 16
 QUICK = 4
 """Chunks of the default suite; the others are slow."""
-HURRY = {"lat": "lat(steps=2)", "zeroth_order": "zeroth_order(queries=2)"}
+HURRY = {"lat": "lat(steps=2)", "zeroth_order": "zeroth_order(queries=2)", "rule": "rule(samples=2, tokens=6)",
+         "adaptive": "adaptive(samples=1, tokens=6)"}
 """Settings that make a long plug-in short; what it does stays the same."""
 
 
@@ -172,7 +173,8 @@ def test_a_crash_would_be_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 SHORT = {"uld": "uld(lr=0.01, batch=4, paraphrases=0, wrong_answers=0)", "first_epoch": "first_epoch(moves=1)",
          "task_vector": "task_vector(epochs=0.2, lr=0.001)", "whp": "whp(reinforce_epochs=0.2)",
          "meow": "meow(select='random')", "altpo": "dpo", "lat": "lat(steps=2)",
-         "zeroth_order": "zeroth_order(queries=1)", "hybrid": "hybrid(queries=1)"}
+         "zeroth_order": "zeroth_order(queries=1)", "hybrid": "hybrid(queries=1)",
+         "rule": "rule(samples=2, tokens=6)", "adaptive": "adaptive(samples=1, tokens=6)"}
 """Long plug-ins made short; altpo needs a model that can follow a request, and has checks of its own."""
 MIXED = 40
 

@@ -190,7 +190,8 @@ def _same_reference(stage: Stage, found: dict[str, str]) -> None:
     wanted = {n for n in stage.needs if n.startswith("reference.")}
     assert bool(found) == bool(wanted)
     if found:
-        kind = "cached log-probs" if wanted == {"reference.logp"} \
+        kind = "frozen copy" if stage.rolls_out and not stage.scope.adapter \
+            else "cached log-probs" if wanted == {"reference.logp"} \
             else "cached likeliest tokens" if wanted <= {"reference.logp", "reference.likeliest"} \
             else "adapter off" if stage.scope.adapter \
             else "frozen copy" if "reference.hidden" in wanted else "cached states"
