@@ -1,6 +1,6 @@
 """The edited-teacher family: mean_t CE( softmax(edit(teacher logits_t, y_t)), softmax(z_t) ).
 
-UNDIAL, CE-U and WHP differ in the teacher and in the edit only.
+UNDIAL, CE-U, WHP and PROD differ in the teacher and in the edit only.
 
 Legend: N supervised tokens (flat), V vocabulary.
 """
@@ -33,6 +33,20 @@ def forbid(logits_NV: Tensor, token_N: Tensor) -> Tensor:
 def replace(logits_NV: Tensor, token_N: Tensor) -> Tensor:
     """Logits of a hard target: 0 for one token of each row, -inf for all others."""
     return torch.full_like(raised(logits_NV), -torch.inf).scatter(1, token_N[:, None], 0.0)
+
+
+def nucleus(logits_NV: Tensor, top_p: float, most: int | None = None) -> Tensor:
+    """Logits of the likeliest tokens up to the first with which their probability exceeds `top_p`, others -inf.
+
+    1 keeps all. At least one token is kept, at most `most`; of equally likely ones the first in the vocabulary.
+    """
+    sorted_NV, order_NV = raised(logits_NV).sort(dim=-1, descending=True, stable=True)
+    size = sorted_NV.shape[1]
+    dropped_NV = torch.arange(size, device=logits_NV.device).expand_as(order_NV) >= (most or size)
+    if top_p < 1:
+        before_NV = F.pad(sorted_NV.softmax(-1).cumsum(-1)[:, :-1], (1, 0))
+        dropped_NV = dropped_NV | (before_NV > top_p)
+    return raised(logits_NV).masked_fill(torch.zeros_like(dropped_NV).scatter(1, order_NV, dropped_NV), -torch.inf)
 
 
 def distribution(logits_NV: Tensor) -> Tensor:
