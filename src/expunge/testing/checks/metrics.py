@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import pytest
 
 from expunge import registry
+from expunge.errors import DataError, MissingError
 from expunge.metrics.base import Evidence, Metric
 from expunge.records.observation import Observations, Row
 from expunge.records.task import Split
 
 from ..observed_worlds import WORLDS, rows_of
 from ..observed_worlds import world as build
+from ..support import new_folder
 from .base import check
 
 
@@ -75,6 +80,56 @@ def at_most(metric: type[Metric], other: str, split: Split | None = None) -> Non
     bound = registry.load(other, "metric")
     for name in WORLDS:
         assert _score(metric, build(name), split) <= _score(bound, build(name), split)  # type: ignore[arg-type]
+
+
+@check
+def mean_of_token_probabilities(metric: type[Metric]) -> None:
+    """Between the geometric mean and 1 in every world; close seconds count, though no token is the first choice."""
+    hit = registry.load("exact_memorization", "metric")
+    for name in WORLDS:
+        geometric = [np.exp(np.mean(row["logp"][: len(row["logp"]) - row["end"]]))
+                     for row in build(name).subject.rows("likelihood", "forget", "answer")]
+        assert _score(metric, build(name), "forget") >= float(np.mean(geometric)) - 1e-12
+    assert _score(metric, build("perfect"), "forget") == _score(hit, build("perfect"), "forget")  # type: ignore[arg-type]
+    evidence = build("original")
+    seconds = evidence.of(edit(evidence.subject, "likelihood", "forget", lambda row: {
+        **row, "logp": [float(np.log(0.49))] * len(row["logp"]), "hit": [False] * len(row["hit"])}))
+    assert _score(hit, seconds, "forget") == 0  # type: ignore[arg-type]
+    assert _score(metric, seconds, "forget") == pytest.approx(0.49)
+
+
+@check
+def dominance_by_hand(metric: type[Metric]) -> None:
+    """Single points, ties, any of several own points; areas of one and two points."""
+    module = sys.modules[metric.__module__]
+    rivals = [(0.5, 0.5), (0.2, 0.9), (0.9, 0.2), (0.6, 0.6)]
+    ratio, area = module.dominance_ratio, module.hypervolume
+    assert ratio([(0.6, 0.6)], rivals) == 0.25 and ratio([(0.6, 0.5)], rivals) == 0.25
+    assert ratio([(0.5, 0.5)], [(0.5, 0.5)]) == 0 and ratio([(0.5, 0.6)], [(0.5, 0.5)]) == 1
+    assert ratio([(0.3, 0.95), (0.95, 0.3)], rivals) == 0.5 and ratio([(1.0, 1.0)], rivals) == 1
+    assert area([(0.5, 0.4)]) == pytest.approx(0.2)
+    assert area([(0.5, 0.4), (0.2, 0.9), (0.1, 0.1)]) == pytest.approx(0.5 * 0.4 + 0.2 * 0.5)
+    assert area([(0.2, 0.9), (0.5, 0.4)]) == area([(0.5, 0.4), (0.2, 0.9)])
+
+
+@check
+def reads_points(metric: type[Metric]) -> None:
+    """Readings of a run, and lines of points; a missing file, other lines and no reading at all are errors."""
+    folder, made = new_folder(), build("original")
+    steps = folder / "steps.jsonl"
+    steps.write_text('{"step": 1, "loss": 2}\n{"step": 2, "eval": {"forget": 0.9, "forget_loss": 1, "utility": 0.1}}\n')
+    points = folder / "points.jsonl"
+    points.write_text('{"forget": 0.0, "utility": 1.0}\n{"forget": 1.0, "utility": 0.0}\n')
+    options: dict[str, Any]
+    for options, expected in (({"against": str(points)}, 0.5), ({"against": str(steps), "own": str(points)}, 1.0),
+                              ({"own": str(points), "measure": "hypervolume"}, 1.0)):
+        assert metric(metric.parse(options)).score(made, None, resamples=5).value == expected, options
+    for text in ("[1, 2]", '{"forget": 1}', "no json", ""):
+        points.write_text(text)
+        with pytest.raises(DataError):
+            metric(metric.parse({"against": str(points)})).score(made, None)
+    with pytest.raises(MissingError):
+        metric(metric.parse({"against": str(folder / "none.jsonl")})).score(made, None)
 
 
 @check
