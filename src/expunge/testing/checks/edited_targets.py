@@ -1,4 +1,4 @@
-"""Promises of objectives that learn an edited distribution: PROD.
+"""Promises of objectives that learn an edited distribution: PROD, POP.
 
 Legend: N supervised tokens (flat), V vocabulary.
 """
@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from expunge.methods._lib.edited_teacher import distribution, nucleus
 from expunge.methods.base import Objective
+from expunge.methods.objectives.pop import others_moved, pushed_out
 from expunge.methods.objectives.prod import prod
 from expunge.models.answers import Answers
 
-from ..support import batch_of, gradient, memoriser, moved, small_task, train
+from ..support import batch_of, fresh, gradient, loss, memoriser, moved, small_task, train
 from .base import check, term
 
 
@@ -85,10 +86,10 @@ def keeps_order_of_others(plugin: type[Objective], steps: int, lr: float) -> Non
     """Median p of the truth below 1e-3 on three rows; the nucleus keeps the original's order (rank correlation)."""
     rows = small_task().forget[:3]
     subject = train(term(plugin), steps=steps, lr=lr, forget=rows, batch_size=3).subject
+    batch = batch_of(subject, rows)
     with torch.no_grad():
-        before = memoriser().answers(batch_of(memoriser(), rows))
-        after = subject.answers(before.batch)
-    target_NV = distribution(prod(before.logits_NV, before.batch.target_N, plugin().spec.top_p, None, 1.0))
+        before, after = memoriser().answers(batch), subject.answers(batch)
+    target_NV = distribution(prod(before.logits_NV, batch.target_N, plugin().spec.top_p, None, 1.0))
     assert float(after.logp_N.exp().median()) < 1e-3
     found = []
     for target_V, logits_V in zip(target_NV, after.logits_NV, strict=True):
@@ -96,3 +97,41 @@ def keeps_order_of_others(plugin: type[Objective], steps: int, lr: float) -> Non
             ranks = [values[target_V > 0].argsort().argsort().double() for values in (target_V, logits_V)]
             found.append(float(torch.corrcoef(torch.stack(ranks))[0, 1]))
     assert len(found) >= 10 and float(np.mean(found)) > 0.9, (len(found), np.mean(found))
+
+
+@check
+def holds_other_odds(plugin: type[Objective]) -> None:
+    """However far the logit of the truth has moved, the second part is 0; it grows when another moves. The first part
+    pulls a certain token too."""
+    logits_NV, target_N = random_logits()
+    true_N1 = target_N[:, None]
+    for change in (-20.0, 3.0, 20.0):
+        away_NV = logits_NV.scatter_add(1, true_N1, torch.full_like(logits_NV, change)).requires_grad_(True)
+        assert float(others_moved(logits_NV, away_NV, target_N).detach().abs().max()) < 1e-9
+        by_NV = torch.autograd.grad(pushed_out(away_NV, target_N).sum(), away_NV)[0]
+        p_N = away_NV.detach().softmax(-1).gather(1, true_N1)[:, 0]
+        torch.testing.assert_close(by_NV.gather(1, true_N1)[:, 0], p_N)
+        torch.testing.assert_close(pushed_out(away_NV, target_N).detach(), -torch.log1p(-p_N), rtol=1e-5, atol=1e-9)
+    other_N1 = (true_N1 + 1) % logits_NV.shape[1]
+    moved_NV = logits_NV.scatter_add(1, other_N1, torch.ones_like(logits_NV))
+    assert bool((others_moved(logits_NV, moved_NV, target_N) > 0).all())
+    certain_NV = torch.tensor([[60.0, 0.0, 0.0]], requires_grad=True)
+    (by_NV,) = torch.autograd.grad(pushed_out(certain_NV, torch.tensor([0])).sum(), certain_NV)
+    assert by_NV[0].tolist() == pytest.approx([1.0, -0.5, -0.5])
+
+
+@check(trains=True)
+def survives_batches(plugin: type[Objective], batches: int, steps: int, lr: float) -> None:
+    """Deletions in sequence: retain tokens that are still the first choice, beside ga with as many steps."""
+    task, found = small_task(), {}
+    for recipe in (term(plugin), "ga"):
+        subject = fresh()
+        for number in range(batches):
+            part = task.forget[number::batches]
+            train(recipe, subject=subject, forget=part, steps=steps, lr=lr, batch_size=len(part))
+        with torch.no_grad():
+            kept = subject.answers(batch_of(subject, task.retain))
+        hits_N = kept.logits_NV.argmax(-1) == kept.batch.target_N
+        found[recipe] = float(hits_N.double().mean()), loss(subject, task.forget)
+    (mine, forgot), (theirs, _) = found.values()
+    assert forgot > 1.0 and mine > theirs + 0.3, found
