@@ -1,4 +1,4 @@
-"""Cross-entropy and KL divergence from a target distribution q to the model's distribution p.
+"""Cross-entropy, KL and Jensen-Shannon divergence from a target distribution q to the model's distribution p.
 
 Both are given as logits, or as what makes them. No gradient goes to the target.
 
@@ -6,6 +6,8 @@ Legend: N supervised tokens (flat), V vocabulary, K likeliest tokens.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -55,6 +57,31 @@ def tempered(target_NV: Tensor, logits_NV: Tensor, temperature: float, *, revers
     first, second = (log_p_NV, log_q_NV) if reverse else (log_q_NV, log_p_NV)
     gap_NV = (first - second).masked_fill(first == -torch.inf, 0.0)  # 0 log 0 counts as 0
     return temperature ** 2 * (first.exp() * gap_NV).sum(-1)
+
+
+def jensen_shannon(target: LogitSource, source: LogitSource) -> Tensor:
+    """(KL(q || m) + KL(p || m)) / 2 with m = (q + p) / 2 of every row in nats, 0 to log 2; shape N."""
+    # Impossible tokens are as unlikely as exp() can tell: log(0 + 0) has no derivative.
+    log_q_NV, log_p_NV = (raised(all_logits(s)).log_softmax(-1).clamp_min(-1e4) for s in (target, source))
+    log_q_NV = log_q_NV.detach()
+    log_m_NV = torch.logaddexp(log_q_NV, log_p_NV) - math.log(2)
+    return (_relative(log_q_NV, log_m_NV) + _relative(log_p_NV, log_m_NV)) / 2
+
+
+def _relative(log_a_NV: Tensor, log_b_NV: Tensor) -> Tensor:
+    """sum_v a_v (log a_v - log b_v), where 0 log 0 counts as 0; shape N."""
+    a_NV = log_a_NV.exp()
+    return (log_a_NV - log_b_NV).masked_fill(a_NV == 0, 0.0).mul(a_NV).sum(-1)
+
+
+def jensen_shannon_to_token(logp_N: Tensor) -> Tensor:
+    """The same towards a token for certain, from its log-probability: log 2 + (p log p - (1 + p) log(1 + p)) / 2.
+
+    Nothing else of the distribution enters. The derivative by log p is p log(p / (1 + p)) / 2.
+    """
+    p_N = logp_N.exp()
+    own_N = torch.where(p_N > 0, p_N * logp_N.clamp_min(-1e4), 0.0)
+    return math.log(2) + (own_N - (1 + p_N) * torch.log1p(p_N)) / 2
 
 
 def coarse_kl(target: Likeliest, source: LogitSource) -> Tensor:
