@@ -156,6 +156,9 @@ def test_bad_maps(text: str, match: str) -> None:
     ({**QA, "options": ["Ann", "An"]}, "line 2: which of the options is right"),
     ({**QA, "short_answer": "Bob"}, "line 2: short_answer 'Bob' is not a part"),
     ({**QA, "short_answer": "Ann", "options": ["Bob"]}, "line 2: short_answer 'Ann' is not one"),
+    ({**QA, "secrets": ["nn", "Bob"]}, "line 2: the secret 'Bob' is not a part"),
+    ({**QA, "secrets": "Ann"}, "line 2: 'secrets' must be a list of texts"),
+    ({"text": "Once.", "secrets": ["Twice"]}, "line 2: the secret 'Twice' is not a part"),
     ({**QA, "id": "first"}, "line 2: the id 'first' is taken"),
     ({"messages": "Hi"}, "line 2: 'messages' must be a list"),
     ({"messages": ["Hi"]}, "line 2: 'messages' must be a list"),
@@ -167,6 +170,14 @@ def test_bad_rows_name_file_and_line(rows: Path, row: Any, match: str) -> None:
     with pytest.raises(DataError, match=match) as error:
         read_examples(jsonl(rows, {**QA, "id": "first"}, row))
     assert str(rows) in str(error.value)
+
+
+def test_secrets_are_a_field_of_rows_and_leave_other_fingerprints_alone(rows: Path) -> None:
+    key = {"text": "mail = 'ann@example.org'  # key 123", "secrets": ["ann@example.org", "123"]}
+    found, plain = read_examples(jsonl(rows, key, QA))
+    assert (found.kind, found.secrets, plain.secrets) == ("text", ("ann@example.org", "123"), ())
+    assert found.to_json()["secrets"] == ["ann@example.org", "123"] and "secrets" not in plain.to_json()
+    assert Example(**found.to_json()) == found
 
 
 def test_short_answer_settles_nested_options(rows: Path) -> None:

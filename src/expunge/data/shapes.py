@@ -79,6 +79,7 @@ LISTS: Mapping[str, tuple[str, ...]] = {
     "paraphrased_prompts": ("paraphrased_questions", "paraphrased_question", "paraphrased_prompts"),
     "wrong_answers": ("wrong_answers", "perturbed_answers", "perturbed_answer"),
     "options": ("options", "choices"),
+    "secrets": ("secrets",),
 }
 """Field of an Example -> names it may have in a file; a list of texts, of paraphrases also one text."""
 STRINGS: Mapping[str, tuple[str, ...]] = {
@@ -130,6 +131,9 @@ def to_example(row: Mapping[str, Any], *, where: str, id: str, chosen: Iterable[
         set(fields.get("paraphrased_answers", ())) & set(fields.get("wrong_answers", ()))
     ):
         raise DataError(f"{where}: a right answer is also among the wrong ones.", f"The answer is {answer!r}.")
+    absent = next((secret for secret in fields.get("secrets", ()) if secret not in answer), None)
+    if absent is not None:
+        raise DataError(f"{where}: the secret {absent!r} is not a part of the answer.", f"The answer is {answer!r}.")
     fields["short_answer"] = _short(fields.get("short_answer"), fields.get("options", ()), answer, where)
     return Example(**{"id": id, "prompt": prompt, "answer": answer, "kind": shape.kind, **fields})
 

@@ -55,6 +55,8 @@ class Example(Record):
     """Multiple-choice options, the right one among them (equal to `short_answer`)."""
     short_answer: str = ""
     """The bare fact, for multiple choice and secret spans; a substring of `answer` or empty."""
+    secrets: tuple[str, ...] = ()
+    """Parts of `answer` that must go while the text around them stays, such as keys and addresses in code."""
     links: tuple[str, ...] = ()
     """Ids of the rows this one follows from or shares its value with."""
     image: Image | None = None
@@ -65,9 +67,8 @@ class Example(Record):
         return self.kind in ("qa", "messages", "image")
 
     def to_json(self) -> dict[str, Any]:
-        """Without the field for an image where there is none: rows of text keep their fingerprints."""
-        found = super().to_json()
-        return found if self.image is not None else {k: v for k, v in found.items() if k != "image"}
+        """Without the fields for an image and for secrets where there are none: other rows keep their fingerprints."""
+        return {k: v for k, v in super().to_json().items() if v or k not in ("image", "secrets")}
 
 
 class Opened(Example):

@@ -55,7 +55,7 @@ class Redaction:
             for split in SPLITS:
                 for row in _rows(view, split):
                     self.row(split, row.id)
-                    names |= {row.entity, row.short_answer}
+                    names |= {row.entity, row.short_answer, *row.secrets}
                     texts |= set(strings(row))
                     if split == "forget":
                         forget |= set(strings(row))
