@@ -244,6 +244,9 @@ class Stop(Plugin):
             rows: all that the stage draws from.
         """
 
+    def before_step(self, subject: AnySubject) -> None:
+        """Called before the gradients of every step, to ask the model itself, which must not change."""
+
     def weights(self, ids: Sequence[str], losses_B: Tensor) -> Tensor:
         """1 for a row that counts and 0 for one that is done, shape B.
 

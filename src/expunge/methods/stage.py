@@ -89,9 +89,11 @@ class StageMethod(Method):
         return made
 
     def begin(self, step: int, total: int) -> None:
-        """Tell the terms where in the run they are."""
+        """Tell the terms where in the run they are, and let the stop ask the model."""
         for part, _ in self._parts:
             part.begin(step, total)
+        if self._stop is not None:
+            self._stop.before_step(self._subject)
 
     def terms(self, step: Step, only: Role | None = None) -> list[WeightedTerm]:
         """All named terms with role and weight. Names stay unique: two plug-ins never share one."""
