@@ -11,18 +11,20 @@ from typing import Literal, NamedTuple, get_args
 
 RowNeed = Literal["retain", "holdout", "questions", "paraphrases", "wrong_answers"]
 """Rows, or fields of rows, that the task must bring."""
-ReferenceNeed = Literal["reference.logp", "reference.likeliest", "reference.logits", "reference.hidden"]
+ReferenceNeed = Literal["reference.logp", "reference.likeliest", "reference.logits", "reference.hidden",
+                        "reference.attention"]
 """Outputs of the original model that the reference service hands out during a run."""
 AuditNeed = Literal["original", "retrained"]
 """Other models that the audit must be given."""
 Need = Literal[RowNeed, ReferenceNeed, AuditNeed]
-ModelNeed = Literal["logp", "distribution", "hidden", "blocks", "generate", "sequence", "prompt", "weights",
-                    "router", "image"]
+ModelNeed = Literal["logp", "distribution", "hidden", "blocks", "attention", "generate", "sequence", "prompt",
+                    "weights", "router", "image"]
 """What the model must offer:
 
 - logp: log-probabilities of what the rows supervise (tokens, or the label);
 - distribution: the whole distribution these stand in (over the vocabulary, or over the classes);
 - hidden: hidden states after numbered blocks;
+- attention: how much each token looks at each before it, in every block that attends;
 - blocks: numbered blocks of layers, such as the stages of an image classifier;
 - generate: answers in the model's own words;
 - sequence: answers of several units in order (tokens), each predicted from those before it;
@@ -36,8 +38,8 @@ NEEDS: tuple[Need, ...] = (*get_args(RowNeed), *get_args(ReferenceNeed), *get_ar
 MODEL_NEEDS: tuple[ModelNeed, ...] = get_args(ModelNeed)
 
 OFFERS: dict[str, frozenset[ModelNeed]] = {
-    "text": frozenset({"logp", "distribution", "hidden", "blocks", "generate", "sequence", "prompt", "weights",
-                       "router"}),
+    "text": frozenset({"logp", "distribution", "hidden", "blocks", "attention", "generate", "sequence", "prompt",
+                       "weights", "router"}),
     "image": frozenset({"logp", "distribution", "blocks", "weights", "image"}),
 }
 """What models offer, by what they read: language models text, classifiers images. A router only where there is one."""
@@ -80,6 +82,8 @@ NEED_TEXTS: dict[RowNeed | AuditNeed | ModelNeed, NeedText] = {
                              "Take one that needs log-probabilities only, such as npo."),
     "hidden": NeedText("needs hidden states after numbered blocks, and this kind of model gives none",
                        "Take one that reads the answers only, such as npo."),
+    "attention": NeedText("needs attention maps, and this kind of model has none",
+                          "Take one that reads the answers only, such as npo."),
     "blocks": NeedText("needs numbered blocks of layers, and this kind of model has none", "Leave it out."),
     "generate": NeedText("needs generated text, and this kind of model writes none", "Leave it out."),
     "sequence": NeedText("needs answers made of tokens, and this kind of model gives one label per row",

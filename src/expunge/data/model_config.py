@@ -38,6 +38,11 @@ def vocabulary_of(config: Any) -> int | None:
     return found if isinstance(found, int) else None
 
 
+def has_heads(config: Any) -> bool:
+    """Whether it names attention heads, so that there may be attention maps."""
+    return bool(getattr(text_config(config), "num_attention_heads", None))
+
+
 def has_experts(config: Any) -> bool:
     """Whether it names experts, so that there may be a router."""
     return any(getattr(text_config(config), name, None) for name in (

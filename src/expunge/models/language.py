@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from expunge.data.model_config import context_of, depth_of, has_experts
+from expunge.data.model_config import context_of, depth_of, has_experts, has_heads
 from expunge.data.text_encoder import TextEncoder, TokenBatch, TokenRow
 from expunge.errors import UsageError
 from expunge.models import fast
 from expunge.models.answers import Answers
+from expunge.models.attention import attention_maps
 from expunge.models.behaviour import pads_right
 from expunge.models.decoding import continued, stop_ids
 from expunge.models.head import LazyLogits, is_plain
@@ -52,8 +53,13 @@ class CausalLM(Subject):
 
     @classmethod
     def offers(cls, config: Any) -> frozenset[ModelNeed]:
-        """A router only where the config names experts."""
-        return super().offers(config) - (frozenset() if has_experts(config) else {"router"})
+        """A router only where the config names experts, attention maps only where it names heads."""
+        offered = set(super().offers(config))
+        if not has_experts(config):
+            offered.discard("router")
+        if not has_heads(config):
+            offered.discard("attention")
+        return frozenset(offered)
 
     @property
     def outcomes(self) -> int:
@@ -253,6 +259,23 @@ class CausalLM(Subject):
         out_BTD = values[0]
         # An ensemble runs the batch once per member, stacked; its representation is the mean.
         return out_BTD if len(out_BTD) == len(batch) else out_BTD.unflatten(0, (-1, len(batch))).mean(0)
+
+    def attention(self, batch: TokenBatch) -> list[Tensor]:
+        """How much each token looks at each before it: of each block that attends, shape B H T T; padding is 0.
+
+        Dropout is off, in training too. Raises UsageError where the family gives no maps.
+        """
+        batch = batch.to(self.device)
+        groups = self._by_length(batch) or {batch.ids_BT.shape[1]: list(range(len(batch)))}
+        parts = {length: attention_maps(self, _cut(batch, rows, length)) for length, rows in groups.items()}
+        maps = []
+        for of_block in zip(*parts.values(), strict=True):
+            width = batch.ids_BT.shape[1]
+            whole_BHTT = of_block[0].new_zeros(len(batch), of_block[0].shape[1], width, width)
+            for (length, rows), part in zip(groups.items(), of_block, strict=True):
+                whole_BHTT[rows, :, :length, :length] = part
+            maps.append(whole_BHTT * (batch.attention_BT[:, None, :, None] * batch.attention_BT[:, None, None]))
+        return maps
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int = 64,
                  progress: Callable[[int], None] | None = None, *, temperature: float | None = None,

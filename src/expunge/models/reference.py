@@ -2,7 +2,7 @@
 
 Kinds, cheapest first: cached per-token log-probs (when nothing else is asked), cached log-probs of the
 likeliest tokens, the adapter switched off (LoRA), cached final states under a copy of the output head
-(whole distributions), a frozen copy (hidden states). Every kind carries a checksum taken at the start;
+(whole distributions), a frozen copy (hidden states, attention maps). Every kind carries a checksum taken at the start;
 `verify` proves that the reference never moved.
 
 Legend: N supervised tokens (flat), K likeliest tokens, V vocabulary, D hidden size.
@@ -45,6 +45,9 @@ class Reference(Protocol):
 
     def hidden(self, batch: Batch, block: int) -> Tensor:
         """Output of a decoder block, shape B T D."""
+
+    def attention(self, batch: Batch) -> list[Tensor]:
+        """Attention maps of every block that attends, shape B H T T each."""
 
     def current_checksum(self) -> str:
         """Taken again now."""
@@ -96,6 +99,9 @@ class _Original:
 
     def hidden(self, batch: Batch, block: int) -> Tensor:
         raise self._lacks("hidden states of blocks")
+
+    def attention(self, batch: Batch) -> list[Tensor]:
+        raise self._lacks("attention maps")
 
     def _lacks(self, what: str) -> ExpungeError:
         return ExpungeError(f"{self.kind.capitalize()} hold no {what}.", "The plan chose too small a reference.")
@@ -240,6 +246,11 @@ class LiveReference(_Original):
         with self._subject.evaluating(), self._asking():
             return self._subject.hidden(batch, block)
 
+    def attention(self, batch: Batch) -> list[Tensor]:
+        with self._subject.evaluating(), self._asking():
+            found: list[Tensor] = self._subject.attention(batch)
+        return found
+
     def current_checksum(self) -> str:
         frozen = {k: p for k, p in self._subject.model.named_parameters() if not p.requires_grad}
         return checksum(frozen)
@@ -251,7 +262,7 @@ ReferenceKind = Literal["none needed", "cached log-probs", "cached likeliest tok
 
 
 def choose_reference(needs: Collection[str], *, adapter: bool, live: bool = False) -> ReferenceKind:
-    """The cheapest kind that serves `needs` (reference.logp, .likeliest, .logits, .hidden).
+    """The cheapest kind that serves `needs` (reference.logp, .likeliest, .logits, .hidden, .attention).
 
     Args:
         adapter: whether what is trained is an adapter, which can be switched off.
@@ -268,7 +279,8 @@ def choose_reference(needs: Collection[str], *, adapter: bool, live: bool = Fals
         return "cached likeliest tokens"
     if adapter:
         return "adapter off"
-    return "frozen copy" if "reference.hidden" in wanted else "cached states, or a frozen copy where they are larger"
+    inside = wanted & {"reference.hidden", "reference.attention"}
+    return "frozen copy" if inside else "cached states, or a frozen copy where they are larger"
 
 
 def build_reference(subject: Subject, kind: ReferenceKind, rows: Sequence[Row], *,

@@ -56,6 +56,7 @@ class Step:
         self._shared_pass = tuple(s for s in shared_pass if s in self.batches)
         self._answers: dict[str, Answers] = {}
         self._hidden: dict[tuple[str, int], Tensor] = {}
+        self._attention: dict[str, list[Tensor]] = {}
         self.during: dict[str, Callable[[], AbstractContextManager[object]]] = {}
         """Side -> context manager around its forward pass; see `inside`."""
 
@@ -91,6 +92,13 @@ class Step:
             with self.during.get(side, nullcontext)():
                 self._hidden[side, block] = self.subject.hidden(self.batches[side], block)
         return self._hidden[side, block]
+
+    def attention(self, side: str) -> list[Tensor]:
+        """Attention maps on a side, with gradient and without dropout: of each block that attends, shape B H T T."""
+        if side not in self._attention:
+            with self.during.get(side, nullcontext)():
+                self._attention[side] = self.subject.attention(self.batches[side])
+        return self._attention[side]
 
     def logp_sums(self) -> dict[str, Tensor]:
         """Summed answer log-prob of every side that a term used, for the log."""

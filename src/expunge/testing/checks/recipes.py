@@ -194,7 +194,7 @@ def _same_reference(stage: Stage, found: dict[str, str]) -> None:
             else "cached log-probs" if wanted == {"reference.logp"} \
             else "cached likeliest tokens" if wanted <= {"reference.logp", "reference.likeliest"} \
             else "adapter off" if stage.scope.adapter \
-            else "frozen copy" if "reference.hidden" in wanted else "cached states"
+            else "frozen copy" if wanted & {"reference.hidden", "reference.attention"} else "cached states"
         assert found["kind"] == kind
     if found.get("kind") == "frozen copy":
         assert found["checksum"] == LiveReference(fresh(), adapter=False).checksum
