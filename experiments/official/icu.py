@@ -6,8 +6,6 @@ the position more in the mean.
 
 from __future__ import annotations
 
-import ast
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,20 +13,15 @@ from typing import Any
 
 import torch
 
-from official.bed import Bed, Difference, Found, difference
+from official.bed import Bed, Difference, difference
+from official.taken import statements
 
 REPOSITORY = "himalalps/ICU"
 COMMIT = "bb776e39de81ebcb53d1e7e51031960ec4f6842c"
 FILE = "train_neo_meanwhile_update.py"
 LENGTH = 9
-
-
-def body(file: Path) -> Any:
-    """What stands inside `for batch_idx, batch in enumerate(unlearn_loader)`, ready to run."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    found = next(node for node in ast.walk(tree) if isinstance(node, ast.For) and "unlearn_loader" in
-                 ast.unparse(node.iter))
-    return compile(ast.Module(found.body, []), str(file), "exec")
+LINES = 19
+"""Statements from the start of a step to its loss."""
 
 
 def compare(code: Path, seed: int) -> Iterator[Difference]:
@@ -41,15 +34,12 @@ def compare(code: Path, seed: int) -> Iterator[Difference]:
     for theirs, side in (("unlearn", "forget"), ("learn", "learn")):
         batch |= {f"{theirs}_prefix_ids": inputs[side], f"{theirs}_suffix_ids": inputs[side].clone(),
                   f"{theirs}_prefix_mask": torch.ones_like(inputs[side])}
+    step = statements(code / FILE, "optimizer.zero_grad()", LINES)
     for ascent, learn, divergence in ((1.0, 0.5, 1.0), (0.5, 1.0, 0.1), (1.0, 0.5, 0.0)):
-        model = copy.deepcopy(bed.model).requires_grad_(True)
-        quiet = SimpleNamespace(zero_grad=lambda: None, step=lambda: None, info=lambda text: None)
-        settings = SimpleNamespace(uw=ascent, lw=learn, kl=divergence * (LENGTH + 1) / LENGTH)
         space: dict[str, Any] = {
-            "torch": torch, "batch": batch, "model": model, "optimizer": quiet, "logger": quiet, "device": "cpu",
-            "args": settings, "tokenizer": SimpleNamespace(pad_token_id=-1), "epoch": 0, "batch_idx": 0,
-            "unlearn_loader": [0]}
-        exec(body(code / FILE), space)
-        found = Found(float(space["loss"].detach()), [p.grad for p in model.parameters()])
+            "torch": torch, "batch": batch, "model": bed.model, "device": "cpu",
+            "optimizer": SimpleNamespace(zero_grad=lambda: None), "tokenizer": SimpleNamespace(pad_token_id=-1),
+            "args": SimpleNamespace(uw=ascent, lw=learn, kl=divergence * (LENGTH + 1) / LENGTH)}
+        exec(step, space)
         ours = bed.ours(f"icu(ascent={ascent}, learn={learn}, divergence={divergence})")
-        yield difference(f"coefficients {ascent}, {learn}, {divergence}", ours, found)
+        yield difference(f"coefficients {ascent}, {learn}, {divergence}", ours, bed.of(space["loss"]))
