@@ -25,6 +25,8 @@ from expunge.registry import load
 from expunge.terms import parse_sum
 from expunge.training.step import Step, WeightedTerm, reduce_terms, totals, weighted_sum
 
+LEAST = 0.01
+"""Of a loss that others are relative to: some are differences that happen to be near 0."""
 VOCABULARY, UNSUPERVISED = 261, -100
 """All bytes and five special tokens; the label of what is not supervised."""
 CONFIG = {"model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48,
@@ -51,7 +53,8 @@ class Difference:
     """How far ours is from theirs, relative to theirs.
 
     Attributes:
-        loss: |ours - theirs| / |theirs|; None where only gradients or weights are compared.
+        loss: |ours - theirs| / |theirs|, the latter at least `LEAST`; None where only gradients or weights are
+            compared.
         gradient: ||ours - theirs|| / ||theirs|| over all parameters.
     """
 
@@ -68,7 +71,7 @@ def difference(what: str, ours: Found, theirs: Found) -> Difference:
 
 
 def relative(ours: float, theirs: float) -> float:
-    return abs(ours - theirs) / max(abs(theirs), 1e-12)
+    return abs(ours - theirs) / max(abs(theirs), LEAST)
 
 
 class Bed:
@@ -161,6 +164,16 @@ class Bed:
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         return Found(float(loss.detach()),
                      [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)])
+
+
+class Movable:
+    """A tensor, for code that moves it to a GPU."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def cuda(self) -> Tensor:
+        return self.tensor
 
 
 class Positions(torch.nn.Module):

@@ -11,7 +11,7 @@ import torch
 
 from expunge.methods._lib.importance import summed_gradient
 from expunge.methods.scopes.salun import saliency_masks
-from official.bed import WHOLE, Bed, Difference, Found, Positions, difference
+from official.bed import WHOLE, Bed, Difference, Found, Movable, Positions, difference
 from official.taken import taken
 
 REPOSITORY = "OPTML-Group/Unlearn-Saliency"
@@ -19,20 +19,10 @@ COMMIT = "a6e89fd17ff737c24c6aa16c9574469a234ffd91"
 FILE = "Classification/generate_mask.py"
 
 
-class Pixels:
-    """A tensor that their script may move to a GPU."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
-
-    def cuda(self) -> torch.Tensor:
-        return self.tensor
-
-
 def compare(code: Path, seed: int) -> Iterator[Difference]:
     bed = Bed(seed, lengths=WHOLE)
     ids = bed.inputs["forget"]["input_ids"]
-    loader = [(Pixels(ids[at: at + 2]), Pixels(ids[at: at + 2, 1:])) for at in (0, 2)]
+    loader = [(Movable(ids[at: at + 2]), Movable(ids[at: at + 2, 1:])) for at in (0, 2)]
     with TemporaryDirectory() as folder:
         options = SimpleNamespace(unlearn_lr=0.1, momentum=0.9, weight_decay=0.0, save_dir=folder)
         write = taken(code / FILE, "save_gradient_ratio")

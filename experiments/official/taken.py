@@ -43,11 +43,11 @@ def instance(file: Path, name: str, given: dict[str, Any] | None = None, **attri
 
 
 def statements(file: Path, first: str, count: int) -> CodeType:
-    """`count` statements in a row, of which the first one reads `first`: for `exec` with the names that they use."""
+    """`count` statements in a row, of which the first begins with `first`: for `exec` with the names that they use."""
     for node in ast.walk(_tree(file)):
         for body in (getattr(node, field, None) for field in ("body", "orelse", "finalbody")):
             for at, one in enumerate(body if isinstance(body, list) else []):
-                if ast.unparse(one) == first:
+                if ast.unparse(one).startswith(first):
                     return compile(ast.Module(body[at: at + count], []), str(file), "exec")
     raise SystemExit(f"{file} has no statement {first!r}.")
 

@@ -105,7 +105,7 @@ def test_functions_methods_and_statements_are_taken_alone(theirs: Path) -> None:
     assert tools.taken(theirs, "loss", helper=lambda x: x)(3.0) == 6.0
     trainer = tools.instance(theirs, "Trainer", weight=0.5)
     assert trainer.compute(3.0) == 9.0
-    exec(tools.statements(theirs, "total = 0.0", 3), {"self": trainer, "x": 1.0})
+    exec(tools.statements(theirs, "total = ", 3), {"self": trainer, "x": 1.0})
     assert trainer.seen == 1.0
 
 
