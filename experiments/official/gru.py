@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import MethodType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,13 +15,11 @@ from torch import Tensor
 from expunge.methods.combine.gru import GRU
 from expunge.training.gradients import inner
 from official.bed import Bed, Difference, Found, difference
-from official.taken import taken
+from official.taken import instance
 
 REPOSITORY = "tmlr-group/GRU"
 COMMIT = "fbbf93a6e2ac03a5152309cc1103d1b64d2dd355"
 FILE = "dataloader_faster_refactor1.py"
-METHODS = ("training_step", "pipeline", "orthogonal_component_precise", "orthogonal_component_COSCLIP",
-           "restore_gradients_from_flat", "get_norm")
 Parts = Sequence[Tensor]
 
 
@@ -55,19 +53,17 @@ def _trainer(code: Path, model: Any, gamma: float, clipped: bool, retain: bool) 
     named = list(model.named_parameters())
     shapes = [(name, p.shape) for name, p in named]
     given: dict[str, Tensor] = {}
-    trainer = SimpleNamespace(
-        gradient_edit=True, steps=0, gradient_accumulation_steps=1, moving_avg=gamma, flattened_memory_old=0.0,
-        gru_type="proj", cos_clip=clipped, with_KL_gradient=False, with_ce_gradient=retain, ce_coeff=1.0,
-        use_apex=False, structure_map=shapes, _prepare_inputs=lambda inputs: inputs,
-        compute_loss_context_manager=contextlib.nullcontext, compute_loss=lambda model, inputs: torch.zeros(()),
+    trainer = instance(
+        code / FILE, "CustomTrainerForgetting", {"is_sagemaker_mp_enabled": lambda: False}, gradient_edit=True, steps=0,
+        gradient_accumulation_steps=1, moving_avg=gamma, flattened_memory_old=0.0, gru_type="proj", cos_clip=clipped,
+        with_KL_gradient=False, with_ce_gradient=retain, ce_coeff=1.0, use_apex=False, structure_map=shapes,
+        _prepare_inputs=lambda inputs: inputs, compute_loss_context_manager=contextlib.nullcontext,
+        compute_loss=lambda model, inputs: torch.zeros(()),
         args=SimpleNamespace(n_gpu=1, optim="adamw", gradient_accumulation_steps=1))
-    trainer.flatten_and_store_grads = lambda: trainer.__dict__.update(
+    trainer.flatten_and_store_grads = lambda: vars(trainer).update(
         flattened_gradient=given["forget"], flattened_memory_accumulation=given["retain"])
     # Theirs moves both to a GPU; the sum over all parameters is the same.
     trainer.compute_total_gradient_dot_product = lambda a, _, b, __: float(a @ b)
-    for name in METHODS:
-        method = taken(code / FILE, f"CustomTrainerForgetting.{name}", is_sagemaker_mp_enabled=lambda: False)
-        setattr(trainer, name, MethodType(method, trainer))
 
     def update(forget: Parts, kept: Parts) -> list[Tensor]:
         given.update(forget=torch.cat([f.flatten() for f in forget]), retain=torch.cat([r.flatten() for r in kept]))

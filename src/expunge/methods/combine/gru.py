@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -69,7 +68,7 @@ class GRU(Combine):
 
     def __call__(self, forget: Gradient, retain: Gradient) -> Gradient:
         spec = self.spec
-        kept = self._mean or [torch.zeros_like(r) for r in retain]
+        kept = self._mean or [r.new_zeros(()) for r in retain]
         self._mean = [spec.gamma * r + (1 - spec.gamma) * m for m, r in zip(kept, retain, strict=True)]
         update = rectified(forget, self._mean, spec.floor)
         if spec.retain == 0:
