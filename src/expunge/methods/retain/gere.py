@@ -106,11 +106,11 @@ class GeRe(Retain):
         return {"general": Example.model_validate(rows[rng.randrange(len(rows))])}
 
     def terms(self, step: Step) -> dict[str, Term]:
-        answers, block = step.answers("general"), self._block(step.subject)
+        answers, batch, block = step.answers("general"), step.batches["general"], self._block(step.subject)
         hidden_BTD = step.hidden("general", block)
-        original_BTD = step.reference.hidden(answers.batch, block)
+        original_BTD = step.reference.hidden(batch, block)
         low_D, high_D = (torch.tensor(self.made[n]).to(hidden_BTD) for n in ("low", "high"))
-        off_BTD = threshold_margin(hidden_BTD, original_BTD, low_D, high_D) * answers.batch.attention_BT[..., None]
+        off_BTD = threshold_margin(hidden_BTD, original_BTD, low_D, high_D) * batch.attention_BT[..., None]
         violated_B = (off_BTD > 0).sum((1, 2)) + 1e-8
         found = {"gere": sequence_mean(self.spec.margin * off_BTD.sum((1, 2)) / violated_B, "general")}
         if self.spec.nll > 0:
