@@ -22,7 +22,9 @@ def brings_answers_back(plugin: type[Perturb]) -> None:
     subject = fresh(trained("npo + retain_nll", steps=15, lr=1e-3, watch=15).subject)
     rows, before = small_task().forget[:4], weights(subject)
     batch = batch_of(subject, rows)
-    for options in ({"kappa": 4.0}, {"kappa": 4.0, "layer": 0, "random": False}, {"kappa": 8.0, "layer": 2}):
+    tried: tuple[dict[str, Any], ...] = ({"kappa": 4.0}, {"kappa": 4.0, "layer": 0, "random": False},
+                                         {"kappa": 8.0, "layer": 2})
+    for options in tried:
         made: Any = plugin(**options)
         delta_BTD = made.worst(subject, batch, 0)
         assert float(delta_BTD.norm(dim=(1, 2)).max()) <= made.spec.kappa + 1e-4
