@@ -70,7 +70,7 @@ def _accumulate(subject: Subject, rows: Sequence[Row], batch_size: int, names: S
     known = dict(subject.model.named_parameters())
     chosen = known if names is None else {name: known[name] for name in names}
     sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in chosen.items()}
-    with _differentiable(subject, list(chosen.values())):
+    with differentiable(subject, list(chosen.values())):
         for start in range(0, len(rows), batch_size):
             batch = subject.collate(rows[start: start + batch_size])
             value = loss(subject.answers(batch)).mean()
@@ -82,7 +82,7 @@ def _accumulate(subject: Subject, rows: Sequence[Row], batch_size: int, names: S
 
 
 @contextmanager
-def _differentiable(subject: Subject, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+def differentiable(subject: Subject, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """Evaluation mode with gradients for these parameters only; restores mode and flags on exit."""
     model = subject.model
     flags, training = {p: p.requires_grad for p in model.parameters()}, model.training

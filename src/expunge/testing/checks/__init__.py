@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import (
+    alignment,
     attack_activations,
     attack_decoding,
     attack_prompts,
@@ -62,6 +63,7 @@ from .base import CHECKS, Check, check, invariant, invariants, promised, term
 __all__ = [
     "CHECKS",
     "Check",
+    "alignment",
     "attack_activations",
     "attack_decoding",
     "attack_prompts",
