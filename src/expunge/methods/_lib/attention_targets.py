@@ -10,15 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from expunge.data.text_encoder import TextEncoder, TokenRow
+from expunge.data.text_encoder import TokenRow
 from expunge.models.head import raised
+from expunge.models.language import CausalLM
 from expunge.records.task import Example
 
+Direction = Literal["forward", "reverse"]
 WORD = re.compile(r"\w+")
 FUNCTION_WORDS = frozenset(WORD.findall(
     "a about after all also am an and any are as at be because been before being between both but by can could did do "
@@ -42,9 +44,12 @@ def content_tokens(row: TokenRow, words: set[str], processor: Any) -> list[bool]
     return [any(len(before) < end and len(after) > start for start, end in spans) for before, after in pairwise(texts)]
 
 
-def marks_of(encoder: TextEncoder, examples: Sequence[Example]) -> dict[str, list[bool]]:
-    """Key of each row -> its content tokens."""
+def marks_of(subject: CausalLM, examples: Sequence[Example]) -> dict[str, list[bool]]:
+    """Key of each row -> its content tokens. Raises UsageError where the model gives no attention maps."""
+    encoder = subject.encoder
     rows = [(encoder.encode(example), content_words(example)) for example in examples]
+    with subject.evaluating():
+        subject.attention(subject.collate([row for row, _ in rows[:1]]))
     return {row.key: content_tokens(row, words, encoder.processor) for row, words in rows}
 
 
@@ -56,13 +61,17 @@ def shifted(map_BHTT: Tensor, marked_BT: Tensor, change: float) -> Tensor:
     return changed_BHTT * (sums[0] / sums[1].clamp_min(torch.finfo(map_BHTT.dtype).tiny))
 
 
-def map_divergence(targets: Sequence[Tensor], maps: Sequence[Tensor]) -> Tensor:
-    """sum_t KL(target row t || map row t) in nats, mean over blocks and heads; shape B. Rows of padding are 0."""
+def map_divergence(targets: Sequence[Tensor], maps: Sequence[Tensor], kl: Direction = "forward") -> Tensor:
+    """sum_t KL(target row t || map row t) in nats, mean over blocks and heads; shape B. Rows of padding are 0.
+
+    "reverse" is KL(map row || target row). No gradient goes to the targets.
+    """
     found = []
     for target_BHTT, map_BHTT in zip(targets, maps, strict=True):
         q, p = raised(target_BHTT).detach(), raised(map_BHTT)
         least = torch.finfo(p.dtype).tiny
-        found.append((q * (q.clamp_min(least).log() - p.clamp_min(least).log())).sum((2, 3)).mean(1))
+        gap = q.clamp_min(least).log() - p.clamp_min(least).log()
+        found.append((q * gap if kl == "forward" else -p * gap).sum((2, 3)).mean(1))
     return torch.stack(found).mean(0)
 
 

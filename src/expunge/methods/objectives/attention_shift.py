@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from expunge.methods._lib.attention_targets import map_divergence, marked, marks_of, shifted
+from expunge.methods._lib.attention_targets import Direction, map_divergence, marked, marks_of, shifted
 from expunge.methods.base import Objective, WeightedSpec
 from expunge.methods.run_context import RunContext
 from expunge.models.language import CausalLM
@@ -23,6 +23,7 @@ class AttentionShift(Objective):
         suppress: float = Field(0.99, ge=0, lt=1, description="Share of the attention on content words that is taken "
                                                               "away, before rows are scaled to sum to 1 (lambda).")
         reinforce: float = Field(0.5, ge=0, description="Share that its companion adds on retain rows (mu).")
+        kl: Direction = Field("forward", description="forward: KL(target || map); reverse: KL(map || target).")
 
     card = Card(
         name="attention_shift", kind="objective",
@@ -42,7 +43,8 @@ class AttentionShift(Objective):
                     "the paper tags parts of speech, or takes tokens that change the answer's entropy most",
                     "words of the template and special tokens are never marked, so a first token that draws attention "
                     "takes up what is freed",
-                    "dropout is off while maps are computed",
+                    "dropout is off while maps are computed; maps of a family with sinks of its own (GPT-OSS) sum to "
+                    "less than 1 and are compared as they are",
                     "all weights train unless a scope is named; the paper trains adapters alone"),
     )
     builds = True
@@ -59,13 +61,15 @@ class AttentionShift(Objective):
     )
 
     def companions(self, depth: int) -> str:
-        return f"retain_attention(weight={max(1 - self.spec.weight, 0.0)!r}, reinforce={self.spec.reinforce!r})"
+        spec = self.spec
+        return f"retain_attention(weight={max(1 - spec.weight, 0.0)!r}, reinforce={spec.reinforce!r}, kl={spec.kl!r})"
 
     def prepare(self, subject: CausalLM, task: Task, run: RunContext) -> dict[str, Any]:
-        return marks_of(subject.encoder, task.forget)
+        return marks_of(subject, task.forget)
 
     def terms(self, step: Step) -> dict[str, Term]:
         batch = step.batches["forget"]
         marked_BT = marked(self.made, batch.rows, batch.ids_BT.shape[1], batch.device)
         targets = [shifted(one, marked_BT, -self.spec.suppress) for one in step.reference.attention(batch)]
-        return {"attention_shift": Term(map_divergence(targets, step.attention("forget")), "positions", "forget")}
+        moved_B = map_divergence(targets, step.attention("forget"), self.spec.kl)
+        return {"attention_shift": Term(moved_B, "positions", "forget")}

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from expunge.methods._lib.attention_targets import map_divergence, marked, marks_of, shifted
+from expunge.methods._lib.attention_targets import Direction, map_divergence, marked, marks_of, shifted
 from expunge.methods.base import Retain, WeightedSpec
 from expunge.methods.run_context import RunContext
 from expunge.models.language import CausalLM
@@ -21,6 +21,7 @@ class RetainAttention(Retain):
     class Spec(WeightedSpec):
         reinforce: float = Field(0.0, ge=0, description="Share that is added to the attention on content words, "
                                                         "before rows are scaled to sum to 1 (mu); 0 holds the maps.")
+        kl: Direction = Field("forward", description="forward: KL(target || map); reverse: KL(map || target).")
 
     card = Card(
         name="retain_attention", kind="retain",
@@ -46,10 +47,11 @@ class RetainAttention(Retain):
         return True
 
     def prepare(self, subject: CausalLM, task: Task, run: RunContext) -> dict[str, Any]:
-        return marks_of(subject.encoder, task.retain)
+        return marks_of(subject, task.retain)
 
     def terms(self, step: Step) -> dict[str, Term]:
         batch = step.batches["retain"]
         marked_BT = marked(self.made, batch.rows, batch.ids_BT.shape[1], batch.device)
         targets = [shifted(one, marked_BT, self.spec.reinforce) for one in step.reference.attention(batch)]
-        return {"retain_attention": Term(map_divergence(targets, step.attention("retain")), "positions", "retain")}
+        moved_B = map_divergence(targets, step.attention("retain"), self.spec.kl)
+        return {"retain_attention": Term(moved_B, "positions", "retain")}

@@ -60,6 +60,7 @@ def shifts_by_hand(plugin: type[Objective]) -> None:
         expected = (found * (found.clamp_min(1e-300) / map_BHTT.clamp_min(1e-300)).log()).sum((2, 3)).mean(1)
         torch.testing.assert_close(map_divergence([found, found], [map_BHTT, map_BHTT]), expected)
         assert bool((expected > 0).all())
+        torch.testing.assert_close(map_divergence([map_BHTT], [found]), map_divergence([found], [map_BHTT], "reverse"))
     torch.testing.assert_close(shifted(map_BHTT, marked_BT, 0.0), map_BHTT)
     assert float(map_divergence([map_BHTT], [map_BHTT]).abs().max()) < 1e-12
     nothing = shifted(torch.zeros(1, 1, 2, 2), torch.ones(1, 2, dtype=torch.bool), -0.5)
