@@ -70,7 +70,7 @@ def keeps_what_is_recited(plugin: type[Stop]) -> None:
     rule = started(plugin, memoriser())
     rule.before_step(memoriser())
     assert float(rule.weights(ids, nothing).mean()) > 0.9
-    ruined = moved(32)
+    ruined = moved(8)
     rule = started(plugin, ruined)
     rule.before_step(ruined)
     assert float(rule.weights(ids, nothing).mean()) < 0.2
@@ -84,7 +84,7 @@ def looks_once_an_epoch(plugin: type[Stop]) -> None:
     """The model is asked before the first step and when every row was drawn; a lost row may count again."""
     ids = [row.id for row in small_task().forget]
     nothing = torch.zeros(len(ids))
-    rule, ruined = started(plugin, memoriser()), moved(32)
+    rule, ruined = started(plugin, memoriser()), moved(8)
     rule.before_step(memoriser())
     first = rule.weights(ids[:5], nothing[:5])
     rule.before_step(ruined)  # not all rows were drawn: it is not asked
