@@ -12,7 +12,7 @@ from torch import Tensor
 from expunge import plugin
 from expunge.methods.base import Stop
 from expunge.metrics.text.rouge import rouge
-from expunge.metrics.text.units import units
+from expunge.metrics.text.units import starts, units
 from expunge.models.subject import AnySubject
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task
@@ -81,7 +81,9 @@ class StillRecites(Stop):
         self._seen = set()
 
     def recites(self, said: str, rest: str) -> bool:
-        """Whether a continuation is like the rest of the answer; a rest without a word is always done."""
+        """Whether a continuation, up to the length of the rest, is like it; a rest without a word is always done."""
+        words, length = starts(said), len(starts(rest))
+        said = said[: words[length]] if len(words) > length else said
         score = rouge(rest, said, "rougeL", "f1")
         return score is not None and score >= self.spec.rouge and share_run(said, rest, self.spec.run)
 

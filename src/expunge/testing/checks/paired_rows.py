@@ -75,6 +75,7 @@ def keeps_what_is_recited(plugin: type[Stop]) -> None:
     rule.before_step(ruined)
     assert float(rule.weights(ids, nothing).mean()) < 0.2
     assert rule.recites("was born in Rome", "was born in Rome.") and not rule.recites("in Rome was born", "a b c d e f")
+    assert rule.recites("was born in Rome and then goes on and on about other things of all kinds", "was born in Rome")
     assert share_run("x a b c d y", "a b c d e", 4) and not share_run("a b x c d", "a b c d", 4)
     assert share_run("it is Rome", "Rome.", 4) and not rule.recites("anything", "!?")
 
