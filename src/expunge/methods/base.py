@@ -158,6 +158,10 @@ class Combine(Plugin):
         """Called before `observe`, with two ways to read the retain side's weighted loss at the current weights, in
         evaluation mode: on the rows of this step, or on all retain rows of the epoch before this one."""
 
+    def again(self, scope: Scope, take: Callable[[], tuple[Gradient, Gradient]]) -> None:
+        """Called before the gradients are combined; `take` computes forget and retain gradients anew, where weights of
+        the scope are moved meanwhile."""
+
     def observe(self, losses: Mapping[str, float], epoch: int) -> None:
         """Receives the weighted losses of this step by role ("forget", "retain") before the gradients are combined."""
 

@@ -12,7 +12,8 @@ from expunge.data.duplicates import count_rows
 from expunge.data.encoder import Encoder
 from expunge.data.model_config import depth_of
 from expunge.errors import ExpungeError, PreflightError, UsageError
-from expunge.methods.base import Exact, Optimizer
+from expunge.methods._lib.weighing import WeighingSampler
+from expunge.methods.base import Exact, Objective, Optimizer
 from expunge.methods.recipe import Stage, training_stage
 from expunge.methods.teaching import is_guard, takes_guard_off, teaching_problems
 from expunge.models.load import empty_subject, made_by, subject_class
@@ -149,6 +150,7 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, encoder: Encod
             problems += stage.wrap.problems(task, config)
         problems += _process_problems(stage)
         problems += _stop_problems(stage)
+        problems += _weighing_problems(stage)
         problems += [without_checkpointing(p.card.name) for p in stage.perturb
                      if settings.gradient_checkpointing and p.inside]
         problems += [UsageError(f"{p.card.name} reads retain rows, and the recipe has no retain term.",
@@ -217,6 +219,17 @@ def _stop_problems(stage: Stage) -> list[ExpungeError]:
     return [UsageError(f"{name} works in one process, and {processes.count()} were started.",
                        "It follows the losses of all rows, and each process sees only its own.",
                        "Start it without a launcher.")] if processes.count() > 1 else []
+
+
+def _weighing_problems(stage: Stage) -> list[ExpungeError]:
+    """A sampler that weighs forget rows where the objective draws others."""
+    source = stage.objective
+    if not isinstance(stage.sampler, WeighingSampler) or source is None or type(source).rows is Objective.rows:
+        return []
+    name = stage.sampler.card.name
+    return [UsageError(f"{name} cannot be combined with {source.card.name}.",
+                       f"It weighs forget rows, and {source.card.name} draws others.",
+                       "Leave it out, or take an objective such as npo.")]
 
 
 def _idle_problems(stage: Stage) -> list[ExpungeError]:

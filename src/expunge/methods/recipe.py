@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from expunge.errors import UsageError
+from expunge.methods._lib.weighing import WeighingSampler
 from expunge.methods.base import (
     Combine,
     Edit,
@@ -100,10 +101,11 @@ class Stage:
         return not all(part.own_rows for part in self.retain)
 
     @property
-    def builders(self) -> dict[str, TermPlugin]:
-        """Terms that compute data before the first step, by the name of the file that keeps it."""
+    def builders(self) -> dict[str, TermPlugin | WeighingSampler]:
+        """Terms and a sampler that compute data before the first step, by the name of the file that keeps it."""
         named = [*((("made", self.objective),) if self.objective else ()), *((p.card.name, p) for p in self.retain)]
-        return {name: part for name, part in named if part.builds}
+        weighing = (self.sampler,) if isinstance(self.sampler, WeighingSampler) and self.objective else ()
+        return {name: part for name, part in named if part.builds} | {p.card.name: p for p in weighing}
 
     def total_steps(self, settings: LoopSettings, steps_per_epoch: int) -> int:
         """Optimizer steps of its loop."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from expunge.data.encoder import Batch
+from expunge.methods._lib.weighing import WeighingSampler, weighed
 from expunge.methods.base import Perturb, Stop
 from expunge.methods.recipe import Stage
 from expunge.models.scope import Scope
@@ -43,6 +44,7 @@ class StageMethod(Method):
         # A combiner may carry state, and the stage may be run again.
         self._combine = type(stage.combine)(stage.combine.spec)
         self.separate = stage.combine.separate
+        self._retaken = 0
         self._perturb = [p for p in stage.perturb if not p.idle] if stage.objective is not None else []
         self.perturbs = bool(self._perturb)
         self._stop = None if stage.stop is None else type(stage.stop)(stage.stop.spec)
@@ -99,6 +101,9 @@ class StageMethod(Method):
         """All named terms with role and weight. Names stay unique: two plug-ins never share one."""
         found = [WeightedTerm(name, role, part.spec.weight, term)
                  for part, role in self._parts if only in (None, role) for name, term in part.terms(step).items()]
+        sampler = self._stage.sampler
+        if isinstance(sampler, WeighingSampler) and self._stage.objective is not None and only != "retain":
+            found = weighed(sampler.factors(), step, found)
         return found if self._stop is None or only == "retain" else self._stopped(self._stop, step, found)
 
     @staticmethod
@@ -133,6 +138,18 @@ class StageMethod(Method):
         """Tell the combiner how to read the retain loss again: of this step's rows, and of the last epoch's."""
         if self.separate and self._stage.retain:
             self._combine.ready(epoch, partial(loss, micro), lambda: loss(self._retain_batches(epoch - 1)))
+
+    def again(self, scope: Scope, take: Callable[[], Gradients]) -> None:
+        """Tell the combiner how to take both gradients again, and count what that costs."""
+        self._retaken = 0
+
+        def both() -> tuple[Gradient, Gradient]:
+            found = take()
+            self._retaken += found.positions
+            return found.forget, found.retain
+
+        if self.separate:
+            self._combine.again(scope, both)
 
     def _retain_batches(self, epoch: int) -> list[Mapping[str, Batch]]:
         encoder, draws = self._subject.encoder, self.order(epoch)

@@ -27,6 +27,7 @@ from torch import Tensor
 from expunge.data.refusals import REFUSALS
 from expunge.data.text_encoder import TokenBatch, TokenRow, collate
 from expunge.data.world import authors_task
+from expunge.methods._lib.weighing import WeighingSampler
 from expunge.methods.base import TermPlugin
 from expunge.methods.optimizers.adamw import AdamW
 from expunge.methods.recipe import Stage, parse, training_stage
@@ -166,10 +167,10 @@ def stage_of(text: str) -> Stage:
 
 @cache
 def made(term: str) -> dict[str, Any]:
-    """What a builder, an objective or a retain term, makes of the memoriser."""
+    """What a builder, such as an objective or a retain term, makes of the memoriser."""
     ((call,),) = parse_sum(term)
     source = load(call.name)(**dict(call.options))
-    assert isinstance(source, TermPlugin)
+    assert isinstance(source, TermPlugin | WeighingSampler)
     return json.loads(json.dumps(source.prepare(fresh(), small_task(), RunContext(settings=RunSettings(steps=30)))))
 
 

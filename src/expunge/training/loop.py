@@ -94,14 +94,16 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
             estimate = partial(compute, method, subject, scope, reference, micro,
                                method.separate or evaluate or index == 0, accelerator)
             method.begin(index, loop.steps)
-            grads = perturbed(method, scope, estimate, index, loop.steps) if method.perturbs else estimate()
+            anew = partial(perturbed, method, scope, estimate, index, loop.steps) if method.perturbs else estimate
+            grads = anew()
             line |= grads.describe()
-            positions = grads.positions + method.spent()
             bad = [n for n, v in grads.values.items() if not math.isfinite(v)]
             fine = not bad and all(math.isfinite(line.get(f"grad_norm_{role}", 0.0)) for role in BOTH)
             if fine:
                 method.ready(line["epoch"], partial(retain_loss, method, subject, reference, accelerator), micro)
+                method.again(scope, anew)
             update = method.combine(grads, line["epoch"]) if fine else ()
+            positions = grads.positions + method.spent()
             del grads  # free memory: only the update is needed now
             norm = float(torch.stack([g.norm() for g in update]).norm()) if fine else math.nan
             line["grad_norm"] = norm

@@ -38,7 +38,7 @@ class Method:
         """Called before the gradients of step `step` (from 0) of `total`."""
 
     def spent(self) -> int:
-        """Positions of gradients that `perturb` took in this step beside those that it asked `plain` for."""
+        """Positions of gradients taken in this step beside those of its first: by `perturb` itself, or by `combine`."""
         return 0
 
     def terms(self, step: Step, only: Role | None = None) -> list[WeightedTerm]:
@@ -60,6 +60,9 @@ class Method:
     def ready(self, epoch: int, loss: RetainLoss, micro: Sequence[Mapping[str, Batch]]) -> None:
         """Called before `combine`: `loss` reads the retain role's weighted loss at the current weights, `micro` are the
         micro-batches of the step."""
+
+    def again(self, scope: Scope, take: Callable[[], Gradients]) -> None:
+        """Called before `combine`: `take` computes the gradients of the step anew, at the weights as they are."""
 
     def combine(self, grads: Gradients, epoch: int) -> Gradient:
         """One update from the step's gradients."""

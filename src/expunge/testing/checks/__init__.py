@@ -57,7 +57,9 @@ from . import (
     tasks,
     teachers,
     token_weights,
+    two_levels,
     unrelated_answers,
+    weighed_rows,
     wrapped_models,
 )
 from .base import CHECKS, Check, check, invariant, invariants, promised, term
@@ -124,6 +126,8 @@ __all__ = [
     "teachers",
     "term",
     "token_weights",
+    "two_levels",
     "unrelated_answers",
+    "weighed_rows",
     "wrapped_models",
 ]

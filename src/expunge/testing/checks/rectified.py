@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -61,7 +63,9 @@ def gamma_one_is_pcgrad(plugin: type[Combine]) -> None:
 
 
 @check(trains=True)
-def protects_better_than_alone(plugin: type[Combine], steps: int = 20) -> None:
+def protects_better_than_alone(plugin: type[Combine], steps: int = 20,
+                               options: dict[str, Any] | None = None) -> None:
     """Forget answers are lost, and retain answers lose less than under npo alone."""
-    mine, alone = (trained(r, steps=steps, lr=1e-3, watch=10).readings for r in (f"npo + {term(plugin)}", "npo"))
+    mine, alone = (trained(r, steps=steps, lr=1e-3, watch=10).readings
+                   for r in (f"npo + {term(plugin, options)}", "npo"))
     assert mine[-1][0] > 2 and mine[-1][1] < 0.6 * alone[-1][1], (mine, alone)
