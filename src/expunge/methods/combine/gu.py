@@ -46,7 +46,8 @@ class GU(Combine):
                  "no budget",
         companions="retain_nll",
         memory='4 + history for "update" and "basis", 2 for "gradient"; 2 more with a budget',
-        deviations=("the projection is solved as a non-negative least-squares problem, whose solution equals that of "
+        deviations=("nothing was compared with the authors' code, which was not at hand",
+                    "the projection is solved as a non-negative least-squares problem, whose solution equals that of "
                     "the authors' search over active sets",
                     "D = 1 if the optimizer has no second moment",
                     "the scales under a budget are ours; the loss is that of the recipe's retain terms",

@@ -54,7 +54,8 @@ class Hybrid(Optimizer):
         defaults="N 20; the paper finds equal phases best and N of little importance. Queries, radius and rates are "
                  "unknown to us",
         memory="4: two pairs of moments",
-        deviations=("the gain against relearning does not appear in our tests: over three seeds a model of 190,000 "
+        deviations=("the authors' repository holds no code, so nothing was compared",
+                    "the gain against relearning does not appear in our tests: over three seeds a model of 190,000 "
                     "weights relearns as much as after Adam",
                     "the two phases keep separate moments, because an estimate has a far larger norm than a gradient",
                     "gradients and estimates are clipped alike, at norm 1 unless clip says otherwise; both steps are "

@@ -67,7 +67,8 @@ class SignAdam(Optimizer):
         formula="w <- w - lr * (Q_N(m / (sqrt(v) + eps)) + weight_decay * w), Q_1 = sign",
         defaults="one bit; moments of adamw; the paper's learning rates are unknown to us",
         memory="1 with one bit, else 2",
-        deviations=("levels are symmetric without a level at 0, so that one bit is the sign; their scale is the "
+        deviations=("the authors' repository holds no code, so nothing was compared",
+                    "levels are symmetric without a level at 0, so that one bit is the sign; their scale is the "
                     "largest entry of a tensor, except with one bit",
                     "weights with an update of exactly 0 stay"),
     )

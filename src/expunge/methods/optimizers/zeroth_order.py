@@ -68,7 +68,8 @@ class ZerothOrder(Optimizer):
         defaults="radius and plain form of MeZO; 4 queries; the options of OptGrade are unknown to us",
         memory="2 when adaptive, 0 when not; during the estimate one copy of the trainable weights instead of a "
                "gradient; no activations are kept",
-        deviations=("the adaptive form follows its one-line description: a second moment of the averaged estimate; "
+        deviations=("the authors' repository holds no code, so nothing was compared",
+                    "the adaptive form follows its one-line description: a second moment of the averaged estimate; "
                     "only the average of v is corrected for its start bias, so that the first step has size lr",
                     "directions have the norm sqrt(d) of a Gaussian draw instead of 1, so that the estimate has the "
                     "scale of the gradient",
