@@ -203,7 +203,7 @@ def test_an_audit_that_misses_half_does_not_say_forgets() -> None:
     assert misses_half(400, misses) and not misses_half(4, SEEING) and misses_half(4) and least_share(4) > 0.5
     assert decide([QUALITY, share(share=0.1)], power=misses).alone.reason == "few rows"
     judged = verdict([QUALITY, share(share=0.1)], power=misses)
-    assert judged.power == misses and "miss up to 10 of 20 known entities (80 % power" in " ".join(judged.sentences)
+    assert judged.power == misses and "miss up to 10 of 20 known entities" in " ".join(judged.sentences)
 
 
 # One line
@@ -229,8 +229,8 @@ def test_one_line_says_it_all() -> None:
     alone = share().model_copy(update={"attack": "relearn", "before": 0.04})
     one = leak_line([plain, alone], None)
     assert one.endswith("0.05 under relearn (logits) (worst entity Ann: 20 of 20 rows)."), one
-    assert leak_line([share(), alone], None).endswith("no more under 1 attack."), "it is known as asked"
-    assert none == "Leak share 0.04 as asked (worst entity Ann: 6 of 20 rows), no more under 1 attack."
+    assert leak_line([share(), alone], None).endswith("no more under attack."), "it is known as asked"
+    assert none == "Leak share 0.04 as asked (worst entity Ann: 6 of 20 rows), no more under attack."
 
 
 def test_a_gate_on_it() -> None:

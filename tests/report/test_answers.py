@@ -57,11 +57,11 @@ def test_what_forgetting_means_goes_by_what_was_measured() -> None:
 
 
 @pytest.mark.parametrize(("retrained", "count", "said", "unsaid"), [
-    (2, 2, "there would be a 5 % chance at most that any of the 2 attacks succeeded", "does not hold"),
-    (3, 1, "there would be a 5 % chance at most that the attack succeeded", "does not hold"),
+    (2, 2, "would succeed all the same with a chance of 5 % at most", "does not hold"),
+    (3, 1, "would succeed all the same with a chance of 5 % at most", "does not hold"),
     (2, 0, "2 retrained models are the controls.", "5 %"),
     (1, 2, "it does not hold that a model in which nothing is left is accused",
-     "there would be"),
+     "all the same"),
     (1, 0, "One retrained model is the only control", "5 %"), (0, 2, "with no retrained model.", "5 %")])
 def test_the_level_is_told_where_it_holds(retrained: int, count: int, said: str, unsaid: str) -> None:
     found = answered([RATIOS, KNOWN, *map(tried, "ab"[:count])], TRIED[:count], retrained)["How sure?"]

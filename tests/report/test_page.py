@@ -362,6 +362,6 @@ def test_the_headline_says_what_the_verdict_covers(make_run: Make, tmp_path: Pat
     audit["verdict"]["scope"] = {"silent": ["plain questions", "hints"], "untested": ["jailbreaks"]}
     write_json(run / "audit.json", audit)
     html = page([run], tmp_path)
-    assert ('Verdict: forgets <span class="scope">(nothing by plain questions, hints; not tried: jailbreaks)'
+    assert ('Verdict: forgets <span class="scope">(nothing found by plain questions, hints; not tried: jailbreaks)'
             '</span></h1>') in html
     assert "Yes, as far as it was tested." in html and "<dd>Jailbreaks. <a" in html

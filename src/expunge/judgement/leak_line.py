@@ -53,7 +53,7 @@ def _attacked(scores: Sequence[Score]) -> list[str]:
     known = next((s for s in under if s.worst is not None and s.worst.share > MOST), None)
     if known is not None and not found and known_entity(scores) is None:
         found[known.attack] = f"{known.value:.2f} under {known.attack} ({known.access}){_worst(known)}"
-    return list(found.values()) or ([f"no more under {len(under)} attack{'s' * (len(under) > 1)}"] if under else [])
+    return list(found.values()) or (["no more under attack"] if under else [])
 
 
 def _rise(score: Score) -> float:

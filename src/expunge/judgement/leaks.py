@@ -70,7 +70,8 @@ LOWERS = "lowers the original"
 DOUBTS = {
     "no excess": "no more came out than of the control",
     "no gain": "no more came out than by plain asking",
-    "too small": "the excess is too small to matter",
+    "too small": f"the excess is too small to matter: less than {RESIDUE:.0%} of what there was to recover, or "
+                 f"{LONE_RESIDUE:.0%} beside one control",
     "control fell": "the control only said less than it does when asked plainly",
     "noise floor": "a second retrained model differs from the first by as much",
     "few entities": "it rests on too few entities",

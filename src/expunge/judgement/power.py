@@ -40,9 +40,9 @@ def worded_power(power: Power | None) -> str:
     lone = "" if power.control != "retrained" else ", at best, with one retrained model"
     if power.missed == 0:
         one = "entity" if power.unit == "entities" else "row"
-        return f"The audit would notice a single known {one} of {power.entities} (80 % power, as asked{lone})."
-    return (f"The audit would miss up to {power.missed} of {power.entities} known {power.unit} (80 % power, as asked"
-            f"{lone}).")
+        return f"The audit would notice a single known {one} of {power.entities} in 80 % of cases (as asked{lone})."
+    return (f"The audit would miss up to {power.missed} of {power.entities} known {power.unit}; more it would notice in "
+            f"80 % of cases (as asked{lone}).")
 
 
 def rows_for(share: float) -> int:

@@ -11,12 +11,16 @@ from expunge.report.text import HOLDERS, meaning
 SHORT = {"forgets": "Yes, as far as it was tested.", "over-forgets": "Yes, but it went too far.",
          "suppresses": "No.", "retains": "No.", "ruined": "That cannot be said.", "undecided": "That is not settled."}
 """Outcome -> the answer to the first question."""
+FOUND = ("retains", "suppresses")
+"""Outcomes that rest on something found, which is told with them. What would have been missed matters to the others."""
 POWER = "The audit would "
 """How the finding on power begins (`judgement.power.worded_power`; a test compares)."""
 QUALITY = "Forget quality is "
 """That on the published number."""
 LESS = "It says less than a model that never saw the forget set; "
 """That on a model that over-forgets and was not attacked."""
+ROWS = "Tested by rows, "
+"""That on attacks that speak of rows alone."""
 SETTLES = "What would settle it: "
 
 
@@ -33,10 +37,11 @@ def _found(audit: Audit, verdict: Verdict) -> str:
     """Yes or no, and what the outcome means; of an undecided one the reason, and what would settle it."""
     if verdict.sentences and verdict.sentences[0].startswith(LESS):
         return verdict.sentences[0]
-    if verdict.outcome != "undecided":
-        return f"{SHORT[verdict.outcome]} {meaning(verdict, audit.scores)}"
     before = takewhile(lambda said: not said.startswith(SETTLES), verdict.sentences)
     reason = next((said for said in before if not said.startswith((POWER, QUALITY))), "")
+    if verdict.outcome != "undecided":
+        shown = reason if verdict.outcome in FOUND else ""
+        return " ".join(filter(None, (SHORT[verdict.outcome], meaning(verdict, audit.scores), shown)))
     settled = next((said for said in verdict.sentences if said.startswith(SETTLES)), "")
     return " ".join(filter(None, (SHORT["undecided"], reason, settled)))
 
@@ -61,7 +66,7 @@ def asked_about(scores: Sequence[Score]) -> str:
 def _sure(audit: Audit, verdict: Verdict) -> str:
     """What would be missed, beside how many controls, and what else weakens it."""
     counted = len(audit.retrained) - sum(check.problem is not None for check in audit.controls)
-    said = [s for s in verdict.sentences if s.startswith(POWER)]
+    said = [s for s in verdict.sentences if s.startswith(POWER) and verdict.outcome not in FOUND]
     primary = [term for term in audit.primary if any(s.attack and s.excess is not None and s.attack in a.labels
                                                      for a in audit.attacks if a.term == term for s in audit.scores)]
     if counted == 0:
@@ -72,8 +77,10 @@ def _sure(audit: Audit, verdict: Verdict) -> str:
                  ] * bool(primary)
     else:
         said.append(f"{counted} retrained models are the controls.")
-        any_of = f"any of the {len(primary)} attacks" if len(primary) > 1 else "the attack"
-        said += [f"Were nothing left, there would be a 5 % chance at most that {any_of} succeeded."] * bool(primary)
+        said += ["If nothing were left, an attack would succeed all the same with a chance of 5 % at most, all attacks "
+                 "together."] * bool(primary)
+    if any(s.startswith(ROWS) for s in verdict.sentences):
+        said.append("Some attacks asked about too few entities: of them, the result holds for these rows only.")
     if audit.notes:
         said.append("Read the alarms below first.")
     return " ".join(filter(None, said))
@@ -83,5 +90,7 @@ def _untested(verdict: Verdict) -> str:
     """Ways that nobody tried; what could not be run or taken stands in the list below."""
     ways = ", ".join(verdict.scope.untested)
     if not ways:
-        return "What the list says." if verdict.not_tested else "Nothing is listed."
+        count = len(verdict.not_tested)
+        lacking = f" {count} of the scores and attacks could not be taken." * bool(count)
+        return f"No way that the audit knows was left out.{lacking}"
     return f"{ways[:1].upper()}{ways[1:]}."

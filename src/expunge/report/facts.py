@@ -24,14 +24,15 @@ def facts(view: RunView) -> list[tuple[str, str]]:
     if audit:
         facts.append(("Compared with", _references(view)))
     if record and record.best:
-        facts.append(("Kept checkpoint", _kept(record.best)))
+        several = " of the last stage" * (len(record.stages) > 1)
+        facts.append(("Kept checkpoint", _kept(record.best, several)))
     return [(label, value) for label, value in facts if value]
 
 
-def _kept(best: Mapping[str, Any]) -> str:
-    """The kept step, what the monitor read there and at the start, and the rule that chose it."""
+def _kept(best: Mapping[str, Any], of: str) -> str:
+    """The kept step (`of` which stage), what the monitor read there and at the start, and the rule that chose it."""
     kept, start = best.get("kept", best), best.get("start", {})
-    shown = [f"step {kept['step']}"] if "step" in kept else []
+    shown = [f"step {kept['step']}{of}"] if "step" in kept else []
     for name in ("forget", "utility"):
         if name in kept:
             before = f"{start[name]:.3g} to " if name in start else ""

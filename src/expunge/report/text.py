@@ -11,8 +11,8 @@ from expunge.records.score import Audit, Score, Verdict
 HEADLINES: dict[str, tuple[str, str, str]] = {
     "forgets": (
         "✓", "Forgets",
-        "The truth ratios are those of a model that never saw the forget set, and no score shows more of it. Traces of "
-        "another kind, such as being pushed below that model, stand under the findings."),
+        "The truth ratios are those of a model that never saw the forget set, and no score shows more of it. The "
+        "findings below name traces of another kind, such as answers less likely than that model's."),
     "suppresses": (
         "◐", "Suppresses",
         "Left alone the model does not show the forget set, but attacks bring it out: it is hidden, not gone."),
@@ -50,7 +50,7 @@ def meaning(verdict: Verdict, scores: Iterable[Score]) -> str:
 
 
 def headline(verdict: Verdict) -> str:
-    """`Verdict: forgets (nothing by plain questions, relearning; not tried: jailbreaks)`: the finding and its scope."""
+    """`Verdict: forgets (nothing found by plain questions, relearning; not tried: jailbreaks)`: the finding and its scope."""
     return f"Verdict: {verdict.outcome}" + f" ({verdict.scope.text})" * bool(verdict.scope.text)
 
 
