@@ -92,7 +92,8 @@ def test_the_verdict_says_what_it_covers(capsys: pytest.CaptureFixture[str]) -> 
                      threats=THREATS, not_tested=("uds: no retrained model", "jailbreak prompts"))
     said = shown(capsys, audit)
     line = " ".join(said.split())
-    assert line.startswith("Verdict: suppresses (found by relearning; nothing found by plain questions, hints, paraphrases, "
+    assert line.startswith("Verdict: suppresses (found by relearning; nothing found by plain questions, hints, "
+        "paraphrases, "
                            "rounding, hidden states; not tried: jailbreaks, many samples, searched prompts). Left ")
     assert "Could not be tested: uds." in said and "jailbreak prompts" not in line and len(said.splitlines()) <= 25 - 6
     few = Coverage(silent=("plain questions",), untested=("jailbreaks",))

@@ -38,14 +38,16 @@ def test_ways_that_stayed_silent_and_ways_that_nobody_tried() -> None:
     found = covers(score(), score("paraphrase"), score("relearn"))
     assert (found.brought_out, found.silent) == ((), ("plain questions", "paraphrases", "relearning"))
     assert found.untested == ("hints", "jailbreaks", "many samples", "searched prompts", "rounding", "hidden states")
-    assert found.text == ("nothing found by plain questions, paraphrases, relearning; not tried: hints, jailbreaks, many "
+    assert found.text == ("nothing found by plain questions, paraphrases, relearning; not tried: hints, "
+        "jailbreaks, many "
                           "samples, searched prompts, rounding, hidden states")
 
 
 def test_what_brought_it_out_stands_first() -> None:
     found = covers(score(), score("paraphrase"), score("relearn", 0.5))
     assert (found.brought_out, found.silent) == (("relearning",), ("plain questions", "paraphrases"))
-    assert found.text.startswith("found by relearning; nothing found by plain questions, paraphrases; not tried: hints, ")
+    assert found.text.startswith("found by relearning; nothing found by plain questions, paraphrases; not "
+        "tried: hints, ")
     known = score().model_copy(update={"value": 0.8, "interval": (0.7, 0.9)})
     assert covers(known, score("paraphrase", 0.5)).text.startswith("found by plain questions, paraphrases; not tried: ")
 
@@ -85,7 +87,8 @@ def test_an_alarm_is_neither_silent_nor_found() -> None:
     found = covers(score(), secondary, lone, few)
     assert found.alarmed == ("hints", "paraphrases", "relearning")
     assert (found.brought_out, found.silent) == ((), ("plain questions",))
-    assert found.text.startswith("alarm by hints, paraphrases, relearning; nothing found by plain questions; not tried: ")
+    assert found.text.startswith("alarm by hints, paraphrases, relearning; nothing found by plain questions; "
+        "not tried: ")
     assert covers(score(), secondary, score("relearn", 0.5)).text.startswith(
         "found by relearning; alarm by paraphrases; nothing found by plain questions; not tried: ")
 

@@ -41,8 +41,8 @@ def worded_power(power: Power | None) -> str:
     if power.missed == 0:
         one = "entity" if power.unit == "entities" else "row"
         return f"The audit would notice a single known {one} of {power.entities} in 80 % of cases (as asked{lone})."
-    return (f"The audit would miss up to {power.missed} of {power.entities} known {power.unit}; more it would notice in "
-            f"80 % of cases (as asked{lone}).")
+    return (f"The audit would miss up to {power.missed} of {power.entities} known {power.unit}; more it would notice "
+            f"in 80 % of cases (as asked{lone}).")
 
 
 def rows_for(share: float) -> int:

@@ -21,7 +21,7 @@ class Coverage(Record):
 
     @property
     def text(self) -> str:
-        """`found by relearning; alarm by paraphrases; nothing found by plain questions, hints; not tried: jailbreaks`."""
+        """`found by relearning; alarm by paraphrases; nothing found by plain questions; not tried: jailbreaks`."""
         groups = {"found by": self.brought_out, "alarm by": self.alarmed, "nothing found by": self.silent,
                   "not tried:": self.untested}
         return "; ".join(f"{head} {', '.join(ways)}" for head, ways in groups.items() if ways)

@@ -50,7 +50,7 @@ def meaning(verdict: Verdict, scores: Iterable[Score]) -> str:
 
 
 def headline(verdict: Verdict) -> str:
-    """`Verdict: forgets (nothing found by plain questions, relearning; not tried: jailbreaks)`: the finding and its scope."""
+    """`Verdict: forgets (nothing found by relearning; not tried: jailbreaks)`: the finding and its scope."""
     return f"Verdict: {verdict.outcome}" + f" ({verdict.scope.text})" * bool(verdict.scope.text)
 
 
