@@ -196,10 +196,12 @@ class TextEncoder:
                             fix="Name an image classifier (cnn and resnet20 are sizes to start from), or rows of text.")
         answer = example.answer if answer is None else answer
         prompt = example.prompt if prompt is None else prompt
+        if isinstance(example, RolledOut):  # read once: not remembered
+            return _rolled(self._build(example, prompt, answer), example)
         key = (example.id, example.kind, example.messages, prompt, answer, _opening(example))
         if key not in self._rows:
             self._rows[key] = self._build(example, prompt, answer)
-        return _rolled(self._rows[key], example) if isinstance(example, RolledOut) else self._rows[key]
+        return self._rows[key]
 
     def collate(self, rows: Sequence[TokenRow]) -> TokenBatch:
         """Pad on the right. Raises DataError for a row without a supervised token (not NaN later)."""

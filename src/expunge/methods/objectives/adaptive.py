@@ -66,7 +66,8 @@ class Adaptive(Objective):
                     "without known= a forgotten fact that a retain row names too counts as known, and numbers and "
                     "words in small letters are no names: give short lists of known names, or another pattern=",
                     "a model that cannot reword questions needs rows with paraphrases",
-                    "answers are decoded and tokenised again; a cut answer carries no end token"),
+                    "answers are decoded and tokenised again; a cut answer carries no end token",
+                    "it does not end when unknown names are rare. Not shown here: that other tokens hardly move"),
     )
     reads = ("said",)
     space = {"false": ("log", 0.1, 10.0), "samples": ("choice", 2, 4, 8)}

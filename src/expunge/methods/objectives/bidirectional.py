@@ -79,7 +79,8 @@ class Bidirectional(Objective):
                     "what it thinks of their tokens stays its own",
                     "responses are generated once, by the original, and retain rows have their answers; running text "
                     "becomes a question by a template, in place of a model that rewrites everything",
-                    "the forced beginning of a response has a random number of words; the paper maximises over it"),
+                    "the forced beginning of a response has a random number of words; the paper maximises over it. Not "
+                    "shown here: that gradients agree more in one form, and what the suppression adds alone"),
     )
     space = {"k": ("choice", 5, 20, 100), "mu": ("log", 0.1, 10.0), "prefill": ("choice", 0, 3)}
     must_show = (

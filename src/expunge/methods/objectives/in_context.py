@@ -51,6 +51,7 @@ class InContext(Objective):
                     "a row's own wrong answers are the other tags; without any, answers of other rows",
                     "the authors teach nothing without a tag; a small model then says forgot there too, and plain= "
                     "teaches the answer",
+                    "not shown here: that middle layers still hold the answer",
                     "rows of the forget set alone are taught; the authors teach all questions of a benchmark"),
     )
     reads: ClassVar[tuple[str, ...]] = ("tagged", "untagged")

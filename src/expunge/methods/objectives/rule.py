@@ -75,6 +75,8 @@ class RULE(Objective):
                     "boundary questions are the retain rows with the most words in common, not synthesised ones",
                     "a refusal is what the package's refusal test says; the authors' pattern also fires on ordinary "
                     "sentences such as 'not ... information'",
+                    "as published, half of the reward of a refusal is for naming the entity, so refusals tell who is "
+                    "forgotten; recall alone rewards long answers; what the first stage contributes is not known",
                     "one update per batch of answers, so no ratio is ever clipped",
                     "answers are decoded and tokenised again; a cut answer carries no end token",
                     "retain terms of the recipe read their rows once per sampled answer"),

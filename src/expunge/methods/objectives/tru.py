@@ -54,6 +54,8 @@ class TRU(Objective):
                     "targets are written by a template, by the model itself or by the user; the paper's come from a "
                     "large reasoning model. They are plain text without tags, which a model may not know",
                     "a target that says the bare fact or four words of the answer in a row is dropped before training",
+                    "shown on a small model with refusals that give no reason; not against npo, and not that reasons "
+                    "spare near questions",
                     "whether the paper's model shows its reason when it is asked is not known; ours does"),
     )
     reads = ("target", "forget")

@@ -66,6 +66,8 @@ class U2A(Objective):
                     "the mean of J is a mean; the authors' code adds up the gradients of its batches",
                     "scores are read once, of the original and over all weights, also where an adapter is trained; the "
                     "authors read them again after each round of training. Their regulariser of the weights is off",
+                    "the mean loss of ga is over the answer's tokens; the authors' code divides by one more, and takes "
+                    "token 1 for padding",
                     "a threshold of the run ends ga; the authors' cap ends a round"),
     )
     reads = ("forget",)
