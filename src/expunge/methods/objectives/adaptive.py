@@ -112,8 +112,7 @@ class Adaptive(Objective):
                                     seed=derive(seed, int(again)))
             bad = [[bool(names_in([said.answer], spec.pattern) - known) for said in group] for group in groups]
             flags += [flag for group in bad for flag in group]
-            made += [{**{s: e for s, e in draw.items() if s != "forget"}, "said": said}
-                     for draw, group in zip(asked, groups, strict=True) for said in group]
+            made += [{**draw, "said": said} for draw, group in zip(asked, groups, strict=True) for said in group]
             failed = [draw for draw, group in zip(asked, bad, strict=True) if any(group)]
             if again or not failed or not spec.reword:
                 break

@@ -231,7 +231,7 @@ def asks_again_what_failed(plugin: type[Objective]) -> None:
     draws = [{"forget": task.forget[0], "retain": task.retain[0]}, {"forget": task.forget[5], "retain": task.retain[1]}]
     rows = made_.rollout(subject, draws, seed=3)
     assert [row["said"].id.split("#")[0] for row in rows] == [task.forget[i].id for i in (0, 0, 5, 5, 0, 0)]
-    assert all(set(row) == {"said", "retain"} for row in rows)
+    assert all(set(row) == {"said", "forget", "retain"} for row in rows), "a perturbation may read the others"
     assert rows[4]["said"].prompt in task.forget[0].paraphrased_prompts and rows[0]["said"].answer == "Zorblax."
     assert made_.figures()["reward"] == pytest.approx(2 / 6)
     bare = [{"forget": task.forget[0].model_copy(update={"paraphrased_prompts": ()})}]
