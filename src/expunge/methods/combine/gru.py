@@ -47,7 +47,7 @@ class GRU(Combine):
         defaults="gamma 0.8 as in the authors' version for open-unlearning; 0.6 and 0.99 in their own scripts. Clip "
                  "norm 100, lr 1e-5 (7B) or 2e-5 (Phi)",
         companions="retain_nll",
-        memory="2: the running mean and both gradients, until they are combined",
+        memory="1: the running mean; 2 more while gradients are combined",
         deviations=("gradients are clipped at norm 1 by the default optimizer; the authors clip at 100",
                     "a zero running mean leaves the forget gradient; the authors divide by its norm",
                     "a step is a whole batch; in the open-unlearning version the npo branch never advances its step "
