@@ -27,7 +27,7 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "forget": (("model",), TASK_OPTIONS | LOOP_OPTIONS | RUN_OPTIONS | {
         "--method", "--preset", "--holdout", "--keep", "--utility-floor", "--forget-target", "--stop-at-target",
         "--stop-at-floor", "--checkpoint-every", "--track", "--plugin", "--against", "--utility", "--risk",
-        "--confidence", "--budget"}),
+        "--confidence", "--budget", "--cost"}),
     "audit": (("subject",), TASK_OPTIONS | RUN_OPTIONS | {
         "--holdout", "--original", "--retrained", "--suite", "--require", "--junit", "--rescore", "--verbose",
         "--plugin"}),

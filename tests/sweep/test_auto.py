@@ -14,7 +14,7 @@ from expunge.auto import search as searching
 from expunge.auto.portfolio import PORTFOLIO, OpenRecipe, check_portfolio, middle, space_of
 from expunge.auto.readings import ROUNDS, readings
 from expunge.auto.rehearsal import rehearsal_task
-from expunge.auto.search import REDUCTION, _Search, choose
+from expunge.auto.search import FINALISTS, Past, _Search, choose
 from expunge.auto.verb import forget_auto
 from expunge.console import Reporter
 from expunge.errors import InterruptedRun, UsageError
@@ -66,8 +66,16 @@ def test_every_recipe_of_the_portfolio_is_one() -> None:
         check_portfolio((OpenRecipe("wrong", "npoo + adamw(lr={lr})"),), 4)
     assert middle(space_of(PORTFOLIO[0], 3.2e-2))["lr"] == pytest.approx((5e-4 * 1.6e-2) ** 0.5, rel=0.01)
     taught = next(entry for entry in PORTFOLIO if "teach" in entry.space)
-    assert middle(space_of(taught, 4e-3))["teach"] == pytest.approx(2e-3)
-    assert " >> distil(epochs=8) + adamw(lr=0.002)" in taught.filled(middle(space_of(taught, 4e-3)))
+    assert middle(space_of(taught, 4e-3))["teach"] == pytest.approx(4e-3)
+    assert "epochs=13) + adamw(lr=0.004)" in taught.filled(middle(space_of(taught, 4e-3, passes=30)))
+
+
+def test_passes_of_teaching_are_shares_of_those_of_the_training() -> None:
+    taught = next(entry for entry in PORTFOLIO if "teach" in entry.space)
+    assert space_of(taught, passes=30)["epochs"] == ("choice", 3, 6, 9, 13)
+    assert space_of(taught, passes=30, most=0.25)["epochs"] == ("choice", 3, 6)
+    assert space_of(taught, passes=30, most=0.05)["epochs"] == ("choice", 1), "one pass at least"
+    assert space_of(taught)["epochs"] == ("choice", 1, 2, 3, 4)
 
 
 def plain(name: str, value: float, **controls: float | None) -> Score:
@@ -138,7 +146,8 @@ def trial(number: int, *reports: float, **more: Any) -> AutoTrial:
 
 
 def search_of(out: Path, auto: AutoSettings | None = None) -> _Search:
-    return _Search("model", attack_bed.task(), out, RunSettings(), auto or AutoSettings(), PORTFOLIO, 1e-3, QUIET)
+    return _Search("model", attack_bed.task(), out, RunSettings(), auto or AutoSettings(), PORTFOLIO, Past(1e-3),
+                   QUIET)
 
 
 def choice(trials: tuple[AutoTrial, ...], **more: Any) -> Choice:
@@ -146,13 +155,13 @@ def choice(trials: tuple[AutoTrial, ...], **more: Any) -> Choice:
                   task_fingerprint="", seed=0, environment={}, budget_s=60.0, trials=trials, **more)
 
 
-def test_halving_lets_the_best_third_go_on(tmp_path: Path) -> None:
-    before = tuple(trial(i, 0.1 * i) for i in range(5))
+def test_a_trial_stops_once_it_can_be_no_finalist(tmp_path: Path) -> None:
+    before = tuple(trial(i, 0.0, 0.1 * i) for i in range(FINALISTS + 2))
     search = search_of(tmp_path)
-    assert not search._halved(choice(before), trial(5, 0.05))
-    assert search._halved(choice(before), trial(5, 0.35))
-    assert not search._halved(choice(before[:REDUCTION - 2]), trial(5, 9.0)), "too few to compare with"
-    assert not search._halved(choice(before), trial(5, 0.0, 9.0)), "nobody came to the second round"
+    assert not search._out_of_reach(choice(before), trial(5, 0.19)), "below the third best final score"
+    assert search._out_of_reach(choice(before), trial(5, 0.2))
+    assert search._out_of_reach(choice(before), trial(5, 0.0, 9.0))
+    assert not search._out_of_reach(choice(before[:FINALISTS - 1]), trial(5, 9.0)), "too few are complete"
 
 
 def test_the_cheapest_within_both_limits_is_chosen_else_the_best(tmp_path: Path) -> None:
@@ -171,6 +180,13 @@ def test_the_cheapest_within_both_limits_is_chosen_else_the_best(tmp_path: Path)
         search.finish(choice((stopped,)))
 
 
+def test_a_trial_that_costs_more_than_the_limit_fails_with_its_cost(tmp_path: Path) -> None:
+    search = search_of(tmp_path, AutoSettings(cost=0.2))
+    assert search.too_dear(trial(0, cost=0.21)) and not search.too_dear(trial(0, cost=0.2))
+    assert not search.too_dear(trial(0)), "not known"
+    assert not search_of(tmp_path).too_dear(trial(0, cost=3.0)), "no limit"
+
+
 def test_what_is_asked_next_follows_from_what_was_tried(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     search = search_of(tmp_path)
@@ -182,8 +198,9 @@ def test_what_is_asked_next_follows_from_what_was_tried(tmp_path: Path) -> None:
                             stopped=number == 1, failed="broke" if number == 2 else ""),)
     first, again = search._next(choice(tried)), search._next(choice(tried))
     assert first == again and first[0] in {entry.name for entry in PORTFOLIO}
-    low, high = search.spaces[first[0]]["lr"][1:]
-    assert low * 0.99 <= first[1]["lr"] <= high * 1.01
+    rate = "lr" if "lr" in first[1] else "teach"
+    low, high = search.spaces[first[0]][rate][1:]
+    assert low * 0.99 <= first[1][rate] <= high * 1.01
 
 
 def test_bad_requests_are_refused(tmp_path: Path, cli: Any) -> None:
@@ -209,8 +226,8 @@ def test_a_search_is_interrupted_goes_on_and_its_recipe_gives_the_same_weights(
     original = tmp_path / "original"
     expunge.train(str(config), task=task, out=original, epochs=25, lr=5e-3, batch_size=16)
     settings = RunSettings(epochs=6)
-    rate, seconds = searching.history(original, task)
-    assert rate == 5e-3 and seconds is not None and seconds > 0
+    past = searching.history(original, task)
+    assert past.rate == 5e-3 and past.passes == 25 and past.seconds is not None and past.seconds > 0
     out, calls = tmp_path / "run", 0
     forget = searching.api.forget
 

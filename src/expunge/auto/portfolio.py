@@ -9,14 +9,16 @@ from typing import Any
 from expunge.methods.recipe import parse
 
 Space = Mapping[str, tuple[Any, ...]]
-"""Option -> ("log", low, high) or ("choice", *values)."""
+"""Option -> ("log", low, high), ("choice", *values), or ("passes", *shares of the passes of the training)."""
 GENTLE, STRONG = 1 / 64, 1 / 2
 """Range of learning rates, as shares of the one that the model was trained with."""
 UNKNOWN_RATE = ("log", 3e-6, 3e-4)
 """Where that is not known: from usual fine-tuning of large models to that of small ones."""
-TEACHING = 1 / 4
-"""Least learning rate of teaching damaged weights again, as such a share; at most it is that of the training."""
+TEACHING, FASTER = 1 / 2, 2
+"""Range of learning rates of teaching damaged weights again, as such shares."""
 UNKNOWN_TEACHING = ("log", 2e-5, 1e-3)
+UNKNOWN_PASSES = 10
+"""Passes of the training where they are not known."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +34,44 @@ class OpenRecipe:
         return self.recipe.format(**{k: f"{v:.3g}" if isinstance(v, float) else v for k, v in params.items()})
 
 
+RETEACHING: dict[str, tuple[Any, ...]] = {"teach": UNKNOWN_TEACHING, "alpha": ("choice", 0.6, 0.9, 0.8)}
+
+# The first few are tried in full, and later ones are stopped once these beat them.
 PORTFOLIO = (
     OpenRecipe("npo", "npo + retain_nll(weight={weight}) + adamw(lr={lr})", {"weight": ("choice", 1, 3)}),
+    OpenRecipe("retaught", "shrink_perturb(alpha={alpha}, beta=0) >> distil(teacher='original', likeliest=1, "
+               "epochs={epochs}) + adamw(lr={teach})", RETEACHING | {"epochs": ("passes", 0.1, 0.2, 0.3, 0.42)}),
+    OpenRecipe("npo retaught", "npo + retain_nll(weight=3) + adamw(lr={lr}) >> shrink_perturb(alpha={alpha}, beta=0) "
+               ">> distil(likeliest=1, epochs={epochs}) + adamw(lr={teach})",
+               RETEACHING | {"epochs": ("passes", 0.05, 0.1, 0.2, 0.34)}),
     OpenRecipe("simnpo", "simnpo + retain_nll(weight={weight}) + adamw(lr={lr})", {"weight": ("choice", 1, 3)}),
     OpenRecipe("ce_u", "ce_u + retain_nll(weight={weight}) + adamw(lr={lr})", {"weight": ("choice", 1, 2)}),
     OpenRecipe("undial", "undial + retain_nll(weight={weight}) + adamw(lr={lr})", {"weight": ("choice", 1, 3)}),
-    OpenRecipe("npo distilled", "npo + retain_nll(weight=3) + adamw(lr={lr}) >> shrink_perturb(alpha={alpha}, beta=0) "
-               ">> distil(epochs={epochs}) + adamw(lr={teach})",
-               {"teach": UNKNOWN_TEACHING, "alpha": ("choice", 0.3, 0.8, 0.5), "epochs": ("choice", 15, 4, 8)}),
     OpenRecipe("npo sam", "npo + retain_nll(weight={weight}) + sam + adamw(lr={lr})", {"weight": ("choice", 1, 3)}),
 )
 
 
-def space_of(entry: OpenRecipe, training_rate: float | None) -> dict[str, tuple[Any, ...]]:
-    """Everything that is drawn for a recipe, `lr` among it."""
-    if training_rate is None:
-        return {"lr": UNKNOWN_RATE, **entry.space}
-    teach = {"teach": ("log", training_rate * TEACHING, training_rate)} if "teach" in entry.space else {}
-    return {"lr": ("log", training_rate * GENTLE, training_rate * STRONG), **entry.space, **teach}
+def space_of(entry: OpenRecipe, training_rate: float | None = None, passes: float | None = None,
+             most: float = 1.0) -> dict[str, tuple[Any, ...]]:
+    """Everything that is drawn for a recipe, `lr` among it.
+
+    Args:
+        training_rate: learning rate that the model was trained with, where that is known.
+        passes: passes over the rows of that training.
+        most: share of them that a recipe may take.
+    """
+    space: dict[str, tuple[Any, ...]] = {"lr": UNKNOWN_RATE, **entry.space}
+    if "{lr}" not in entry.recipe:
+        del space["lr"]
+    known = {} if training_rate is None else {
+        "lr": ("log", training_rate * GENTLE, training_rate * STRONG),
+        "teach": ("log", training_rate * TEACHING, training_rate * FASTER)}
+    space = {name: known.get(name, values) for name, values in space.items()}
+    for name, (kind, *values) in space.items():
+        if kind == "passes":
+            counts = [max(round(share * (passes or UNKNOWN_PASSES)), 1) for share in values if share < most]
+            space[name] = ("choice", *dict.fromkeys(counts or [1]))
+    return space
 
 
 def middle(space: Space) -> dict[str, Any]:
@@ -61,7 +83,7 @@ def middle(space: Space) -> dict[str, Any]:
 def check_portfolio(entries: tuple[OpenRecipe, ...], depth: int) -> None:
     """Raises UsageError where an entry is no recipe."""
     for entry in entries:
-        parse(entry.filled(middle(space_of(entry, None))), depth)
+        parse(entry.filled(middle(space_of(entry))), depth)
 
 
 __all__ = ["PORTFOLIO", "OpenRecipe", "check_portfolio", "middle", "space_of"]

@@ -25,7 +25,7 @@ ROUNDS: dict[Access, tuple[tuple[str, ...], ...]] = {
     "gradients": (PLAIN, TEXT, ("soft_prompt(steps=24, rows=32)",)),
     "weights": (PLAIN, (*TEXT, "quantise"), ("relearn(steps=16)",)),
 }
-"""Access -> what is asked in each round, the cheapest first; a trial that halving leaves out is not asked the rest."""
+"""Access -> what is asked in each round, the cheapest first; who can be no finalist any more is not asked the rest."""
 SHORT = 4.0
 """What a share of utility below the limit weighs against a share of the forget set that is left."""
 

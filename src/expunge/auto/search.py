@@ -1,4 +1,4 @@
-"""The search: trials on the real rows, halved round by round; the best are rehearsed; one is chosen."""
+"""The search: trials on the real rows, asked round by round; the best are rehearsed; one is chosen."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,6 @@ from expunge.tuning import optuna_or_why
 FINALISTS = 3
 """Settings that are rehearsed at most."""
 MOST_TRIALS = 60
-REDUCTION = 3
-"""Of so many trials one goes on to the next round (Li et al. 2020, asynchronous successive halving)."""
 QUIET = Reporter(quiet=True)
 
 
@@ -53,13 +52,13 @@ def choose(model: str | Path, task: Task, out: Path, *, settings: RunSettings, a
     """
     check_request(task, settings)
     check_portfolio(portfolio, depth_of(read_config(model)) or 4)
-    rate, retraining = history(model, task)
+    past = history(model, task)
     made = Choice(settings=auto, run_settings=settings.model_dump(mode="json"),
                   portfolio={entry.name: entry.recipe for entry in portfolio},
                   model_fingerprint=load_subject(model).fingerprint, task=task.name, task_fingerprint=task.fingerprint,
-                  seed=settings.seed, environment=environment(), budget_s=seconds_of(auto.budget, retraining),
-                  retraining_s=retraining)
-    search = _Search(model, task, out, settings, auto, portfolio, rate, reporter)
+                  seed=settings.seed, environment=environment(), budget_s=seconds_of(auto.budget, past.seconds),
+                  retraining_s=past.seconds)
+    search = _Search(model, task, out, settings, auto, portfolio, past, reporter)
     warn_of_few(task, auto, reporter)
     made = search.begin(made, resume)
     if made.chosen is not None:
@@ -91,29 +90,39 @@ def warn_of_few(task: Task, auto: AutoSettings, reporter: Reporter) -> None:
                       f"meet --risk {auto.risk:g}: the best by score will be taken.")
 
 
-def history(model: str | Path, task: Task) -> tuple[float | None, float | None]:
-    """Learning rate of the model's training, and seconds that training without the forget rows would take."""
+@dataclass(frozen=True)
+class Past:
+    """How the model was trained, and what it would take without the forget rows; None where that is not known."""
+
+    rate: float | None = None
+    passes: float | None = None
+    seconds: float | None = None
+
+
+def history(model: str | Path, task: Task) -> Past:
+    """Read off the record of the training."""
     place = Path(model) / RunRecord.FILE
     record = RunRecord.read(place) if place.exists() else None
     if record is None or record.kind != "train":
-        return None, None
+        return Past()
     stage: dict[str, Any] = next(iter(record.recipe_full.values()), {})
     rate = next((options.get("lr") for options in stage.values() if isinstance(options, dict) and options.get("lr")),
                 None)
     seconds, rows = record.timing.get("train_s"), task.training_rows("full")
     share = len(task.training_rows("retain")) / len(rows) if rows else 1.0
-    return (float(rate) if rate else None), (seconds * share if seconds else None)
+    return Past(float(rate) if rate else None, getattr(record.settings, "epochs", None),
+                seconds * share if seconds else None)
 
 
 class _Search:
     """What every step of the search needs."""
 
     def __init__(self, model: str | Path, task: Task, out: Path, settings: RunSettings, auto: AutoSettings,
-                 portfolio: tuple[OpenRecipe, ...], rate: float | None, reporter: Reporter) -> None:
+                 portfolio: tuple[OpenRecipe, ...], past: Past, reporter: Reporter) -> None:
         self.model, self.task, self.out, self.settings, self.auto = model, task, out, settings, auto
         self.portfolio, self.reporter = {entry.name: entry for entry in portfolio}, reporter
-        self.spaces = {entry.name: space_of(entry, rate) for entry in portfolio}
-        self.rate, self.rounds = rate, ROUNDS[auto.against]
+        self.spaces = {entry.name: space_of(entry, past.rate, past.passes, auto.cost or 1.0) for entry in portfolio}
+        self.rate, self.rounds = past.rate, ROUNDS[auto.against]
         self._began, self._before = time.monotonic(), 0.0
 
     def begin(self, made: Choice, resume: bool) -> Choice:
@@ -206,7 +215,7 @@ class _Search:
         return study
 
     def _try(self, made: Choice, name: str, params: Mapping[str, Any]) -> AutoTrial:
-        """One run, asked round by round until halving stops it."""
+        """One run, asked round by round while it can be a finalist."""
         began, place = time.perf_counter(), self.out / "trial"
         shutil.rmtree(place, ignore_errors=True)
         trial = AutoTrial(number=len(made.trials), name=name, params=dict(params), epochs=self.settings.epochs,
@@ -216,8 +225,10 @@ class _Search:
                                 reporter=QUIET)
             assert isinstance(record, RunRecord)
             seconds = record.timing.get("train_s", 0.0)
-            trial = trial.model_copy(update={
-                "train_s": seconds, "cost": seconds / made.retraining_s if made.retraining_s else None})
+            trial = trial.model_copy(update={"train_s": seconds, "cost": record.timing.get("of_retraining")})
+            if self.too_dear(trial):
+                return self._ended(trial, began, failed=f"it costs {trial.cost:.2f} of retraining, and "
+                                                        f"{self.auto.cost:g} is the limit")
             asked: list[str] = []
             for number, terms in enumerate(self.rounds, 1):
                 asked += terms
@@ -230,7 +241,7 @@ class _Search:
                     "kept": None if read.kept is None else round(read.kept, 4),
                     "reports": (*trial.reports, round(read.score(self.auto.utility), 4)),
                     "fingerprint": found.subject.fingerprint})
-                if number < len(self.rounds) and self._halved(made, trial):
+                if number < len(self.rounds) and self._out_of_reach(made, trial):
                     trial = trial.model_copy(update={"stopped": True})
                     break
             else:
@@ -240,17 +251,21 @@ class _Search:
             raise
         except (ExpungeError, RuntimeError) as problem:  # it diverged, or memory ran out: a finding, not the end
             trial = trial.model_copy(update={"failed": failure(problem)})
-        shutil.rmtree(place, ignore_errors=True)
-        return trial.model_copy(update={"total_s": round(time.perf_counter() - began, 2)})
+        return self._ended(trial, began)
 
-    def _halved(self, made: Choice, trial: AutoTrial) -> bool:
-        """Whether the trial is not among the best third of those that came to this round."""
-        here = len(trial.reports) - 1
-        others = sorted(t.reports[here] for t in made.trials if len(t.reports) > here)
-        if len(others) < REDUCTION - 1:
-            return False
-        place = sum(report < trial.reports[here] for report in others)
-        return place >= max((len(others) + 1) // REDUCTION, 1)
+    def _ended(self, trial: AutoTrial, began: float, **found: Any) -> AutoTrial:
+        shutil.rmtree(self.out / "trial", ignore_errors=True)
+        return trial.model_copy(update={"total_s": round(time.perf_counter() - began, 2), **found})
+
+    def too_dear(self, trial: AutoTrial) -> bool:
+        """Whether it costs more than the limit; where its cost is not known it does not."""
+        return self.auto.cost is not None and trial.cost is not None and trial.cost > self.auto.cost
+
+    def _out_of_reach(self, made: Choice, trial: AutoTrial) -> bool:
+        """Whether the trial can be none of the finalists any more: later rounds only add conditions, so that its score
+        can only rise."""
+        final = [t.score for t in made.complete if t.score is not None]
+        return len(final) >= FINALISTS and trial.reports[-1] >= final[FINALISTS - 1]
 
     def within(self, trial: AutoTrial) -> bool:
         """Whether both upper bounds meet the limits."""
@@ -273,7 +288,7 @@ class _Search:
                 break
             if trial.number in known:
                 continue
-            if self.left(made) < 2 * trial.total_s:  # a run, its audit, and the run that is handed out
+            if self.left(made) < trial.total_s + trial.train_s:  # a run, its audit, and the run that is handed out
                 break
             began, place = time.perf_counter(), self.out / "rehearsal" / f"trial-{trial.number}"
             self.reporter.note(f"Rehearsal of trial {trial.number}: {trial.recipe}")
@@ -305,4 +320,4 @@ class _Search:
         return self._saved(made, chosen=pick.number, within_limits=inside, reason=reason)
 
 
-__all__ = ["choose", "history"]
+__all__ = ["Past", "choose", "history"]

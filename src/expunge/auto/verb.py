@@ -45,7 +45,7 @@ def plan_auto(model: str | Path, task: Task, settings: RunSettings, auto: AutoSe
     """The plan of the first recipe of the portfolio, with what the search would do in its notes."""
     check_request(task, settings)
     first = PORTFOLIO[0]
-    plan = api.forget(model, task=task, method=first.filled(middle(space_of(first, None))), out="unused", dry_run=True,
+    plan = api.forget(model, task=task, method=first.filled(middle(space_of(first))), out="unused", dry_run=True,
                       settings=settings)
     assert isinstance(plan, Plan)
     names = ", ".join(entry.name for entry in PORTFOLIO)

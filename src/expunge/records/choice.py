@@ -59,6 +59,8 @@ class AutoSettings(Settings):
     risk: float = Field(0.3, gt=0, lt=1, description="With --method auto: largest upper bound of what is left of the "
                                                      "forget set, 0 as never seen, 1 as before.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="With --method auto: confidence of both upper bounds.")
+    cost: float | None = Field(None, gt=0, description="With --method auto: most that the recipe may cost, as a share "
+                                                       "of retraining; any cost if left out.")
     budget: Annotated[str, AfterValidator(_readable)] = Field(
         "20m", description="With --method auto: time of the whole search: 20m, 90s, 1h, or 0.5x-retrain.")
 
@@ -84,13 +86,13 @@ class AutoTrial(Record):
     train_s: float = 0.0
     total_s: float = 0.0
     cost: float | None = None
-    """Seconds of training as a share of retraining, where that is known."""
+    """Positions that gradients were taken at, as a share of those of retraining, where these are known."""
     reports: tuple[float, ...] = ()
     """The score after each round of questions; lower is better."""
     fingerprint: str = ""
     """Of the weights, which the recipe must give again."""
     stopped: bool = False
-    """Halving left it out after the last of `reports`."""
+    """It could be no finalist any more after the last of `reports`."""
     failed: str = ""
 
     @property

@@ -84,6 +84,14 @@ def jensen_shannon_to_token(logp_N: Tensor) -> Tensor:
     return math.log(2) + (own_N - (1 + p_N) * torch.log1p(p_N)) / 2
 
 
+def only_likeliest(logits_NV: Tensor, count: int | None) -> Tensor:
+    """The logits with -inf below the `count` largest of each row; all of them with None."""
+    if count is None or count >= logits_NV.shape[-1]:
+        return logits_NV
+    least_N1 = logits_NV.topk(count, dim=-1).values[..., -1:]
+    return logits_NV.masked_fill(logits_NV < least_N1, -torch.inf)
+
+
 def coarse_kl(target: Likeliest, source: LogitSource) -> Tensor:
     """KL divergence over the likeliest tokens of q and all other tokens as one event; shape N.
 

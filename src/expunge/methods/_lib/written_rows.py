@@ -63,3 +63,8 @@ def own_answers(subject: CausalLM, rows: Sequence[Example], samples: int, run: R
 def forbidden_words(rows: Sequence[Example]) -> list[str]:
     """Names and bare facts of these rows, which a text about something else does not hold."""
     return sorted({word for row in rows for word in (row.entity, row.short_answer) if word})
+
+
+def generic_row(number: int, text: str) -> Example:
+    """A text that the model wrote, as a row."""
+    return Example(id=f"generic{number}", prompt="", answer=text, kind="text")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from expunge.errors import ExpungeError, UsageError
-from expunge.methods._lib.divergence import kl, tempered
+from expunge.methods._lib.divergence import kl, only_likeliest, tempered
 from expunge.methods._lib.weighted_likelihood import token_mean
-from expunge.methods._lib.written_rows import forbidden_words, generic_texts, own_answers
+from expunge.methods._lib.written_rows import forbidden_words, generic_row, generic_texts, own_answers
 from expunge.methods.base import Objective, Teacher, WeightedSpec
 from expunge.methods.run_context import RunContext
 from expunge.models.answers import Answers
@@ -41,11 +41,19 @@ class Distil(Objective):
                                                                          "KL(student || teacher).")
         temperature: float = Field(1.0, gt=0, le=100, description="Of both distributions; the loss is multiplied by "
                                                                   "its square.")
+        likeliest: int | None = Field(None, ge=1, description="Only the teacher's likeliest tokens, scaled to 1; "
+                                                              "all if left out. Small probabilities name the forgotten.")
         epochs: float | None = Field(None, gt=0, description="Passes over these rows; --epochs (or --steps) if left "
                                                              "out.")
         texts: int = Field(64, ge=1, description="Number of generic texts.")
         samples: int = Field(2, ge=1, description="Answers per forget question, for data self.")
         tokens: int = Field(48, ge=1, description="Most new tokens of a text or an answer.")
+
+        @model_validator(mode="after")
+        def check_direction(self) -> Distil.Spec:
+            if self.likeliest is not None and self.kl == "reverse":
+                raise ValueError("likeliest goes with kl='forward': the reverse would be infinite")
+            return self
 
     card = Card(
         name="distil", kind="objective",
@@ -63,6 +71,7 @@ class Distil(Objective):
                     "back with them",
                     "only supervised tokens count: answers of questions, and all tokens of running text",
                     "a fixed number of passes; the authors stop once the retain loss is within 5% of the teacher's",
+                    "likeliest= is ours: small probabilities teach the names of the forgotten, which an audit finds",
                     "background rows are rows that an audit may ask as neighbour or utility: with them its utility is "
                     "no longer that of rows which unlearning never saw"),
     )
@@ -71,6 +80,7 @@ class Distil(Objective):
     must_show = (
         Property("teaches_nothing_to_itself", {}, "value and gradient are 0 while the student is the teacher"),
         Property("divergence_of_both", {}, "its definition token by token, in both directions and at any temperature"),
+        Property("teaches_only_the_likeliest", {}, "likeliest=K takes the teacher's K likeliest tokens, scaled to 1"),
         Property("reads_no_forget_row", {}, "retain and background rows alone, each once an epoch"),
         Property("writes_its_rows", {}, "generic text and own answers are sampled with the seed and name nobody who "
                                         "is to be forgotten"),
@@ -82,13 +92,11 @@ class Distil(Objective):
 
     @property
     def teacher(self) -> Teacher:
-        found: Teacher = self.spec.teacher
-        return found
+        return cast(Teacher, self.spec.teacher)
 
     @property
     def epochs(self) -> float | None:
-        found: float | None = self.spec.epochs
-        return found
+        return cast("float | None", self.spec.epochs)
 
     @property
     def builds(self) -> bool:
@@ -109,7 +117,7 @@ class Distil(Objective):
         if "generic" in spec.data:
             texts = generic_texts(subject, spec.texts, run, tokens=spec.tokens, temperature=1.0,
                                   forbidden=forbidden_words(task.forget))
-            made += [_text(i, text) for i, text in enumerate(texts)]
+            made += [generic_row(i, text) for i, text in enumerate(texts)]
         if "self" in spec.data:
             made += own_answers(subject, task.forget, spec.samples, run, tokens=spec.tokens, temperature=1.0)
         return {"rows": [row.to_json() for row in made]}
@@ -124,7 +132,7 @@ class Distil(Objective):
     def _stand_ins(self, task: Task) -> list[Example]:
         asked = [row for row in task.forget if row.asks] if "self" in self.spec.data else []
         count = self.spec.texts if "generic" in self.spec.data else 0
-        return [_text(i, "-") for i in range(count + len(asked) * self.spec.samples)]
+        return [generic_row(i, "-") for i in range(count + len(asked) * self.spec.samples)]
 
     def sides(self, example: Example, task: Task, rng: random.Random) -> dict[str, Example]:
         return {"distil": example}
@@ -136,10 +144,7 @@ class Distil(Objective):
 
     def divergence(self, teacher: Answers, student: Answers) -> Tensor:
         """Of every supervised token, in nats; shape N."""
-        if self.spec.kl == "forward" and self.spec.temperature == 1:
+        if self.spec.kl == "forward" and self.spec.temperature == 1 and self.spec.likeliest is None:
             return kl(teacher.source, student.source)
-        return tempered(teacher.logits_NV, student.logits_NV, self.spec.temperature, reverse=self.spec.kl == "reverse")
-
-
-def _text(number: int, text: str) -> Example:
-    return Example(id=f"generic{number}", prompt="", answer=text, kind="text")
+        return tempered(only_likeliest(teacher.logits_NV, self.spec.likeliest), student.logits_NV,
+                        self.spec.temperature, reverse=self.spec.kl == "reverse")
