@@ -42,7 +42,7 @@ class Distil(Objective):
         temperature: float = Field(1.0, gt=0, le=100, description="Of both distributions; the loss is multiplied by "
                                                                   "its square.")
         likeliest: int | None = Field(None, ge=1, description="Only the teacher's likeliest tokens, scaled to 1; "
-                                                              "all if left out. Small probabilities name the forgotten.")
+                                                              "all if left out. The small ones name the forgotten.")
         epochs: float | None = Field(None, gt=0, description="Passes over these rows; --epochs (or --steps) if left "
                                                              "out.")
         texts: int = Field(64, ge=1, description="Number of generic texts.")
