@@ -24,7 +24,7 @@ class Curvature(Perturb):
 
     card = Card(
         name="curvature", kind="perturb",
-        summary="add the change of the forget gradient along itself to the forget loss: flat minima resist relearning",
+        summary="add the change of the forget gradient along itself to the loss: flat minima resist relearning",
         paper="Fan et al. 2025, Towards LLM Unlearning Resilient to Relearning Attacks, ICML 2025 (arXiv 2502.05374)",
         formula="L_f + lambda ||g_f(w + mu v) - g_f(w)||, v = g_f / ||g_f|| held fixed; gradient g_f + lambda "
                 "(H(w + mu v) - H(w)) u, u the change over its norm",
