@@ -90,6 +90,6 @@ NEED_TEXTS: dict[RowNeed | AuditNeed | ModelNeed, NeedText] = {
                          "Leave it out."),
     "prompt": NeedText("needs prompts in words, and rows of this kind of model have none", "Leave it out."),
     "weights": NeedText("needs the weights, and this model only answers", "Name a model with weights, or a guard."),
-    "router": NeedText("needs a router of experts, and this kind of model has none", "Name a mixture-of-experts model."),
+    "router": NeedText("needs a router of experts, and this kind of model has none", "Name a model with experts."),
     "image": NeedText("needs rows with images, and this kind of model reads none", "Name a model that reads images."),
 }
