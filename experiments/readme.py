@@ -145,18 +145,32 @@ def tofu(name: str) -> str:
 
 
 def robust() -> str:
-    """What comes back after relearning, beside the retrained model of the same world, and what it cost."""
+    """What a student knows as asked and after relearning, of facts and of names, and what it cost."""
     found, lines = results("robust")["rows"], []
-    twins = {r["world"]: r for r in found if r["name"] == "retrained"}
     for name in dict.fromkeys(r["name"] for r in found):
         mine = [r for r in found if r["name"] == name]
-        line: dict[str, Any] = {"model": name, "worlds": len(mine), "share of retraining": spread(
-            [r["cost"] for r in mine]), "keyword": spread([r["keyword"] for r in mine])}
+        line: dict[str, Any] = {"model": name, "of retraining": spread([r["cost"] for r in mine]),
+                                "forget quality p": spread([r["forget_quality"] for r in mine]),
+                                "leak share": spread([r["leak_share"] for r in mine]),
+                                "names, nats": spread([r["names"] for r in mine])}
         for label in mine[0]["relearned"]:
-            line[f"excess, {label}"] = spread([r["relearned"][label] - twins[r["world"]]["relearned"][label]
-                                               for r in mine])
-        lines.append(line | {f"{side} probability": spread([r[f"{side}_probability"] for r in mine])
-                             for side in ("forget", "retain")})
+            line[f"excess, {label}"] = spread([r["relearned"][label]["excess"] for r in mine])
+        lines.append(line | {"utility": spread([r["utility"] for r in mine]),
+                             "verdict": counted(r["outcome"] for r in mine)})
+    return table(lines, list(lines[0]))
+
+
+def fresh() -> str:
+    """What `--method auto` reached on each fresh world, by the limit of the cost."""
+    lines = []
+    for row in results("fresh")["rows"]:
+        scores = row["scores"]
+        lines.append({
+            "limit": f"{row['limit']:g}", "world": str(row["world"]), "recipe chosen": f"`{row['recipe']}`",
+            "of retraining": number(row["cost"]), "verdict (standard)": row["outcome"],
+            "rehearsal said": row["predicted"] or "-", "forget quality p": number(scores["forget_quality"]["value"]),
+            "leak share": number(scores["leak_share"]["value"]), "utility": number(row["utility"]),
+            "search": f"{row['search_s']} s, {row['trials']} trials"})
     return table(lines, list(lines[0]))
 
 
@@ -421,7 +435,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "run_settings": lambda: site_pages.options(RunSettings),
     "plugins": site_pages.index, "screen": demo_screen.screen,
     "league": league, "tuned": tuned, "league_tofu": league_tofu, "demo": demo,
-    "robust": robust, "power": power, "power_line": power_line, "known": known, "known_pairs": known_pairs,
+    "robust": robust, "fresh": fresh, "power": power, "power_line": power_line, "known": known,
+    "known_pairs": known_pairs,
     "meta": lambda: meta_table.page(results("meta")),
     "meta_finding": lambda: meta_table.finding(results("meta")), "shadows": shadows, "tricks": tricks,
     "official": lambda: official_table.page(results("official")),

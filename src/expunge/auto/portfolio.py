@@ -34,15 +34,16 @@ class OpenRecipe:
         return self.recipe.format(**{k: f"{v:.3g}" if isinstance(v, float) else v for k, v in params.items()})
 
 
-RETEACHING: dict[str, tuple[Any, ...]] = {"teach": UNKNOWN_TEACHING, "alpha": ("choice", 0.6, 0.9, 0.8)}
+RETEACHING: dict[str, tuple[Any, ...]] = {"teach": UNKNOWN_TEACHING, "alpha": ("choice", 0.6, 0.9, 0.8),
+                                         "beta": ("choice", 0.3, 0.0)}
 
 # The first few are tried in full, and later ones are stopped once these beat them.
 PORTFOLIO = (
     OpenRecipe("npo", "npo + retain_nll(weight={weight}) + adamw(lr={lr})", {"weight": ("choice", 1, 3)}),
-    OpenRecipe("retaught", "shrink_perturb(alpha={alpha}, beta=0) >> distil(teacher='original', likeliest=1, "
+    OpenRecipe("retaught", "shrink_perturb(alpha={alpha}, beta={beta}) >> distil(teacher='original', likeliest=1, "
                "epochs={epochs}) + adamw(lr={teach})", RETEACHING | {"epochs": ("passes", 0.1, 0.2, 0.3, 0.42)}),
-    OpenRecipe("npo retaught", "npo + retain_nll(weight=3) + adamw(lr={lr}) >> shrink_perturb(alpha={alpha}, beta=0) "
-               ">> distil(likeliest=1, epochs={epochs}) + adamw(lr={teach})",
+    OpenRecipe("npo retaught", "npo + retain_nll(weight=3) + adamw(lr={lr}) >> shrink_perturb(alpha={alpha}, "
+               "beta={beta}) >> distil(likeliest=1, epochs={epochs}) + adamw(lr={teach})",
                RETEACHING | {"epochs": ("passes", 0.05, 0.1, 0.2, 0.34)}),
     OpenRecipe("simnpo", "simnpo + retain_nll(weight={weight}) + adamw(lr={lr})", {"weight": ("choice", 1, 3)}),
     OpenRecipe("ce_u", "ce_u + retain_nll(weight={weight}) + adamw(lr={lr})", {"weight": ("choice", 1, 2)}),

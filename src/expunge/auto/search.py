@@ -166,7 +166,8 @@ class _Search:
         while len(made.trials) < most and not made.ended:
             took = [t.total_s for t in made.trials]
             full = [t.total_s for t in made.complete]
-            if took and self.left(made) < statistics.median(took) + (FINALISTS + 1) * max(full, default=max(took)):
+            rehearsals = min(len(full) + 1, FINALISTS)
+            if took and self.left(made) < statistics.median(took) + (rehearsals + 1) * max(full, default=max(took)):
                 made = self._saved(made, ended="budget")
                 break
             name, params = self._next(made)
