@@ -157,7 +157,7 @@ def outcome(number: int) -> str:
 @pytest.mark.parametrize("chunk", range(min(RUN, CHUNKS)))
 def test_random_recipes_run_or_are_refused(chunk: int) -> None:
     outcomes = Counter(outcome(number) for number in range(chunk, RECIPES, CHUNKS))
-    assert outcomes["ran"] >= 0.3 * (RECIPES // CHUNKS), outcomes
+    assert outcomes["ran"] >= 0.5 * (RECIPES // CHUNKS), outcomes
 
 
 @pytest.mark.parametrize("number", range(RECIPES, RECIPES + FEW))
@@ -177,7 +177,7 @@ def test_random_recipes_are_planned_or_refused(start: int) -> None:
             assert refused.what and (refused.why or refused.fix), f"{recipe}: refused without a reason"
         except Exception as error:
             raise AssertionError(f"recipe {number}, {recipe!r}, crashed: {type(error).__name__}: {error}") from error
-    assert planned >= 0.3 * AT_ONCE
+    assert planned >= 0.4 * AT_ONCE
 
 
 def test_the_random_recipes_reach_every_plugin() -> None:

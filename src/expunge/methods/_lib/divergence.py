@@ -42,9 +42,7 @@ def kl(target: LogitSource, source: LogitSource) -> Tensor:
 
 
 def _kl(target_NV: Tensor, logits_NV: Tensor) -> Tensor:
-    log_q_NV, log_p_NV = raised(target_NV).log_softmax(-1), raised(logits_NV).log_softmax(-1)
-    q_NV = log_q_NV.exp()
-    return (log_q_NV - log_p_NV).masked_fill(q_NV == 0, 0.0).mul(q_NV).sum(-1)
+    return _relative(raised(target_NV).log_softmax(-1), raised(logits_NV).log_softmax(-1))
 
 
 def tempered(target_NV: Tensor, logits_NV: Tensor, temperature: float, *, reverse: bool = False) -> Tensor:
@@ -55,8 +53,7 @@ def tempered(target_NV: Tensor, logits_NV: Tensor, temperature: float, *, revers
     log_q_NV = (raised(target_NV).detach() / temperature).log_softmax(-1)
     log_p_NV = (raised(logits_NV) / temperature).log_softmax(-1)
     first, second = (log_p_NV, log_q_NV) if reverse else (log_q_NV, log_p_NV)
-    gap_NV = (first - second).masked_fill(first == -torch.inf, 0.0)  # 0 log 0 counts as 0
-    return temperature ** 2 * (first.exp() * gap_NV).sum(-1)
+    return temperature ** 2 * _relative(first, second)
 
 
 def jensen_shannon(target: LogitSource, source: LogitSource) -> Tensor:

@@ -102,10 +102,9 @@ def accumulation_changes_no_gradient(plugin: type[Plugin]) -> None:
     draws = draws_of(recipe, moved(), 8)
     whole = gradient(recipe, moved(), original=memoriser(), batches=[batches_of(moved(), draws)])
     parts = gradient(recipe, moved(), original=memoriser(), batches=[batches_of(moved(), [d]) for d in draws])
-    # A divergence between nearly equal models has hardly a gradient: what is left then is rounding.
-    assert distance(whole.total(), parts.total()) < 1e-5 or float(flat(whole.total()).norm()) < 1e-4
+    assert distance(whole.total(), parts.total()) < 1e-5
     assert float((flat(whole.total()) - flat(parts.total())).abs().max()) < 1e-6 * max(flat(whole.total()).norm(), 1)
-    assert parts.values == pytest.approx(whole.values, rel=1e-5, abs=1e-8)
+    assert parts.values == pytest.approx(whole.values, rel=1e-5)
     assert parts.nll == pytest.approx(whole.nll, rel=1e-5)
 
 
