@@ -139,9 +139,11 @@ class Plugin:
             return cls.Spec(**options)
         except ValidationError as error:
             first = error.errors()[0]
-            option = ".".join(str(p) for p in first["loc"]) or "options"
+            option = ".".join(str(p) for p in first["loc"])
+            wrong = {option: first.get("input")} if option else options  # all of them where they do not go together
+            given = ", ".join(f"{name}={value!r}" for name, value in wrong.items())
             raise UsageError(
-                f"{cls.card.name}({option}={first.get('input')!r}) is not possible: {first['msg']}.",
+                f"{cls.card.name}({given}) is not possible: {first['msg'].removeprefix('Value error, ')}.",
                 (known[option].description or "") if option in known else "",
                 f"`expunge explain {cls.card.name}` shows the options.",
             ) from None

@@ -55,6 +55,8 @@ def run(model: Path, recipe: str, out: Path, **options: Any) -> RunRecord:
     ("uld >> distil(teacher='original')", "cannot start from a model that uld"),
     ("npo >> shrink_perturb(where='mlp') + sam >> distil", "takes no steps of its own"),
     ("npo >> shrink_perturb >> distil(data=['wood'])", "is not possible"),
+    ("npo >> shrink_perturb >> distil(likeliest=2, kl='reverse')",
+     r"distil\(likeliest=2, kl='reverse'\) is not possible: likeliest goes with"),
 ])
 def test_what_teaches_nothing_is_refused(recipe: str, says: str, saved: Path, tmp_path: Path) -> None:
     with pytest.raises(expunge.ExpungeError, match=says) as refused:
