@@ -70,8 +70,11 @@ def space_of(entry: OpenRecipe, training_rate: float | None = None, passes: floa
     space = {name: known.get(name, values) for name, values in space.items()}
     for name, (kind, *values) in space.items():
         if kind == "passes":
-            counts = [max(round(share * (passes or UNKNOWN_PASSES)), 1) for share in values if share < most]
-            space[name] = ("choice", *dict.fromkeys(counts or [1]))
+            known_passes = passes or UNKNOWN_PASSES
+            counts = [round(share * known_passes) for share in values if share < most]
+            # The limit itself is worth a trial: a retaught model is the better the longer it is taught.
+            counts += [int(most * known_passes)] if most < max(values) else []
+            space[name] = ("choice", *dict.fromkeys(max(count, 1) for count in counts))
     return space
 
 
