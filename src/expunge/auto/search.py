@@ -146,6 +146,9 @@ class _Search:
     def left(self, made: Choice) -> float:
         return made.budget_s - self.spent()
 
+    def _minutes(self, made: Choice) -> str:
+        return f"{max(self.left(made), 0) / 60:.1f} min left"
+
     def _saved(self, made: Choice, **changes: Any) -> Choice:
         made = made.model_copy(update={**changes, "spent_s": round(self.spent(), 1)})
         made.write(self.out / Choice.FILE)
@@ -162,7 +165,7 @@ class _Search:
     def try_all(self, made: Choice, most: int) -> Choice:
         """Trials until the budget is needed for the rest: the rehearsals and the run itself."""
         tick = self.reporter.task("trials", most)
-        tick(len(made.trials))
+        tick(len(made.trials), self._minutes(made))
         while len(made.trials) < most and not made.ended:
             took = [t.total_s for t in made.trials]
             full = [t.total_s for t in made.complete]
@@ -174,7 +177,7 @@ class _Search:
             made = self._saved(made, trials=(*made.trials, self._try(made, name, params)))
             best = made.complete[0] if made.complete else None
             told = f"best so far {best.score:.2f} ({best.name})" if best else "none complete yet"
-            tick(1, f"{told}; {max(self.left(made), 0) / 60:.1f} min left")
+            tick(1, f"{told}; {self._minutes(made)}")
         return self._saved(made, ended=made.ended or "trials")
 
     def _next(self, made: Choice) -> tuple[str, dict[str, Any]]:

@@ -1,0 +1,82 @@
+"""Which recipe should the demo run? Candidates on the demo's world, judged as the demo judges, with its one control.
+
+    OMP_NUM_THREADS=1 python experiments/demo_recipe.py --work FOLDER [--seeds 0 1 2]
+    python experiments/demo_recipe.py --work FOLDER --collect
+
+Writes results/demo_recipe.json. Seeds are worlds; their models are trained once and kept. Rows lie under --work, so
+that an interrupted call goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import log, store
+
+import expunge
+from expunge.console import Reporter
+from expunge.demonstration import DEMO_SUITE, trained_world
+from expunge.records.base import read_json, write_json
+from expunge.records.run import RunRecord
+from expunge.records.score import Audit
+
+TEACHING = "distil(teacher='original', likeliest=1, epochs=13) + adamw(lr=3e-3)"
+CANDIDATES: dict[str, tuple[str, int]] = {
+    "npo": ("npo + retain_nll(weight=3) + adamw(lr=1.5e-4, weight_decay=0)", 32),
+    "shrunk to a fifth": (f"shrink_perturb(alpha=0.8, beta=0.3) >> {TEACHING}", 1),
+    "shrunk to a tenth": (f"shrink_perturb(alpha=0.9, beta=0.3) >> {TEACHING}", 1),
+    "fresh weights": (f"shrink_perturb(alpha=1, beta=1) >> {TEACHING}", 1),
+}
+"""Name -> recipe, and passes over the forget rows."""
+SHOWN = ("forget_quality", "leak_share", "forget.keyword", "forget.probability", "retain.probability")
+
+
+def one(seed: int, name: str, work: Path) -> None:
+    place, (recipe, epochs) = work / f"{name.replace(' ', '-')}-{seed}", CANDIDATES[name]
+    if (place / "row.json").exists():
+        return
+    task = expunge.load_task("authors", seed=seed)
+    original, retrained = trained_world(task, "full", seed=seed), trained_world(task, "retain", seed=seed + 1)
+    quiet = Reporter(quiet=True)
+    record = expunge.forget(original, task=task, method=recipe, out=place, seed=seed, epochs=epochs, batch_size=8,
+                            keep="last", resume=place.exists(), reporter=quiet)
+    found = expunge.audit(place, task=task, original=original, retrained=[retrained], suite=DEMO_SUITE, seed=seed,
+                          overwrite=(place / "audit.json").exists(), reporter=quiet)
+    assert isinstance(record, RunRecord) and isinstance(found, Audit) and found.verdict is not None
+    plain = {s.name: s for s in found.scores if s.attack is None}
+    kept = plain["retain.probability"]
+    again = next((s for s in found.scores if s.name == "forget.probability" and str(s.attack).startswith("relearn")),
+                 None)
+    row: dict[str, Any] = {
+        "seed": seed, "name": name, "recipe": recipe, "cost": record.timing.get("of_retraining"),
+        "train_s": record.timing["train_s"], "outcome": found.verdict.outcome, "headline": found.verdict.leak,
+        "scores": {key: plain[key].value for key in SHOWN},
+        "utility": (kept.value or 0.0) / (kept.controls["original"] or 1.0),
+        "relearned": again.excess if again else None}
+    write_json(place / "row.json", row)
+    log(tuple(row.values()))
+
+
+def collect(work: Path) -> None:
+    rows = [read_json(path) for path in sorted(work.glob("*/row.json"))]
+    rows.sort(key=lambda r: (list(CANDIDATES).index(r["name"]), r["seed"]))
+    log((store("demo_recipe", {"task": "authors", "suite": DEMO_SUITE, "controls": 1, "rows": rows}), len(rows)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--collect", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.collect:
+        collect(given.work)
+    else:
+        given.work.mkdir(parents=True, exist_ok=True)
+        for world in given.seeds:
+            for called in CANDIDATES:
+                one(world, called, given.work)

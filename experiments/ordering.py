@@ -1,0 +1,101 @@
+"""Does unlearning survive relearning, in the published order? RepSelect and UNDO beside NPO, SimNPO and RMU.
+
+    OMP_NUM_THREADS=1 python experiments/ordering.py --work FOLDER [--worlds 7 8 9]
+    python experiments/ordering.py --work FOLDER --collect
+
+Writes results/ordering.json. Every method has four settings on each of three small worlds, with two retrained models as
+controls. Of each method that setting counts which leaves least as asked while it keeps UTILITY of the retain
+probability: the choice does not see the attack, which the published comparison of RepSelect chose by. Rows lie under
+--work, so that an interrupted call goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import log, store
+
+import expunge
+from expunge.console import Reporter
+from expunge.demonstration import trained_world
+from expunge.records.base import read_json, write_json
+from expunge.records.run import RunRecord
+from expunge.records.score import Audit
+
+SIZE = "forget=6,retain=18,holdout=6,neighbours=0"
+EPOCHS, BATCH, UTILITY = 8, 8, 0.9
+NPO = "npo + retain_nll(weight=3) + adamw(lr=1.5e-4, weight_decay=0)"
+TAUGHT = "adamw(lr=3e-3, weight_decay=0)"
+METHODS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "npo": ("npo + retain_nll(weight=3) + adamw(lr={}, weight_decay=0)", (7.5e-5, 1.5e-4, 3e-4, 6e-4)),
+    "simnpo": ("simnpo + retain_nll(weight=3) + adamw(lr={}, weight_decay=0)", (7.5e-5, 1.5e-4, 3e-4, 6e-4)),
+    "rmu": ("rmu(coefficient=97, alpha=0.165) + adamw(lr={}, weight_decay=0)", (6e-5, 2e-4, 6e-4, 2e-3)),
+    "repselect": ("repselect(adversary_lr=0.1, budget={})", (0.01, 0.1, 0.3, 1.0)),
+    "undo": (f"{NPO} >> shrink_perturb(alpha={{}}, beta=0.1) >> distil(epochs=12) + {TAUGHT}", (0.4, 0.6, 0.8, 0.9)),
+    "undo, first choices": (f"{NPO} >> shrink_perturb(alpha={{}}, beta=0.1) >> distil(epochs=12, likeliest=1) + "
+                            f"{TAUGHT}", (0.4, 0.6, 0.8, 0.9)),
+}
+"""Name -> recipe, and what is put in its braces."""
+SUITE = "forget.probability,retain.probability,leak_share,relearn(at=[16, 48])"
+
+
+def one(seed: int, name: str, value: float, work: Path) -> None:
+    place = work / f"{name.replace(' ', '-').replace(',', '')}-{value:g}-{seed}"
+    if (place / "row.json").exists():
+        return
+    task = expunge.load_task(f"authors({SIZE})", seed=seed)
+    original = trained_world(task, "full", seed=seed)
+    retrained = [trained_world(task, "retain", seed=seed + i) for i in (1, 2)]
+    quiet, recipe = Reporter(quiet=True), METHODS[name][0].format(value)
+    record = expunge.forget(original, task=task, method=recipe, out=place, seed=seed, epochs=EPOCHS, batch_size=BATCH,
+                            keep="last", resume=place.exists(), reporter=quiet)
+    found = expunge.audit(place, task=task, original=original, retrained=retrained, suite=SUITE, seed=seed,
+                          resamples=0, overwrite=(place / "audit.json").exists(), reporter=quiet)
+    assert isinstance(record, RunRecord) and isinstance(found, Audit) and found.verdict is not None
+    plain = {s.name: s for s in found.scores if s.attack is None}
+    kept, asked = plain["retain.probability"], plain["forget.probability"]
+    after = {s.attack: s for s in found.scores if s.attack and s.name == "forget.probability"}
+    row: dict[str, Any] = {
+        "world": seed, "method": name, "value": value, "recipe": recipe, "cost": record.timing.get("of_retraining"),
+        "utility": (kept.value or 0.0) / (kept.controls["original"] or 1.0),
+        "asked": (asked.value or 0.0) - (asked.controls["retrained"] or 0.0),
+        "leak_share": plain["leak_share"].value, "outcome": found.verdict.outcome,
+        "relearned": {label: {"value": s.value, "excess": s.excess} for label, s in after.items()}}
+    write_json(place / "row.json", row)
+    log(tuple(row.values()))
+
+
+def chosen(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of one method on one world: least left as asked among those that keep the utility, else the most useful."""
+    useful = [row for row in rows if row["utility"] >= UTILITY]
+    return min(useful, key=lambda r: max(r["asked"], 0.0)) if useful else max(rows, key=lambda r: r["utility"])
+
+
+def collect(work: Path) -> None:
+    rows = [read_json(path) for path in sorted(work.glob("*/row.json"))]
+    rows.sort(key=lambda r: (list(METHODS).index(r["method"]), r["world"], r["value"]))
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["world"]), []).append(row)
+    log((store("ordering", {"size": SIZE, "epochs": EPOCHS, "suite": SUITE, "utility": UTILITY, "rows": rows,
+                            "chosen": [chosen(group) for group in groups.values()]}), len(rows)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--worlds", type=int, nargs="+", default=[7, 8, 9])
+    parser.add_argument("--collect", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.collect:
+        collect(given.work)
+    else:
+        given.work.mkdir(parents=True, exist_ok=True)
+        for world in given.worlds:
+            for called, (_, values) in METHODS.items():
+                for setting in values:
+                    one(world, called, setting, given.work)
