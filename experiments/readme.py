@@ -6,44 +6,24 @@
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import demo_screen
 import meta_table
 import official_table
+import robust_tables
 import site_pages
+from cells import counted, number, results, spread
 from common import standing
 
 from expunge.records.settings import RunSettings
 from expunge.report.leaderboard import replace_between, table
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def results(name: str) -> dict[str, Any]:
-    return json.loads((ROOT / "results" / f"{name}.json").read_text())
-
-
-def spread(values: Sequence[float | None]) -> str:
-    """Median with the range over seeds."""
-    known = [v for v in values if v is not None]
-    if not known:
-        return "-"
-    if len(set(known)) == 1:
-        return number(known[0])
-    return f"{number(statistics.median(known))} ({number(min(known))} to {number(max(known))})"
-
-
-def number(value: float) -> str:
-    if value != 0 and abs(value) < 0.01:
-        return f"{value:.0e}"
-    return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def by_recipe(rows: Sequence[dict[str, Any]], columns: dict[str, Callable[[dict[str, Any]], float | None]],
@@ -144,36 +124,6 @@ def tofu(name: str) -> str:
     return by_recipe(found["rows"], TOFU_COLUMNS, anchors)
 
 
-def robust() -> str:
-    """What a student knows as asked and after relearning, of facts and of names, and what it cost."""
-    found, lines = results("robust")["rows"], []
-    for name in dict.fromkeys(r["name"] for r in found):
-        mine = [r for r in found if r["name"] == name]
-        line: dict[str, Any] = {"model": name, "of retraining": spread([r["cost"] for r in mine]),
-                                "forget quality p": spread([r["forget_quality"] for r in mine]),
-                                "leak share": spread([r["leak_share"] for r in mine]),
-                                "names, nats": spread([r["names"] for r in mine])}
-        for label in mine[0]["relearned"]:
-            line[f"excess, {label}"] = spread([r["relearned"][label]["excess"] for r in mine])
-        lines.append(line | {"utility": spread([r["utility"] for r in mine]),
-                             "verdict": counted(r["outcome"] for r in mine)})
-    return table(lines, list(lines[0]))
-
-
-def fresh() -> str:
-    """What `--method auto` reached on each fresh world, by the limit of the cost."""
-    lines = []
-    for row in results("fresh")["rows"]:
-        scores = row["scores"]
-        lines.append({
-            "limit": f"{row['limit']:g}", "world": str(row["world"]), "recipe chosen": f"`{row['recipe']}`",
-            "of retraining": number(row["cost"]), "verdict (standard)": row["outcome"],
-            "rehearsal said": row["predicted"] or "-", "forget quality p": number(scores["forget_quality"]["value"]),
-            "leak share": number(scores["leak_share"]["value"]), "utility": number(row["utility"]),
-            "search": f"{row['search_s']} s, {row['trials']} trials"})
-    return table(lines, list(lines[0]))
-
-
 def known() -> str:
     """What each suite says of models of which the truth is known, over tasks, and what told."""
     found = results("known")
@@ -226,11 +176,6 @@ def doubts(row: dict[str, Any]) -> list[str]:
     if row["alone"] == "undecided":
         return [row["reason"]]
     return [f"alarm: `{name}`" for name in row["alarms"]] or [f"`{a}` could not count" for a in row["could_not_count"]]
-
-
-def counted(words: Iterable[str]) -> str:
-    """`suppresses (3)`, most frequent first."""
-    return ", ".join(f"{word} ({count})" for word, count in Counter(words).most_common())
 
 
 EXPOSED = {"U-LiRA": ("ulira", "accuracy"), "AUC": ("ulira", "auc"), "RULI": ("ruli", "accuracy"),
@@ -435,7 +380,9 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "run_settings": lambda: site_pages.options(RunSettings),
     "plugins": site_pages.index, "screen": demo_screen.screen,
     "league": league, "tuned": tuned, "league_tofu": league_tofu, "demo": demo,
-    "robust": robust, "fresh": fresh, "power": power, "power_line": power_line, "known": known,
+    "robust": robust_tables.robust, "fresh": robust_tables.fresh, "ordering": robust_tables.ordering,
+    "demo_recipe": robust_tables.demo_recipe, "tofu_robust": robust_tables.tofu_robust,
+    "power": power, "power_line": power_line, "known": known,
     "known_pairs": known_pairs,
     "meta": lambda: meta_table.page(results("meta")),
     "meta_finding": lambda: meta_table.finding(results("meta")), "shadows": shadows, "tricks": tricks,

@@ -1,0 +1,83 @@
+"""The tables of the studies of robust forgetting: what was left, what came back, what it cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cells import counted, number, results, spread
+
+from expunge.report.leaderboard import table
+
+
+def robust() -> str:
+    """What a student knows as asked and after relearning, of facts and of names, and what it cost."""
+    found, lines = results("robust")["rows"], []
+    for name in dict.fromkeys(r["name"] for r in found):
+        mine = [r for r in found if r["name"] == name]
+        line: dict[str, Any] = {"model": name, "of retraining": spread([r["cost"] for r in mine]),
+                                "forget quality p": spread([r["forget_quality"] for r in mine]),
+                                "leak share": spread([r["leak_share"] for r in mine]),
+                                "names, nats": spread([r["names"] for r in mine])}
+        for label in mine[0]["relearned"]:
+            line[f"excess, {label}"] = spread([r["relearned"][label]["excess"] for r in mine])
+        lines.append(line | {"utility": spread([r["utility"] for r in mine]),
+                             "verdict": counted(r["outcome"] for r in mine)})
+    return table(lines, list(lines[0]))
+
+
+def fresh() -> str:
+    """What `--method auto` reached on each fresh world, by the limit of the cost."""
+    lines = []
+    for row in results("fresh")["rows"]:
+        scores = row["scores"]
+        lines.append({
+            "limit": f"{row['limit']:g}", "world": str(row["world"]), "recipe chosen": f"`{row['recipe']}`",
+            "of retraining": number(row["cost"]), "verdict (standard)": row["outcome"],
+            "rehearsal said": row["predicted"] or "-", "forget quality p": number(scores["forget_quality"]["value"]),
+            "leak share": number(scores["leak_share"]["value"]), "utility": number(row["utility"]),
+            "search": f"{row['search_s']} s, {row['trials']} trials"})
+    return table(lines, list(lines[0]))
+
+
+def ordering() -> str:
+    """Of every method the setting chosen without the attack, by median over worlds, and the best under attack."""
+    found, lines = results("ordering"), []
+    for name in dict.fromkeys(r["method"] for r in found["chosen"]):
+        mine = [r for r in found["chosen"] if r["method"] == name]
+        useful = [r for r in found["rows"] if r["method"] == name and r["utility"] >= found["utility"]]
+        line = {"method": f"`{name.split(',')[0]}`{name[name.find(','):] if ',' in name else ''}",
+                "of retraining": spread([r["cost"] for r in mine]), "utility": spread([r["utility"] for r in mine]),
+                "excess as asked": spread([r["asked"] for r in mine])}
+        labels = list(mine[0]["relearned"])
+        for label in labels:
+            line[f"excess, {label}"] = spread([r["relearned"][label]["excess"] for r in mine])
+        best = [min(r["relearned"][labels[-1]]["excess"] for r in useful if r["world"] == world)
+                for world in dict.fromkeys(r["world"] for r in useful)]
+        lines.append(line | {"the same, chosen by it": spread(best)})
+    return table(lines, list(lines[0]))
+
+
+def demo_recipe() -> str:
+    """Each candidate on each world of the demo."""
+    lines = [{"recipe": row["name"], "world": str(row["seed"]), "verdict": row["outcome"],
+              "leak share": number(row["scores"]["leak_share"]),
+              "forget quality p": number(row["scores"]["forget_quality"]),
+              "excess, relearn(steps=16)": "-" if row["relearned"] is None else number(row["relearned"]),
+              "utility": number(row["utility"]), "of retraining": number(row["cost"]),
+              "seconds": number(row["train_s"])} for row in results("demo_recipe")["rows"]]
+    return table(lines, list(lines[0]))
+
+
+def tofu_robust() -> str:
+    """Every recipe by median over seeds, under the noise floor."""
+    found, lines = results("tofu_robust")["rows"], []
+    for name in dict.fromkeys(r["name"] for r in found):
+        mine = [r for r in found if r["name"] == name]
+        line: dict[str, Any] = {"model": name, "seeds": str(len(mine))}
+        for score in ("forget_quality", "leak_share", "forget.probability", "mia.min_k"):
+            line[score] = spread([r["scores"][score]["value"] for r in mine])
+        line["utility"] = spread([r["utility"] for r in mine])
+        for label in mine[0]["attacked"]:
+            line[f"excess, {label}"] = spread([r["attacked"][label]["excess"] for r in mine])
+        lines.append(line | {"verdict": counted(r["outcome"] for r in mine)})
+    return table(lines, list(lines[0]))
