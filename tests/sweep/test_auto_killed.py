@@ -43,7 +43,8 @@ def test_a_killed_search_goes_on_and_ends_at_its_budget(cli: Any, tmp_path: Path
     assert half.trials and half.chosen is None and not half.ended
     refused = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert refused.returncode == 2 and "--resume" in refused.stderr and "Traceback" not in refused.stderr
-    again = subprocess.run([*command[:-1], f"{BUDGET}s", "--resume"], capture_output=True, text=True, timeout=400, env=environment)
+    again = subprocess.run([*command[:-1], f"{BUDGET}s", "--resume"], capture_output=True, text=True,
+                           timeout=400, env=environment)
     assert again.returncode == 0, again.stderr
     assert "min left" in again.stderr, "progress tells the remaining budget"
     assert "Chosen after" in again.stdout
