@@ -139,7 +139,7 @@ def run_stages(plan: Plan, stages: Sequence[Stage], subject: Subject, task: Task
                 record = _run_loop_stage(stage, subject, scope, task, loop, plan.reference[number], record, place,
                                          reporter, on_step, teacher)
                 del teacher
-        if stage.scope.adapter and not last:
+        if stage.scope.merged or (stage.scope.adapter and not last):
             merge_adapter(subject)
         elif stage.scope.adapter:
             for config in subject.model.peft_config.values():

@@ -255,6 +255,7 @@ def test_fewer_tokens_told_apart(cli: Any, world: Any, tmp_path: Path) -> None:
     "ga >> npo + retain_kl + lora(rank=2)",
     "ga + lora(rank=2) >> npo + layers(index=0)",
     "ga + lora(rank=2) >> npo + lora(rank=2)",
+    "ga + reglu(rank=2) >> npo + retain_kl + reglu(rank=2)",
 ])
 def test_stages(cli: Any, world: Any, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second stage starts from the first, is saved so that it loads, and resumes."""

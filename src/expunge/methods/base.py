@@ -328,8 +328,8 @@ class Optimizer(Plugin):
 class ScopePlugin(Plugin):
     """Chooses the parameters that may change."""
 
-    adapter: ClassVar[bool] = False
-    """True when it adds an adapter that can be switched off."""
+    adapter: ClassVar[bool] = False  # it adds an adapter that can be switched off
+    merged: ClassVar[bool] = False  # it adds an adapter that is folded into the weights once its stage has run
     reads: ClassVar[tuple[str, ...]] = ()
     """Sides ("forget", "retain") whose rows it reads to choose; such a scope needs loaded weights."""
 

@@ -57,6 +57,10 @@ class Scope:
             if name in self.masks:
                 part.mul_(self.masks[name])
 
+    def penalty(self) -> Tensor | None:
+        """A loss on these parameters alone, with gradient, which the loop adds; None where there is none."""
+        return None
+
     @contextmanager
     def shifted(self, shift: Iterable[Tensor], scale: float = 1.0) -> Iterator[None]:
         """Parameters moved by scale * shift (masked elements stay); the very bits come back on the way out."""

@@ -212,6 +212,16 @@ def _owned(parameters: Sequence[Tensor], parts: Sequence[Tensor | None]) -> list
     return owned
 
 
+def penalised(scope: Scope, update: Gradient) -> tuple[Gradient, dict[str, float]]:
+    """The combined gradient with that of the scope's penalty, if it has one, and the penalty for the log."""
+    penalty = scope.penalty()
+    if penalty is None:
+        return update, {}
+    parts = torch.autograd.grad(penalty, list(scope.parameters.values()), allow_unused=True)
+    return [g if part is None else g + part for g, part in zip(update, parts, strict=True)], {
+        "penalty": float(penalty.detach())}
+
+
 def apply(optimizer: torch.optim.Optimizer, scope: Scope, update: Gradient, scale: float) -> None:
     """One optimizer step. A lazily computed gradient is applied parameter by parameter, never stored as a whole."""
     whole = isinstance(update, list)

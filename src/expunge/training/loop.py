@@ -23,7 +23,7 @@ from expunge.models.subject import Subject, checksum
 from expunge.records.base import write_text
 from expunge.seeding import derive
 from expunge.training.checkpoint import Checkpoints, FitState, put, take
-from expunge.training.gradients import BOTH, Movement, apply, gradients, perturbed, retain_loss
+from expunge.training.gradients import BOTH, Movement, apply, gradients, penalised, perturbed, retain_loss
 from expunge.training.interrupt import interruptible
 from expunge.training.method import Method
 from expunge.training.recomputing import recomputing
@@ -102,11 +102,11 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
             if fine:
                 method.ready(line["epoch"], partial(retain_loss, method, subject, reference, accelerator), micro)
                 method.again(scope, anew)
-            update = method.combine(grads, line["epoch"]) if fine else ()
+            update, noted = penalised(scope, method.combine(grads, line["epoch"])) if fine else ((), {})
             positions = grads.positions + method.spent()
             del grads  # free memory: only the update is needed now
             norm = float(torch.stack([g.norm() for g in update]).norm()) if fine else math.nan
-            line["grad_norm"] = norm
+            line |= noted | {"grad_norm": norm}
             if not math.isfinite(norm):
                 if loop.checkpoint_every:
                     save()

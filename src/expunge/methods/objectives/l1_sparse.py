@@ -32,7 +32,7 @@ class L1Sparse(Objective):
         defaults="gamma 5e-4 with SGD at 0.01 over 10 epochs on ResNet-18 (1e-5 to 1e-3); 1e-5 here, with AdamW",
         needs=frozenset({"retain"}),
         model_needs=frozenset({"logp", "weights"}),
-        conflicts=frozenset({"lora"}),
+        conflicts=frozenset({"lora", "reglu"}),
         deviations=("the factor falls with every step; the authors' falls once an epoch",
                     "the optimizer of the recipe, AdamW unless another is named: it rescales the penalty's gradient "
                     "with that of the loss",
