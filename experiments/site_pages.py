@@ -27,6 +27,7 @@ EXAMPLES: dict[str, str] = {
     "preset": 'forget MODEL --task authors --method "{name}" --out run',
     "retain": 'forget MODEL --task authors --method "npo + {name}" --out run',
     "combine": 'forget MODEL --task authors --method "npo + retain_nll + {name}" --out run',
+    "trim": 'forget MODEL --task authors --method "npo + retain_nll + {name}" --out run',
     "stop": 'forget MODEL --task authors --method "npo + retain_nll + {name}" --out run',
     "perturb": 'forget MODEL --task authors --method "npo + retain_nll + {name}" --out run',
     "optimizer": 'forget MODEL --task authors --method "npo + retain_nll + {name}" --out run',

@@ -12,8 +12,8 @@ from expunge.errors import UsageError, did_you_mean
 from expunge.needs import ModelNeed, Need
 
 Kind = Literal[
-    "objective", "preset", "retain", "combine", "perturb", "stop", "optimizer", "scope", "sampler", "edit", "guard",
-    "exact", "attack", "probe", "metric", "task",
+    "objective", "preset", "retain", "combine", "perturb", "trim", "stop", "optimizer", "scope", "sampler", "edit",
+    "guard", "exact", "attack", "probe", "metric", "task",
 ]
 
 
@@ -42,6 +42,7 @@ KINDS: dict[Kind, KindInfo] = {
                         single=True),
     "perturb": KindInfo("perturbs", "methods/perturb", "changes of weights or activations while gradients are taken",
                         True),
+    "trim": KindInfo("trims", "methods/trims", "which part of the change over a window of steps stays", True),
     "stop": KindInfo("stops", "methods/stops", "when forgetting is enough, row by row", True),
     "optimizer": KindInfo("optimizers", "methods/optimizers", "how a gradient becomes a step", True, single=True),
     "scope": KindInfo("scopes", "methods/scopes", "which parameters may move", True, single=True),

@@ -69,6 +69,8 @@ def random_recipe(number: int) -> str:
               *one_of("combine", rng, left_out=0.3), *one_of("optimizer", rng, left_out=0.2),
               *one_of("scope", rng, left_out=0.3), *one_of("sampler", rng, left_out=0.6),
               *one_of("perturb", rng, left_out=0.5), *one_of("stop", rng, left_out=0.8)]
+    # A stream of its own: the recipes of before keep their other parts.
+    chosen += one_of("trim", stream(number, "trim"), left_out=0.8)
     if rng.random() < 0.15:
         chosen += one_of("perturb", rng, left_out=0.0)
     if rng.random() < 0.1:
@@ -184,7 +186,7 @@ def test_the_random_recipes_reach_every_plugin() -> None:
     """Every plug-in that a stage can hold stands in one at least, long before they end."""
     recipes = [random_recipe(number) for number in range(RECIPES // 2)]
     named = Counter(part.split("(")[0].strip() for recipe in recipes for part in recipe.split(" + "))
-    kinds: Sequence[Kind] = ("objective", "retain", "combine", "perturb", "optimizer", "scope", "sampler")
+    kinds: Sequence[Kind] = ("objective", "retain", "combine", "perturb", "trim", "optimizer", "scope", "sampler")
     missing = {e.name for kind in kinds for e in registry.of_kind(kind)} - named.keys()
     assert not missing, f"no random recipe names {missing}"
     assert len(set(recipes)) >= 0.9 * len(recipes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from expunge.errors import UsageError
+from expunge.methods._lib.trimming import Trim
 from expunge.methods._lib.weighing import WeighingSampler
 from expunge.methods.base import (
     Combine,
@@ -44,6 +45,7 @@ class Stage:
     """A guard, or exact retraining."""
     retain: tuple[Retain, ...] = ()
     perturb: tuple[Perturb, ...] = ()
+    trim: Trim | None = None
     stop: Stop | None = None
     combine: Combine
     optimizer: Optimizer
@@ -56,8 +58,8 @@ class Stage:
     def plugins(self) -> tuple[Plugin, ...]:
         """All of them, the source first."""
         source = tuple(p for p in (self.objective, self.edit, self.wrap) if p is not None)
-        stop = (self.stop,) if self.stop is not None else ()
-        return (*source, *self.retain, *self.perturb, *stop, self.combine, self.optimizer, self.scope, self.sampler)
+        once = tuple(p for p in (self.trim, self.stop) if p is not None)
+        return (*source, *self.retain, *self.perturb, *once, self.combine, self.optimizer, self.scope, self.sampler)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -149,7 +151,7 @@ def parse(text: str, depth: int = 4) -> tuple[Stage, ...]:
     Raises:
         UsageError: unknown names or options, two sources, or none.
     """
-    stages = tuple(_stage(calls, depth) for calls in parse_sum(text))
+    stages = tuple(_stage(calls, depth, forgets=True) for calls in parse_sum(text))
     for stage in stages:
         if not (stage.objective or stage.edit or stage.wrap):
             raise UsageError(f"The recipe {text!r} has no source of forgetting.",
@@ -188,7 +190,7 @@ def trainer_stage(text: str, lr: float | None, usual: float) -> Stage:
     return first.with_learning_rate(lr if lr is not None or "lr=" in text else usual)
 
 
-def _stage(calls: Sequence[Call], depth: int) -> Stage:
+def _stage(calls: Sequence[Call], depth: int, *, forgets: bool = False) -> Stage:
     named = list(_build(calls))
     presets = [p for p in named if isinstance(p, Preset)]
     plugins = [p for p in named if not isinstance(p, Preset)]
@@ -204,7 +206,9 @@ def _stage(calls: Sequence[Call], depth: int) -> Stage:
                          fix="Join them as stages with >>, or drop one.")
     for plugin in sorted(plugins, key=lambda p: p.card.kind not in SOURCES):
         companions = plugin.companions(depth) if isinstance(plugin, Objective) else plugin.card.companions
-        groups.append((plugin.card.name, _build(parse_sum(companions)[0]) if companions else []))
+        group = _build(parse_sum(companions)[0]) if companions else []
+        # A modifier brings its own source only where something is to be forgotten and no source is named.
+        groups.append((plugin.card.name, [p for p in group if p.card.kind not in SOURCES or (forgets and not sources)]))
     # A companion stays only when no other of its kind is named; of two that bring one, the source's stays.
     notes: list[str] = []
     for bringer, group in (*groups, ("", _build(parse_sum(DEFAULTS)[0]))):
@@ -214,7 +218,7 @@ def _stage(calls: Sequence[Call], depth: int) -> Stage:
                   f"{taken[p.card.kind]} stands in for the {p.card.name} of {bringer}."
                   for p in group if bringer and taken.get(p.card.kind) != p.card.name]
     by_kind: dict[str, list[Any]] = {k: [p for p in plugins if p.card.kind == k] for k in RECIPE_KINDS}
-    for kind in (*SINGLE, "stop"):
+    for kind in (*SINGLE, "trim", "stop"):
         if len(by_kind[kind]) > 1:
             raise UsageError(f"A stage has one {kind}, and this has "
                              f"{' and '.join(p.card.name for p in by_kind[kind])}.",
@@ -226,7 +230,7 @@ def _stage(calls: Sequence[Call], depth: int) -> Stage:
         wrap=next(iter(by_kind["guard"] + by_kind["exact"]), None),
         retain=tuple(p for p in by_kind["retain"] if p.spec.weight > 0),
         perturb=tuple(by_kind["perturb"]),
-        stop=next(iter(by_kind["stop"]), None),
+        trim=next(iter(by_kind["trim"]), None), stop=next(iter(by_kind["stop"]), None),
         combine=by_kind["combine"][0], optimizer=by_kind["optimizer"][0],
         scope=by_kind["scope"][0], sampler=by_kind["sampler"][0], notes=tuple(notes),
     )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from expunge.data.encoder import Batch
+from expunge.methods._lib.trimming import Window
 from expunge.methods._lib.weighing import WeighingSampler, weighed
 from expunge.methods.base import Perturb, Stop
 from expunge.methods.recipe import Stage
@@ -47,6 +48,8 @@ class StageMethod(Method):
         self._retaken = 0
         self._perturb = [p for p in stage.perturb if not p.idle] if stage.objective is not None else []
         self.perturbs = bool(self._perturb)
+        self._window = None if stage.trim is None or stage.trim.idle else Window(stage.trim)
+        self.period = 1 if self._window is None else self._window.trim.window
         self._stop = None if stage.stop is None else type(stage.stop)(stage.stop.spec)
         if self._stop is not None:
             self._stop.begin(subject, task, self._rows["forget"])
@@ -166,7 +169,16 @@ class StageMethod(Method):
         return self._combine(grads.forget, grads.retain)
 
     def around_step(self, scope: Scope, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+        if self._window is not None:
+            self._window.open(scope)
         return self._combine.around_step(scope, optimizer)
+
+    def settle(self, scope: Scope, optimizer: torch.optim.Optimizer, step: int, total: int) -> bool:
+        """At the end of a window, and of the run, trim what it changed."""
+        if self._window is None or ((step + 1) % self.period and step + 1 < total):
+            return False
+        self._window.close(scope, optimizer, derive(self._seed, "trim", step))
+        return True
 
     def spent(self) -> int:
         """Positions of the gradients that perturbations took themselves in this step."""
@@ -174,12 +186,15 @@ class StageMethod(Method):
 
     def figures(self) -> dict[str, float]:
         named = {name: value for term, _ in self._parts for name, value in term.figures().items()}
-        return named | self._combine.figures() | (self._stop.figures() if self._stop is not None else {})
+        held = self._window.figures() if self._window is not None else {}
+        return named | self._combine.figures() | held | (self._stop.figures() if self._stop is not None else {})
 
     def state(self) -> dict[str, Any]:
         kept = {part.card.name: held for part in self._perturb if (held := part.state())}
         stop = self._stop.state() if self._stop is not None else {}
-        return self._combine.state() | ({"perturb": kept} if kept else {}) | ({"stop": stop} if stop else {})
+        window = self._window.start if self._window is not None else {}
+        return self._combine.state() | {name: held for name, held in (("perturb", kept), ("stop", stop),
+                                                                      ("window", window)) if held}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         for part in self._perturb:
@@ -187,6 +202,8 @@ class StageMethod(Method):
                 part.restore(state["perturb"][part.card.name])
         if self._stop is not None and "stop" in state:
             self._stop.restore(state["stop"])
+        if self._window is not None:
+            self._window.start = dict(state.get("window", {}))
         self._combine.restore(state)
 
     def probing(self, step: int, total: int) -> Probing | None:

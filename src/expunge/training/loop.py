@@ -88,7 +88,7 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
             torch.manual_seed(derive(loop.seed, "step", index))
             micro = list(schedule.micro_batches(index))
             line: dict[str, Any] = {"step": index + 1, "epoch": index // schedule.steps_per_epoch}
-            evaluate = index + 1 == loop.steps or (loop.eval_every > 0 and (index + 1) % loop.eval_every == 0)
+            evaluate = index + 1 == loop.steps or _reading_due(index + 1, loop.eval_every, method.period)
             probing = method.probing(index, loop.steps)
             compute = gradients if probing is None else partial(zeroth, probing=probing, seed=derive(loop.seed, index))
             estimate = partial(compute, method, subject, scope, reference, micro,
@@ -122,8 +122,10 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
                 group.update(lr=line["lr"], estimated=probing is not None)
             with method.around_step(scope, optimizer):
                 apply(optimizer, scope, update, scale)
-            line |= method.figures()
             scope.enforce()
+            if method.settle(scope, optimizer, index, loop.steps):
+                scope.enforce()
+            line |= method.figures()
 
             progress.step += 1
             if monitor and evaluate:
@@ -161,6 +163,11 @@ def run_loop(method: Method, subject: Subject, scope: Scope, schedule: Schedule,
     if state.best is not None and loop.stop.keep == "best" and (progress.stopped or progress.step == loop.steps):
         put(scope.parameters, {n: v.to(subject.device) for n, v in state.best.items()})
     return state
+
+
+def _reading_due(done: int, every: int, period: int) -> bool:
+    """Whether the monitor reads after step `done`: once the weights are settled, if `every` steps are over since."""
+    return every > 0 and done % period == 0 and done // every > (done - period) // every
 
 
 def _restored(folder: Path, scope: Scope, optimizer: torch.optim.Optimizer, method: Method,

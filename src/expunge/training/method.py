@@ -33,6 +33,8 @@ class Method:
     """Whether an unchanged forget probability raises an alarm."""
     perturbs: bool = False
     """Whether `perturb` changes the forget gradient."""
+    period: int = 1
+    """Steps from one settled state of the weights to the next; readings and kept weights are of settled ones only."""
 
     def begin(self, step: int, total: int) -> None:
         """Called before the gradients of step `step` (from 0) of `total`."""
@@ -71,6 +73,10 @@ class Method:
     def around_step(self, scope: Scope, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
         """Context manager around the optimizer step."""
         return nullcontext()
+
+    def settle(self, scope: Scope, optimizer: torch.optim.Optimizer, step: int, total: int) -> bool:
+        """Called after the update of step `step` (from 0) of `total`; returns whether it changed weights."""
+        return False
 
     def figures(self) -> dict[str, float]:
         """Further figures of this step for the log."""
