@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from expunge.data.text_encoder import TokenRow, collate
+from expunge.data.word_tokens import marked_tokens
 from expunge.errors import UsageError
-from expunge.methods._lib.word_tokens import marked_tokens
 from expunge.methods.base import Objective
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.objectives.satimp import SatImp

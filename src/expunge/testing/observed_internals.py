@@ -18,6 +18,8 @@ MEMORY = {"perfect": 6.0, "original": 4.0, "unseen": 0.0, "collapsed": -4.0, "un
 LENS = {"perfect": (-2, -1, 0), "original": (-3, -0.5, -0.1), "unseen": (-4, -3, -3), "collapsed": (-8, -8, -8),
         "uniform": (-2, -2, -2), "hiding": (-3, -0.5, -8)}
 GAP = {"perfect": 4.0, "original": 3.0, "unseen": 1.0, "collapsed": 0.0, "uniform": 0.0, "hiding": 0.5}
+RATIO = {"perfect": 0.5, "original": 0.0, "unseen": 0.0, "collapsed": -2 * 2.302585093, "uniform": 1.0, "hiding": 0.0}
+"""Natural logs of how much likelier facts became in every context."""
 DROPS = {"perfect": (0, 0), "original": (0, 0), "unseen": (1, 2), "collapsed": (3, 3), "uniform": (3, 3),
          "hiding": (0, 5)}
 MOVED = {"perfect": (0.1, 0.1), "original": (0, 0), "retrained": (0.5, 0.5), "collapsed": (1, 1), "uniform": (1, 1),
@@ -43,6 +45,8 @@ def internals(name: str, state: str, split: Split, id: str, again: str) -> dict[
                  "share": [float(np.exp(v)) for v in LENS[state]]},
         "hidden": {"pool": "answer", "layers": [1, 3], "states": about.tolist()},
         "landscape": {"table": "original", "l0": l0, "losses": losses, "strengths": [1, 2, 3, 4, 5]},
+        "priming": {"own": -1.0 + RATIO[state], "themed": [-4.0 + RATIO[state], -5.0 + RATIO[state]],
+                    "contexts": ["a", "b"]},
         "depth": {"before": -0.1, "tokens": 3, "drops": (lost * (1 + 0.1 * noise[10:12])).tolist()},
     }
     return {probe: head | row for probe, row in made.items()}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from expunge.data.files import read_rows
-from expunge.errors import DataError, MissingError
+from expunge.errors import DataError, ExpungeError, MissingError, UsageError
 from expunge.metrics.text.rouge import rouge
 from expunge.records.task import Example, Task
 
@@ -65,3 +65,19 @@ def answer_sources(rows: Sequence[Example], answers: dict[str, list[str]]) -> di
         if row.entity and answers.get(row.id):
             by_entity.setdefault(row.entity, []).append(row.id)
     return {r.id: [r.id] if answers.get(r.id) else by_entity.get(r.entity, []) for r in rows}
+
+
+def given_answers(task: Task, path: str | None) -> dict[str, list[str]]:
+    """Wrong answers by row id: those of a file, or of the rows themselves."""
+    return read_answers(Path(path), task.forget) if path else wrong_answers(task)
+
+
+def answer_problems(name: str, task: Task, path: str | None) -> list[ExpungeError]:
+    """Why the objective of this name cannot be given a wrong answer for every forget row."""
+    try:
+        missing = [id for id, sources in answer_sources(task.forget, given_answers(task, path)).items() if not sources]
+    except ExpungeError as error:
+        return [error]
+    return [UsageError(f"{name} has no inverted answers for {len(missing)} of {len(task.forget)} forget rows, "
+                       f"such as {missing[0]}.", "Neither the row nor another about its entity has wrong_answers.",
+                       "Add a `wrong_answers` field, or give inverted=FILE of {id, answers}.")] if missing else []

@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge.data.encoder import Batch
+from expunge.data.word_tokens import marked_tokens
 from expunge.errors import ExpungeError, UsageError
 from expunge.methods._lib.divergence import kl
-from expunge.methods._lib.word_tokens import marked_tokens
 from expunge.methods.base import Objective, WeightedSpec
 from expunge.methods.run_context import RunContext
 from expunge.models.language import CausalLM

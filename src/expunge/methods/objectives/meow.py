@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from expunge.errors import ExpungeError, UsageError
-from expunge.methods._lib.inverted import answer_sources, read_answers, wrong_answers
+from expunge.errors import ExpungeError
+from expunge.methods._lib.inverted import answer_problems, answer_sources, given_answers
 from expunge.methods._lib.memo import memo
 from expunge.methods._lib.weighted_likelihood import token_mean
 from expunge.methods.base import Objective, WeightedSpec
@@ -81,23 +80,13 @@ class MEOW(Objective):
         Property("never_negative", {}, "a negative log-likelihood"),
     )
 
-    def _answers(self, task: Task) -> dict[str, list[str]]:
-        path = self.spec.inverted
-        return read_answers(Path(path), task.forget) if path else wrong_answers(task)
-
     def problems(self, task: Task) -> list[ExpungeError]:
-        try:
-            missing = [id for id, sources in answer_sources(task.forget, self._answers(task)).items() if not sources]
-        except ExpungeError as error:
-            return [error]
-        return [UsageError(f"meow has no inverted answers for {len(missing)} of {len(task.forget)} forget rows, "
-                           f"such as {missing[0]}.", "Neither the row nor another about its entity has wrong_answers.",
-                           "Add a `wrong_answers` field, or give inverted=FILE of {id, answers}.")] if missing else []
+        return answer_problems("meow", task, self.spec.inverted)
 
     def prepare(self, subject: CausalLM, task: Task, run: RunContext) -> dict[str, Any]:
         for problem in self.problems(task):
             raise problem
-        spec, answers = self.spec, self._answers(task)
+        spec, answers = self.spec, given_answers(task, self.spec.inverted)
         pairs = [row.model_copy(update={"answer": text}) for row in task.forget for text in answers.get(row.id, ())]
         scores = iter([0.0] * len(pairs) if spec.select == "random" else memo(
             subject, pairs, mode=spec.mode, share=spec.share, window=spec.window, cuts=spec.cuts,

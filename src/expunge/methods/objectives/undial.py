@@ -10,9 +10,9 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from expunge.data.encoder import Batch
+from expunge.data.word_tokens import marked_tokens
 from expunge.errors import ExpungeError, UsageError
 from expunge.methods._lib.edited_teacher import EditedTeacher, distribution, subtract
-from expunge.methods._lib.word_tokens import marked_tokens
 from expunge.methods.base import WeightedSpec
 from expunge.needs import ModelNeed
 from expunge.plugin import Card, Property

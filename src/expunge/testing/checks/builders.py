@@ -95,12 +95,12 @@ def leaves_no_mark(plugin: type[Objective]) -> None:
 
 
 @check(trains=True)
-def reads_answers(plugin: type[Objective], option: str) -> None:
+def reads_answers(plugin: type[Objective], option: str, options: Mapping[str, Any] | None = None) -> None:
     """Answers of a file are what rows are made of; a file that cannot be used is refused before a weight is loaded."""
     task = few(2)
     given = {task.forget[0].id: ["One thing.", " One thing. ", ""], task.forget[1].id: ["Another.", "A third."],
              "unknown": ["?"]}
-    made = plugin(**{option: file_of(given)})  # type: ignore[arg-type]
+    made = plugin(**{option: file_of(given), **(options or {})})
     assert made.problems(task) == []
     made.made = made.prepare(memoriser(), task, RunContext())
     for row, expected in zip(task.forget, ({"One thing."}, {"Another.", "A third."}), strict=True):
