@@ -31,7 +31,8 @@ from expunge.registry import Entry
 from expunge.shadows import make_shadows
 
 OFFERED = OFFERS["image"]
-OPTIONS: dict[str, str] = {"layers": "index=0", "ce_u": "skip=0", "lora": "rank=4"}
+OPTIONS: dict[str, str] = {"layers": "index=0", "ce_u": "skip=0", "lora": "rank=4",
+                           "dmm": "models=2, epochs=1"}
 """What a plug-in is typed with here where its defaults do not stand alone, or need tokens."""
 BEHIND = {"distil": "shrink_perturb >> distil"}
 """What is typed behind a stage without which it would do nothing."""

@@ -40,7 +40,7 @@ PLANNED, AT_ONCE = 300, 15
 FEW = 20
 """Recipes beside those that the default suite runs, one in one test."""
 HURRY = {"lat": "lat(steps=2)", "zeroth_order": "zeroth_order(queries=2)", "rule": "rule(samples=2, tokens=6)",
-         "adaptive": "adaptive(samples=1, tokens=6)"}
+         "adaptive": "adaptive(samples=1, tokens=6)", "dmm": "dmm(models=2, epochs=0.05)"}
 """Settings that make a long plug-in short; what it does stays the same."""
 
 

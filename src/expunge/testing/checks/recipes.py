@@ -46,8 +46,9 @@ from .cards import required
 
 TERMS: tuple[Kind, ...] = ("objective", "retain", "preset")
 PARTS: tuple[Kind, ...] = (*TERMS, "combine", "perturb", "optimizer", "scope", "sampler")
-OPTIONS: dict[str, dict[str, Any]] = {"layers": {"index": 1}}
-"""Options of plug-ins that cannot be named without one, where the first that comes to hand is no good."""
+OPTIONS: dict[str, dict[str, Any]] = {"layers": {"index": 1}, "dmm": {"models": 2, "epochs": 0.05}}
+"""Options of plug-ins that cannot be named without one, where the first that comes to hand is no good, or that take
+long with their own."""
 
 
 def recipe_of(plugin: type[Plugin]) -> str:
