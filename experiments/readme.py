@@ -345,6 +345,48 @@ def linear() -> str:
                   "its peak memory "])
 
 
+def real_facts() -> str:
+    """What a real model still says of facts that it knew, as asked and under attack, and what stayed."""
+    found, lines = results("real_facts"), list[dict[str, Any]]()
+    for name in dict.fromkeys(r["name"] for r in found["rows"]):
+        mine = [r for r in found["rows"] if r["name"] == name]
+        if not lines:
+            lines.append({"model": "original"} | {head: number(mine[0]["scores"][score]["original"])
+                                                  for head, score in REAL_COLUMNS.items()}
+                         | {head: number(_under(mine[0], attack, "original"))
+                            for head, attack in REAL_ATTACKS.items()})
+        lines.append({"model": name} | {head: spread([r["scores"][score]["value"] for r in mine])
+                                        for head, score in REAL_COLUMNS.items()}
+                     | {head: spread([_under(r, attack, "value") for r in mine])
+                        for head, attack in REAL_ATTACKS.items()}
+                     | {"verdict": counted(r["outcome"] for r in mine),
+                        "minutes": spread([r["forget_cpu_s"] / 60 for r in mine])})
+    known = ", ".join(f"{group} {n['known']} of {n['asked']}" for group, n in found["known"].items())
+    return f"Known under three wordings: {known}.\n\n" + table(lines, list(lines[-1]))
+
+
+REAL_COLUMNS = {"forget probability": "forget.probability", "forget keyword": "forget.keyword",
+                "holdout probability": "holdout.probability", "retain probability": "retain.probability",
+                "neighbours": "neighbour.probability", "multiple choice": "utility.accuracy"}
+REAL_ATTACKS = {"paraphrase": "paraphrase", "prefix": "prefix", "quantise": "quantise", "relearn": "relearn"}
+
+
+def _under(row: dict[str, Any], attack: str, part: str) -> float | None:
+    """Forget probability under an attack, or what the original says under it."""
+    found = [v[part] for name, v in row["attacks"].items()
+             if name.startswith(attack) and name.endswith("forget.probability")]
+    return found[0] if found else None
+
+
+def real_rule() -> str:
+    """Reward at the beginning and at the end of fifty steps."""
+    rows = [{"method": f"`{r['recipe']}`", "rewarded": part.removeprefix("reward_") if "_" in part else "all",
+             "first 10 steps": number(first), "last 10 steps": number(last),
+             "minutes on one core": number(r["cpu_s"] / 60)}
+            for r in results("real_rule")["rows"] for part, (first, last) in r["ends"].items()]
+    return table(rows, list(rows[0]))
+
+
 def bench() -> str:
     found = results("bench")
     rows = [{"what": f"`expunge {k}`", "median": f"{v['median']:.2f} s"} for k, v in found["startup_s"].items()]
@@ -389,7 +431,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "official": lambda: official_table.page(results("official")),
     "before_after": before_after, "linear": linear,
     "peer": lambda: peer("peer"), "peer_intel": lambda: peer("peer_intel"),
-    "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench, "families": families,
+    "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench,
+    "real_facts": real_facts, "real_rule": real_rule, "families": families,
 }
 
 

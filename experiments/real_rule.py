@@ -1,0 +1,99 @@
+"""Do methods that learn from a model's own answers work on a real one? Fifty steps of `rule` and of `adaptive`.
+
+    OMP_NUM_THREADS=1 python experiments/real_rule.py --work FOLDER --data FOLDER
+    python experiments/real_rule.py --work FOLDER --collect
+
+Writes results/real_rule.json: processor seconds, and the mean reward of the first ten and the last ten steps. Both run
+on SmolLM2-135M-Instruct. `rule` is taught to refuse questions about authors that it answers right, and to answer other
+questions, after a few steps of `idk`; `adaptive` to say no unknown name where it does not know the author. Rows lie
+under --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import log, store
+from real_facts import busy, example
+from real_rows import answered, plain_model
+
+import expunge
+from expunge.console import Reporter
+from expunge.records.base import read_json, write_json
+from expunge.records.run import RunRecord
+from expunge.records.task import Task
+
+STEPS, BATCH, ENDS = 50, 1, 10
+NAME = r"\b(?!(?:The|This|That|It|He|She|In|On|A|An|I)\b)[A-Z][\w'-]*(?: [A-Z][\w'-]*)*"
+"""A name, but for words with which a sentence begins."""
+ADAPTER = "lora(rank=8) + adamw(lr=5e-4, weight_decay=0)"
+FIRST = ("idk + adamw(lr=2e-5, weight_decay=0)", 16)
+"""What teaches `rule` to refuse, and its steps: an answer that is never sampled is never rewarded."""
+RECIPES = {"rule": f"rule(samples=4, tokens=12) + {ADAPTER}",
+           "adaptive": f"adaptive(samples=4, tokens=12, reword=False, pattern={NAME!r}) + {ADAPTER}"}
+
+
+def task_of(rows: list[dict[str, Any]], name: str) -> Task:
+    """Authors that the model knows (`rule`) or does not (`adaptive`); what else it knows is to stay."""
+    known = [r for r in rows if r["known"] and r["group"] != "authors"]
+    asked = [r for r in rows if r["group"] == "authors" and (r["known"] if name == "rule" else len(r["said"]) == 1)]
+    random.Random(0).shuffle(known)
+    return Task(name=f"real_{name}", generation_tokens=12,
+                forget=tuple(example(r, f"forget-{i}") for i, r in enumerate(asked[:24])),
+                retain=tuple(example(r, f"retain-{i}") for i, r in enumerate(known[:40])))
+
+
+def one(name: str, model: Path, rows: list[dict[str, Any]], work: Path) -> None:
+    place = work / f"real-{name}"
+    if (place / "row.json").exists():
+        return
+    task, start = task_of(rows, name), str(model)
+    shared: dict[str, Any] = {"task": task, "batch_size": BATCH, "keep": "last", "eval_every": 1000,
+                              "checkpoint_every": 10, "reporter": Reporter(quiet=True)}
+    if name == "rule":
+        start = str(work / "refusing")
+        if not Path(start).exists():
+            expunge.forget(model, method=FIRST[0], steps=FIRST[1], out=start, **(shared | {"batch_size": 4}))
+    begun = busy()
+    record = expunge.forget(start, method=RECIPES[name], steps=STEPS, out=place, resume=place.exists(),
+                            **shared)
+    assert isinstance(record, RunRecord)
+    lines = [json.loads(line) for line in (place / "steps.jsonl").read_text().splitlines()]
+    rewards = {part: [line[part] for line in lines] for part in ("reward", "reward_reject", "reward_normal")
+               if part in lines[0]}
+    row = {"name": name, "recipe": RECIPES[name], "first": FIRST if name == "rule" else None, "steps": STEPS,
+           "batch": BATCH, "forget_rows": len(task.forget), "cpu_s": busy() - begun,
+           "train_s": record.timing["train_s"], "rewards": rewards,
+           "ends": {part: [sum(v[:ENDS]) / ENDS, sum(v[-ENDS:]) / ENDS] for part, v in rewards.items()}}
+    write_json(place / "row.json", row)
+    log((name, round(row["cpu_s"]), row["ends"]))
+
+
+def collect(work: Path) -> None:
+    rows = [read_json(path) for path in sorted(work.glob("real-*/row.json"))]
+    log((store("real_rule", {"rows": rows}), len(rows)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="folder with editing, rwku and tofu")
+    parser.add_argument("--methods", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--collect", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.collect:
+        collect(given.work)
+    else:
+        if given.data is None:
+            parser.error("--data says where the facts are")
+        given.work.mkdir(parents=True, exist_ok=True)
+        at = plain_model(given.work)
+        known = answered(at, given.work, given.data)
+        for called in given.methods:
+            one(called, at, known, given.work)
