@@ -1,6 +1,7 @@
 """The pages of the site, in build/docs: docs/, README, CONTRIBUTING and CHANGELOG, and one page per plug-in.
 
-`make docs` runs it and then mkdocs. The page of a plug-in is made from its card and options.
+`make docs` runs it and then mkdocs. The page of a plug-in is made from its card and options, that of a method also from
+its gradient and from stored results (method_pages.py).
 """
 
 from __future__ import annotations
@@ -75,8 +76,12 @@ def example(entry: Entry, card: dict[str, Any]) -> str:
     return ""
 
 
-def page(entry: Entry) -> str:
-    """One plug-in: its card, options, what it must show, and a command."""
+def page(entry: Entry, measured: str = "") -> str:
+    """One plug-in: its card, options, what it must show, and a command.
+
+    Args:
+        measured: further sections, from `method_pages`.
+    """
     card = card_of(entry.name)
     parts = [f"# {entry.name}", f"[All plug-ins](../plugins.md) · {entry.kind}", f"{sentence(entry.summary)}"]
     if card.get("formula"):
@@ -95,6 +100,7 @@ def page(entry: Entry) -> str:
         "File": code(card["file"].replace(".", "/") + ".py"),
     }
     parts.append(grid([{"card": f"**{k}**", " ": escape(v)} for k, v in facts.items() if v]))
+    parts += [measured] if measured else []
     if card["options"]:
         types = {name: kind_of(field.annotation) for name, field in entry.load().Spec.model_fields.items()}
         rows = [{"option": f"`{name}`", "type": types[name],
@@ -180,6 +186,8 @@ def on_the_site(text: str, source: str) -> str:
 
 def write(place: Path = BUILT) -> None:
     """All pages, anew."""
+    from method_pages import sections  # it reads readme.py, which reads this file
+
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(ROOT / "docs", place)
     for source, name in COPIED.items():
@@ -191,7 +199,7 @@ def write(place: Path = BUILT) -> None:
     (place / "plugins").mkdir()
     for kind in KINDS:
         for entry in of_kind(kind):
-            (place / "plugins" / f"{entry.name}.md").write_text(page(entry))
+            (place / "plugins" / f"{entry.name}.md").write_text(page(entry, sections(entry)))
 
 
 if __name__ == "__main__":
