@@ -35,12 +35,13 @@ if TYPE_CHECKING:  # what the names of _HOMES are, for type checkers and editors
     from expunge.report.comparison import compare as compare
     from expunge.report.page import report as report
     from expunge.shadows import make_shadows as make_shadows
+    from expunge.studies.run import study as study
     from expunge.tuning import sweep as sweep
 
 _HOMES = {
     "train": "expunge.api", "forget": "expunge.api", "audit": "expunge.api", "demo": "expunge.demonstration",
     "sweep": "expunge.tuning", "grid": "expunge.grids", "compare": "expunge.report.comparison",
-    "make_shadows": "expunge.shadows",
+    "make_shadows": "expunge.shadows", "study": "expunge.studies.run",
     "report": "expunge.report", "load_task": "expunge.benchmarks.loading", "Task": "expunge.records.task",
     "Example": "expunge.records.task", "Subject": "expunge.models.subject", "load_subject": "expunge.models.load",
     "Audit": "expunge.records.score", "Score": "expunge.records.score", "RunRecord": "expunge.records.run",

@@ -47,8 +47,8 @@ def prepare_output(out: Path, *, resume: bool, overwrite: bool, reads: Sequence[
 
 
 def _written_by_expunge(out: Path) -> bool:
-    """Whether a folder is a run's, an audit's, a sweep's, a grid's or one of shadows, finished or not."""
-    for name in ("record.json", "audit.json", "sweep.json", "grid.json", "shadows.json"):
+    """Whether a folder is a run's, an audit's, a sweep's, a grid's, a study's or one of shadows, finished or not."""
+    for name in ("record.json", "audit.json", "sweep.json", "grid.json", "shadows.json", "study.json"):
         if (out / name).is_file():
             try:
                 data = read_json(out / name)

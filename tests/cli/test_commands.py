@@ -41,6 +41,8 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "shadows": (("model",), TASK_OPTIONS - {"--max-length"} | RUN_OPTIONS | {
         "--method", "--trainer", "--holdout", "--count", "--train-epochs", "--train-lr", "--epochs", "--lr",
         "--batch-size", "--plugin"}),
+    "study": (("name", "model"), TASK_OPTIONS - {"--max-length"} | RUN_OPTIONS | {
+        "--holdout", "--count", "--steps", "--epochs", "--lr", "--method", "--batch-size", "--plugin"}),
     "report": (("folders",), {"--out", "--title", "--redact", "--mail", "--json"}),
     "eval": (("model",), {"--tasks", "--original", "--include", "--limit", "--batch-size", "--seed", "--out",
                           "--overwrite", "--json"}),

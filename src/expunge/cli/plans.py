@@ -12,6 +12,7 @@ from expunge.cli.showing import shown_path
 from expunge.console import Reporter
 from expunge.records.run import RunRecord
 from expunge.records.shadows import Shadows
+from expunge.records.study import Study
 from expunge.records.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -72,6 +73,14 @@ def show_shadows_plan(plan: Shadows, reporter: Reporter) -> None:
            ("entities", f"{entities}, in each shadow {dealt}"), ("rows", f"{plan.points} asked of every model"),
            ("training", f"{plan.settings['trainer']}, {plan.settings['train_epochs']:g} epochs"),
            ("rows of", plan.task), ("seed", str(plan.seed))], reporter)
+
+
+def show_study_plan(plan: Study, reporter: Reporter) -> None:
+    """What a study will measure, as lines to read."""
+    settings = ", ".join(f"{k} {v}" for k, v in plan.settings.items() if v is not None)
+    parts = [*plan.planned[:5], "..."] if len(plan.planned) > 6 else plan.planned
+    _show([("study", plan.name), ("parts", f"{len(plan.planned)}: " + "; ".join(parts)),
+           ("model", plan.model or "of its own"), ("settings", settings), ("rows of", plan.task)], reporter)
 
 
 def _show(lines: Sequence[tuple[str, str]], reporter: Reporter) -> None:

@@ -18,6 +18,7 @@ from expunge.judgement.threats import NOT_TRIED, by_reason
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit, Score, Verdict
 from expunge.records.shadows import Shadows
+from expunge.records.study import Study
 from expunge.report.answers import LESS, asked_about
 from expunge.report.text import headline, meaning
 
@@ -310,3 +311,12 @@ def _surest(found: Mapping[str, Any], name: str) -> list[Any]:
     row = found["first"][0]
     takes = f", takes {found['shadows_needed']} shadows" if row["evidence"] == "cannot tell" else ""
     return [row[name], row["auc"], f"{row['p_corrected']:.2g}", row["evidence"] + takes]
+
+
+def show_study(found: Study, place: Path, reporter: Reporter) -> None:
+    """The findings, the first of them first, and where the page is."""
+    reporter.close()
+    for text in found.found.findings if found.found else ():
+        reporter.out.print(text, soft_wrap=True, markup=False)
+    reporter.out.print(f"\n{len(found.parts)} parts in {found.seconds:.0f} s on {found.task}. The page: "
+                       f"{shown_path(place / 'study.html')}", soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""Commands that run many runs: `sweep` and `shadows`."""
+"""Commands that run many runs: `sweep`, `shadows` and `study`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from expunge.cli.app import DryRun, Json, Overwrite, Resume, app, friendly, prin
 from expunge.cli.options import load, with_options
 from expunge.errors import ExpungeError
 from expunge.records.settings import RunSettings, TaskOptions
+from expunge.records.study import StudySettings
 
 
 @app.command()
@@ -88,3 +89,33 @@ def shadows(
         return print_json(done.to_json())
     reporter = reporter_for(as_json)
     show_shadows_plan(done, reporter) if dry_run else show_shadows(done, reporter)
+
+
+@app.command()
+@friendly
+@with_plugins
+@with_options("rows", TaskOptions)
+@with_options("settings", StudySettings, "count", "steps", "epochs", "lr", "method", "batch_size", "seed", "limit",
+              "on_overlap", "template")
+def study(
+    rows: TaskOptions, settings: StudySettings,
+    name: Annotated[str, typer.Argument(help="outlandish, path_dependence or novice.")],
+    model: Annotated[str | None, typer.Argument(help="For outlandish: a model that knows the rows of --task; the "
+                                                     "built-in world's when left out.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the study; expunge-NAME by default.")] = None,
+    resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
+) -> None:
+    """Study how models learn and forget: what one row does, whether order matters, how the unlearned learn again."""
+    from expunge.cli.plans import show_study_plan
+    from expunge.cli.showing import show_study
+    from expunge.studies.run import design_of
+    from expunge.studies.run import study as run
+
+    reporter, place = reporter_for(as_json), out or Path(f"expunge-{name}")
+    design_of(name)
+    asked = rows.task is not None or rows.forget is not None
+    done = run(name, out=place, model=model, task=load(rows, settings) if asked else None, settings=settings,
+               resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter)
+    if as_json:
+        return print_json(done.to_json())
+    show_study_plan(done, reporter) if dry_run else show_study(done, place, reporter)

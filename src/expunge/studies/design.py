@@ -1,0 +1,49 @@
+"""What a study is: named parts that are measured one by one, and findings from all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from expunge.console import Reporter
+from expunge.records.study import Found, StudySettings
+from expunge.records.task import Task
+
+Measured = Mapping[str, Any]
+"""Part -> what was measured."""
+
+
+@dataclass(kw_only=True)
+class Design:
+    """A study on a task. A subclass says what its parts are, how one is measured, and what follows from all."""
+
+    name: ClassVar[str]
+    world: ClassVar[str]
+    """The task where none is given."""
+    defaults: ClassVar[dict[str, Any]]
+    """Settings that are filled in where they are left out."""
+    size: ClassVar[str] = "tiny"
+    """What it trains from new weights."""
+    starts_from: ClassVar[str] = ""
+    """What a given model must be; empty where the study trains its own and takes none."""
+    task: Task
+    model: str | None
+    """A folder or hub name; None for the built-in one."""
+    settings: StudySettings
+    work: Path
+    """Folder for models of the study's own; it is removed at the end."""
+    reporter: Reporter
+
+    def planned(self) -> list[str]:
+        """Names of the parts. Raises UsageError where the task does not fit."""
+        raise NotImplementedError
+
+    def measure(self, part: str) -> dict[str, Any]:
+        """Plain data (JSON)."""
+        raise NotImplementedError
+
+    def found(self, parts: Measured) -> Found:
+        """Sentences, the numbers behind them, and pictures."""
+        raise NotImplementedError
