@@ -346,36 +346,37 @@ def linear() -> str:
 
 
 def real_facts() -> str:
-    """What a real model still says of facts that it knew, as asked and under attack, and what stayed."""
+    """What a real model still says of facts that it knew, as asked and under attack, beside rows it did not know."""
     found, lines = results("real_facts"), list[dict[str, Any]]()
     for name in dict.fromkeys(r["name"] for r in found["rows"]):
         mine = [r for r in found["rows"] if r["name"] == name]
-        if not lines:
-            lines.append({"model": "original"} | {head: number(mine[0]["scores"][score]["original"])
-                                                  for head, score in REAL_COLUMNS.items()}
-                         | {head: number(_under(mine[0], attack, "original"))
-                            for head, attack in REAL_ATTACKS.items()})
-        lines.append({"model": name} | {head: spread([r["scores"][score]["value"] for r in mine])
-                                        for head, score in REAL_COLUMNS.items()}
-                     | {head: spread([_under(r, attack, "value") for r in mine])
-                        for head, attack in REAL_ATTACKS.items()}
-                     | {"verdict": counted(r["outcome"] for r in mine),
-                        "minutes": spread([r["forget_cpu_s"] / 60 for r in mine])})
+        sides = {"original": ("original", mine[:1]), name: ("value", mine)}
+        for model, (side, rows) in list(sides.items())[bool(lines):]:
+            line = {"model": model}
+            for head, (score, aside) in REAL_SCORES.items():
+                line[head] = spread([r["scores"][score][side] for r in rows])
+                line[head] += f" [{spread([r['scores'][aside][side] for r in rows])}]" if aside else ""
+            for head, (attack, score) in REAL_ATTACKS.items():
+                under = [_under(r, attack, score) for r in rows if side == "value"]
+                line[head] = f"{spread([u['value'] for u in under])} [{spread([u['holdout'] for u in under])}]"
+            line["verdict"] = counted(r["outcome"] for r in rows) if side == "value" else "-"
+            lines.append(line | {"minutes": spread([r["forget_cpu_s"] / 60 for r in rows if side == "value"])})
     known = ", ".join(f"{group} {n['known']} of {n['asked']}" for group, n in found["known"].items())
     return f"Known under three wordings: {known}.\n\n" + table(lines, list(lines[-1]))
 
 
-REAL_COLUMNS = {"forget probability": "forget.probability", "forget keyword": "forget.keyword",
-                "holdout probability": "holdout.probability", "retain probability": "retain.probability",
-                "neighbours": "neighbour.probability", "multiple choice": "utility.accuracy"}
-REAL_ATTACKS = {"paraphrase": "paraphrase", "prefix": "prefix", "quantise": "quantise", "relearn": "relearn"}
+REAL_SCORES = {"probability": ("forget.probability", "holdout.probability"),
+               "keyword": ("forget.keyword", "holdout.keyword"), "retain": ("retain.probability", ""),
+               "neighbours": ("neighbour.probability", ""), "multiple choice": ("utility.accuracy", "")}
+REAL_ATTACKS = {"keyword, paraphrase": ("paraphrase", "keyword"), "keyword, prefix": ("prefix", "keyword"),
+                "keyword, 4 bits": ("quantise", "keyword"), "probability, relearned": ("relearn", "probability"),
+                "keyword, relearned": ("relearn", "keyword")}
 
 
-def _under(row: dict[str, Any], attack: str, part: str) -> float | None:
-    """Forget probability under an attack, or what the original says under it."""
-    found = [v[part] for name, v in row["attacks"].items()
-             if name.startswith(attack) and name.endswith("forget.probability")]
-    return found[0] if found else None
+def _under(row: dict[str, Any], attack: str, score: str) -> dict[str, float | None]:
+    """A score of the forget rows under an attack."""
+    found = [v for name, v in row["attacks"].items() if name.startswith(attack) and name.endswith(f"forget.{score}")]
+    return found[0] if found else {"value": None, "holdout": None}
 
 
 def real_rule() -> str:
