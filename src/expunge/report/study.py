@@ -31,7 +31,8 @@ def picture(chart: StudyChart) -> Spec:
               for i in range(len(names))]
     scales = [{"type": "log"} if log else {"zero": False} for log in (chart.log_x, chart.log_y)]
     encoding: Spec = {
-        "x": _axis("x", chart.x, scale=scales[0] | {"nice": not chart.log_x}, axis={"tickCount": 6, "format": "~g"}),
+        "x": _axis("x", chart.x, scale=scales[0] | {"nice": not chart.log_x},
+                   axis={"tickCount": 6} | ({"format": "~g"} if chart.log_x else {})),
         "y": _axis("y", chart.y, scale=scales[1], axis={"tickCount": 5, "format": "~g"}),
         "color": {"field": "series", "type": "nominal", "sort": names,
                   "legend": {"columns": 3} | ({} if chart.dots else {"symbolType": "stroke"}),

@@ -40,7 +40,7 @@ ORDERS = {"forget first": ("forget", "one", "two"), "forget middle": ("one", "fo
 """Order -> its stages: the forget rows, and two halves of the retain rows."""
 ROUNDS = 2
 """Passes over the stages after all rows were learned together, so that no stage is lost to the next."""
-LEVEL = 3.0
+LEVEL = 2.0
 """Nats a token: a forget loss at which models are compared."""
 TOGETHER = 24
 """Rows of a step of learning."""
@@ -77,8 +77,8 @@ class PathDependence(Design):
 
     name: ClassVar[str] = "path_dependence"
     world: ClassVar[str] = "authors(forget=3, retain=8, holdout=2, neighbours=0)"
-    defaults: ClassVar[dict[str, Any]] = {"count": 2, "steps": 48, "lr": 1e-4, "epochs": 25.0, "batch_size": 8,
-                                          "method": "ga"}
+    defaults: ClassVar[dict[str, Any]] = {"count": 2, "steps": 48, "lr": 1e-4, "epochs": 40.0, "batch_size": 8,
+                                          "method": "ga + adamw(warmup=0, schedule='constant')"}
 
     _known: dict[int, Subject] = field(default_factory=dict)
 
@@ -97,13 +97,13 @@ class PathDependence(Design):
 
     @cached_property
     def stage(self) -> Stage:
-        """The recipe that unlearns, without a schedule so that the first steps of all models are alike."""
+        """The recipe that unlearns; its own learning rate, where it names one, comes before that of the settings."""
         stage, *more = parse(self.settings.method or "ga")
         if more or stage.objective is None or stage.builders or stage.rolls_out or stage.scope.adapter:
             raise UsageError(f"{self.settings.method!r} cannot be followed step by step here.",
                              "The study takes one objective that needs nothing made beforehand, on whole weights.",
                              'Take one such as "ga" or "npo + retain_nll".')
-        return stage.with_learning_rate(self.settings.lr)
+        return stage if "lr=" in (self.settings.method or "") else stage.with_learning_rate(self.settings.lr)
 
     def planned(self) -> list[str]:
         if self.stages and self.stage:
@@ -168,15 +168,19 @@ class PathDependence(Design):
         kept = {order: [_retain_at(r, LEVEL) for r in each] for order, each in by.items()}
         apart = {f"{a} / {b}": _gap_curve(by[a], by[b]) for a, b in combinations(ORDERS, 2)}
         ends = [fmean(curve[i][1] for curve in apart.values()) for i in (0, -1)]
+        level = [gap for a, b in combinations(ORDERS, 2) for x, y in zip(by[a], by[b], strict=True)
+                 if (gap := _apart_at(x, y, LEVEL)) is not None]
         slope = float(np.polyfit(range(len(gaps)), np.log(np.maximum(gaps, 1e-300)), 1)[0])
         figures = {"start_forget_loss": start, "steps_to_level": needed, "retain_loss_at_level": kept,
                    "apart_before": {k: v[0][1] for k, v in apart.items()},
-                   "apart_after": {k: v[-1][1] for k, v in apart.items()}, "linear_log_gap_per_step": slope}
+                   "apart_after": {k: v[-1][1] for k, v in apart.items()},
+                   "apart_at_level": fmean(level) if level else None, "linear_log_gap_per_step": slope}
         mean = {order: _mean(values) for order, values in needed.items() if None not in values}
         said = [f"Models that learned the same rows in another order differ by "
                 f"{ends[0]:.2g} nats a token on retain rows, and by {ends[1]:.2g} after the same "
                 f"{self.settings.steps} steps of {self.settings.method}: {ends[1] / max(ends[0], 1e-9):.1f} times as "
-                "far."]
+                "far" + (f". At a forget loss of {LEVEL:g} nats each they differ by {fmean(level):.2g}." if level else
+                         ".")]
         if len(mean) == len(ORDERS):
             slow = max(mean, key=lambda order: mean[order])
             said.append(f"Steps to a forget loss of {LEVEL:g} nats: "
@@ -225,6 +229,18 @@ def _gap_curve(a: Sequence[dict[str, Any]], b: Sequence[dict[str, Any]]) -> list
     """(step, how far apart two orders are), the mean over seeds."""
     return [(step, fmean(_apart(x, y, i) for x, y in zip(a, b, strict=True)))
             for i, (step, _) in enumerate(a[0]["readings"])]
+
+
+def _apart_at(a: dict[str, Any], b: dict[str, Any], level: float) -> float | None:
+    """The same where each has just reached a forget loss, between readings linearly."""
+    rows = []
+    for run in (a, b):
+        at = _crossing(run, level)
+        if at is None:
+            return None
+        pairs = zip(run["readings"][at[0]][1], run["readings"][at[0] + 1][1], strict=True)
+        rows.append([x + at[1] * (y - x) for x, y in pairs][run["forget"]:])
+    return fmean(abs(x - y) for x, y in zip(*rows, strict=True))
 
 
 def _mean(values: Sequence[float | None]) -> float:
