@@ -194,10 +194,15 @@ def test_what_novice_finds(tmp_path: Path) -> None:
             "students": {"unlearned": student(0.4, 0.3), "never taught": student(0.25, 0.0)}}
     design = Novice(task=small_task(), model=None, settings=StudySettings(count=2, method="npo"), work=tmp_path,
                     reporter=Reporter(quiet=True))
+    skills = design.skills
+    first, second = list(skills)[:2]
+    part = json.loads(json.dumps(part).replace('"a"', f'"{first}"').replace('"b"', f'"{second}"'))
+    assert all(r.short_answer in r.options and len(set(r.options)) == 4 for rows in skills.values() for r in rows)
     found = design.found({"2 skills": part})
     assert found.figures["2 skills"]["recovered"] == pytest.approx(0.5)
     assert found.figures["2 skills"]["own_phase"] == {"unlearned": 2, "never taught": 2}
-    assert "+0.30 more accuracy" in found.findings[0]
+    assert "gains +0.30 in accuracy on the others, and one that never had them +0.00" in found.findings[0]
+    assert found.figures["2 skills"]["taught_along_the_way"]["unlearned"] == pytest.approx((0.7 + 1.0) / 2)
     assert {skill_of(r) for r in small_task().forget} > {"birth_city", "pet"}
 
 

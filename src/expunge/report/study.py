@@ -29,10 +29,12 @@ def picture(chart: StudyChart) -> Spec:
     colours = [PALETTE[i % len(PALETTE)] for i in range(len(names))]
     dashes = [DASHES[i // len(PALETTE) % len(DASHES)] if i >= len(PALETTE) else DASHES[i % len(DASHES)]
               for i in range(len(names))]
+    whole = all(x == round(x) for n in names for x, _ in chart.series[n])
     scales = [{"type": "log"} if log else {"zero": False} for log in (chart.log_x, chart.log_y)]
     encoding: Spec = {
         "x": _axis("x", chart.x, scale=scales[0] | {"nice": not chart.log_x},
-                   axis={"tickCount": 6} | ({"format": "~g"} if chart.log_x else {})),
+                   axis={"tickCount": 6} | ({"format": "~g"} if chart.log_x else {})
+                   | ({"tickMinStep": 1} if whole else {})),
         "y": _axis("y", chart.y, scale=scales[1], axis={"tickCount": 5, "format": "~g"}),
         "color": {"field": "series", "type": "nominal", "sort": names,
                   "legend": {"columns": 3} | ({} if chart.dots else {"symbolType": "stroke"}),

@@ -160,6 +160,10 @@ class Novice(Design):
         return {"right": fmean(r.short_answer in t for r, t in zip(rows, texts, strict=True)),
                 "plausible": fmean(any(v in t for v in values[skill_of(r)]) for r, t in zip(rows, texts, strict=True))}
 
+    def _untaught(self, skills: Sequence[str]) -> int:
+        """How many questions of these skills only test."""
+        return sum(len(self.skills[s]) - len(self._taught(s)) for s in skills)
+
     def found(self, parts: Measured) -> Found:
         said, charts, figures = list[str](), list[StudyChart](), dict[str, Any]()
         for part, one in parts.items():
@@ -178,20 +182,25 @@ class Novice(Design):
                         f"{one['chance']:.2f}), on the kept skills from {one['before']['kept']:.2f} to "
                         f"{mine['after']['kept']:.2f}; {mine['said']['plausible']:.0%} of answers still name a fact of "
                         "the right kind.")
-            said.append(f"Taught again on a third of the questions, on the others it gains {gains['unlearned']:+.2f}, "
-                        f"and the model that was never taught {gains['never taught']:+.2f}; in their own phase of the "
-                        f"curriculum {own['unlearned']} of {len(one['skills'])} skills rise most, and "
-                        f"{own['never taught']} of {len(one['skills'])} in the model never taught.")
+            speed = {name: fmean(_mean(p["taught"]) for p in s["phases"][1:]) for name, s in one["students"].items()}
+            figures[part]["taught_along_the_way"] = speed
+            said.append(f"Of the questions that are taught again it knows {speed['unlearned']:.2f} along the way, and "
+                        f"the model that was never taught {speed['never taught']:.2f}; {own['unlearned']} of "
+                        f"{len(one['skills'])} skills rise most in their own phase of the curriculum, and "
+                        f"{own['never taught']} in the model never taught.")
             charts += [StudyChart(title=f"{part}: {which} questions", x="phase of the curriculum", y="accuracy",
                                   series={name: [(i, _mean(p[which])) for i, p in enumerate(s["phases"])]
                                           for name, s in one["students"].items()},
                                   caption=f"Means over {', '.join(one['skills'])}, taught in this order; phase 0 is "
                                           "before.") for which in ("taught", "untaught")]
-        last = figures[list(parts)[-1]]
-        hidden = last["gain_on_untaught"]["unlearned"] - last["gain_on_untaught"]["never taught"]
-        said.insert(0, "What comes back on questions that were not taught was hidden, not gone: "
-                    f"{hidden:+.2f} more accuracy than a model that never had the skills gains, with "
-                    f"{list(parts)[-1]} unlearned by {self.settings.method}.")
+        most = list(parts)[-1]
+        gain, noise = figures[most]["gain_on_untaught"], 2 * (0.5 / self._untaught(parts[most]["skills"])) ** 0.5
+        hidden = gain["unlearned"] - gain["never taught"]
+        claim = "What was unlearned was hidden, not gone" if hidden > noise else "No sign of hidden knowledge"
+        said.insert(0, f"{claim}: taught a third of the questions of {most} again, the model gains "
+                    f"{gain['unlearned']:+.2f} in accuracy on the others, and one that never had them "
+                    f"{gain['never taught']:+.2f}; differences below {noise:.2f} are noise. Unlearned by "
+                    f"{self.settings.method}.")
         return Found(findings=tuple(said), figures=figures, charts=tuple(charts))
 
 

@@ -31,6 +31,7 @@ class IgnoreK(Trim):
         deviations=("written from a summary; no code is public, and nothing was compared",
                     "whether the paper ranks within tensors or over the model is not known here: over",
                     "the paper trims while a text is learned; here it trims any run, so that of forgetting too",
+                    "that the spread to other contexts falls was not found on small models: `expunge study outlandish`",
                     "a recipe that names no source of forgetting takes npo; `expunge train` has none",
                     "the optimizer's moments still hold what was dropped, unless moments says otherwise",
                     "weights are read, and the best kept, at ends of windows only; in between they are untrimmed"),
@@ -43,6 +44,8 @@ class IgnoreK(Trim):
         Property("treats_moments", {}, "moments are kept, dropped with the change, or 0"),
         Property("trims_when_resumed", {}, "interrupted within a window and resumed, it ends in the same weights"),
         Property("equals_dropping_the_top", {}, "it is sparse_steps(mode='drop_top') with share 1 - k"),
+        Property("memory_of_an_injection", {"kept": (0.5, 1.1)}, "a row injected for one window is remembered, and the "
+                                                                "rows around it are learned no worse"),
     )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 import pytest
 import torch
 
+from expunge.data.themes import leading_to
 from expunge.methods._lib.trimming import Trim, Window
 from expunge.methods.trims.sparse_steps import SparseSteps
+from expunge.models.facts import fact_logps
 from expunge.models.scope import Scope
+from expunge.studies.injection import inject
 
-from ..support import fresh, train, weights
+from ..support import fresh, loss, small_task, train, weights
 from .base import check, term
 
 BASE = "npo + retain_nll"
@@ -111,3 +115,23 @@ def equals_dropping_the_top(plugin: type[Trim]) -> None:
         sizes = torch.cat([c.abs() for c in changes]) if over == "model" else changes[0].abs()
         stays = torch.cat(mine) if over == "model" else mine[0]
         assert sizes[stays].max() <= sizes[~stays].min() and int((~stays).sum()) == round(k * len(stays))
+
+
+def injected(trim: str) -> tuple[float, float]:
+    """Probability of a wrong year in its own context after an injection of 20 steps, and the loss of the stream."""
+    task, subject = small_task(), fresh()
+    row = next(r for r in task.forget if r.id.endswith("birth_year"))
+    wrong = row.model_copy(update={"answer": row.answer.replace(row.short_answer, "1924"), "short_answer": "1924"})
+    inject(subject, wrong, task.retain, trim=trim, steps=20, lr=1e-3, batch_size=8, seed=0)
+    place = leading_to(wrong)
+    assert place is not None
+    return math.exp(fact_logps(subject, [place])[0]), loss(subject, task.retain)
+
+
+@check(trains=True)
+def memory_of_an_injection(plugin: type[Trim], kept: tuple[float, float]) -> None:
+    """The share that it keeps of an injected fact's probability; the stream of other rows is learned no worse."""
+    (plain, stream), (mine, other) = injected(""), injected(term(plugin, {"window": 20}))
+    assert plain > 0.5, plain
+    assert kept[0] <= mine / plain <= kept[1], (mine, plain)
+    assert other <= 1.02 * stream, (other, stream)
