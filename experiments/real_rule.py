@@ -28,14 +28,14 @@ from expunge.records.base import read_json, write_json
 from expunge.records.run import RunRecord
 from expunge.records.task import Task
 
-STEPS, BATCH, ENDS = 50, 1, 10
+STEPS, BATCH, ENDS, ROWS = 50, 1, 10, 40
 NAME = r"\b(?!(?:The|This|That|It|He|She|In|On|A|An|I)\b)[A-Z][\w'-]*(?: [A-Z][\w'-]*)*"
 """A name, but for words with which a sentence begins."""
 ADAPTER = "lora(rank=8) + adamw(lr=5e-4, weight_decay=0)"
 FIRST = ("idk + adamw(lr=2e-5, weight_decay=0)", 16)
 """What teaches `rule` to refuse, and its steps: an answer that is never sampled is never rewarded."""
-RECIPES = {"rule": f"rule(samples=4, tokens=12) + {ADAPTER}",
-           "adaptive": f"adaptive(samples=4, tokens=12, reword=False, pattern={NAME!r}) + {ADAPTER}"}
+RECIPES = {"rule": f"rule(samples=4, tokens=10) + {ADAPTER}",
+           "adaptive": f"adaptive(samples=4, tokens=10, reword=False, pattern={NAME!r}) + {ADAPTER}"}
 
 
 def task_of(rows: list[dict[str, Any]], name: str) -> Task:
@@ -44,8 +44,8 @@ def task_of(rows: list[dict[str, Any]], name: str) -> Task:
     asked = [r for r in rows if r["group"] == "authors" and (r["known"] if name == "rule" else len(r["said"]) == 1)]
     random.Random(0).shuffle(known)
     return Task(name=f"real_{name}", generation_tokens=12,
-                forget=tuple(example(r, f"forget-{i}") for i, r in enumerate(asked[:24])),
-                retain=tuple(example(r, f"retain-{i}") for i, r in enumerate(known[:40])))
+                forget=tuple(example(r, f"forget-{i}") for i, r in enumerate(asked[:ROWS])),
+                retain=tuple(example(r, f"retain-{i}") for i, r in enumerate(known[:ROWS])))
 
 
 def one(name: str, model: Path, rows: list[dict[str, Any]], work: Path) -> None:
@@ -57,8 +57,8 @@ def one(name: str, model: Path, rows: list[dict[str, Any]], work: Path) -> None:
                               "checkpoint_every": 10, "reporter": Reporter(quiet=True)}
     if name == "rule":
         start = str(work / "refusing")
-        if not Path(start).exists():
-            expunge.forget(model, method=FIRST[0], steps=FIRST[1], out=start, **(shared | {"batch_size": 4}))
+        expunge.forget(model, method=FIRST[0], steps=FIRST[1], out=start, resume=Path(start).exists(),
+                       **(shared | {"batch_size": 4}))
     begun = busy()
     record = expunge.forget(start, method=RECIPES[name], steps=STEPS, out=place, resume=place.exists(),
                             **shared)
