@@ -178,6 +178,8 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, encoder: Encod
     )
     notes += tuple(note for s in stages for note in s.notes)
     notes += (NOTHING_KEPT,) if nothing_kept(task, settings) else ()
+    notes += tuple(f"{s.trim.card.name} trims what every {s.trim.window} steps changed; readings are taken then only."
+                   for s in stages if s.trim is not None and not s.trim.idle and s.takes_steps)
     notes += tuple("Rows made during training: the reference is asked live." for s in stages
                    if s.rolls_out and s.reference != "none needed")
     texts = sum(r.kind == "text" for r in task.forget)
