@@ -189,7 +189,7 @@ def _run_without_loop(stage: Stage, subject: Subject, task: Task, record: RunRec
     return subject, record.model_copy(update={
         "status": "finished", "reason": reason, "best": figures, "peak_memory_bytes": peak_memory(),
         "timing": {"steps": 0, "train_s": round(time.perf_counter() - began, 3), "tokens_per_s": 0.0}
-        | ({"positions": 0} if stage.edit is not None and stage.edit.damages else {})})
+        | ({"positions": figures["positions"]} if "positions" in figures else {})})
 
 
 @contextmanager

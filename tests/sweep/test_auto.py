@@ -65,17 +65,19 @@ def test_every_recipe_of_the_portfolio_is_one() -> None:
     with pytest.raises(UsageError):
         check_portfolio((OpenRecipe("wrong", "npoo + adamw(lr={lr})"),), 4)
     assert middle(space_of(PORTFOLIO[0], 3.2e-2))["lr"] == pytest.approx((5e-4 * 1.6e-2) ** 0.5, rel=0.01)
-    taught = next(entry for entry in PORTFOLIO if "teach" in entry.space)
+    taught = next(entry for entry in PORTFOLIO if entry.name == "retaught")
     assert middle(space_of(taught, 4e-3))["teach"] == pytest.approx(4e-3)
     assert "epochs=13) + adamw(lr=0.004)" in taught.filled(middle(space_of(taught, 4e-3, passes=30)))
 
 
 def test_passes_of_teaching_are_shares_of_those_of_the_training() -> None:
-    taught = next(entry for entry in PORTFOLIO if "teach" in entry.space)
+    taught = next(entry for entry in PORTFOLIO if entry.name == "retaught")
     assert space_of(taught, passes=30)["epochs"] == ("choice", 3, 6, 9, 13)
     assert space_of(taught, passes=30, most=0.25)["epochs"] == ("choice", 3, 6, 7), "and as many as the limit lets"
     assert space_of(taught, passes=30, most=0.05)["epochs"] == ("choice", 1), "one pass at least"
     assert space_of(taught)["epochs"] == ("choice", 1, 2, 3, 4)
+    damped = next(entry for entry in PORTFOLIO if entry.name == "ssd retaught")
+    assert space_of(damped, passes=30, most=0.19)["epochs"] == ("choice", 2, 3, 4), "the importances take a pass too"
 
 
 def plain(name: str, value: float, **controls: float | None) -> Score:

@@ -28,6 +28,8 @@ class OpenRecipe:
     name: str
     recipe: str
     space: Space = field(default_factory=dict)
+    before: float = 0.0
+    """Passes over all rows that its first stage takes, beside those of teaching."""
 
     def filled(self, params: Mapping[str, Any]) -> str:
         """The recipe with these values."""
@@ -40,6 +42,10 @@ RETEACHING: dict[str, tuple[Any, ...]] = {"teach": UNKNOWN_TEACHING, "alpha": ("
 # The first few are tried in full, and later ones are stopped once these beat them.
 PORTFOLIO = (
     OpenRecipe("npo", "npo + retain_nll(weight={weight}) + adamw(lr={lr})", {"weight": ("choice", 1, 3)}),
+    OpenRecipe("ssd retaught", "ssd(alpha={alpha}, lambda_={lambda_}) >> distil(teacher='original', likeliest=1, "
+               "epochs={epochs}) + adamw(lr={teach})",
+               {"teach": UNKNOWN_TEACHING, "alpha": ("log", 1.0, 10.0), "lambda_": ("choice", 0.6, 0.03, 0.2),
+                "epochs": ("passes", 0.05, 0.1, 0.3, 0.2)}, before=1.25),
     OpenRecipe("retaught", "shrink_perturb(alpha={alpha}, beta={beta}) >> distil(teacher='original', likeliest=1, "
                "epochs={epochs}) + adamw(lr={teach})", RETEACHING | {"epochs": ("passes", 0.1, 0.2, 0.3, 0.42)}),
     OpenRecipe("npo retaught", "npo + retain_nll(weight=3) + adamw(lr={lr}) >> shrink_perturb(alpha={alpha}, "
@@ -73,7 +79,7 @@ def space_of(entry: OpenRecipe, training_rate: float | None = None, passes: floa
             known_passes = passes or UNKNOWN_PASSES
             counts = [round(share * known_passes) for share in values if share < most]
             # The limit itself is worth a trial: a retaught model is the better the longer it is taught.
-            counts += [int(most * known_passes)] if most < max(values) else []
+            counts += [int(most * known_passes - entry.before)] if most < max(values) else []
             space[name] = ("choice", *dict.fromkeys(max(count, 1) for count in counts))
     return space
 

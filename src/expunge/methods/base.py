@@ -357,7 +357,8 @@ class Edit(Plugin):
         return []
 
     def apply(self, subject: AnySubject, task: Task, seed: int) -> dict[str, Any]:
-        """Edits `subject` in place and returns figures for the record."""
+        """Edits `subject` in place and returns figures for the record; `positions` among them, where they are counted,
+        is how many positions it took a gradient at."""
         raise NotImplementedError
 
 

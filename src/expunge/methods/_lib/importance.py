@@ -81,6 +81,12 @@ def _accumulate(subject: Subject, rows: Sequence[Row], batch_size: int, names: S
     return sums
 
 
+def positions(subject: Subject, *rows: Sequence[Row], batch_size: int = 64) -> int:
+    """Positions that one pass over all these rows takes a gradient at."""
+    return sum(subject.collate(side[start: start + batch_size]).count("positions")
+               for side in rows for start in range(0, len(side), batch_size))
+
+
 @contextmanager
 def differentiable(subject: Subject, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """Evaluation mode with gradients for these parameters only; restores mode and flags on exit."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from expunge import plugin
 from expunge.errors import ExpungeError, UsageError
-from expunge.methods._lib.importance import summed_gradient
+from expunge.methods._lib.importance import positions, summed_gradient
 from expunge.methods.base import Edit
 from expunge.models.load import float32_master
 from expunge.models.subject import Subject
@@ -70,8 +70,8 @@ class IAU(Edit):
             raise problem
         float32_master(subject)
         sides = (task.forget, task.retain or task.background)
-        forget, retain = (summed_gradient(subject, [subject.encoder.encode(e) for e in side],
-                                          batch_size=self.spec.batch_size) for side in sides)
+        encoded = [[subject.encoder.encode(e) for e in side] for side in sides]
+        forget, retain = (summed_gradient(subject, rows, batch_size=self.spec.batch_size) for rows in encoded)
         share = 1.0 if self.spec.scale == "means" else len(sides[0]) / (len(sides[0]) + len(sides[1]))
         moved = total = 0.0
         with torch.no_grad():
@@ -80,4 +80,4 @@ class IAU(Edit):
                                   self.spec.lr, self.spec.rule)
                 moved, total = moved + float((new - weight).pow(2).sum()), total + float(weight.pow(2).sum())
                 weight.copy_(new)
-        return {"edit": "iau", "change": (moved / total) ** 0.5}
+        return {"edit": "iau", "positions": positions(subject, *encoded), "change": (moved / total) ** 0.5}

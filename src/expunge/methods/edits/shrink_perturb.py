@@ -100,4 +100,5 @@ class ShrinkPerturb(Edit):
                 noise = xavier_uniform(weight.shape, generator).to(weight.device)
                 moved += float((alpha * (self.spec.beta * noise - weight)).pow(2).sum())
                 weight.mul_(1 - alpha).add_(noise, alpha=alpha * self.spec.beta)
-        return {"edit": "shrink_perturb", "alpha": alpha, "change": (moved / size) ** 0.5, "matrices": len(chosen)}
+        return {"edit": "shrink_perturb", "positions": 0, "alpha": alpha, "change": (moved / size) ** 0.5,
+                "matrices": len(chosen)}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from expunge import plugin
 from expunge.errors import ExpungeError, UsageError
-from expunge.methods._lib.importance import importance
+from expunge.methods._lib.importance import importance, positions
 from expunge.methods.base import Edit
 from expunge.models.load import float32_master
 from expunge.models.subject import Subject
@@ -78,11 +78,9 @@ class SSD(Edit):
             raise problem
         float32_master(subject)
         spec = self.spec
-        forget, everything = (
-            importance(subject, [subject.encoder.encode(e) for e in rows], batch_size=spec.batch_size, seed=seed,
-                       loss_free=spec.loss_free)
-            for rows in (task.forget, task.training_rows("full"))
-        )
+        sides = [[subject.encoder.encode(e) for e in rows] for rows in (task.forget, task.training_rows("full"))]
+        forget, everything = (importance(subject, rows, batch_size=spec.batch_size, seed=seed,
+                                         loss_free=spec.loss_free) for rows in sides)
         dampened, factors = {}, 0.0
         with torch.no_grad():
             for name, weight in subject.model.named_parameters():
@@ -93,6 +91,6 @@ class SSD(Edit):
                 weight.copy_(dampen(weight, forget[name], everything[name], spec.alpha, spec.lambda_))
         count = sum(dampened.values())
         most = sorted(dampened, key=lambda name: -dampened[name])[:5]
-        return {"edit": "ssd", "dampened": count, "mean_factor": factors / count if count else 1.0,
-                "share": count / sum(p.numel() for p in subject.model.parameters()),
+        return {"edit": "ssd", "positions": positions(subject, *sides), "dampened": count,
+                "mean_factor": factors / count if count else 1.0, "share": count / sum(p.numel() for p in subject.model.parameters()),
                 "most": {name: dampened[name] for name in most if dampened[name]}}
