@@ -89,8 +89,8 @@ class SSD(Edit):
                 ratio = spec.lambda_ * everything[name][chosen] / forget[name][chosen]
                 factors += float(ratio.clamp(max=1).sum())
                 weight.copy_(dampen(weight, forget[name], everything[name], spec.alpha, spec.lambda_))
-        count = sum(dampened.values())
+        count, whole = sum(dampened.values()), sum(p.numel() for p in subject.model.parameters())
         most = sorted(dampened, key=lambda name: -dampened[name])[:5]
-        return {"edit": "ssd", "positions": positions(subject, *sides), "dampened": count,
-                "mean_factor": factors / count if count else 1.0, "share": count / sum(p.numel() for p in subject.model.parameters()),
+        return {"edit": "ssd", "positions": positions(subject, *sides), "dampened": count, "share": count / whole,
+                "mean_factor": factors / count if count else 1.0,
                 "most": {name: dampened[name] for name in most if dampened[name]}}
