@@ -23,12 +23,14 @@ from expunge.records.base import read_json, write_json
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit
 
-TEACHING = "distil(teacher='original', likeliest=1, epochs=13) + adamw(lr=3e-3)"
 CANDIDATES: dict[str, tuple[str, int]] = {
     "npo": ("npo + retain_nll(weight=3) + adamw(lr=1.5e-4, weight_decay=0)", 32),
-    "shrunk to a fifth": (f"shrink_perturb(alpha=0.8, beta=0.3) >> {TEACHING}", 1),
-    "shrunk to a tenth": (f"shrink_perturb(alpha=0.9, beta=0.3) >> {TEACHING}", 1),
-    "fresh weights": (f"shrink_perturb(alpha=1, beta=1) >> {TEACHING}", 1),
+    "shrunk, retaught": ("shrink_perturb(alpha=0.8, beta=0.3) >> distil(teacher='original', likeliest=1, epochs=13) + "
+                         "adamw(lr=3e-3)", 1),
+    "ssd, retaught for 6 passes": ("ssd(alpha=3.16, lambda_=0.2) >> distil(teacher='original', likeliest=1, epochs=6) "
+                                   "+ adamw(lr=3e-3)", 1),
+    "ssd, retaught for 12 passes": ("ssd(alpha=3.16, lambda_=0.2) >> distil(teacher='original', likeliest=1, "
+                                    "epochs=12) + adamw(lr=3e-3)", 1),
 }
 """Name -> recipe, and passes over the forget rows."""
 SHOWN = ("forget_quality", "leak_share", "forget.keyword", "forget.probability", "retain.probability")
