@@ -37,6 +37,8 @@ METHODS: dict[str, tuple[str, tuple[float, ...]]] = {
     "undo": (f"{NPO} >> shrink_perturb(alpha={{}}, beta=0.1) >> distil(epochs=12) + {TAUGHT}", (0.4, 0.6, 0.8, 0.9)),
     "undo, first choices": (f"{NPO} >> shrink_perturb(alpha={{}}, beta=0.1) >> distil(epochs=12, likeliest=1) + "
                             f"{TAUGHT}", (0.4, 0.6, 0.8, 0.9)),
+    "ssd, first choices": (f"ssd(alpha=3.16, lambda_={{}}) >> distil(teacher='original', epochs=6, likeliest=1) + "
+                           f"{TAUGHT}", (0.6, 0.3, 0.2, 0.1)),
 }
 """Name -> recipe, and what is put in its braces."""
 SUITE = "forget.probability,retain.probability,leak_share,relearn(at=[16, 48])"
