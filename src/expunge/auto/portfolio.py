@@ -44,7 +44,7 @@ PORTFOLIO = (
     OpenRecipe("npo", "npo + retain_nll(weight={weight}) + adamw(lr={lr})", {"weight": ("choice", 1, 3)}),
     OpenRecipe("ssd retaught", "ssd(alpha={alpha}, lambda_={lambda_}) >> distil(teacher='original', likeliest=1, "
                "epochs={epochs}) + adamw(lr={teach})",
-               {"teach": UNKNOWN_TEACHING, "alpha": ("log", 1.0, 10.0), "lambda_": ("choice", 0.6, 0.03, 0.2),
+               {"teach": UNKNOWN_TEACHING, "alpha": ("log", 0.5, 3.0), "lambda_": ("choice", 0.3, 0.1, 0.03),
                 "epochs": ("passes", 0.05, 0.1, 0.3, 0.2)}, before=1.25),
     OpenRecipe("retaught", "shrink_perturb(alpha={alpha}, beta={beta}) >> distil(teacher='original', likeliest=1, "
                "epochs={epochs}) + adamw(lr={teach})", RETEACHING | {"epochs": ("passes", 0.1, 0.2, 0.3, 0.42)}),
