@@ -23,14 +23,15 @@ from expunge.records.base import read_json, write_json
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit
 
+NPO = "npo + retain_nll(weight=3) + adamw(lr={}, weight_decay=0)"
+TEACHING = "distil(teacher='original', likeliest=1, epochs={}) + adamw(lr=3e-3)"
+DAMPENED = f"ssd(alpha=1.2, lambda_=0.03) >> {TEACHING}"
 CANDIDATES: dict[str, tuple[str, int]] = {
-    "npo": ("npo + retain_nll(weight=3) + adamw(lr=1.5e-4, weight_decay=0)", 32),
-    "shrunk, retaught": ("shrink_perturb(alpha=0.8, beta=0.3) >> distil(teacher='original', likeliest=1, epochs=13) + "
-                         "adamw(lr=3e-3)", 1),
-    "ssd, retaught for 6 passes": ("ssd(alpha=3.16, lambda_=0.2) >> distil(teacher='original', likeliest=1, epochs=6) "
-                                   "+ adamw(lr=3e-3)", 1),
-    "ssd, retaught for 12 passes": ("ssd(alpha=3.16, lambda_=0.2) >> distil(teacher='original', likeliest=1, "
-                                    "epochs=12) + adamw(lr=3e-3)", 1),
+    "npo": (NPO.format("1.5e-4"), 32),
+    "shrunk, retaught": (f"shrink_perturb(alpha=0.8, beta=0.3) >> {TEACHING.format(13)}", 1),
+    "ssd, retaught for 6 passes": (DAMPENED.format(6), 1),
+    "ssd, retaught for 12 passes": (DAMPENED.format(12), 1),
+    "ssd, retaught for 8 passes, npo": (f"{DAMPENED.format(8)} >> holdout_level + {NPO.format('4e-4')}", 2),
 }
 """Name -> recipe, and passes over the forget rows."""
 SHOWN = ("forget_quality", "leak_share", "forget.keyword", "forget.probability", "retain.probability")
