@@ -31,6 +31,7 @@ EPOCHS, BATCH = 8, 8
 NPO = "npo + retain_nll(weight=3) + adamw(lr=1.5e-4, weight_decay=0)"
 TEACHING = "+ adamw(lr=3e-3, weight_decay=0)"
 SHRUNK = "shrink_perturb(alpha=0.8, beta=0)"
+DAMPENED = "ssd(alpha=1.2, lambda_=0.03)"
 RECIPES = {
     "npo": NPO,
     "npo, shrunk, taught all probabilities": f"{NPO} >> {SHRUNK} >> distil(epochs=12) {TEACHING}",
@@ -43,6 +44,9 @@ RECIPES = {
         f"shrink_perturb(alpha=1, beta=1) >> distil(teacher='original', epochs=13) {TEACHING}",
     "fresh weights, taught first choices":
         f"shrink_perturb(alpha=1, beta=1) >> distil(teacher='original', epochs=13, likeliest=1) {TEACHING}",
+    "dampened, taught first choices": f"{DAMPENED} >> distil(teacher='original', epochs=12, likeliest=1) {TEACHING}",
+    "dampened, taught first choices for 4 passes":
+        f"{DAMPENED} >> distil(teacher='original', epochs=4, likeliest=1) {TEACHING}",
 }
 SUITE = "forget_quality,leak_share,forget.probability,retain.probability,forget.keyword,relearn(at=[16, 48])"
 
