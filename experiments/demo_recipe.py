@@ -1,6 +1,6 @@
-"""Which recipe should the demo run? Candidates on the demo's world, judged as the demo judges, with its one control.
+"""Which recipe should the demo run? Candidates on the demo's world, judged by the quick suite, with one control as in the demo.
 
-    OMP_NUM_THREADS=1 python experiments/demo_recipe.py --work FOLDER [--seeds 0 1 2]
+    OMP_NUM_THREADS=1 python experiments/demo_recipe.py --work FOLDER [--seeds 0 1 2] [--only NAME ...]
     python experiments/demo_recipe.py --work FOLDER --collect
 
 Writes results/demo_recipe.json. Seeds are worlds; their models are trained once and kept. Rows lie under --work, so
@@ -18,7 +18,7 @@ from common import log, store
 
 import expunge
 from expunge.console import Reporter
-from expunge.demonstration import DEMO_SUITE, trained_world
+from expunge.demonstration import trained_world
 from expunge.records.base import read_json, write_json
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit
@@ -34,6 +34,7 @@ CANDIDATES: dict[str, tuple[str, int]] = {
     "ssd, retaught for 8 passes, npo": (f"{DAMPENED.format(8)} >> holdout_level + {NPO.format('4e-4')}", 2),
 }
 """Name -> recipe, and passes over the forget rows."""
+SUITE = "quick,forget_quality,leak_share,forget.keyword,forget.probability,retain.probability"
 SHOWN = ("forget_quality", "leak_share", "forget.keyword", "forget.probability", "retain.probability")
 
 
@@ -46,7 +47,7 @@ def one(seed: int, name: str, work: Path) -> None:
     quiet = Reporter(quiet=True)
     record = expunge.forget(original, task=task, method=recipe, out=place, seed=seed, epochs=epochs, batch_size=8,
                             keep="last", resume=place.exists(), reporter=quiet)
-    found = expunge.audit(place, task=task, original=original, retrained=[retrained], suite=DEMO_SUITE, seed=seed,
+    found = expunge.audit(place, task=task, original=original, retrained=[retrained], suite=SUITE, seed=seed,
                           overwrite=(place / "audit.json").exists(), reporter=quiet)
     assert isinstance(record, RunRecord) and isinstance(found, Audit) and found.verdict is not None
     plain = {s.name: s for s in found.scores if s.attack is None}
@@ -66,13 +67,14 @@ def one(seed: int, name: str, work: Path) -> None:
 def collect(work: Path) -> None:
     rows = [read_json(path) for path in sorted(work.glob("*/row.json"))]
     rows.sort(key=lambda r: (list(CANDIDATES).index(r["name"]), r["seed"]))
-    log((store("demo_recipe", {"task": "authors", "suite": DEMO_SUITE, "controls": 1, "rows": rows}), len(rows)))
+    log((store("demo_recipe", {"task": "authors", "suite": SUITE, "controls": 1, "rows": rows}), len(rows)))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", choices=list(CANDIDATES), default=list(CANDIDATES))
     parser.add_argument("--collect", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -81,5 +83,5 @@ if __name__ == "__main__":
     else:
         given.work.mkdir(parents=True, exist_ok=True)
         for world in given.seeds:
-            for called in CANDIDATES:
+            for called in given.only:
                 one(world, called, given.work)
