@@ -1,4 +1,4 @@
-"""Which recipe should the demo run? Candidates on the demo's world, judged by the quick suite, with one control as in the demo.
+"""Which recipe should the demo run? Candidates on its world, under the quick suite, with one control as in the demo.
 
     OMP_NUM_THREADS=1 python experiments/demo_recipe.py --work FOLDER [--seeds 0 1 2] [--only NAME ...]
     python experiments/demo_recipe.py --work FOLDER --collect
