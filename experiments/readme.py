@@ -102,13 +102,6 @@ def league_tofu() -> str:
     return by_recipe(found["rows"], TOFU_COLUMNS, anchors, head="method")
 
 
-def demo() -> str:
-    """The default recipe, world by world."""
-    found = results("demo")
-    options = ", ".join(f"{k} {v}" for k, v in found["settings"].items())
-    return f"`{found['recipe']}`, {options}:\n\n" + by_recipe(found["rows"], AUTHORS_COLUMNS)
-
-
 TOFU_COLUMNS: dict[str, Callable[[dict[str, Any]], float | None]] = {
     "forget quality p": score("forget_quality"), "forget probability": score("forget.probability"),
     "forget ROUGE-L": score("forget.rouge_l"), "retain probability": score("retain.probability"),
@@ -422,7 +415,7 @@ def _in_brief(result: str) -> str:
 SECTIONS: dict[str, Callable[[], str]] = {
     "run_settings": lambda: site_pages.options(RunSettings),
     "plugins": site_pages.index, "screen": demo_screen.screen,
-    "league": league, "tuned": tuned, "league_tofu": league_tofu, "demo": demo,
+    "league": league, "tuned": tuned, "league_tofu": league_tofu,
     "robust": robust_tables.robust, "fresh": robust_tables.fresh, "ordering": robust_tables.ordering,
     "demo_recipe": robust_tables.demo_recipe, "tofu_robust": robust_tables.tofu_robust,
     "power": power, "power_line": power_line, "known": known,
