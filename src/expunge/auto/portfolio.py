@@ -45,7 +45,7 @@ PORTFOLIO = (
     OpenRecipe("ssd retaught", "ssd(alpha={alpha}, lambda_={lambda_}) >> distil(teacher='original', likeliest=1, "
                "epochs={epochs}) + adamw(lr={teach})",
                {"teach": UNKNOWN_TEACHING, "alpha": ("log", 0.5, 3.0), "lambda_": ("choice", 0.3, 0.1, 0.03),
-                "epochs": ("passes", 0.05, 0.1, 0.3, 0.2)}, before=1.25),
+                "epochs": ("passes", 0.05, 0.1, 0.2, 0.4)}, before=1.25),
     OpenRecipe("retaught", "shrink_perturb(alpha={alpha}, beta={beta}) >> distil(teacher='original', likeliest=1, "
                "epochs={epochs}) + adamw(lr={teach})", RETEACHING | {"epochs": ("passes", 0.1, 0.2, 0.3, 0.42)}),
     OpenRecipe("npo retaught", "npo + retain_nll(weight=3) + adamw(lr={lr}) >> shrink_perturb(alpha={alpha}, "
