@@ -357,8 +357,7 @@ class Edit(Plugin):
         return []
 
     def apply(self, subject: AnySubject, task: Task, seed: int) -> dict[str, Any]:
-        """Edits `subject` in place and returns figures for the record; `positions` among them, where they are counted,
-        is how many positions it took a gradient at."""
+        """Edits `subject` in place; returns figures for the record, and `positions` where it counts its gradients."""
         raise NotImplementedError
 
 
