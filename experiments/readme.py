@@ -191,6 +191,15 @@ def shadows() -> str:
     return "\n\n".join(parts)
 
 
+def studies() -> str:
+    """What each study found, in its own words."""
+    parts = []
+    for name, found in results("studies")["studies"].items():
+        said = "\n".join(f"- {text}" for text in found["findings"])
+        parts.append(f"`{name}`, {found['parts']} parts on `{found['task']}`:\n\n{said}")
+    return "\n\n".join(parts)
+
+
 def apart(found: dict[str, Any] | None) -> str:
     return f"{found['told_apart']} of {found['of']}" if found else "-"
 
@@ -421,7 +430,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "power": power, "power_line": power_line, "known": known,
     "known_pairs": known_pairs,
     "meta": lambda: meta_table.page(results("meta")),
-    "meta_finding": lambda: meta_table.finding(results("meta")), "shadows": shadows, "tricks": tricks,
+    "meta_finding": lambda: meta_table.finding(results("meta")), "shadows": shadows, "studies": studies,
+    "tricks": tricks,
     "official": lambda: official_table.page(results("official")),
     "before_after": before_after, "linear": linear,
     "peer": lambda: peer("peer"), "peer_intel": lambda: peer("peer_intel"),
