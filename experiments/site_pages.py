@@ -35,6 +35,7 @@ EXAMPLES: dict[str, str] = {
     "scope": 'forget MODEL --task authors --method "npo + retain_nll + {name}" --out run',
     "sampler": 'forget MODEL --task authors --method "npo + retain_nll + {name}" --out run',
     "edit": 'forget MODEL --task authors --method "{name}" --out run',
+    "sequential": 'forget MODEL --task authors --method "{name}" --out run',
     "guard": 'forget MODEL --task authors --method "{name}" --out run',
     "exact": 'train MODEL --task authors --method "{name}" --out original',
     "attack": 'audit run --retrained RETRAINED --suite "{name}" --out attacked',

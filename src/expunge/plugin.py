@@ -13,7 +13,7 @@ from expunge.needs import ModelNeed, Need
 
 Kind = Literal[
     "objective", "preset", "retain", "combine", "perturb", "trim", "stop", "optimizer", "scope", "sampler", "edit",
-    "guard", "exact", "attack", "probe", "metric", "task",
+    "sequential", "guard", "exact", "attack", "probe", "metric", "task",
 ]
 
 
@@ -47,6 +47,8 @@ KINDS: dict[Kind, KindInfo] = {
     "optimizer": KindInfo("optimizers", "methods/optimizers", "how a gradient becomes a step", True, single=True),
     "scope": KindInfo("scopes", "methods/scopes", "which parameters may move", True, single=True),
     "sampler": KindInfo("samplers", "methods/samplers", "which rows meet in a step", True, single=True),
+    "sequential": KindInfo("sequentials", "sequential", "deletion requests served one after another on one model",
+                           True, source=True),
     "edit": KindInfo("edits", "methods/edits", "changes of the weights without a training loop", True, source=True),
     "guard": KindInfo("guards", "guards", "models that forget at inference, with their weights unchanged", True,
                       source=True),

@@ -36,7 +36,7 @@ OPTIONS: dict[str, str] = {"layers": "index=0", "ce_u": "skip=0", "lora": "rank=
 """What a plug-in is typed with here where its defaults do not stand alone, or need tokens."""
 BEHIND = {"distil": "shrink_perturb >> distil"}
 """What is typed behind a stage without which it would do nothing."""
-ALONE = {"exact", "edit", "guard", "preset", "objective"}
+ALONE = {"exact", "edit", "sequential", "guard", "preset", "objective"}
 LR = 1e-3
 
 
@@ -76,7 +76,8 @@ def weights(subject: AnySubject) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("entry", recipe_entries(), ids=lambda e: e.name)
 def test_a_recipe_plugin_works_or_is_refused(entry: Entry, tmp_path: Path) -> None:
-    steps: dict[str, Any] = {} if entry.kind in ("edit", "guard", "exact") else {"steps": 2, "lr": LR, "batch_size": 4}
+    own = entry.kind in ("edit", "sequential", "guard", "exact")  # they take no steps of the run
+    steps: dict[str, Any] = {} if own else {"steps": 2, "lr": LR, "batch_size": 4}
     out = tmp_path / "run"
     if "image" not in registry.serves_of(entry.name):
         with pytest.raises(PreflightError) as refused:

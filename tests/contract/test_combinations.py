@@ -214,7 +214,8 @@ SHORT = {"uld": "uld(lr=0.01, batch=4, paraphrases=0, wrong_answers=0)", "first_
          "meow": "meow(select='random')", "altpo": "dpo", "lat": "lat(steps=2)",
          "zeroth_order": "zeroth_order(queries=1)", "hybrid": "hybrid(queries=1)",
          "rule": "rule(samples=2, tokens=6)", "adaptive": "adaptive(samples=1, tokens=6)", "u2a": "u2a(outer=2)",
-         "knowpo": "knowpo(tokens=6)", "bidirectional": "bidirectional(tokens=6)"}
+         "knowpo": "knowpo(tokens=6)", "dmm": "dmm(models=2, epochs=0.05)",
+         "bidirectional": "bidirectional(tokens=6)"}
 """Long plug-ins made short; altpo needs a model that can follow a request, and has checks of its own."""
 MIXED = 40
 

@@ -226,7 +226,7 @@ def _stage(calls: Sequence[Call], depth: int, *, forgets: bool = False) -> Stage
     _check_twice(plugins)
     return Stage(
         objective=next((p for p in by_kind["objective"] if p.spec.weight > 0), None),
-        edit=next(iter(by_kind["edit"]), None),
+        edit=next(iter(by_kind["edit"] + by_kind["sequential"]), None),
         wrap=next(iter(by_kind["guard"] + by_kind["exact"]), None),
         retain=tuple(p for p in by_kind["retain"] if p.spec.weight > 0),
         perturb=tuple(by_kind["perturb"]),

@@ -27,7 +27,7 @@ def apply(plugin: type[Plugin] | str, subject: CausalLM, seed: int = 0, task: Ta
     return edit.apply(subject, task or small_task(), seed)
 
 
-@invariant("edit")
+@invariant("edit", "sequential")
 def edit_changes_weights_and_leaves_no_trace(plugin: type[Edit]) -> None:
     """Figures are JSON and weights change; no hooks, no gradients, mode, ties and task as they were."""
     subject, task = fresh(), small_task()
@@ -46,7 +46,7 @@ def edit_changes_weights_and_leaves_no_trace(plugin: type[Edit]) -> None:
     assert task.fingerprints() == fingerprint
 
 
-@invariant("edit")
+@invariant("edit", "sequential")
 def edit_repeats(plugin: type[Edit]) -> None:
     """The same seed gives the same weights, whatever the global random state was before."""
     ends = []
@@ -58,7 +58,7 @@ def edit_repeats(plugin: type[Edit]) -> None:
     assert all(torch.equal(ends[0][n], ends[1][n]) for n in ends[0])
 
 
-@invariant("edit")
+@invariant("edit", "sequential")
 def edited_model_loads(plugin: type[Edit]) -> None:
     """Saved and loaded it gives the same logits."""
     subject = fresh()
@@ -70,7 +70,7 @@ def edited_model_loads(plugin: type[Edit]) -> None:
         assert torch.equal(again.answers(batch).logits_NV, subject.answers(batch).logits_NV)
 
 
-@invariant("edit")
+@invariant("edit", "sequential")
 def edits_other_families(plugin: type[Edit]) -> None:
     """GPT-2 keeps its weights the other way round and ties its embeddings; running text has no question."""
     task = authors_task(forget=1, retain=2, holdout=1, neighbours=1)
@@ -84,7 +84,7 @@ def edits_other_families(plugin: type[Edit]) -> None:
     assert any(changed) or plugin.card.name == "ssd"
 
 
-@invariant("edit")
+@invariant("edit", "sequential")
 def edits_in_float32(plugin: type[Edit]) -> None:
     """A model in a small precision is worked on, and left, in float32."""
     subject = fresh()
