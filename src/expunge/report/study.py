@@ -33,15 +33,16 @@ def picture(chart: StudyChart) -> Spec:
     scales = [{"type": "log"} if log else {"zero": False} for log in (chart.log_x, chart.log_y)]
     encoding: Spec = {
         "x": _axis("x", chart.x, scale=scales[0] | {"nice": not chart.log_x},
-                   axis={"tickCount": 6} | ({"format": "~g"} if chart.log_x else {})
+                   axis={"tickCount": 6} | ({"format": "~e"} if chart.log_x else {})
                    | ({"tickMinStep": 1} if whole else {})),
-        "y": _axis("y", chart.y, scale=scales[1], axis={"tickCount": 5, "format": "~g"}),
+        "y": _axis("y", chart.y, scale=scales[1], axis={"tickCount": 5, "format": "~e" if chart.log_y else "~g"}),
         "color": {"field": "series", "type": "nominal", "sort": names,
                   "legend": {"columns": 3} | ({} if chart.dots else {"symbolType": "stroke"}),
                   "scale": {"domain": names, "range": colours}}}
     if chart.dots:
         mark: Spec = {"type": "point", "filled": True, "size": 60, "opacity": 0.8}
-        encoding["shape"] = {"field": "series", "type": "nominal", "sort": names}
+        encoding["shape"] = {"field": "series", "type": "nominal", "sort": names, "legend": {"columns": 3},
+                             "scale": {"domain": names}}  # the same legend, so that there is one
     else:
         mark = {"type": "line", "strokeWidth": 2, "point": {"size": 30, "strokeDash": [1, 0]}}
         encoding["strokeDash"] = {"field": "series", "type": "nominal", "sort": names,
