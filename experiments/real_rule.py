@@ -63,19 +63,23 @@ def one(name: str, model: Path, rows: list[dict[str, Any]], work: Path) -> None:
     record = expunge.forget(start, method=RECIPES[name], steps=STEPS, out=place, resume=place.exists(),
                             **shared)
     assert isinstance(record, RunRecord)
+    write_json(place / "row.json", {"cpu_s": busy() - begun, "train_s": record.timing["train_s"]})
+    log((name, summary(name, place)["ends"]))
+
+
+def summary(name: str, place: Path) -> dict[str, Any]:
+    """Rewards of the steps taken so far; seconds only of a run that has ended without an interruption."""
     lines = [json.loads(line) for line in (place / "steps.jsonl").read_text().splitlines()]
     rewards = {part: [line[part] for line in lines] for part in ("reward", "reward_reject", "reward_normal")
                if part in lines[0]}
-    row = {"name": name, "recipe": RECIPES[name], "first": FIRST if name == "rule" else None, "steps": STEPS,
-           "batch": BATCH, "forget_rows": len(task.forget), "cpu_s": busy() - begun,
-           "train_s": record.timing["train_s"], "rewards": rewards,
-           "ends": {part: [sum(v[:ENDS]) / ENDS, sum(v[-ENDS:]) / ENDS] for part, v in rewards.items()}}
-    write_json(place / "row.json", row)
-    log((name, round(row["cpu_s"]), row["ends"]))
+    seconds = read_json(place / "row.json") if (place / "row.json").exists() else {"cpu_s": None, "train_s": None}
+    return {"name": name, "recipe": RECIPES[name], "first": FIRST if name == "rule" else None, "steps": len(lines),
+            "of": STEPS, "batch": BATCH, "rewards": rewards, **seconds,
+            "ends": {part: [sum(v[:ENDS]) / ENDS, sum(v[-ENDS:]) / ENDS] for part, v in rewards.items()}}
 
 
 def collect(work: Path) -> None:
-    rows = [read_json(path) for path in sorted(work.glob("real-*/row.json"))]
+    rows = [summary(name, work / f"real-{name}") for name in RECIPES if (work / f"real-{name}/steps.jsonl").exists()]
     log((store("real_rule", {"rows": rows}), len(rows)))
 
 
