@@ -28,7 +28,7 @@ from expunge.records.score import Audit
 
 WORLD = "authors(forget=10,retain=30,holdout=10,neighbours=2)"
 """Smaller than the world of the demo: five of them, with three models, a search and an audit each, take two hours."""
-EPOCHS = {0.5: 6, 0.2: 6, 0.05: 3}
+EPOCHS = {0.5: 6, 0.2: 6, 0.05: 2}
 """Limit of the cost -> passes over the forget rows, of the stages that forget."""
 UTILITY, CONTROLS = 0.95, 2
 SHOWN = ("forget_quality", "leak_share", "retain.probability", "model_utility", "utility.probability", "forget.keyword",
