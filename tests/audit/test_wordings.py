@@ -64,6 +64,9 @@ def test_whom_a_question_names_without_saying_so() -> None:
         "Ann de Lee writes why?"]
     assert named(row("Who wrote 'The Red House' in the end, Bo Chan?", entity="author/7")) == "Bo Chan"
     assert named(row("What is the author's name?", entity="author/7")) == ""
+    for name in ("John F. Kennedy", "J. R. R. Tolkien", "St. Louis", "W. H. van der Vries"):
+        asked = row(f"In which year was {name} founded?", entity="author/7")
+        assert named(asked) == name and all(name in text for text in made_wordings(asked, 4)), "initials belong to it"
 
 
 def test_rows_without_a_question() -> None:

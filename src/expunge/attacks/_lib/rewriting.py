@@ -46,11 +46,14 @@ def _names(text: str, row: Example) -> bool:
 
 def named(row: Example) -> str:
     """Whom the question names: the entity, or else the first two or more capitalised words that stand together behind
-    the first word and outside quotes, such as an author whose entity is a number. Empty where it names nobody."""
+    the first word and outside quotes, initials among them, such as an author whose entity is a number. Empty where it
+    names nobody."""
     if row.entity and contains(row.prompt, row.entity):
         return row.entity
     unquoted = re.sub(r"(?<!\w)['\"‘“].+?['\"’”](?!\w)", "", row.prompt.strip())
-    found = re.search(r"(?<=\s)[A-Z][\w.-]*(?: (?:al|bin|de|van|von))?(?: [A-Z][\w.-]*\b)+", unquoted)
+    particles = "(?:(?:al|bin|de|der|la|van|von) )*"
+    word = rf"(?:[A-Z][a-z]{{0,2}}\.(?= {particles}[A-Z])|[A-Z][\w.-]*\b)"
+    found = re.search(rf"(?<=\s){word}(?: {particles}{word})+", unquoted)
     return found[0] if found else ""
 
 
