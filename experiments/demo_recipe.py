@@ -32,6 +32,7 @@ CANDIDATES: dict[str, tuple[str, int]] = {
     "ssd, retaught for 6 passes": (DAMPENED.format(6), 1),
     "ssd, retaught for 12 passes": (DAMPENED.format(12), 1),
     "ssd, retaught for 8 passes, npo": (f"{DAMPENED.format(8)} >> holdout_level + {NPO.format('4e-4')}", 2),
+    "ssd, retaught for 10 passes, npo": (f"{DAMPENED.format(10)} >> holdout_level + {NPO.format('4e-4')}", 2),
 }
 """Name -> recipe, and passes over the forget rows."""
 SUITE = "quick,forget_quality,leak_share,forget.keyword,forget.probability,retain.probability"
