@@ -161,4 +161,8 @@ def test_cost_is_a_share_of_retraining(tmp_path: Path) -> None:
     plain, sam = (RunRecord.read(tmp_path / name / "record.json").timing["positions"]
                   for name in ("ga+retain_nll", "ga+retain_nll+sam"))
     assert 1.2 * plain < sam < 2 * plain, "the forget side runs twice"
-    assert "of_retraining" not in run(tmp_path / "original", "ssd", tmp_path / "ssd", lr=None).timing
+    edited = run(tmp_path / "original", "ssd", tmp_path / "ssd", lr=None).timing
+    lengths = [len(load_subject(tmp_path / "original").encoder.encode(row).ids)
+               for row in (*task.forget, *task.training_rows("full"))]
+    assert edited["positions"] == sum(lengths), "a pass over the forget rows and one over all"
+    assert "of_retraining" not in run(tmp_path / "original", "repselect", tmp_path / "repselect", lr=None).timing
