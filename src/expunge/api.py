@@ -88,9 +88,10 @@ def train(
     if not scratch:
         check_place(model, SIZES)
     stage = trainer_stage(method or "retain_nll", settings.lr, 2e-3 if scratch else 1e-5)
-    if scratch and (isinstance(stage.wrap, Exact) or stage.scope.adapter):
+    adapts = stage.scope.adapter or stage.scope.merged
+    if scratch and (isinstance(stage.wrap, Exact) or adapts):
         raise UsageError(f"{method} needs a model to start from, and {model} is a config.",
-                         "An adapter changes little of a model." if stage.scope.adapter else
+                         "An adapter changes little of a model." if adapts else
                          "A tokenizer trained on the task's rows would keep what a deletion takes away.",
                          "Train or fetch a base on other rows first, and name its folder.")
     if isinstance(stage.wrap, Exact):

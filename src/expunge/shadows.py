@@ -231,14 +231,14 @@ def usual_rate(trainer: str, scratch: bool) -> float | None:
     stage = trainer_stage(trainer, None, 1e-5)
     if isinstance(stage.wrap, Exact):
         return None
-    return 3e-3 if scratch else 1e-4 if stage.scope.adapter else 1e-5
+    return 3e-3 if scratch else 1e-4 if stage.scope.adapter or stage.scope.merged else 1e-5
 
 
 def _check_start(model: str | Path, task: Task, trainer: str, scratch: bool) -> None:
     """Whether the trainer can start from this model, and whether the model never met the rows."""
     stage = trainer_stage(trainer, None, 1e-5)
     if scratch:  # new weights are saved first, so an adapter can be trained on them; but it would learn little
-        if stage.scope.adapter:
+        if stage.scope.adapter or stage.scope.merged:
             raise UsageError(f"{trainer} needs a model to start from, and {model} is a size or config.",
                              "An adapter changes little of a model.", "Name a model folder that never met these rows.")
         return

@@ -78,6 +78,8 @@ def test_passes_of_teaching_are_shares_of_those_of_the_training() -> None:
     assert space_of(taught)["epochs"] == ("choice", 1, 2, 3, 4)
     damped = next(entry for entry in PORTFOLIO if entry.name == "ssd retaught")
     assert space_of(damped, passes=30, most=0.19)["epochs"] == ("choice", 2, 3, 4), "the importances take a pass too"
+    for most in (0.42, 0.21, 0.1):
+        assert all(1 <= n <= max(30 * most - 1.25, 1) for n in space_of(damped, passes=30, most=most)["epochs"][1:])
 
 
 def plain(name: str, value: float, **controls: float | None) -> Score:

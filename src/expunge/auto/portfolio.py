@@ -77,10 +77,10 @@ def space_of(entry: OpenRecipe, training_rate: float | None = None, passes: floa
     for name, (kind, *values) in space.items():
         if kind == "passes":
             known_passes = passes or UNKNOWN_PASSES
-            counts = [round(share * known_passes) for share in values if share < most]
+            room = int(most * known_passes - entry.before)
             # The limit itself is worth a trial: a retaught model is the better the longer it is taught.
-            counts += [int(most * known_passes - entry.before)] if most < max(values) else []
-            space[name] = ("choice", *dict.fromkeys(max(count, 1) for count in counts))
+            counts = {min(round(share * known_passes), room) for share in values}
+            space[name] = ("choice", *sorted({max(count, 1) for count in counts}))
     return space
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from expunge.data.word_tokens import marked_tokens
+from expunge.errors import DataError
 from expunge.models.language import CausalLM
 from expunge.records.task import Example
 
@@ -20,6 +21,10 @@ def fact_logps(subject: CausalLM, rows: Sequence[Example], progress: Callable[[i
     encoded, found = [subject.encoder.encode(row) for row in rows], [0.0] * len(rows)
     marks = [marked_tokens(tokens, (row.short_answer,), subject.encoder.processor, last=True)
              for row, tokens in zip(rows, encoded, strict=True)]
+    if cut := [row.id for row, mark in zip(rows, marks, strict=True) if not any(mark)]:
+        raise DataError(f"Row {cut[0]!r} does not hold its bare fact when the model reads it.",
+                        "The row is longer than the model reads, so the fact is cut off.", "Shorten the row, or leave "
+                        "it out.")
     with subject.evaluating():
         for chosen in subject.encoder.batches(encoded):
             answers = subject.answers(subject.collate([encoded[i] for i in chosen]))

@@ -120,7 +120,7 @@ class PathDependence(Design):
         every = max((self.settings.steps or 1) // READINGS, 1)
 
         def read(line: dict[str, Any]) -> None:
-            if line["step"] % every == 0:  # mean log p a token of each row
+            if line["step"] % every == 0 or line["step"] == self.settings.steps:  # mean log p a token of each row
                 readings.append((line["step"], [float(f"{-loss:.6g}") for loss in losses(subject, rows)]))
 
         read({"step": 0})

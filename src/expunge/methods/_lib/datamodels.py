@@ -1,7 +1,7 @@
 """Datamodels: how much each deleted entity adds to a model's outputs, by linear regression over many trainings.
 
 Source: Ilyas et al. 2022 (arXiv 2202.00622); for unlearning Georgiev et al. 2024 (arXiv 2410.23232).
-Legend: M trainings, G entities, N supervised tokens (flat).
+Legend: M trainings, G groups of entities, N supervised tokens (flat).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def token_margins(logp_N: Tensor) -> Tensor:
 
 
 def influence(included_MG: Tensor, outputs_MN: Tensor, ridge: float) -> Tensor:
-    """Linear effect of each entity's inclusion on each output, by least squares with an intercept; shape G N.
+    """Linear effect of each group's inclusion on each output, by least squares with an intercept; shape G N.
 
     Args:
-        included_MG: 1 where an entity was trained on, else 0.
+        included_MG: 1 where a group was trained on, else 0.
         ridge: added to the diagonal; the intercept is free.
     """
     centred_MG = (included_MG - included_MG.mean(0)).double()
@@ -41,7 +41,7 @@ def influence(included_MG: Tensor, outputs_MN: Tensor, ridge: float) -> Tensor:
 
 
 def inclusions(groups: int, models: int, share: float, seed: int) -> Tensor:
-    """Which entities each training includes: every one in the same number of trainings; 0 or 1, shape M G."""
+    """Which groups each training includes: every one in the same number of trainings; 0 or 1, shape M G."""
     chosen_MG = torch.zeros(models, groups)
     count = min(max(round(share * models), 1), models - 1)
     for group in range(groups):
@@ -57,6 +57,15 @@ def entities_of(rows: Sequence[Example]) -> list[list[Example]]:
     return list(found.values())
 
 
+def groups_of(rows: Sequence[Example], most: int, seed: int) -> list[list[Example]]:
+    """Entities in at most `most` groups that are deleted together. All are deleted in the end, so only the sum of their
+    effects is needed, and with more groups than trainings least squares would lose part of it."""
+    entities = entities_of(rows)
+    stream(seed, "groups").shuffle(entities)
+    parts = [entities[start::max(most, 1)] for start in range(min(most, len(entities)))]
+    return [[row for entity in part for row in entity] for part in parts]
+
+
 def fresh_weights(subject: Subject, seed: int) -> Subject:
     """A model of the same config with new weights."""
     with torch.random.fork_rng():
@@ -65,14 +74,14 @@ def fresh_weights(subject: Subject, seed: int) -> Subject:
     return subject.around(model.to(subject.device).eval())
 
 
-def resampled(subject: Subject, task: Task, included_MG: Tensor, run: RunContext, *, base: str | None, epochs: float,
-              lr: float) -> Iterator[Subject]:
-    """A model for each row of `included_MG`, trained on the entities it includes and on all rows that stay.
+def resampled(subject: Subject, task: Task, groups: Sequence[Sequence[Example]], included_MG: Tensor, run: RunContext,
+              *, base: str | None, epochs: float, lr: float) -> Iterator[Subject]:
+    """A model for each row of `included_MG`, trained on the groups it includes and on all rows that stay.
 
     Args:
         base: the model that every training starts from; new weights of the same config if left out.
     """
-    groups, tick = entities_of(task.forget), run.announce("resampling", len(included_MG))
+    tick = run.announce("resampling", len(included_MG))
     for number, included_G in enumerate(included_MG):
         seed = derive(run.seed, "resampled", number)
         made = fresh_weights(subject, seed) if base is None else load_subject(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from expunge.errors import ExpungeError
 from expunge.methods._lib.datamodels import (
-    entities_of,
+    groups_of,
     inclusions,
     influence,
     margins_of,
@@ -41,7 +41,7 @@ class DMM(Objective):
 
     class Spec(WeightedSpec):
         models: int = Field(16, ge=2, description="Trainings on random parts of the forget entities.")
-        share: float = Field(0.5, gt=0, lt=1, description="Share of these trainings that include an entity.")
+        share: float = Field(0.5, gt=0, lt=1, description="Share of these trainings that include a group of entities.")
         epochs: float = Field(30.0, gt=0, description="Passes of each training over its rows.")
         lr: float = Field(3e-3, gt=0, description="Learning rate of these trainings.")
         base: str | None = Field(None, description="Model that each starts from and that never met the forget rows; "
@@ -58,17 +58,19 @@ class DMM(Objective):
               "ICLR 2025)",
         formula="L = mean_t (m_t - m^_t)^2 on forget and retain rows, m = log p - log(1 - p), "
                 "m^ = m_0 - sum_z beta_z, beta by regression of m on the inclusion of each forget entity z",
-        defaults="ours: 16 trainings that include half of the entities. The paper's number of models, rates and retain "
+        defaults="ours: 16 trainings that include half of the groups. The paper's number of models, rates and retain "
                  "sample are not known to us",
         needs=frozenset({"retain"}),
         model_needs=frozenset({"logp", "weights"}),
         memory="a second model before the first step",
         deviations=("influence by resampling only, so for models that can be trained many times; TRAK and other "
                     "approximations of it are not built",
+                    "entities are deleted in groups, one per two trainings at most: only the sum of effects is needed, "
+                    "and with more groups than trainings least squares would lose part of it",
                     "only forget entities are resampled: all other rows are in every training",
                     "margins of answer tokens are matched, which a constant on all logits does not change; the paper "
                     "matches logits",
-                    "rows of one entity are deleted together, and share one effect",
+                    "rows of one entity stay in one group",
                     "retain rows are drawn once; whether the paper draws them again is not known to us",
                     "the authors' code of the method is not public, so nothing was compared: theirs is the measure, "
                     "which `expunge shadows` reports"),
@@ -111,8 +113,9 @@ class DMM(Objective):
     def predicted(self, subject: Subject, task: Task, rows: list[Example], run: RunContext) -> list[Tensor]:
         """Margins that a model retrained without the forget rows would have, per row."""
         spec, now = self.spec, margins_of(subject, rows)
-        included_MG = inclusions(len(entities_of(task.forget)), spec.models, spec.share, run.seed)
-        trained = resampled(subject, task, included_MG, run, base=spec.base, epochs=spec.epochs, lr=spec.lr)
+        groups = groups_of(task.forget, spec.models // 2, run.seed)
+        included_MG = inclusions(len(groups), spec.models, spec.share, run.seed)
+        trained = resampled(subject, task, groups, included_MG, run, base=spec.base, epochs=spec.epochs, lr=spec.lr)
         outputs_MN = torch.stack([torch.cat(margins_of(model, rows)) for model in trained])
         found_N = without(torch.cat(now), influence(included_MG, outputs_MN, spec.ridge))
         return list(found_N.split([len(row) for row in now]))
