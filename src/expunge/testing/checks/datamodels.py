@@ -66,9 +66,9 @@ def inclusion_is_balanced(plugin: type[Objective]) -> None:
     many = [row.model_copy(update={"id": str(i), "entity": f"e{i // 2}"}) for i, row in
             enumerate(small_task().forget[:1] * 200)]
     for most in (1, 8, 150):
-        groups = groups_of(many, most, seed=0)
-        assert len(groups) == min(most, 100) and sorted(int(r.id) for g in groups for r in g) == list(range(200))
-        assert sum(len({row.entity for row in group}) for group in groups) == 100, "an entity is in one group"
+        parts = groups_of(many, most, seed=0)
+        assert len(parts) == min(most, 100) and sorted(int(r.id) for part in parts for r in part) == list(range(200))
+        assert sum(len({row.entity for row in part}) for part in parts) == 100, "an entity is in one group"
     included_MG = inclusions(8, 16, 0.5, 0)  # the default, whatever the number of entities
     outputs_MN = included_MG @ torch.full((8, 1), 12.5)
     assert float(influence(included_MG, outputs_MN, 0.1).sum()) == pytest.approx(100, rel=0.05)
