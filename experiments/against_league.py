@@ -11,20 +11,18 @@ never sees: the comparison favours the single methods. The score is the one that
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from cells import results
-from common import log, store
+from common import kept_rows, log, started, store, study_parser
 
 import expunge
 from expunge.console import Reporter
 from expunge.demonstration import trained_world
-from expunge.records.base import read_json, write_json
+from expunge.records.base import write_json
 from expunge.tuning import FLOOR, merit
 
 METHODS = ("npo + retain_nll", "simnpo + retain_nll", "ce_u + retain_nll", "tnpo + retain_nll", "ssd")
@@ -65,7 +63,7 @@ def fresh(limit: float) -> list[dict[str, Any]]:
 
 
 def collect(work: Path, limit: float) -> None:
-    rows = [read_json(path) for path in sorted(work.glob("*/row.json"))]
+    rows = kept_rows(work)
     rows.sort(key=lambda r: (METHODS.index(r["method"]), r["world"]))
     worlds = {row["world"] for row in rows}
     auto = [{"world": row["world"], "recipe": row["recipe"], "trials": row["trials"], "seconds": row["search_s"],
@@ -74,17 +72,13 @@ def collect(work: Path, limit: float) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
+    parser = study_parser(__doc__)
     parser.add_argument("--worlds", type=int, nargs="+", default=[20, 21, 22])
     parser.add_argument("--limit", type=float, default=0.2, help="of the cost, of the searches to compare with")
-    parser.add_argument("--collect", action="store_true")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    given = started(parser)
     if given.collect:
         collect(given.work, given.limit)
     else:
-        given.work.mkdir(parents=True, exist_ok=True)
         for known in fresh(given.limit):
             for called in METHODS:
                 if known["world"] in given.worlds:

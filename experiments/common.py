@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import shutil
@@ -11,9 +12,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import expunge
 from expunge.console import Reporter
 from expunge.errors import InterruptedRun
+from expunge.records.base import read_json
 from expunge.records.run import RunRecord, environment
 from expunge.records.task import Task
 from expunge.tuning import FLOOR, merit
@@ -52,6 +56,27 @@ def measure(model: Path, task: Task, recipe: str, *, retrained: Sequence[Path], 
         return {"recipe": recipe, "seed": seed, "settings": settings, "scores": {}, "failed": problem.what}
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def study_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Of a study that keeps its rows in a folder and gathers them with --collect."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--collect", action="store_true")
+    return parser
+
+
+def started(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What was asked for, on one thread, with the folder made."""
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    given.work.mkdir(parents=True, exist_ok=True)
+    return given
+
+
+def kept_rows(work: Path) -> list[dict[str, Any]]:
+    """The rows of a study, in the order of their folders."""
+    return [read_json(path) for path in sorted(work.glob("*/row.json"))]
 
 
 def standing(rows: Sequence[dict[str, Any]]) -> float:

@@ -9,17 +9,15 @@ that an interrupted call goes on.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
-from common import log, store
+from common import kept_rows, log, started, store, study_parser
 
 import expunge
 from expunge.console import Reporter
 from expunge.demonstration import trained_world
-from expunge.records.base import read_json, write_json
+from expunge.records.base import write_json
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit
 
@@ -66,23 +64,19 @@ def one(seed: int, name: str, work: Path) -> None:
 
 
 def collect(work: Path) -> None:
-    rows = [read_json(path) for path in sorted(work.glob("*/row.json"))]
+    rows = kept_rows(work)
     rows.sort(key=lambda r: (list(CANDIDATES).index(r["name"]), r["seed"]))
     log((store("demo_recipe", {"task": "authors", "suite": SUITE, "controls": 1, "rows": rows}), len(rows)))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
+    parser = study_parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=list(CANDIDATES), default=list(CANDIDATES))
-    parser.add_argument("--collect", action="store_true")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    given = started(parser)
     if given.collect:
         collect(given.work)
     else:
-        given.work.mkdir(parents=True, exist_ok=True)
         for world in given.seeds:
             for called in given.only:
                 one(world, called, given.work)

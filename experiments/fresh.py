@@ -11,17 +11,15 @@ chosen recipe, as a share of the gradient positions of retraining; the search it
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
-from common import log, store
+from common import kept_rows, log, started, store, study_parser
 
 import expunge
 from expunge.console import Reporter
 from expunge.demonstration import trained_world
-from expunge.records.base import read_json, write_json
+from expunge.records.base import write_json
 from expunge.records.choice import AUTO, Choice
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit
@@ -69,26 +67,22 @@ def one(seed: int, cost: float, work: Path, budget: str, suite: str) -> None:
 
 
 def collect(work: Path, suite: str) -> None:
-    rows = [read_json(path) for path in sorted(work.glob("world-*/row.json"))]
+    rows = kept_rows(work)
     rows.sort(key=lambda r: (-r["limit"], r["world"]))
     log((store("fresh", {"world": WORLD, "utility": UTILITY, "controls": CONTROLS, "suite": suite, "rows": rows}),
          len(rows)))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
+    parser = study_parser(__doc__)
     parser.add_argument("--worlds", type=int, nargs="+", default=[20, 21, 22, 23, 24])
     parser.add_argument("--costs", type=float, nargs="+", default=list(EPOCHS), choices=list(EPOCHS))
     parser.add_argument("--budget", default="12m", help="of each search")
     parser.add_argument("--suite", default="standard")
-    parser.add_argument("--collect", action="store_true")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    given = started(parser)
     if given.collect:
         collect(given.work, given.suite)
     else:
-        given.work.mkdir(parents=True, exist_ok=True)
         for cost in given.costs:
             for seed in given.worlds:
                 one(seed, cost, given.work, given.budget, given.suite)

@@ -11,17 +11,15 @@ probability: the choice does not see the attack, which the published comparison 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
-from common import log, store
+from common import kept_rows, log, started, store, study_parser
 
 import expunge
 from expunge.console import Reporter
 from expunge.demonstration import trained_world
-from expunge.records.base import read_json, write_json
+from expunge.records.base import write_json
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit
 
@@ -77,7 +75,7 @@ def chosen(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def collect(work: Path) -> None:
-    rows = [read_json(path) for path in sorted(work.glob("*/row.json"))]
+    rows = kept_rows(work)
     rows.sort(key=lambda r: (list(METHODS).index(r["method"]), r["world"], r["value"]))
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows:
@@ -87,16 +85,12 @@ def collect(work: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
+    parser = study_parser(__doc__)
     parser.add_argument("--worlds", type=int, nargs="+", default=[7, 8, 9])
-    parser.add_argument("--collect", action="store_true")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    given = started(parser)
     if given.collect:
         collect(given.work)
     else:
-        given.work.mkdir(parents=True, exist_ok=True)
         for world in given.worlds:
             for called, (_, values) in METHODS.items():
                 for setting in values:

@@ -10,7 +10,6 @@ the controls are the original and the holdout rows. Rows lie under --work, so th
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import resource
@@ -19,8 +18,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
-from common import log, store
+from common import kept_rows, log, started, store, study_parser
 from real_rows import RELATIONS, answered, plain_model, sentence, unknown
 
 import expunge
@@ -138,7 +136,7 @@ def busy() -> float:
 
 
 def collect(work: Path) -> None:
-    rows = [read_json(path) for path in sorted(work.glob("*/row.json"))]
+    rows = kept_rows(work)
     rows.sort(key=lambda r: (list(RECIPES).index(r["name"]), r["seed"]))
     facts = read_json(work / "answered.json")
     counts = {group: {"asked": len(mine), "first wording": sum(len(r["said"]) > 1 for r in mine),
@@ -149,20 +147,16 @@ def collect(work: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
+    parser = study_parser(__doc__)
     parser.add_argument("--data", type=Path, help="folder with editing, rwku, tofu and utility")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
-    parser.add_argument("--collect", action="store_true")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    given = started(parser)
     if given.collect:
         collect(given.work)
     else:
         if given.data is None:
             parser.error("--data says where the facts are")
-        given.work.mkdir(parents=True, exist_ok=True)
         at = plain_model(given.work)
         made = task_of(answered(at, given.work, given.data), given.data)
         write_json(given.work / "sets.json", {split: Counter(r.group for r in made.split(split)) for split in (

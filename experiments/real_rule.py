@@ -11,14 +11,12 @@ under --work.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from pathlib import Path
 from typing import Any
 
-import torch
-from common import log, store
+from common import log, started, store, study_parser
 from real_facts import busy, example
 from real_rows import answered, plain_model
 
@@ -84,19 +82,15 @@ def collect(work: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
+    parser = study_parser(__doc__)
     parser.add_argument("--data", type=Path, help="folder with editing, rwku and tofu")
     parser.add_argument("--methods", nargs="+", default=list(RECIPES), choices=list(RECIPES))
-    parser.add_argument("--collect", action="store_true")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    given = started(parser)
     if given.collect:
         collect(given.work)
     else:
         if given.data is None:
             parser.error("--data says where the facts are")
-        given.work.mkdir(parents=True, exist_ok=True)
         at = plain_model(given.work)
         known = answered(at, given.work, given.data)
         for called in given.methods:

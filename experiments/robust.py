@@ -9,19 +9,18 @@ under --work, so that an interrupted call goes on. Cost is the share of the grad
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import log, store
+from common import kept_rows, log, started, store, study_parser
 
 import expunge
 from expunge.console import Reporter
 from expunge.demonstration import trained_world
 from expunge.models.load import load_subject
 from expunge.models.subject import Subject
-from expunge.records.base import read_json, write_json
+from expunge.records.base import write_json
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit
 from expunge.records.task import Example, Task
@@ -106,23 +105,19 @@ def one(seed: int, name: str, recipe: str, work: Path) -> None:
 
 
 def collect(work: Path) -> None:
-    rows = [read_json(path) for path in sorted(work.glob("*/row.json"))]
+    rows = kept_rows(work)
     order = list(RECIPES)
     rows.sort(key=lambda r: (order.index(r["name"]), r["world"]))
     log((store("robust", {"size": SIZE, "epochs": EPOCHS, "suite": SUITE, "rows": rows}), len(rows)))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
+    parser = study_parser(__doc__)
     parser.add_argument("--worlds", type=int, nargs="+", default=[7, 8, 9])
-    parser.add_argument("--collect", action="store_true")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    given = started(parser)
     if given.collect:
         collect(given.work)
     else:
-        given.work.mkdir(parents=True, exist_ok=True)
         for world in given.worlds:
             for called, what in RECIPES.items():
                 one(world, called, what, given.work)

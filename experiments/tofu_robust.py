@@ -10,17 +10,15 @@ so that an interrupted call goes on; `--only` lets several processes share the w
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
-from common import log, store
+from common import kept_rows, log, started, store, study_parser
 from league_tofu import asked
 
 import expunge
 from expunge.console import Reporter
-from expunge.records.base import read_json, write_json
+from expunge.records.base import write_json
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit
 from expunge.records.task import Task
@@ -78,26 +76,22 @@ def one(seed: int, name: str, whole: Task, pair: Path, work: Path) -> None:
 
 
 def collect(work: Path) -> None:
-    rows = [read_json(path) for path in sorted(work.glob("*/row.json"))]
+    rows = kept_rows(work)
     order = [FLOOR, *RECIPES]
     rows.sort(key=lambda r: (order.index(r["name"]), r["seed"]))
     log((store("tofu_robust", {"task": "tofu:forget10", "suite": SUITE, "rows": rows}), len(rows)))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__)
     parser.add_argument("--pair", type=Path)
     parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=[FLOOR, *RECIPES], default=[FLOOR, *RECIPES])
-    parser.add_argument("--collect", action="store_true")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    given = started(parser)
     if given.collect:
         collect(given.work)
     else:
-        given.work.mkdir(parents=True, exist_ok=True)
         rows_of_tofu = expunge.load_task("tofu:forget10", data_dir=given.data_dir)
         for number in given.seeds:
             for called in given.only:

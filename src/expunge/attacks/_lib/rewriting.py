@@ -46,8 +46,8 @@ def _names(text: str, row: Example) -> bool:
 
 def named(row: Example) -> str:
     """Whom the question names: the entity, or else the first two or more capitalised words that stand together behind
-    the first word and outside quotes, initials among them, such as an author whose entity is a number. Empty where it
-    names nobody."""
+    the first word and outside quotes, with initials, such as an author whose entity is a number. Empty where it names
+    nobody."""
     if row.entity and contains(row.prompt, row.entity):
         return row.entity
     unquoted = re.sub(r"(?<!\w)['\"‘“].+?['\"’”](?!\w)", "", row.prompt.strip())

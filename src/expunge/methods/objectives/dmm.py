@@ -57,7 +57,7 @@ class DMM(Objective):
         paper="Georgiev et al. 2024, Attribute-to-Delete: Machine Unlearning via Datamodel Matching (arXiv 2410.23232, "
               "ICLR 2025)",
         formula="L = mean_t (m_t - m^_t)^2 on forget and retain rows, m = log p - log(1 - p), "
-                "m^ = m_0 - sum_z beta_z, beta by regression of m on the inclusion of each forget entity z",
+                "m^ = m_0 - sum_z beta_z, beta by regression of m on the inclusion of each group z",
         defaults="ours: 16 trainings that include half of the groups. The paper's number of models, rates and retain "
                  "sample are not known to us",
         needs=frozenset({"retain"}),
