@@ -11,6 +11,7 @@ from expunge import processes
 from expunge.api import audit, forget, train
 from expunge.benchmarks.loading import load_task
 from expunge.console import Reporter, default_reporter
+from expunge.methods.recipe import parse
 from expunge.models.load import config_from
 from expunge.records.base import cache_root, fingerprint, read_json
 from expunge.records.run import RunRecord
@@ -60,6 +61,7 @@ def demo(out: str | Path = "expunge-demo", *, method: str = DEMO_RECIPE, seed: i
     reporter, out = reporter or default_reporter(), Path(out)
     reporter.brief = not verbose
     processes.refuse_several("The demo")
+    parse(method)  # a wrong recipe is told before two models are trained
     task = load_task("authors", seed=seed)
     reporter.note(f"1/3 a world of {len({r.entity for r in task.forget + task.retain})} invented authors; "
                   f"{len(task.forget)} rows to forget")

@@ -10,6 +10,8 @@ import pytest
 from expunge.cli.plans import show_forgotten
 from expunge.cli.showing import FEW, WIDTH, carrying, column, report_command, show_audit, show_scores, shown_path
 from expunge.console import Reporter
+from expunge.demonstration import demo
+from expunge.errors import UsageError
 from expunge.judgement.leaks import decided
 from expunge.records.coverage import Coverage
 from expunge.records.run import RunRecord
@@ -197,3 +199,9 @@ def test_the_demo_says_how_rows_are_put_only_when_asked(capsys: pytest.CaptureFi
     reporter.note("3/4 audit")
     said = capsys.readouterr().err
     assert "plain" in said and "again" not in said and "3/4 audit" in said
+
+
+def test_the_demo_refuses_a_wrong_recipe_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expunge.demonstration.trained_world", lambda *a, **k: pytest.fail("it trained"))
+    with pytest.raises(UsageError, match="no plug-in called 'sdd'"):
+        demo(tmp_path / "run", method="sdd >> distil")

@@ -28,8 +28,7 @@ STUDIES = {"novice": "novice:Novice", "path_dependence": "paths:PathDependence",
 def design_of(name: str) -> type[Design]:
     """The study of this name. Raises UsageError where there is none."""
     if name not in STUDIES:
-        raise UsageError(f"There is no study called {name!r}.", did_you_mean(name, STUDIES),
-                         f"Studies: {', '.join(STUDIES)}.")
+        raise UsageError(f"There is no study called {name!r}.", did_you_mean(name, STUDIES))
     module, attribute = STUDIES[name].split(":")
     found: type[Design] = getattr(import_module(f"expunge.studies.{module}"), attribute)
     return found
