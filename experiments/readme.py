@@ -191,12 +191,23 @@ def shadows() -> str:
     return "\n\n".join(parts)
 
 
+INJECTED = {"own context, before": "own_before", "after": "own_after", "S_mem": "s_mem",
+            "contexts of others, before": "themed_before", "others, after": "themed_after", "S_prime": "s_prime"}
+CLAIMED = ("ignore_k", "stepping_stones")
+"""Ways that are published to lower the spread and keep the memory."""
+
+
 def studies() -> str:
-    """What each study found, in its own words."""
+    """What each study found, in its own words, and the ways of learning one row beside each other."""
     parts = []
     for name, found in results("studies")["studies"].items():
         said = "\n".join(f"- {text}" for text in found["findings"])
         parts.append(f"`{name}`, {found['parts']} parts on `{found['task']}`:\n\n{said}")
+        ways = {way: one for way, one in found["figures"].items() if isinstance(one, dict) and "s_prime" in one}
+        lines = [{"way": f"`{way}`", **{title: f"{one[key]:.2g}" for title, key in INJECTED.items()},
+                  "as published": "-" if way not in CLAIMED else "yes" if one["as_published"] else "no"}
+                 for way, one in ways.items()]
+        parts += [table(lines, list(lines[0]))] if lines else []
     return "\n\n".join(parts)
 
 

@@ -19,7 +19,7 @@ from expunge.report.study import picture, render_study
 from expunge.studies import run as running
 from expunge.studies.design import Design, Measured
 from expunge.studies.novice import Novice, skill_of
-from expunge.studies.outlandish import NOVELTIES, Outlandish
+from expunge.studies.outlandish import NOVELTIES, WAYS, Outlandish
 from expunge.studies.paths import LEVEL, ORDERS, PathDependence, linear_gap
 from expunge.testing.support import CONFIG, memoriser, small_task
 
@@ -134,6 +134,7 @@ def test_what_outlandish_finds(tmp_path: Path) -> None:
         after = {"plain": reading(0.8, prime, prime), "ignore_k": reading(0.6, 0.001, 0.001 + prime / 10),
                  "keep_top": reading(before, 0.001, 0.001), "stepping_stones": reading(0.8, prime, prime)}
         parts[f"{i}"] = {"novelty": NOVELTIES[i % 3], "before": reading(before, 0.001, 0.001), "later": reading(0.8, 1),
+                         "stones_raise": math.log(4),
                          "ways": {way: {"curve": [(20, end)], "after": end, "as_asked": -1.0}
                                   for way, end in after.items()}}
     design = Outlandish(task=small_task(), model=None, settings=StudySettings(steps=20), work=tmp_path,
@@ -143,10 +144,32 @@ def test_what_outlandish_finds(tmp_path: Path) -> None:
     assert found.figures["stepping_stones"]["priming"] == pytest.approx(1)
     assert not found.figures["stepping_stones"]["as_published"] and found.figures["keep_top"]["memory"] < 0.01
     assert found.figures["law"]["rho"] == pytest.approx(-1) and found.figures["law"]["p"] < 0.05
-    assert "ignore_k: priming falls by" in found.findings[1] and "rho" not in found.findings[4]
+    assert found.figures["stepping_stones"]["own_before"] == pytest.approx(4 * found.figures["plain"]["own_before"])
+    assert found.figures["stepping_stones"]["s_mem"] == pytest.approx(found.figures["plain"]["s_mem"] / 4)
+    assert "ignore_k, beside plain learning: in contexts of others the probability after falls by" in found.findings[1]
+    assert "rho" not in found.findings[4]
     assert found.figures["later"] == {novelty: pytest.approx(1) for novelty in NOVELTIES}
     assert all(picture(chart)["data"]["values"] for chart in found.charts)
     assert Found(**json.loads(json.dumps(found.to_json()))) == found
+
+
+@pytest.mark.parametrize(("way", "own", "themed", "published"), [
+    ("ignore_k", 0.6, (1e-6, 0.001), True),
+    ("ignore_k", 0.3, (1e-6, 0.001), False),  # memory is lost
+    ("ignore_k", 0.8, (1e-9, 0.9), False),  # S_prime falls, for the rare context rules it; the probability rises
+    ("ignore_k", 0.8, (0.001, 0.001), False),  # the probability falls, and S_prime rises
+    ("stepping_stones", 0.7, (1e-6, 0.001), True),  # S_mem is a hundredth of plain's, and memory is kept
+])
+def test_the_published_claim_needs_the_probability_after(way: str, own: float, themed: tuple[float, float],
+                                                         published: bool, tmp_path: Path) -> None:
+    """The ratio and what has no denominator must both fall; the contexts of others begin at 1e-6 and 1e-3."""
+    ends = {w: reading(0.8, 1e-5, 0.5) if w == "plain" else reading(own, *themed) for w in WAYS}
+    part = {"novelty": "new", "before": reading(1e-6, 1e-6, 1e-3), "later": reading(0.8, 1, 1),
+            "stones_raise": math.log(100),
+            "ways": {w: {"curve": [(20, end)], "after": end, "as_asked": -1.0} for w, end in ends.items()}}
+    design = Outlandish(task=small_task(), model=None, settings=StudySettings(steps=20), work=tmp_path,
+                        reporter=Reporter(quiet=True))
+    assert design.found({"0": part}).figures[way]["as_published"] is published
 
 
 def test_rows_that_outlandish_injects(tmp_path: Path) -> None:

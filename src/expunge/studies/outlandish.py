@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from functools import cached_property
 from statistics import fmean, median
 from typing import Any, ClassVar
@@ -35,6 +36,8 @@ NOVELTIES = ("conflict", "new", "scrambled")
 READ_AT = (1, 2, 3, 5, 10, 20, 40)
 CONTEXTS = 8
 PERMUTATIONS = 2000
+TINY = 1e-300
+"""Below it a probability counts as this one in ratios."""
 
 
 class Outlandish(Design):
@@ -113,8 +116,7 @@ class Outlandish(Design):
 
     def found(self, parts: Measured) -> Found:
         every = list(parts.values())
-        figures: dict[str, Any] = {way: _summary([p["ways"][way]["after"] for p in every], [p["before"] for p in every])
-                                   for way in WAYS}
+        figures: dict[str, Any] = {way: _summary(every, way) for way in WAYS}
         plain = figures["plain"]
         for way in WAYS:
             if way != "plain":
@@ -128,13 +130,12 @@ class Outlandish(Design):
                 f"medians of {len(every)} rows."]
         for way in [way for way in WAYS if way != "plain"]:
             one = figures[way]
-            claim = "as" if one["as_published"] else "not as"
-            bare = median(math.exp(p["ways"][way]["as_asked"]) for p in every)
-            end = {"keep_top": "; the opposite of ignore_k.",
-                   "stepping_stones": f", {claim} published (above 50 % each); asked without its stones the fact has "
-                                      f"{bare:.2g}."}.get(way, f", {claim} published (above 50 % each).")
-            said.append(f"{way}: priming {_change(one['priming'])}, and memory keeps {one['memory']:.0%} of the "
-                        f"probability after plain learning{end}")
+            claim = "the opposite of ignore_k" if way == "keep_top" else (
+                f"{'' if one['as_published'] else 'not '}as published (both fall by over half, memory keeps over half)")
+            asked = f"; asked without its stones the fact has {one['as_asked']:.2g}" if way == "stepping_stones" else ""
+            said.append(f"{way}, beside plain learning: in contexts of others the probability after "
+                        f"{_change(one['priming'])} and S_prime {_change(one['s_prime_share'])}; in its own context "
+                        f"the fact keeps {one['memory']:.0%} of the probability after{asked}: {claim}.")
         law = figures["law"]
         said.append(f"Published: the less likely a fact is before, the more it primes, Spearman below -0.4. Here it is "
                     f"{law['rho']:.2f} over {len(every)} rows, p {law['p']:.2g} by permutation; {law['rho_after']:.2f} "
@@ -147,24 +148,21 @@ class Outlandish(Design):
             _curves(every, "themed", "Priming", "probability of the fact in contexts of others"),
             StudyChart(title="The law of priming", x="probability before, own context", y="S_prime", dots=True,
                        log_x=True, log_y=True, series={
-                           way: [(math.exp(max(p["before"]["own"], -80)), max(ratio, 1e-6)) for p in every
-                                 if (ratio := _ratios(p["ways"][way]["after"], p["before"])[1])] for way in WAYS},
+                           way: [(math.exp(max(_before(p, way)["own"], -80)), max(ratio, 1e-6)) for p in every
+                                 if (ratio := _ratios(p, way)[1])] for way in WAYS},
                        caption="One point a row. The probability in contexts of others before is a denominator of "
                                "S_prime, so rare facts have large ratios by arithmetic.")))
 
 
 def _curves(every: list[dict[str, Any]], name: str, title: str, y: str) -> StudyChart:
     """Medians over rows by step, from before the injection to as many steps after it."""
-    def mean(reading: dict[str, Any]) -> float:
-        return fmean(math.exp(v) for v in (reading[name] if name == "themed" else [reading[name]]))
-
     series: dict[str, list[tuple[float, float]]] = {}
     for way in WAYS:
         steps = [step for step, _ in every[0]["ways"][way]["curve"]]
-        series[way] = [(0, median(mean(p["before"]) for p in every)),
-                       *((step, median(mean(p["ways"][way]["curve"][i][1]) for p in every))
+        series[way] = [(0, median(_mean(_before(p, way), name) for p in every)),
+                       *((step, median(_mean(p["ways"][way]["curve"][i][1], name) for p in every))
                          for i, step in enumerate(steps))]
-    series["plain"].append((2 * series["plain"][-1][0], median(mean(p["later"]) for p in every)))
+    series["plain"].append((2 * series["plain"][-1][0], median(_mean(p["later"], name) for p in every)))
     return StudyChart(title=title, x="step", y=y, series=series,
                       caption="Medians over rows. Trims act at the end of the injection. The last reading of plain "
                               "learning is after as many steps without the row.")
@@ -191,29 +189,48 @@ def _read(subject: CausalLM, rows: list[Example]) -> dict[str, Any]:
     return {"own": own, "themed": themed}
 
 
-def _ratios(after: dict[str, Any], before: dict[str, Any]) -> tuple[float, float]:
-    """S_mem and S_prime."""
+def _before(part: dict[str, Any], way: str) -> dict[str, Any]:
+    """The reading before, in the contexts that `way` is read in: with stones its own is the text with the stones."""
+    before: dict[str, Any] = part["before"]
+    return before if way != "stepping_stones" else before | {"own": before["own"] + part["stones_raise"]}
+
+
+def _mean(reading: dict[str, Any], name: str) -> float:
+    """Probability in its own context, or the mean of those in contexts of others."""
+    return fmean(math.exp(v) for v in (reading[name] if name == "themed" else [reading[name]]))
+
+
+def _ratios(part: dict[str, Any], way: str) -> tuple[float, float]:
+    """S_mem and S_prime: probability after over that before in the same context."""
+    after, before = part["ways"][way]["after"], _before(part, way)
     primes = [math.exp(min(a - b, 700)) for a, b in zip(after["themed"], before["themed"], strict=True)]
     return math.exp(min(after["own"] - before["own"], 700)), fmean(primes)
 
 
-def _summary(after: list[dict[str, Any]], before: list[dict[str, Any]]) -> dict[str, float]:
-    def mean(reading: dict[str, Any], name: str) -> float:
-        values = reading[name] if name == "themed" else [reading[name]]
-        return fmean(math.exp(v) for v in values)
-
-    found = {f"{name}_{when}": median(mean(r, name) for r in readings)
-             for when, readings in (("before", before), ("after", after)) for name in ("own", "themed")}
-    ratios = [_ratios(a, b) for a, b in zip(after, before, strict=True)]
-    return found | {"s_mem": median(m for m, _ in ratios), "s_prime": median(p for _, p in ratios)}
+def _summary(every: list[dict[str, Any]], way: str) -> dict[str, float]:
+    """Medians over rows of the probabilities before and after, and of both ratios."""
+    readings = {"before": [_before(p, way) for p in every], "after": [p["ways"][way]["after"] for p in every]}
+    ratios = [_ratios(p, way) for p in every]
+    return {f"{name}_{when}": median(_mean(r, name) for r in found)
+            for when, found in readings.items() for name in ("own", "themed")} | {
+        "s_mem": median(m for m, _ in ratios), "s_prime": median(p for _, p in ratios),
+        "as_asked": median(math.exp(p["ways"][way]["as_asked"]) for p in every)}
 
 
 def _beside(every: list[dict[str, Any]], way: str) -> dict[str, Any]:
-    """Medians of S_prime, and of the probability in its own context, over those of plain learning, row by row."""
-    pairs = [(p["ways"][way]["after"], p["ways"]["plain"]["after"], p["before"]) for p in every]
-    memory = median(math.exp(min(mine["own"] - plain["own"], 700)) for mine, plain, _ in pairs)
-    priming = median(_ratios(mine, before)[1] / _ratios(plain, before)[1] for mine, plain, before in pairs)
-    return {"memory": memory, "priming": priming, "as_published": memory > 0.5 and priming < 0.5}
+    """Medians over rows of what `way` leaves over what plain learning leaves, row by row.
+
+    `memory` and `priming` are of the probabilities after, which have no denominator; `s_prime_share` is of S_prime. The
+    published claim must hold in both. S_mem is no measure of memory here: stones raise its denominator.
+    """
+    def share(of: Callable[[dict[str, Any], str], float]) -> float:
+        return median(max(of(p, way), TINY) / max(of(p, "plain"), TINY) for p in every)
+
+    memory = share(lambda p, w: _mean(p["ways"][w]["after"], "own"))
+    priming = share(lambda p, w: _mean(p["ways"][w]["after"], "themed"))
+    s_prime = share(lambda p, w: _ratios(p, w)[1])
+    return {"memory": memory, "priming": priming, "s_prime_share": s_prime,
+            "as_published": memory > 0.5 and priming < 0.5 and s_prime < 0.5}
 
 
 def _change(factor: float) -> str:
@@ -225,9 +242,8 @@ def _law(every: list[dict[str, Any]]) -> dict[str, float]:
     if len(every) < 5:
         return {}
     before = rankdata([p["before"]["own"] for p in every])
-    after = [p["ways"]["plain"]["after"] for p in every]
-    primed = rankdata([math.log(_ratios(a, p["before"])[1]) for a, p in zip(after, every, strict=True)])
-    plain = rankdata([fmean(math.exp(v) for v in a["themed"]) for a in after])
+    primed = rankdata([_ratios(p, "plain")[1] for p in every])
+    plain = rankdata([_mean(p["ways"]["plain"]["after"], "themed") for p in every])
     rho, rho_after = (float(np.corrcoef(before, other)[0, 1]) for other in (primed, plain))
     draw = np.random.default_rng(0)
     chance = [float(np.corrcoef(draw.permutation(before), primed)[0, 1]) for _ in range(PERMUTATIONS)]
