@@ -10,12 +10,13 @@ from expunge import processes
 from expunge.auditing import audit, score_again, task_of
 from expunge.benchmarks.loading import as_task
 from expunge.console import Reporter, default_reporter
+from expunge.data.encoder import Encoder
 from expunge.data.model_config import depth_of
 from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.exact.deletion import trained_on_task
 from expunge.methods.base import Exact
 from expunge.methods.plan import Plan, announce, make_plan, preflight
-from expunge.methods.recipe import parse, trainer_stage
+from expunge.methods.recipe import Stage, parse, trainer_stage
 from expunge.models.checks import check_model
 from expunge.models.load import config_from, load_encoder, load_subject, resolve
 from expunge.models.places import check_place
@@ -211,12 +212,8 @@ def forget(
     task = as_task(task, settings, forget=forget, retain=retain, holdout=holdout, mapping=mapping, data_dir=data_dir)
     settings = _resolved(settings, task)
     config = check_model(model, train=True)
-    stages = parse(method, depth_of(config) or 4)
-    steps_of_its_own = any(s.objective for s in stages)
-    # Where nothing takes steps --lr is still set, so that preflight says it would do nothing.
-    stages = tuple(s.with_learning_rate(settings.lr) if s.objective or not steps_of_its_own else s for s in stages)
     encoder = load_encoder(resolve(model), config, task.template, settings.max_length)
-    plan = preflight(method, stages, task, encoder, config, settings)
+    stages, plan = _planned(method, task, encoder, config, settings)
     if setting is not None:
         plan = plan.model_copy(update={"notes": (setting.about, *plan.notes)})
     if dry_run:
@@ -231,4 +228,30 @@ def forget(
                    on_step=on_step, track=track)
 
 
-__all__ = ["as_task", "audit", "forget", "score_again", "task_of", "train"]
+def _planned(method: str, task: Task, encoder: Encoder, config: Any,
+             settings: RunSettings) -> tuple[tuple[Stage, ...], Plan]:
+    """The stages of a recipe and their plan, after preflight."""
+    stages = parse(method, depth_of(config) or 4)
+    steps_of_its_own = any(s.objective for s in stages)
+    # Where nothing takes steps --lr is still set, so that preflight says it would do nothing.
+    stages = tuple(s.with_learning_rate(settings.lr) if s.objective or not steps_of_its_own else s for s in stages)
+    return stages, preflight(method, stages, task, encoder, config, settings)
+
+
+def plan_untrained(size: str | Path, *, method: str, task: Task, **options: Any) -> Plan:
+    """The plan of `forget` for a model that is still to be trained on a task, so that nothing is trained in vain.
+
+    Args:
+        size: a built-in size or a config file.
+        options: fields of `RunSettings`.
+
+    Raises:
+        UsageError, PreflightError: what `forget` would refuse.
+    """
+    settings = _resolved(RunSettings.build(None, **options), task)
+    parse(method)  # before a tokenizer is made
+    empty = build_for(config_from(size), task, seed=settings.seed, max_length=settings.max_length)
+    return _planned(method, task, empty.encoder, empty.model.config, settings)[1]
+
+
+__all__ = ["as_task", "audit", "forget", "plan_untrained", "score_again", "task_of", "train"]

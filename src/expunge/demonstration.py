@@ -8,10 +8,9 @@ from typing import Any
 import torch
 
 from expunge import processes
-from expunge.api import audit, forget, train
+from expunge.api import audit, forget, plan_untrained, train
 from expunge.benchmarks.loading import load_task
 from expunge.console import Reporter, default_reporter
-from expunge.methods.recipe import parse
 from expunge.models.load import config_from
 from expunge.records.base import cache_root, fingerprint, read_json
 from expunge.records.run import RunRecord
@@ -61,15 +60,16 @@ def demo(out: str | Path = "expunge-demo", *, method: str = DEMO_RECIPE, seed: i
     reporter, out = reporter or default_reporter(), Path(out)
     reporter.brief = not verbose
     processes.refuse_several("The demo")
-    parse(method)  # a wrong recipe is told before two models are trained
     task = load_task("authors", seed=seed)
+    chosen = (DEMO_SETTINGS if method == DEMO_RECIPE else OTHER_SETTINGS) | options
+    plan_untrained(WORLD_SIZE, method=method, task=task, seed=seed, **chosen)  # refused before two models are trained
     reporter.note(f"1/3 a world of {len({r.entity for r in task.forget + task.retain})} invented authors; "
                   f"{len(task.forget)} rows to forget")
     original = trained_world(task, "full", seed=seed, reporter=reporter)
     retrained = trained_world(task, "retain", seed=seed + 1, reporter=reporter)
     reporter.note(f"2/3 forget by {method}")
     record = forget(original, task=task, method=method, out=out, seed=seed, overwrite=True, reporter=reporter,
-                    **((DEMO_SETTINGS if method == DEMO_RECIPE else OTHER_SETTINGS) | options))
+                    **chosen)
     reporter.note("3/3 audit against the original and the retrained model, and make the page")
     evidence = audit(out, task=task, original=original, retrained=[retrained], suite=DEMO_SUITE, overwrite=True,
                   reporter=reporter)

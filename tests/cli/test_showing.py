@@ -11,7 +11,7 @@ from expunge.cli.plans import show_forgotten
 from expunge.cli.showing import FEW, WIDTH, carrying, column, report_command, show_audit, show_scores, shown_path
 from expunge.console import Reporter
 from expunge.demonstration import demo
-from expunge.errors import UsageError
+from expunge.errors import ExpungeError, PreflightError, UsageError
 from expunge.judgement.leaks import decided
 from expunge.records.coverage import Coverage
 from expunge.records.run import RunRecord
@@ -205,3 +205,7 @@ def test_the_demo_refuses_a_wrong_recipe_before_it_trains(tmp_path: Path, monkey
     monkeypatch.setattr("expunge.demonstration.trained_world", lambda *a, **k: pytest.fail("it trained"))
     with pytest.raises(UsageError, match="no plug-in called 'sdd'"):
         demo(tmp_path / "run", method="sdd >> distil")
+    with pytest.raises(ExpungeError, match="batch-size"):
+        demo(tmp_path / "run", batch_size=0)
+    with pytest.raises(PreflightError, match="99"):
+        demo(tmp_path / "run", method="npo + layers(index=99)")

@@ -100,6 +100,21 @@ def test_wrong_input_is_refused(name: str, options: dict[str, Any], says: str, t
     assert refused.value.exit_code == 2 and not (tmp_path / "study").exists()
 
 
+@pytest.mark.parametrize(("name", "options", "says"), [
+    ("novice", {"method": "npo + layers(index=99)"}, "99"),
+    ("novice", {"method": "dpo(refusals='off')"}, "builder is off"),
+    ("novice", {"method": "npo + sam(retain=True)"}, "sam"),
+    ("path_dependence", {"method": "ga + layers(index=99)"}, "99"),
+])
+def test_what_preflight_refuses_is_told_before_training(name: str, options: dict[str, Any], says: str, tmp_path: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    for trains in ("api.train", "studies.paths.train_plainly", "studies.novice.train_plainly"):
+        monkeypatch.setattr(f"expunge.{trains}", lambda *a, **k: pytest.fail("it trained"))
+    with pytest.raises(ExpungeError, match=says) as refused:
+        expunge.study(name, out=tmp_path / "study", **options)
+    assert refused.value.exit_code in (2, 3) and not (tmp_path / "study").exists()
+
+
 def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     task = small_task()
     bare = task.model_copy(update={side: tuple(r.model_copy(update={"short_answer": "", "options": ()})

@@ -16,7 +16,6 @@ from expunge import api
 from expunge.console import Reporter
 from expunge.data.themes import leading_to
 from expunge.errors import UsageError
-from expunge.methods.recipe import parse
 from expunge.models.facts import fact_logps
 from expunge.models.language import CausalLM
 from expunge.models.load import load_subject
@@ -92,23 +91,32 @@ class Novice(Design):
         return {name: with_choices(found[name], self.settings.seed) for name in names}
 
     def planned(self) -> list[str]:
-        if self.skills:
-            parse(self.settings.method or "")
-        return [f"{n} skill{'s' * (n > 1)}" for n in sorted({1, self.settings.count or 1})]
+        parts = {f"{n} skill{'s' * (n > 1)}": n for n in sorted({1, self.settings.count or 1})}
+        for part, count in parts.items():
+            api.plan_untrained(self.size, task=self._task(part, count), **self._unlearning())
+        return list(parts)
+
+    def _unlearning(self) -> dict[str, Any]:
+        """Recipe and options of the run that unlearns."""
+        spec = self.settings
+        return {"method": spec.method or "", "epochs": spec.epochs, "batch_size": spec.batch_size, "seed": spec.seed,
+                "keep": "last"}
+
+    def _task(self, part: str, count: int) -> Task:
+        """The first skills are forgotten, and the others kept."""
+        chosen, others = list(self.skills)[:count], list(self.skills)[count:]
+        return Task(name=f"{self.task.name}, {part}", forget=tuple(r for s in chosen for r in self.skills[s]),
+                    retain=tuple(r for s in others for r in self.skills[s]), template=self.task.template,
+                    generation_tokens=self.task.generation_tokens)
 
     def measure(self, part: str) -> dict[str, Any]:
         count = int(part.split()[0])
-        chosen, others = list(self.skills)[:count], list(self.skills)[count:]
-        task = Task(name=f"{self.task.name}, {part}", forget=tuple(r for s in chosen for r in self.skills[s]),
-                    retain=tuple(r for s in others for r in self.skills[s]), template=self.task.template,
-                    generation_tokens=self.task.generation_tokens)
+        chosen, task = list(self.skills)[:count], self._task(part, count)
         original = self._train(task, "full", self.work / "original")
         places = {"never taught": self._train(task, "retain", self.work / f"never-{count}"),
                   "unlearned": self.work / f"unlearned-{count}"}
-        spec = self.settings
-        api.forget(original, method=spec.method, task=task, out=places["unlearned"], epochs=spec.epochs,
-                   batch_size=spec.batch_size, seed=spec.seed, keep="last", resume=places["unlearned"].exists(),
-                   reporter=Reporter(quiet=True))
+        api.forget(original, task=task, out=places["unlearned"], resume=places["unlearned"].exists(),
+                   reporter=Reporter(quiet=True), **self._unlearning())
         taught = {s: self._taught(s) for s in chosen}
         kept = list(task.retain)
         found: dict[str, Any] = {"skills": chosen, "chance": fmean(1 / len(r.options) for r in task.forget),

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge import api
 from expunge.errors import UsageError
 from expunge.methods.recipe import Stage, parse
 from expunge.methods.stage import StageMethod
@@ -99,7 +100,8 @@ class PathDependence(Design):
     def stage(self) -> Stage:
         """The recipe that unlearns; its own learning rate, where it names one, comes before that of the settings."""
         stage, *more = parse(self.settings.method or "ga")
-        if more or stage.objective is None or stage.builders or stage.rolls_out or stage.scope.adapter:
+        if more or stage.objective is None or stage.builders or stage.rolls_out or stage.scope.adapter \
+                or stage.scope.merged or stage.scope.reads:
             raise UsageError(f"{self.settings.method!r} cannot be followed step by step here.",
                              "The study takes one objective that needs nothing made beforehand, on whole weights.",
                              'Take one such as "ga" or "npo + retain_nll".')
@@ -107,6 +109,9 @@ class PathDependence(Design):
 
     def planned(self) -> list[str]:
         if self.stages and self.stage:
+            spec, own_rate = self.settings, "lr=" in (self.settings.method or "")
+            api.plan_untrained(self.size, method=spec.method or "ga", task=self.task, steps=spec.steps, seed=spec.seed,
+                               batch_size=spec.batch_size, lr=None if own_rate else spec.lr)
             return [LINEAR, *(f"{order}, seed {seed}" for seed in range(self.settings.count or 1) for order in ORDERS)]
         return []
 
