@@ -34,6 +34,7 @@ from expunge.records.settings import RunSettings, TrainSettings
 from expunge.records.task import Task
 from expunge.registry import file_hashes
 from expunge.saving import save_run
+from expunge.sequential.base import Sequential
 from expunge.training.checkpoint import Progress
 from expunge.training.fit import fit
 from expunge.training.loop import Loop, OnStep
@@ -178,7 +179,9 @@ def _run_without_loop(stage: Stage, subject: Subject, task: Task, record: RunRec
     began = time.perf_counter()
     if stage.edit is not None:
         float32_master(subject)
-        figures, reason = stage.edit.apply(subject, task, record.seed), "edited"
+        edit, reason = stage.edit, "edited"
+        figures = edit.serve(subject, task, run) if isinstance(edit, Sequential) else edit.apply(
+            subject, task, record.seed)
     else:
         assert stage.wrap is not None
         if isinstance(record.settings, TrainSettings) and isinstance(stage.wrap, Exact):

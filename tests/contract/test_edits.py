@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import expunge
 from expunge.errors import UsageError
 from expunge.models.tiny import build_subject
 from expunge.records.task import Task
+from expunge.sequential.fit import FIT
 from expunge.testing.checks.edited_models import apply
 from expunge.testing.support import CONFIG, fresh, memoriser, small_task, stage_of, weights
 
@@ -49,6 +53,32 @@ def test_a_model_that_cannot_work_is_refused(recipe: str, says: str) -> None:
         apply(recipe, subject)
     assert refused.value.why or refused.value.fix
     assert all(torch.equal(p, before[n]) for n, p in weights(subject).items())
+
+
+@pytest.mark.slow
+def test_a_stream_of_requests_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the second request; the run that goes on serves only the others, and its record has all of them."""
+    memoriser().save(tmp_path / "model")
+    options: dict[str, Any] = {"method": "fit(lr=1e-3, epochs=1, by='row')", "batch_size": 4,
+                               "task": small_task().model_copy(update={"forget": small_task().forget[:3]})}
+    whole = expunge.forget(tmp_path / "model", out=tmp_path / "whole", **options)
+    served, real = list[str](), FIT._one
+
+    def one(self: FIT, subject: Any, original: Any, task: Any, request: Any, *rest: Any) -> None:
+        served.append(request[0].id)
+        if len(served) == 2:
+            raise KeyboardInterrupt
+        real(self, subject, original, task, request, *rest)
+
+    monkeypatch.setattr(FIT, "_one", one)
+    with pytest.raises(KeyboardInterrupt):
+        expunge.forget(tmp_path / "model", out=tmp_path / "cut", **options)
+    done = expunge.forget(tmp_path / "model", out=tmp_path / "cut", resume=True, **options)
+    ids = [row.id for row in options["task"].forget]
+    assert served == [ids[0], ids[1], ids[1], ids[2]]
+    assert done.best == whole.best and done.timing["positions"] == whole.timing["positions"] > 0
+    first, second = (load_file(tmp_path / out / "model" / "model.safetensors") for out in ("whole", "cut"))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_first_epoch_checks_its_checkpoints(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from expunge.models.sites import Site, write
 from expunge.models.slots import slots_of
 from expunge.records.task import Example
 
+Choice = Literal["npo + retain_kl", "npo", "random labels"]
+
 
 def requests_of(rows: Sequence[Example], by: Literal["entity", "row"]) -> list[list[Example]]:
     """Rows that are deleted together, in the order of the first of each; a row without an entity is its own."""
@@ -111,6 +113,11 @@ def names_in(subject: CausalLM, blocks: Sequence[int]) -> tuple[str, ...]:
             module = Site(block, slot).place(subject).module  # type: ignore[arg-type]
             names |= dict.fromkeys(names_within(subject, module))
     return tuple(names)
+
+
+def chosen(share: float, low: float, high: float) -> Choice:
+    """The method of a request by its rank among those so far: the heavier, the more is done for the rest."""
+    return "npo + retain_kl" if share >= high else "npo" if share >= low else "random labels"
 
 
 def rank_share(values: Sequence[float]) -> float:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from expunge.errors import InterruptedRun
+from expunge.methods._lib.random_labels import drawn
 from expunge.methods.base import Edit
-from expunge.sequential.fit import chosen
-from expunge.sequential.requests import attributions, rank_share, requests_of, sensitivity
+from expunge.methods.run_context import RunContext
+from expunge.records.settings import RunSettings
+from expunge.sequential.base import Sequential
+from expunge.sequential.requests import attributions, chosen, rank_share, requests_of, sensitivity
 
-from ..support import batch_of, fresh, hooks, loss, memoriser, moved, small_task, train, weights
+from ..support import batch_of, fresh, hooks, loss, memoriser, moved, new_folder, small_task, train, weights
 from .base import check
 
 
@@ -89,6 +94,65 @@ def attributes_and_weighs(plugin: type[Edit]) -> None:
     means = [sum(loss(s, [row]) for row in rows) / len(rows) for s in (without, subject)]
     assert scores[1] == pytest.approx(abs(means[0] - means[1]), rel=1e-4)
     assert all(torch.equal(p, before[n]) for n, p in weights(subject).items()) and not hooks(subject)
+
+
+@check
+def goes_on_after_request(plugin: type[Sequential]) -> None:
+    """Interrupted in the third of three requests; a second call serves only that one, on a fresh copy."""
+    task = small_task().model_copy(update={"forget": small_task().forget[:3]})
+    made, whole, cut, folder = plugin(by="row", lr=1e-3, epochs=1), fresh(), fresh(), new_folder()
+    wanted = made.apply(whole, task, 5)
+    run, started = RunContext(settings=RunSettings(seed=5), folder=folder), list[int]()
+
+    def announce(stop: int) -> Any:
+        def tick(done: int) -> None:
+            started.append(done)
+            if len(started) == stop:
+                raise InterruptedRun("Interrupted.")
+        return lambda title, total: tick
+
+    with pytest.raises(InterruptedRun, match="in request 3 of 3") as told:
+        made.serve(cut, task, replace(run, announce=announce(3)))
+    assert "--resume" in told.value.fix
+    resumed = fresh()
+    assert made.serve(resumed, task, replace(run, announce=announce(9))) == wanted and len(started) == 4
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(resumed).items())
+
+
+@check
+def draws_by_seed(plugin: type[Sequential]) -> None:
+    """The seed of the run reaches the labels, and so the weights."""
+    batch = batch_of(memoriser(), small_task().forget[:2])
+    tokens = [drawn(batch, 1000, seed, step) for seed, step in ((0, 0), (1, 0), (0, 1), (0, 0))]
+    assert torch.equal(tokens[0], tokens[3])
+    assert not torch.equal(tokens[0], tokens[1]) and not torch.equal(tokens[0], tokens[2])
+    made: Any = plugin()
+    assert [made.stage("random labels", 3, 3, seed).objective.spec.seed for seed in (4, 5)] == [4, 5]
+    seeds = list[int]()
+
+    class Watched(plugin):  # type: ignore[misc, valid-type]
+        def stage(self, method: Any, steps: int, depth: int, seed: int = 0) -> Any:
+            seeds.append(seed)
+            return super().stage(method, steps, depth, seed)
+
+    task = small_task().model_copy(update={"forget": small_task().forget[:1]})
+    for seed in (0, 1):
+        Watched(lr=1e-3, epochs=1).apply(fresh(), task, seed)
+    assert len(set(seeds)) == 2
+
+
+@check
+def counts_positions(plugin: type[Sequential]) -> None:
+    """The rows once to be weighed, and once a step; here without retain rows."""
+    class Bare(plugin):  # type: ignore[misc, valid-type]
+        def stage(self, method: Any, steps: int, depth: int, seed: int = 0) -> Any:
+            return super().stage("npo", steps, depth, seed)
+
+    rows = small_task().forget[:3]
+    own = sum(len(memoriser().encoder.encode(row).ids) for row in rows)
+    task = small_task().model_copy(update={"forget": rows})
+    for epochs in (1, 2):
+        assert Bare(lr=1e-3, epochs=epochs).apply(fresh(), task, 0)["positions"] == (1 + epochs) * own
 
 
 @check(trains=True)
