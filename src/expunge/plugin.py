@@ -156,6 +156,10 @@ class Plugin:
         """What the model must offer; options may change it."""
         return self.card.model_needs
 
+    def check_model(self, subject: Any) -> None:
+        """Called before weights are loaded, on a model without them. Raises UsageError where it lacks a part that this
+        plug-in works on, and the model's config does not tell (see `model_needs`)."""
+
     def text(self) -> str:
         """The term as one would type it, with every option that differs from its default."""
         changed = {

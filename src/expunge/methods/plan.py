@@ -160,7 +160,7 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, encoder: Encod
         problems += _estimate_problems(stage)
         depth = depth_of(config)
         problems += _depth_problems(stage, depth)
-        problems += [] if stage.scope.reads or lacking else _scope_problems(stage, encoder, config)
+        problems += [] if lacking else _part_problems(stage, encoder, config)
     if settings.gradient_checkpointing and any(stage.takes_steps for stage in stages):
         with contextlib.suppress(Exception):  # a family that cannot be built without weights is checked with them
             problems += cannot_recompute(empty_subject(config, encoder))
@@ -280,13 +280,16 @@ def _depth_problems(stage: Stage, depth: int | None) -> list[ExpungeError]:
     return problems
 
 
-def _scope_problems(stage: Stage, encoder: Encoder, config: Any) -> list[ExpungeError]:
-    """Blocks and modules that the model does not have, found on a copy without weights."""
+def _part_problems(stage: Stage, encoder: Encoder, config: Any) -> list[ExpungeError]:
+    """Blocks, modules and other parts that the model does not have, found on a copy without weights."""
     # A family that cannot be built this way, or a scope that needs weights, is checked when they are there.
     with contextlib.suppress(Exception):
         empty = empty_subject(config, encoder)
         try:
-            stage.scope.apply(empty)
+            for plugin in stage.plugins:
+                plugin.check_model(empty)
+            if not stage.scope.reads:
+                stage.scope.apply(empty)
         except UsageError as error:
             return [error]
     return []

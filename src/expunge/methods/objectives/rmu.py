@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -49,7 +49,7 @@ class RMU(Objective):
                     "the down projections are selected by name, not by position in the parameter list"),
     )
     space = {"coefficient": ("log", 1.0, 100.0), "alpha": ("log", 0.1, 2000.0)}
-    must_show = (
+    must_show: ClassVar[tuple[Property, ...]] = (
         Property("points_positive", {}, "the control vector is drawn from U[0, 1), fixed, and of the given norm"),
         Property("steers", {}, "forget activations reach the control vector's direction and norm"),
         Property("moves_only", {"modules": "mlp_out"}, "everything outside the three layers keeps its bits"),

@@ -1,0 +1,82 @@
+"""Promises of objectives on hidden states: where they aim, which coordinates they choose, which weights they spare.
+
+Legend: D hidden size.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expunge.methods._lib.activations import counted
+from expunge.methods.base import Objective
+from expunge.models.language import CausalLM
+from expunge.records.task import Example
+
+from ..support import batch_of, memoriser, small_task, stage_of, trained
+from .base import check, term
+from .dynamics import activations
+
+
+@check
+def finds_own_coordinates(plugin: type[Objective]) -> None:
+    """Coordinates that carry a signal on forget text alone: the support of the difference, on top of the ratio."""
+    importance = sys.modules[plugin.__module__].importance
+    for seed, own in ((0, (3,)), (1, (0, 7, 15)), (2, (1, 2, 4, 8, 11))):
+        draw = torch.Generator().manual_seed(seed)
+        retain_D = 0.5 + torch.rand(16, generator=draw)
+        forget_D = retain_D * (1 - 0.2 * torch.rand(16, generator=draw))
+        forget_D[list(own)] *= 6
+        difference_D, ratio_D, product_D = (importance(forget_D, retain_D, kind)
+                                            for kind in ("difference", "ratio", "product"))
+        assert set(difference_D.nonzero()[:, 0].tolist()) == set(own)
+        assert set(ratio_D.argsort(descending=True)[: len(own)].tolist()) == set(own)
+        assert all(float(m.max()) <= 1 and float(m.min()) >= 0 for m in (difference_D, ratio_D, product_D))
+    assert torch.equal(importance(forget_D, retain_D, "none"), torch.ones(16))
+
+
+@check(trains=True)
+def shifts_where_it_aims(plugin: type[Objective], options: dict[str, Any]) -> None:
+    """Coordinate by coordinate the mean forget activation moves as far as it stood from the target."""
+    recipe = term(plugin, options)
+    source = stage_of(recipe).objective
+    subject, block = trained(recipe, steps=60, lr=1e-2).subject, source.block(len(memoriser().blocks))  # type: ignore
+    before_D, after_D = (activations(s, small_task().forget, block).mean(0) for s in (memoriser(), subject))
+    wanted_D = source.target(len(before_D)) - before_D  # type: ignore[union-attr]
+    assert float(torch.corrcoef(torch.stack([after_D - before_D, wanted_D]))[0, 1]) > 0.9
+
+
+@check
+def softens_relu(plugin: type[Objective]) -> None:
+    """Large beta: relu of the cosine, so states beyond orthogonal are left alone. Small beta: half its slope."""
+    deviation = sys.modules[plugin.__module__].deviation
+    draw = torch.Generator().manual_seed(0)
+    now, before = (torch.randn(3, 5, 8, generator=draw, dtype=torch.float64) for _ in range(2))
+    cosine = torch.cosine_similarity(now, before, dim=-1)
+    torch.testing.assert_close(deviation(now, before, 1e4), cosine.clamp_min(0), atol=1e-4, rtol=0)
+    now.requires_grad_(True)
+    soft, half = (torch.autograd.grad(v.sum(), now)[0] for v in (
+        deviation(now, before, 1e-6), 0.5 * torch.cosine_similarity(now, before, dim=-1)))
+    torch.testing.assert_close(soft, half, atol=1e-6, rtol=1e-5)
+
+
+@check(trains=True)
+def turns_away(plugin: type[Objective], forget: float, retain: float) -> None:
+    """Mean cosine of answer states to the original's: below `forget` on forget rows, above `retain` on retain rows."""
+    subject = trained(term(plugin, {"width": 2}), steps=60, lr=1e-2, watch=10).subject
+    found = []
+    for rows in (small_task().forget, small_task().retain):
+        before_ND, after_ND = (answer_states(s, rows, 1) for s in (memoriser(), subject))
+        found.append(float(torch.cosine_similarity(before_ND, after_ND, dim=-1).mean()))
+    assert found[0] < forget and found[1] > retain, found
+
+
+def answer_states(subject: CausalLM, rows: Sequence[Example], block: int) -> Tensor:
+    """Output of a block at all answer positions, one below the other."""
+    batch = batch_of(subject, rows)
+    with torch.no_grad():
+        return subject.hidden(batch, block)[counted(batch, "answer")]
