@@ -6,38 +6,22 @@ from results/ when the site is built.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cache
 from statistics import median
 from typing import Any
 
-import torch
 from common import RESULTS, standing
+from pushes import picture
 from readme import LEAGUE_COLUMNS, TOFU_COLUMNS, by_recipe
 
-from expunge.data.text_encoder import TokenBatch, TokenRow, collate
-from expunge.errors import ExpungeError
-from expunge.methods.base import Objective
-from expunge.models.answers import Answers
-from expunge.models.reference import Likeliest
-from expunge.models.tiny import build_subject
 from expunge.plugin import KINDS
 from expunge.presets import PRESETS, PublishedSetting
 from expunge.records.base import read_json
 from expunge.registry import Entry
-from expunge.report.charts import to_svg
 from expunge.report.leaderboard import table
 from expunge.terms import parse_sum
-from expunge.training.step import Step, WeightedTerm, reduce_terms, totals, weighted_sum
 
-REFERENCE = 0.9
-"""Probability that the original gives the token, for methods that compare with it."""
-GRID = torch.linspace(0.005, 0.995, 67).tolist()
-CONFIG = {"model_type": "llama", "vocab_size": 300, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2,
-          "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64}
-OPTIONS: dict[str, dict[str, Any]] = {"ce_u": {"skip": 0}}
-"""Options for a picture where those by default leave out the one token there is."""
 ATTACKS = "../results.md#every-method-under-every-attack-experimentsattackspy"
 STRONGEST = 6
 """Attacks in the table of what a method does not survive."""
@@ -52,90 +36,6 @@ def sections(entry: Entry) -> str:
              ("What it costs", cost(entry.name)), ("In the league", league(entry.name)),
              ("What it survives", survives(entry.name)))
     return "\n\n".join(f"## {title}\n\n{text}" for title, text in parts if text)
-
-
-class Original:
-    """An original that gives every supervised token probability `REFERENCE`."""
-
-    def answers(self, batch: TokenBatch) -> Answers:
-        return Answers(batch, logits(batch, REFERENCE))
-
-    def logp(self, batch: TokenBatch) -> torch.Tensor:
-        return self.answers(batch).logp_N
-
-    def likeliest(self, batch: TokenBatch, count: int) -> Likeliest:
-        return Likeliest.of(self.answers(batch).source, count)
-
-
-def logits(batch: TokenBatch, probability: float) -> torch.Tensor:
-    """Logits that give each supervised token this probability and share the rest equally; shape N V, float64."""
-    target_N, size = batch.target_N, int(CONFIG["vocab_size"])  # type: ignore[call-overload]
-    odds = probability / (1 - probability) * (size - 1)
-    return torch.zeros(len(target_N), size, dtype=torch.float64).scatter(1, target_N[:, None], math.log(odds))
-
-
-@cache
-def bed() -> Any:
-    return build_subject(CONFIG, ["a few words"])
-
-
-def push(objective: Objective, probability: float) -> float:
-    """d loss / d logit of the token, for an answer of one token with this probability; above 0 it is pushed down."""
-    row = TokenRow("row", (1, 5, 6, 77), 3, 1, 0)
-    batches = {side: collate([row], 0) for side in dict.fromkeys(("forget", *objective.reads))}
-    step = Step(bed(), batches, Original())  # type: ignore[arg-type]
-    now_NV = logits(batches["forget"], probability).requires_grad_(True)
-    step._answers = {side: Answers(batch, now_NV if side == "forget" else logits(batch, REFERENCE))
-                     for side, batch in batches.items()}
-    objective.begin(0, 1)
-    terms = [WeightedTerm(name, "forget", objective.spec.weight, term)
-             for name, term in objective.terms(step).items()]
-    loss = weighted_sum(terms, reduce_terms(terms, totals([batches])))
-    assert loss is not None
-    (gradient_NV,) = torch.autograd.grad(loss, now_NV)
-    return float(gradient_NV[0, int(batches["forget"].target_N[0])])
-
-
-def curve_of(entry: Entry) -> list[tuple[float, float]]:
-    """(probability, push) over the grid; empty for a method without a push on the tokens of forget rows."""
-    plugin = entry.load()
-    if not issubclass(plugin, Objective) or "forget" not in plugin.reads:
-        return []
-    try:
-        made = plugin(**OPTIONS.get(entry.name, {}))
-        found = [(p, push(made, p)) for p in GRID]
-    except (RuntimeError, KeyError, AttributeError, ExpungeError):  # it reads what it makes before the first step
-        return []
-    return found if max(abs(value) for _, value in found) > 0 else []
-
-
-def picture(entry: Entry) -> str:
-    """The push against the token's probability, as SVG in the page; beside it that of plain ascent, dashed."""
-    found = curve_of(entry)
-    if not found:
-        return ""
-    lines = {entry.name: found} | ({} if entry.name == "ga" else {"ga": [(p, 1 - p) for p in GRID]})
-    values = [{"method": name, "p": round(p, 4), "push": round(v, 6)} for name, line in lines.items() for p, v in line]
-    names, least, most = list(lines), min(found, key=lambda at: at[1]), max(found, key=lambda at: at[1])
-    colours = {"domain": names, "range": ["#d9640b", "#6b84a8"][: len(names)]}
-    said = f"{entry.name}: from {least[1]:.3g} at p = {least[0]:.3g} to {most[1]:.3g} at p = {most[0]:.3g}."
-    spec: dict[str, Any] = {
-        "$schema": "https://vega.github.io/schema/vega-lite/v5.json", "description": said, "width": 380, "height": 190,
-        "background": None, "data": {"values": values}, "mark": {"type": "line", "strokeWidth": 2},
-        "config": {"view": {"stroke": None}, "axis": {"labelColor": "currentColor", "titleColor": "currentColor",
-                   "domainColor": "currentColor", "tickColor": "currentColor", "gridColor": "currentColor",
-                   "gridOpacity": 0.13, "titleFontWeight": "normal"}},
-        "encoding": {
-            "x": {"field": "p", "type": "quantitative", "title": "probability of the token"},
-            "y": {"field": "push", "type": "quantitative", "title": "d loss / d its logit"},
-            "color": {"field": "method", "type": "nominal", "scale": colours, "legend": None},
-            "strokeDash": {"field": "method", "type": "nominal", "legend": None,
-                           "scale": {"domain": names, "range": [[1, 0], [5, 3]][: len(names)]}}}}
-    svg = " ".join(to_svg(spec, f"push-{entry.name}").split())
-    return (f"<figure>{svg}</figure>\n\n"
-            f"An answer of one token in a vocabulary of {CONFIG['vocab_size']}, all other tokens equally likely, with "
-            f"default options and without companions; above 0 the token is pushed down. The original gives it "
-            f"{REFERENCE}. {said}{' Dashed: `ga`.' if len(names) > 1 else ''}")
 
 
 def named(recipe: str) -> set[str]:

@@ -1,7 +1,7 @@
 """The pages of the site, in build/docs: docs/, README, CONTRIBUTING and CHANGELOG, and one page per plug-in.
 
 `make docs` runs it and then mkdocs. The page of a plug-in is made from its card and options, that of a method also from
-its gradient and from stored results (method_pages.py).
+its gradient (pushes.py) and from stored results (method_pages.py).
 """
 
 from __future__ import annotations
