@@ -1,12 +1,12 @@
 """Does unlearning survive relearning, in the published order? RepSelect and UNDO beside NPO, SimNPO and RMU.
 
-    OMP_NUM_THREADS=1 python experiments/ordering.py --work FOLDER [--worlds 7 8 9]
+    OMP_NUM_THREADS=1 python experiments/ordering.py --work FOLDER [--worlds 7] [--chosen-on 7]
     python experiments/ordering.py --work FOLDER --collect
 
-Writes results/ordering.json. Every method has four settings on each of three small worlds, with two retrained models as
-controls. Of each method that setting counts which leaves least as asked while it keeps UTILITY of the retain
-probability: the choice does not see the attack, which the published comparison of RepSelect chose by. Rows lie under
---work, so that an interrupted call goes on.
+Writes results/ordering.json. Every method has four to six settings on a small world, beside two retrained models.
+Of each method that setting counts which leaves least as asked while it keeps UTILITY of the retain probability: the
+choice does not see the attack, which the published comparison of RepSelect chose by. With --chosen-on other worlds run
+only the settings that were chosen on that world. Rows lie under --work, so that an interrupted call goes on.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ NPO = "npo + retain_nll(weight=3) + adamw(lr=1.5e-4, weight_decay=0)"
 TAUGHT = "adamw(lr=3e-3, weight_decay=0)"
 METHODS: dict[str, tuple[str, tuple[float, ...]]] = {
     "npo": ("npo + retain_nll(weight=3) + adamw(lr={}, weight_decay=0)", (7.5e-5, 1.5e-4, 3e-4, 6e-4)),
-    "simnpo": ("simnpo + retain_nll(weight=3) + adamw(lr={}, weight_decay=0)", (7.5e-5, 1.5e-4, 3e-4, 6e-4)),
-    "rmu": ("rmu(coefficient=97, alpha=0.165) + adamw(lr={}, weight_decay=0)", (6e-5, 2e-4, 6e-4, 2e-3)),
-    "repselect": ("repselect(adversary_lr=0.1, budget={})", (0.01, 0.1, 0.3, 1.0)),
+    "simnpo": ("simnpo + retain_nll(weight=3) + adamw(lr={}, weight_decay=0)",
+               (7.5e-5, 1.5e-4, 3e-4, 6e-4, 1.2e-3, 2.4e-3)),
+    "rmu": ("rmu(coefficient=97, alpha=0.165) + adamw(lr={}, weight_decay=0)", (6e-5, 2e-4, 6e-4, 2e-3, 6e-3, 2e-2)),
+    "repselect": ("repselect(adversary_lr=0.1, budget={})", (0.01, 0.1, 0.3, 0.55, 1.0)),
     "undo": (f"{NPO} >> shrink_perturb(alpha={{}}, beta=0.1) >> distil(epochs=12) + {TAUGHT}", (0.4, 0.6, 0.8, 0.9)),
     "undo, first choices": (f"{NPO} >> shrink_perturb(alpha={{}}, beta=0.1) >> distil(epochs=12, likeliest=1) + "
                             f"{TAUGHT}", (0.4, 0.6, 0.8, 0.9)),
@@ -74,24 +75,35 @@ def chosen(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return min(useful, key=lambda r: max(r["asked"], 0.0)) if useful else max(rows, key=lambda r: r["utility"])
 
 
-def collect(work: Path) -> None:
-    rows = kept_rows(work)
-    rows.sort(key=lambda r: (list(METHODS).index(r["method"]), r["world"], r["value"]))
+def by_method(rows: list[dict[str, Any]]) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """(method, world) -> its rows."""
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["world"]), []).append(row)
+    return groups
+
+
+def collect(work: Path) -> None:
+    rows = kept_rows(work)
+    rows.sort(key=lambda r: (list(METHODS).index(r["method"]), r["world"], r["value"]))
+    groups = by_method(rows)
     log((store("ordering", {"size": SIZE, "epochs": EPOCHS, "suite": SUITE, "utility": UTILITY, "rows": rows,
                             "chosen": [chosen(group) for group in groups.values()]}), len(rows)))
 
 
 if __name__ == "__main__":
     parser = study_parser(__doc__)
-    parser.add_argument("--worlds", type=int, nargs="+", default=[7, 8, 9])
+    parser.add_argument("--worlds", type=int, nargs="+", default=[7])
+    parser.add_argument("--chosen-on", type=int, default=None, metavar="WORLD",
+                        help="run only the settings that were chosen on this world")
     given = started(parser)
     if given.collect:
         collect(given.work)
     else:
+        settings = [(called, value) for called, (_, values) in METHODS.items() for value in values]
+        if given.chosen_on is not None:
+            known = by_method([row for row in kept_rows(given.work) if row["world"] == given.chosen_on])
+            settings = [(best["method"], best["value"]) for best in map(chosen, known.values())]
         for world in given.worlds:
-            for called, (_, values) in METHODS.items():
-                for setting in values:
-                    one(world, called, setting, given.work)
+            for called, setting in settings:
+                one(world, called, setting, given.work)

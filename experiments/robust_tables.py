@@ -51,8 +51,9 @@ def ordering() -> str:
         labels = list(mine[0]["relearned"])
         for label in labels:
             line[f"excess, {label}"] = spread([r["relearned"][label]["excess"] for r in mine])
+        tuned = {r["world"] for r in found["rows"] if r["method"] == name and r["value"] != mine[0]["value"]}
         best = [min(r["relearned"][labels[-1]]["excess"] for r in useful if r["world"] == world)
-                for world in dict.fromkeys(r["world"] for r in useful)]
+                for world in sorted(tuned & {r["world"] for r in useful})]
         lines.append(line | {"the same, chosen by it": spread(best)})
     return table(lines, list(lines[0]))
 
