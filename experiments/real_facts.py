@@ -136,7 +136,7 @@ def busy() -> float:
 
 
 def collect(work: Path) -> None:
-    rows = kept_rows(work)
+    rows = [row for row in kept_rows(work) if row.get("name") in RECIPES]  # other studies may use the same folder
     rows.sort(key=lambda r: (list(RECIPES).index(r["name"]), r["seed"]))
     facts = read_json(work / "answered.json")
     counts = {group: {"asked": len(mine), "first wording": sum(len(r["said"]) > 1 for r in mine),
