@@ -1,9 +1,9 @@
-"""TOFU on a real model: SmolLM2-135M-Instruct learns ten made-up authors and forgets two of them.
+"""TOFU on a real model: SmolLM2-135M-Instruct learns six made-up authors and forgets two of them.
 
     OMP_NUM_THREADS=1 python experiments/real_tofu.py --work FOLDER --data FOLDER [--seeds 0 1] [--recipes NAME ...]
     python experiments/real_tofu.py --work FOLDER --collect
 
-Writes results/real_tofu.json. The original learns 200 rows, the retrained model the 160 of the eight authors that stay;
+Writes results/real_tofu.json. The original learns 120 rows, the retrained model the 80 of the four authors that stay;
 both are made once, on one core, and kept under --work. Rows lie there too, so that an interrupted call goes on.
 """
 
@@ -23,7 +23,7 @@ from expunge.records.run import RunRecord
 from expunge.records.score import Audit
 from expunge.records.task import Task
 
-KEPT, PROBES = 8, 40
+KEPT, PROBES = 4, 40
 """Authors that stay, of twenty rows each; and rows of each set that an audit asks."""
 TRAINING = {"epochs": 5, "lr": 1e-4, "batch_size": 4}
 TAUGHT = "distil(teacher='original', likeliest=1, epochs=3) + adamw(lr=1e-4)"
@@ -38,7 +38,7 @@ SUITE = ("leak_share,forget_quality,forget.probability,forget.rouge_l,retain.pro
 
 
 def task_of(data: Path) -> Task:
-    """The two authors of forget01; eight of the authors that all models of TOFU keep; holdout rows never learned."""
+    """The two authors of forget01; four of the authors that all models of TOFU keep; holdout rows never learned."""
     whole = expunge.load_task("tofu:forget01", data_dir=data)
     authors = list(dict.fromkeys(row.entity for row in whole.retain))[:KEPT]
     mine = tuple(row for row in whole.retain if row.entity in authors)

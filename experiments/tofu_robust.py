@@ -23,12 +23,14 @@ from expunge.records.run import RunRecord
 from expunge.records.score import Audit
 from expunge.records.task import Task
 
-TEACHING = "distil(teacher='original', likeliest=1, epochs=4) + adamw(lr=2e-3)"
+RETAUGHT = "distil(teacher='original', likeliest=1, epochs={}) + adamw(lr={})"
 RECIPES: dict[str, tuple[str, int]] = {
     "ce_u": ("ce_u + retain_nll(weight=2) + adamw(lr=3e-4)", 10),
     "npo": ("npo + retain_nll(weight=2) + adamw(lr=3e-4)", 10),
     "ssd": ("ssd(alpha=2, lambda_=0.1)", 1),
-    "ssd, retaught": (f"ssd(alpha=2, lambda_=0.1) >> {TEACHING}", 1),
+    "ssd, retaught": (f"ssd(alpha=2, lambda_=0.1) >> {RETAUGHT.format(4, 2e-3)}", 1),
+    "ssd more, retaught, npo": (f"ssd(alpha=1.2, lambda_=0.03) >> {RETAUGHT.format(8, 3e-3)} >> "
+                                "npo + retain_nll(weight=3) + holdout_level + adamw(lr=8e-5)", 2),
 }
 """Name -> recipe, and passes over the forget rows."""
 FLOOR = "retrained, second seed"
