@@ -57,20 +57,22 @@ def one(name: str, model: Path, rows: list[dict[str, Any]], work: Path) -> None:
         start = str(work / "refusing")
         expunge.forget(model, method=FIRST[0], steps=FIRST[1], out=start, resume=Path(start).exists(),
                        **(shared | {"batch_size": 4}))
-    begun = busy()
+    steps = place / "steps.jsonl"
+    begun, before = busy(), len(steps.read_text().splitlines()) if steps.exists() else 0
     record = expunge.forget(start, method=RECIPES[name], steps=STEPS, out=place, resume=place.exists(),
                             **shared)
     assert isinstance(record, RunRecord)
-    write_json(place / "row.json", {"cpu_s": busy() - begun, "train_s": record.timing["train_s"]})
+    write_json(place / "row.json", {"cpu_s": busy() - begun, "cpu_steps": STEPS - before,
+                                    "train_s": record.timing["train_s"]})
     log((name, summary(name, place)["ends"]))
 
 
 def summary(name: str, place: Path) -> dict[str, Any]:
-    """Rewards of the steps taken so far; seconds only of a run that has ended without an interruption."""
+    """Rewards of the steps taken so far; processor seconds of the steps since the last interruption (`cpu_steps`)."""
     lines = [json.loads(line) for line in (place / "steps.jsonl").read_text().splitlines()]
     rewards = {part: [line[part] for line in lines] for part in ("reward", "reward_reject", "reward_normal")
                if part in lines[0]}
-    seconds = read_json(place / "row.json") if (place / "row.json").exists() else {"cpu_s": None, "train_s": None}
+    seconds = read_json(place / "row.json") if (place / "row.json").exists() else {}
     return {"name": name, "recipe": RECIPES[name], "first": FIRST if name == "rule" else None, "steps": len(lines),
             "of": STEPS, "batch": BATCH, "rewards": rewards, **seconds,
             "ends": {part: [sum(v[:ENDS]) / ENDS, sum(v[-ENDS:]) / ENDS] for part, v in rewards.items()}}
