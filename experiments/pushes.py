@@ -70,8 +70,11 @@ POSED = {
 """Objectives that look at more than the answer of a forget row."""
 NO_PUSH = {
     "attention_shift": "Its loss is a divergence of attention maps, so no token has a weight.",
+    "cir": "Its loss is about the outputs of MLPs, which do not depend on the token that comes next.",
+    "kuda": "Its loss is about the direction of hidden states, which does not depend on the token that comes next.",
     "l1_sparse": "It forgets by shrinking weights and reads no forget row; on retain rows it is plain likelihood.",
     "rmu": "Its loss is a distance of hidden states, which does not depend on the token that comes next.",
+    "srmu": "Its loss is a distance of hidden states, as rmu's.",
     "wpn": "It contrasts hidden states, pooled over whole answers; its likelihood term is that of a refusal, as idk's.",
 }
 """Why an objective has no picture."""

@@ -23,7 +23,8 @@ from expunge.models.attention import attention_maps
 from expunge.models.behaviour import pads_right
 from expunge.models.decoding import continued, stop_ids
 from expunge.models.head import LazyLogits, is_plain
-from expunge.models.sites import Site, stop_after, write
+from expunge.models.sites import Site, read, stop_after, write
+from expunge.models.slots import block_number
 from expunge.models.subject import Subject
 from expunge.needs import ModelNeed
 from expunge.records.task import Example
@@ -259,6 +260,22 @@ class CausalLM(Subject):
         out_BTD = values[0]
         # An ensemble runs the batch once per member, stacked; its representation is the mean.
         return out_BTD if len(out_BTD) == len(batch) else out_BTD.unflatten(0, (-1, len(batch))).mean(0)
+
+    def at(self, batch: TokenBatch, sites: Sequence[Site]) -> list[Tensor]:
+        """Values at sites within blocks, shape B T ... each; the forward stops after the last block named."""
+        batch, last = batch.to(self.device), max(block_number(self, site.block or 0) for site in sites)
+        found: list[Tensor] = []
+        lengths = self._by_length(batch) or {batch.ids_BT.shape[1]: list(range(len(batch)))}
+        for length, rows in lengths.items():
+            few = _cut(batch, rows, length)
+            with read(self, sites) as values, stop_after(self, Site(last)):
+                self.model(input_ids=few.ids_BT, attention_mask=few.attention_BT, use_cache=False)
+            if len(lengths) == 1:
+                return [kept[-1] for kept in values]
+            found = found or [kept[-1].new_zeros(*batch.ids_BT.shape, *kept[-1].shape[2:]) for kept in values]
+            for whole, kept in zip(found, values, strict=True):
+                whole[rows, :length] = kept[-1]
+        return found
 
     def attention(self, batch: TokenBatch) -> list[Tensor]:
         """How much each token looks at each before it: of each block that attends, shape B H T T; padding is 0.

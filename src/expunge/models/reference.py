@@ -23,6 +23,7 @@ from expunge.data.encoder import Batch, Row
 from expunge.errors import ExpungeError
 from expunge.models.answers import Answers
 from expunge.models.head import LazyLogits, LogitSource, blocks, raised
+from expunge.models.sites import Site
 from expunge.models.subject import AnySubject, Subject, checksum
 
 
@@ -45,6 +46,9 @@ class Reference(Protocol):
 
     def hidden(self, batch: Batch, block: int) -> Tensor:
         """Output of a decoder block, shape B T D."""
+
+    def at(self, batch: Batch, sites: Sequence[Site]) -> list[Tensor]:
+        """Values at other sites within blocks, such as MLP outputs; shape B T ... each."""
 
     def attention(self, batch: Batch) -> list[Tensor]:
         """Attention maps of every block that attends, shape B H T T each."""
@@ -99,6 +103,9 @@ class _Original:
 
     def hidden(self, batch: Batch, block: int) -> Tensor:
         raise self._lacks("hidden states of blocks")
+
+    def at(self, batch: Batch, sites: Sequence[Site]) -> list[Tensor]:
+        raise self._lacks("values inside blocks")
 
     def attention(self, batch: Batch) -> list[Tensor]:
         raise self._lacks("attention maps")
@@ -245,6 +252,11 @@ class LiveReference(_Original):
     def hidden(self, batch: Batch, block: int) -> Tensor:
         with self._subject.evaluating(), self._asking():
             return self._subject.hidden(batch, block)
+
+    def at(self, batch: Batch, sites: Sequence[Site]) -> list[Tensor]:
+        with self._subject.evaluating(), self._asking():
+            found: list[Tensor] = self._subject.at(batch, sites)
+        return found
 
     def attention(self, batch: Batch) -> list[Tensor]:
         with self._subject.evaluating(), self._asking():

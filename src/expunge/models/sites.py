@@ -231,6 +231,23 @@ def watch_calls(modules: Sequence[nn.Module],
         yield
 
 
+@contextmanager
+def watch_gradients(modules: Sequence[nn.Module], see: Callable[[nn.Module, Tensor, Tensor], None]) -> Iterator[None]:
+    """On the way back through each of these modules, `see(module, input, gradient by the output)` is called; it changes
+    nothing. A module has one input, and its output is one tensor."""
+    def follow(module: nn.Module, args: tuple[Any, ...], returned: Tensor) -> None:
+        def look(gradient: Tensor) -> None:
+            see(module, args[0].detach(), gradient)
+
+        if returned.requires_grad:
+            returned.register_hook(look)
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_hook(follow).remove)
+        yield
+
+
 def without_hooks(module: nn.Module, keep: Sequence[nn.Module] = ()) -> None:
     """Forget the hooks of a copied module and of all inside it, except on the modules in `keep`.
 

@@ -17,6 +17,7 @@ from expunge.data.encoder import Batch, Count
 from expunge.errors import ExpungeError
 from expunge.models.answers import Answers
 from expunge.models.reference import Reference
+from expunge.models.sites import Site
 from expunge.models.subject import AnySubject
 from expunge.training.recomputing import without_checkpointing
 
@@ -92,6 +93,12 @@ class Step:
             with self.during.get(side, nullcontext)():
                 self._hidden[side, block] = self.subject.hidden(self.batches[side], block)
         return self._hidden[side, block]
+
+    def at(self, side: str, sites: Sequence[Site]) -> list[Tensor]:
+        """Values at sites within blocks on a side, with gradient, shape B T ... each; not remembered."""
+        with self.during.get(side, nullcontext)():
+            found: list[Tensor] = self.subject.at(self.batches[side], sites)
+        return found
 
     def attention(self, side: str) -> list[Tensor]:
         """Attention maps on a side, with gradient and without dropout: of each block that attends, shape B H T T."""

@@ -31,7 +31,7 @@ ALWAYS_PROMISED: dict[Kind, tuple[frozenset[str], ...]] = {
     "sampler": (frozenset({"ignores_global_random_state"}),),
 }
 """Kind -> sets of checks; a plug-in of this kind promises at least one check of each set, with options of its own."""
-CALLS = {"generate": r"\.(generate|decoded)\(", "hidden": r"\.hidden\(", "attention": r"\.attention\(",
+CALLS = {"generate": r"\.(generate|decoded)\(", "hidden": r"\.hidden\(|\.at\(", "attention": r"\.attention\(",
          "blocks": r"\.blocks\b(?!\()",
          "prompt": r"_lib\.wording import|\brewriting\(", "logp": r"\.logp_N", "distribution": r"\.logits_NV"}
 """What the file of a plug-in calls -> what its card must then say it needs of the model."""

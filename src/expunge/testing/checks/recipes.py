@@ -46,7 +46,7 @@ from .cards import required
 
 TERMS: tuple[Kind, ...] = ("objective", "retain", "preset")
 PARTS: tuple[Kind, ...] = (*TERMS, "combine", "perturb", "optimizer", "scope", "sampler")
-OPTIONS: dict[str, dict[str, Any]] = {"layers": {"index": 1}, "dmm": {"models": 2, "epochs": 0.05}}
+OPTIONS: dict[str, dict[str, Any]] = {"layers": {"index": 1}, "dmm": {"models": 2, "epochs": 0.05}, "cir": {"every": 1}}
 """Options of plug-ins that cannot be named without one, where the first that comes to hand is no good, or that take
 long with their own."""
 
@@ -116,7 +116,7 @@ class Watched:
         self.held, self.asked = held, asked
 
     def __getattr__(self, name: str) -> Any:
-        self.asked.add({"answers": "reference.logits"}.get(name, f"reference.{name}"))
+        self.asked.add({"answers": "reference.logits", "at": "reference.hidden"}.get(name, f"reference.{name}"))
         return getattr(self.held, name)
 
 
