@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from expunge.data.encoder import Batch
 from expunge.data.text_encoder import TokenBatch
 from expunge.errors import ExpungeError
 from expunge.methods.base import Objective, WeightedSpec
@@ -24,9 +25,9 @@ def agreement(output_BTD: Tensor, original_BTD: Tensor, length: float) -> Tensor
     return (output_BTD * original_BTD).sum(-1).clamp_min(0) / length ** 2
 
 
-def after_first(batch: TokenBatch) -> int:
+def after_first(batch: Batch) -> int:
     """Real tokens but the first of each row."""
-    return sum(len(row.ids) - 1 for row in batch.rows)
+    return int(batch.count("positions")) - len(batch.rows)
 
 
 class CIR(Objective):

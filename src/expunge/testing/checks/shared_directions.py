@@ -13,9 +13,10 @@ import torch
 from expunge.methods._lib.selective import mlp_matrices
 from expunge.methods.base import Objective, Perturb
 from expunge.methods.perturb.project_shared import _inner_tokens
+from expunge.models.language import CausalLM
 from expunge.models.scope import Scope
 from expunge.testing.families import small_model
-from expunge.training.gradients import Gradient
+from expunge.training.gradients import Gradient, Tamper
 from expunge.training.step import Step
 
 from ..support import batch_of, fresh, moved, small_task
@@ -35,26 +36,26 @@ def stops_at_orthogonal(plugin: type[Objective]) -> None:
         assert float(value.detach()) == 0 and not torch.autograd.grad(value.sum(), away)[0].any()
 
 
-def asked_for(plugin: Perturb, subject: object, times: int = 1) -> tuple[Scope, list[Gradient], Gradient]:
+def asked_for(plugin: Perturb, subject: CausalLM, times: int = 1) -> tuple[Scope, list[Gradient], Gradient]:
     """Its gradients in so many steps, of a loss on MLP outputs at the tokens that count, and that of
     backpropagation."""
-    model = subject.model  # type: ignore[attr-defined]
-    scope = Scope(subject, tuple(mlp_matrices(subject)))  # type: ignore[arg-type]
-    batch = batch_of(subject, small_task().forget[:4])  # type: ignore[arg-type]
+    model = subject.model
+    scope = Scope(subject, tuple(mlp_matrices(subject)))
+    batch = batch_of(subject, small_task().forget[:4])
     parameters = list(scope.parameters.values())
 
-    def plain(tamper: object = None) -> Gradient:
+    def plain(tamper: Tamper | None = None) -> Gradient:
         step = Step(subject, {"forget": batch})
         if tamper is not None:
-            tamper(step)  # type: ignore[operator]
-        hidden_BTD = subject.hidden(batch, len(subject.blocks) - 1)  # type: ignore[attr-defined]
+            tamper(step)
+        hidden_BTD = subject.hidden(batch, len(subject.blocks) - 1)
         # Only from tokens that are counted, so that others have no gradient in the last block.
         loss = (hidden_BTD.float() ** 3)[_inner_tokens(step)].sum()
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)]
 
     model.eval()
-    found = [plugin.gradient(subject, scope, plain, step=i, total=times, seed=0) for i in range(times)]  # type: ignore
+    found = [plugin.gradient(subject, scope, plain, step=i, total=times, seed=0) for i in range(times)]
     return scope, found, plain()
 
 
