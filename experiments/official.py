@@ -28,7 +28,7 @@ from official.bed import Difference
 from expunge.records.base import read_json
 from expunge.records.run import environment
 
-HELPERS = {"bed", "g_effect", "taken"}
+HELPERS = {"bed", "edit_bed", "g_effect", "taken"}
 NAMES = sorted(m.name for m in pkgutil.iter_modules(official.__path__) if m.name not in HELPERS)
 SEEDS = 3
 

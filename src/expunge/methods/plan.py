@@ -240,7 +240,8 @@ def _idle_problems(stage: Stage) -> list[ExpungeError]:
         return []
     source = stage.edit or stage.wrap
     usual = {p.text() for p in training_stage().plugins} - {"retain_nll"}
-    idle = [p.card.name for p in stage.plugins if p is not source and p.text() not in usual]
+    used = stage.edit.beside if stage.edit is not None else ()
+    idle = [p.card.name for p in stage.plugins if p is not source and p not in used and p.text() not in usual]
     return [UsageError(f"{source.card.name} takes no steps of its own, so {' and '.join(idle)} would do nothing.",
                        "--lr is an option of the optimizer." if stage.optimizer.card.name in idle else "",
                        f"Leave them out, or make them a stage of their own with >>; `expunge explain "

@@ -224,11 +224,15 @@ def _stage(calls: Sequence[Call], depth: int, *, forgets: bool = False) -> Stage
                              f"{' and '.join(p.card.name for p in by_kind[kind])}.",
                              fix="Name one of them, or join two stages with >>.")
     _check_twice(plugins)
+    retain = tuple(p for p in by_kind["retain"] if p.spec.weight > 0)
+    edit = next(iter(by_kind["edit"] + by_kind["sequential"]), None)
+    if isinstance(edit, Edit):
+        edit.beside = tuple(p for p in retain if edit.uses(p))
     return Stage(
         objective=next((p for p in by_kind["objective"] if p.spec.weight > 0), None),
-        edit=next(iter(by_kind["edit"] + by_kind["sequential"]), None),
+        edit=edit,
         wrap=next(iter(by_kind["guard"] + by_kind["exact"]), None),
-        retain=tuple(p for p in by_kind["retain"] if p.spec.weight > 0),
+        retain=retain,
         perturb=tuple(by_kind["perturb"]),
         trim=next(iter(by_kind["trim"]), None), stop=next(iter(by_kind["stop"]), None),
         combine=by_kind["combine"][0], optimizer=by_kind["optimizer"][0],

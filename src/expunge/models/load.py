@@ -245,12 +245,13 @@ def _unreadable(path: str | Path, error: Exception) -> MissingError | DataError:
 
 
 def float32_master(subject: Subject) -> torch.dtype:
-    """Cast trainable-to-be weights to float32 and return the precision they had.
+    """Cast trainable-to-be weights to float32 (float64 stays) and return the precision they had.
 
     A bfloat16 weight of 0.02 moves in steps of 1e-4, so an update of 1e-5 would be rounded away.
     """
-    before = next(subject.model.parameters()).dtype
-    subject.model.float()
+    before: torch.dtype = next(subject.model.parameters()).dtype
+    if before != torch.float64:
+        subject.model.float()
     return before
 
 

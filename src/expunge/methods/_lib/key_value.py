@@ -21,6 +21,25 @@ from expunge.records.task import Example
 TEMPLATES = (" {}", "Tell me about {}", "Please describe {}", "Here is a question about {}",
              "Write a few words about {}", "Give the right answer about {}")
 """Neutral ways to bring up a name; each goes through the model's own prompt template."""
+ESSENCE = "{} is a"
+"""After the name in these words the model should go on as before."""
+
+BEHIND_MLP = ("post_feedforward", "post_mlp", "post_ff")
+"""How families (Gemma 2 and 3, OLMo 2, GLM-4) call a norm of the MLP's output."""
+
+
+def chosen_layers(edit: str, asked: Sequence[int], depth: int, published: Sequence[int], of: int) -> list[int]:
+    """The blocks to edit, in order: those asked for, or the published ones of `of` blocks, scaled to `depth`; fewer
+    if some coincide.
+
+    Raises:
+        UsageError: the model has no such block.
+    """
+    chosen = sorted(set(asked)) or sorted({min(round(layer * depth / of), depth - 1) for layer in published})
+    if not all(0 <= layer < depth for layer in chosen):
+        raise UsageError(f"{edit}(layers={list(asked)}): the model has no such block.",
+                         f"It has {depth}, numbered 0 to {depth - 1}.")
+    return chosen
 
 
 def mlp_out(subject: CausalLM, block: int) -> tuple[str, nn.Module]:
@@ -35,6 +54,19 @@ def mlp_out(subject: CausalLM, block: int) -> tuple[str, nn.Module]:
                          "An edit of this kind writes to that weight.",
                          "It needs a dense model of a known family, without adapters.")
     return place.name, place.module
+
+
+def adds_plainly(subject: CausalLM, block: int) -> None:
+    """Check that what an MLP gives is what is added to the residual stream.
+
+    Raises:
+        UsageError: a norm stands between, so that no change of a matrix gives the block any output that is asked for.
+    """
+    parts = dict(list(subject.blocks.values())[block].named_children())
+    if any(name.startswith(BEHIND_MLP) for name in parts):
+        raise UsageError(f"Block {block} normalises what its MLP gives before it is added to the residual stream.",
+                         "This edit asks for an output of the block that a matrix before a norm cannot give.",
+                         "Take rome, which edits what stands before the norm, or another family.")
 
 
 def inputs_of(subject: CausalLM, blocks: Sequence[int], batch: TokenBatch) -> dict[int, Tensor]:
@@ -54,50 +86,71 @@ def add_to_weight(module: nn.Module, change_DK: Tensor) -> None:
     weight += (change_DK if isinstance(module, nn.Linear) else change_DK.T).to(weight)
 
 
+def essence(subject: CausalLM, name: str) -> tuple[TokenRow, int]:
+    """`ESSENCE` about a name as a row whose one supervised token follows the name, and where the name ends."""
+    example = Example(id="essence", prompt=ESSENCE.format(name), answer="Answer:")
+    at = Mentions.place(subject, name, example)
+    ids = subject.encoder.prompt(example)
+    return TokenRow("essence", tuple(ids[: at + 2]), at + 1, 1, 0), at
+
+
 class Mentions:
     """A name in every template, and where its last token is.
 
     Args:
         subject: the model whose tokenizer and prompt template are used.
         name: what is mentioned, such as a person.
+        examples: prompts that mention it, in place of the templates.
 
     Raises:
         UsageError: the name cannot be found again in the tokens of a prompt.
     """
 
-    def __init__(self, subject: CausalLM, name: str, templates: Sequence[str] = TEMPLATES) -> None:
-        found = [self._find(subject, name, template.format(f"{name}.")) for template in templates]
-        self.batch = subject.collate([row for row, _ in found])
+    def __init__(self, subject: CausalLM, name: str, templates: Sequence[str] = TEMPLATES,
+                 examples: Sequence[Example] = ()) -> None:
+        examples = examples or [Example(id=f"mention {name}", prompt=template.format(f"{name}."), answer="Answer:")
+                                for template in templates]
+        found = [(subject.encoder.prompt(example), self.place(subject, name, example)) for example in examples]
+        # What follows its last token cannot reach back, so the prompt may end there.
+        self.batch = subject.collate([TokenRow(example.prompt, tuple(ids[: at + 1]), at, 1, 0)
+                                      for example, (ids, at) in zip(examples, found, strict=True)])
         self.at_B = torch.tensor([at for _, at in found], device=subject.device)
 
     @staticmethod
-    def _find(subject: CausalLM, name: str, prompt: str) -> tuple[TokenRow, int]:
-        example = Example(id=f"mention {name}", prompt=prompt, answer="Answer:")
+    def place(subject: CausalLM, name: str, example: Example) -> int:
+        """Where the name's last token is in a prompt, the last time it stands there."""
         ids, decode = subject.encoder.prompt(example), subject.encoder.processor.decode
         text = decode(ids, clean_up_tokenization_spaces=False)
         times = text.count(name)
         for end in range(1, len(ids) + 1) if times else ():
             if decode(ids[:end], clean_up_tokenization_spaces=False).count(name) == times:
-                # What follows its last token cannot reach back, so the prompt may end there.
-                return TokenRow(prompt, ids[:end], end - 1, 1, 0), end - 1
+                return end - 1
         raise UsageError(f"The name {name!r} is not found again in the tokens of a prompt.",
                          f"The tokenizer makes of it: {text[:80]!r}.", "Write it as the training text does.")
-
-    @classmethod
-    def place(cls, subject: CausalLM, name: str, prompt: str) -> int:
-        """Where the name's last token is in a prompt."""
-        return cls._find(subject, name, prompt)[1]
 
     def pick(self, values_BT: Tensor) -> Tensor:
         """The values at the name's last token, one row per template."""
         return values_BT[torch.arange(len(self.at_B), device=values_BT.device), self.at_B]
 
-    def keys(self, subject: CausalLM, block: int) -> Tensor:
-        """Input of the MLP's output projection at the name, mean over the templates, shape K."""
+    def each_key(self, subject: CausalLM, block: int) -> Tensor:
+        """Input of the MLP's output projection at the name in every template, shape B K."""
         with subject.evaluating():
-            return self.pick(inputs_of(subject, [block], self.batch)[block]).mean(0)
+            return self.pick(inputs_of(subject, [block], self.batch)[block])
+
+    def keys(self, subject: CausalLM, block: int) -> Tensor:
+        """Their mean over the templates, shape K."""
+        return self.each_key(subject, block).mean(0)
 
     def value(self, subject: CausalLM, block: int) -> Tensor:
         """Output of a block at the name in the first template, shape D."""
         with subject.evaluating():
             return self.pick(subject.hidden(self.batch, block))[0]
+
+    def mlp_value(self, subject: CausalLM, block: int) -> Tensor:
+        """Output of a block's MLP there, shape D."""
+        batch = subject.collate(self.batch.rows[:1]).to(subject.device)
+        with (subject.evaluating(), read(subject, [Site(block, "mlp")]) as values,
+              stop_after(subject, Site(block, "mlp"))):
+            subject.model(input_ids=batch.ids_BT, attention_mask=batch.attention_BT, use_cache=False)
+        found_D: Tensor = values[0][-1][0, self.at_B[0]]
+        return found_D

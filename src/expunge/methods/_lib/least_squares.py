@@ -22,6 +22,8 @@ from expunge.records.base import cache_root, fingerprint
 
 VERSION = 1
 """Increase when the meaning of a covariance changes, so that old files are not reused."""
+RIDGE = 1e-4
+"""Above the rounding of a covariance that is kept in float32, in which one direction may hold nearly all of it."""
 
 
 def solve_edit(keys_KM: Tensor, residual_DM: Tensor, *, penalty: float = 1.0, projection_KK: Tensor | None = None,
@@ -45,6 +47,30 @@ def solve_edit(keys_KM: Tensor, residual_DM: Tensor, *, penalty: float = 1.0, pr
     regulariser = torch.eye(len(keys), dtype=torch.float64, device=keys.device) if covariance_KK is None \
         else covariance_KK.double()
     return torch.linalg.solve(left + penalty * regulariser, right).T
+
+
+def constrained_edit(keys_KM: Tensor, residual_DM: Tensor, covariance_KK: Tensor,
+                     directions_KM: Tensor | None = None, ridge: float = RIDGE) -> Tensor:
+    """The update dW, shape D K in float64, with dW K = residual exactly and otherwise as little effect as possible.
+
+    residual (U^T K)^-1 U^T with U = C^-1 K: the limit of `solve_edit` with a covariance as lambda goes to 0. With one
+    key it is ROME (arXiv 2202.05262).
+
+    Args:
+        covariance_KK: C = E[k k^T] over generic text; `ridge` of its mean diagonal is added to the diagonal.
+        directions_KM: keys in place of K inside U, such as means over contexts.
+    """
+    keys, residual = keys_KM.double(), residual_DM.double()
+    covariance = ridged(covariance_KK, ridge)
+    towards_KM = torch.linalg.solve(covariance, keys if directions_KM is None else directions_KM.double())
+    return residual @ torch.linalg.solve(towards_KM.T @ keys, towards_KM.T)
+
+
+def ridged(covariance_KK: Tensor, ridge: float = RIDGE) -> Tensor:
+    """A second moment in float64 with `ridge` of its mean diagonal added, so that few rows of text can be inverted."""
+    covariance = covariance_KK.double()
+    eye = torch.eye(len(covariance), dtype=torch.float64, device=covariance.device)
+    return covariance + ridge * covariance.diagonal().mean() * eye
 
 
 def null_projector(covariance_KK: Tensor, threshold: float, *, relative: bool = False) -> Tensor:

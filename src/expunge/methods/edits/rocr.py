@@ -11,7 +11,8 @@ from torch import Tensor
 
 from expunge import plugin
 from expunge.errors import ExpungeError, UsageError
-from expunge.methods._lib.key_value import Mentions, add_to_weight, mlp_out
+from expunge.methods._lib.fact_edit import generic_rows, no_generic_text, spread
+from expunge.methods._lib.key_value import Mentions, adds_plainly, chosen_layers, mlp_out
 from expunge.methods._lib.least_squares import cached_covariances, null_projector, solve_edit
 from expunge.methods._lib.refusal_value import RefusalValue
 from expunge.methods.base import Edit
@@ -20,11 +21,6 @@ from expunge.models.load import float32_master
 from expunge.plugin import Card, Property
 from expunge.records.task import Task
 from expunge.seeding import derive
-
-
-def published_layers(depth: int) -> list[int]:
-    """Layers 4, 5 and 6 of 32, scaled to a model of `depth` blocks; fewer if some coincide."""
-    return sorted({min(round(layer * depth / 32), depth - 1) for layer in (4, 5, 6)})
 
 
 class ROCR(Edit):
@@ -74,14 +70,11 @@ class ROCR(Edit):
     )
 
     def problems(self, task: Task) -> list[ExpungeError]:
-        problems: list[ExpungeError] = []
+        problems = no_generic_text("rocr", task)
         if not self._entities(task):
             problems.append(UsageError("rocr redirects names, and the forget rows name no entity.",
                                        "Their `entity` field is empty.",
                                        'Fill it in, or write rocr(entities=["..."]).'))
-        if not (task.retain or task.background or task.utility):
-            problems.append(UsageError("rocr needs generic text that it must not change, and the task has none.",
-                                       "It reads retain, background and utility rows.", "Give --retain FILE."))
         return problems
 
     def _entities(self, task: Task) -> list[str]:
@@ -89,39 +82,33 @@ class ROCR(Edit):
 
     def layers(self, depth: int) -> list[int]:
         """The blocks to edit, in order. Raises UsageError for one the model does not have."""
-        chosen = sorted(set(self.spec.layers)) or published_layers(depth)
-        if not all(0 <= layer < depth for layer in chosen):
-            raise UsageError(f"rocr(layers={self.spec.layers}): the model has no such block.",
-                             f"It has {depth}, numbered 0 to {depth - 1}.")
-        return chosen
+        return chosen_layers("rocr", self.spec.layers, depth, (4, 5, 6), 32)
+
+    def check_model(self, subject: CausalLM) -> None:
+        for layer in self.layers(len(subject.blocks)):
+            mlp_out(subject, layer)
+            adds_plainly(subject, layer)
 
     def apply(self, subject: CausalLM, task: Task, seed: int) -> dict[str, Any]:
         for problem in self.problems(task):
             raise problem
+        self.check_model(subject)
         layers = self.layers(len(subject.blocks))
-        modules = {layer: mlp_out(subject, layer)[1] for layer in layers}
         names = [Mentions(subject, name) for name in self._entities(task)]
         float32_master(subject)
-        rows = [subject.encoder.encode(e) for e in dict.fromkeys((*task.retain, *task.background, *task.utility))]
-        statistics = cached_covariances(subject, layers, rows)
-        last = layers[-1]
+        statistics = cached_covariances(subject, layers, generic_rows(subject, task))
+        last, free = layers[-1], {}
         targets_DM = self._targets(subject, self._entities(task), last, seed)
         before = self._likeness(subject, names, last, targets_DM)
-        figures: dict[str, Any] = {}
-        for i, layer in enumerate(layers):
-            module = modules[layer]
+
+        def solve(layer: int, keys_KM: Tensor, residual_DM: Tensor) -> Tensor:
             projection_KK = null_projector(statistics[layer], self.spec.threshold, relative=self.spec.relative)
-            keys_KM = torch.stack([name.keys(subject, layer) for name in names], 1)
-            current_DM = torch.stack([name.value(subject, last) for name in names], 1)
-            change_DK = solve_edit(keys_KM, (targets_DM - current_DM) / (len(layers) - i),
-                                   penalty=self.spec.penalty, projection_KK=projection_KK)
-            size = float(module.weight.detach().norm())  # type: ignore[operator]
-            add_to_weight(module, change_DK)
-            figures[str(layer)] = {"change": float(change_DK.norm()) / size,
-                                   "rank": int(torch.linalg.matrix_rank(change_DK, rtol=1e-6)),
-                                   "free_directions": round(float(projection_KK.trace()))}
-        return {"edit": "rocr", "entities": len(names), "layers": figures, "likeness_before": before,
-                "likeness": self._likeness(subject, names, last, targets_DM)}
+            free[str(layer)] = {"free_directions": round(float(projection_KK.trace()))}
+            return solve_edit(keys_KM, residual_DM, penalty=self.spec.penalty, projection_KK=projection_KK)
+
+        changed = spread(subject, layers, names, targets_DM, solve)
+        return {"edit": "rocr", "entities": len(names), "layers": {n: changed[n] | free[n] for n in changed},
+                "likeness_before": before, "likeness": self._likeness(subject, names, last, targets_DM)}
 
     def _targets(self, subject: CausalLM, names: Sequence[str], block: int, seed: int) -> Tensor:
         """What the residual stream at each name should become, shape D M."""
