@@ -13,7 +13,18 @@ from expunge.methods._lib.least_squares import solve_edit
 from expunge.methods._lib.value_descent import Descent
 from expunge.models.sites import Site, read
 from official.bed import Bed, Difference, Found, difference
-from official.edit_bed import CONTEXTS, LAYER, PROMPT, REQUEST, Tokenizer, hparams, ids_of, names_for, our_descent, place
+from official.edit_bed import (
+    CONTEXTS,
+    LAYER,
+    PROMPT,
+    REQUEST,
+    Tokenizer,
+    hparams,
+    ids_of,
+    names_for,
+    our_descent,
+    place,
+)
 from official.taken import statements, taken
 
 REPOSITORY = "kmeng01/memit"

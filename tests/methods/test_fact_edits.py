@@ -15,7 +15,7 @@ from expunge.methods.edits.rome import ROME
 from expunge.methods.plan import preflight
 from expunge.methods.recipe import parse
 from expunge.records.settings import RunSettings
-from expunge.records.task import Example, Task
+from expunge.records.task import Example
 from expunge.testing import planted
 from expunge.testing.families import small_model
 from expunge.testing.support import fresh

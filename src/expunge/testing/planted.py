@@ -1,4 +1,4 @@
-"""A model whose facts were written into known places by hand: what localises must find them, what edits must remove one.
+"""A model with facts written into known places by hand: what localises must find them, an edit must remove one.
 
 Four Llama blocks. The MLP neuron of a fact fires at a name and adds the vector of its answer to the residual stream;
 head 0 of the last block copies that vector from the name to the end of the prompt, where the output head reads it. One
@@ -25,7 +25,7 @@ PETS = ("ant", "bat", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay", "
         "pig", "rat", "seal", "toad", "viper", "wasp", "yak")
 REFUSAL = "nothing"
 DEPTH, WIDTH, NEURONS, FEATURES, HEADS = 4, 128, 64, 40, 4
-"""Neurons 0 to 39 of every MLP are random features of the name that write nothing: keys, as a trained model has them."""
+"""Neurons 0 to 39 of every MLP are random features of the name that write nothing: keys, as trained models have."""
 PLACES: dict[str, tuple[int, int]] = {name: (1 + i % 2, FEATURES + i) for i, name in enumerate(NAMES[:-1])}
 """Name -> block and neuron that hold its fact."""
 HEAD: tuple[str, int, int] = (NAMES[-1], 2, 1)
@@ -66,7 +66,7 @@ def planted() -> CausalLM:
         return size * torch.randn(*shape, generator=source, dtype=torch.float64)
 
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        for weight in model.parameters():
             if weight.dim() > 1:
                 weight.copy_(noise(*weight.shape, size=1e-3))
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight

@@ -77,7 +77,7 @@ class ValueDescent:
         return add
 
     def _said(self, delta_D: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean loss of what is to be said, log-probs after the last row's prompt, and penalties; shapes (), V and ()."""
+        """Mean loss of what is to be said, log-probs after the last row's prompt, penalties; shapes (), V, ()."""
         with write(self.subject, self._site, self.moved(delta_D)):
             answers = self.subject.answers(self.batch)
             extra = sum((penalty(delta_D) for penalty in self.penalties), delta_D.new_zeros(()))

@@ -22,8 +22,8 @@ class MEMIT(FactEdit):
     """Mass-editing memory: all forget rows in one least-squares edit per block."""
 
     class Spec(FactSpec):
-        layers: list[int] = Field([], description="Blocks whose MLPs are edited; by default 3 to 8 of 28, scaled to the "
-                                                  "model's depth.")
+        layers: list[int] = Field([], description="Blocks whose MLPs are edited; by default 3 to 8 of 28, scaled to "
+                                                  "the model's depth.")
         penalty: float = Field(0.92, gt=0, description="Weight of the effect on generic text, in multiples of the "
                                                        "number of inputs of the matrix.")
 
@@ -38,14 +38,14 @@ class MEMIT(FactEdit):
         deviations=("the target is a refusal, an empty, uniform or wrong answer instead of a new fact",
                     "lambda is a multiple of the number of inputs: k C^-1 k grows with it, so that one value serves "
                     "models of any width",
-                    "a model with a norm behind its MLPs (Gemma 3) is refused: no matrix gives its blocks a chosen output",
+                    "a model with a norm behind its MLPs (Gemma 3) is refused: no matrix gives its blocks any output",
                     "generic text, contexts, learning rate and rows that are left out: as rome's"),
     )
     space = {"penalty": ("log", 1e-3, 10.0), "decay": ("log", 1e-3, 1.0)}
     must_show = (
         Property("solves_its_equations", {}, "dW (lambda C + K K^T) = R K^T to 1e-6 in float64"),
-        Property("answers_as_target", {"options": {"layers": [2]}}, "of the facts planted in an MLP one becomes the target, the "
-                                                        "others stay"),
+        Property("answers_as_target", {"options": {"layers": [2]}}, "of the facts planted in an MLP one becomes the "
+                                                        "target, the others stay"),
     )
 
     def layers(self, depth: int) -> list[int]:

@@ -20,8 +20,8 @@ class ROME(FactEdit):
     """Rank-one model editing: the MLP's output at the entity becomes the one after which the target is said."""
 
     class Spec(FactSpec):
-        layer: int | None = Field(None, ge=0, description="Block whose MLP is edited; by default 5 of 28, scaled to the "
-                                                          "model's depth.")
+        layer: int | None = Field(None, ge=0, description="Block whose MLP is edited; by default 5 of 28, scaled to "
+                                                          "the model's depth.")
         clamp: float = Field(4.0, gt=0, description="The change is at most this many times as long as the value.")
 
     card = Card(
@@ -44,8 +44,8 @@ class ROME(FactEdit):
     space = {"rate": ("log", 0.05, 2.0), "decay": ("log", 1e-3, 1.0)}
     must_show = (
         Property("meets_its_constraint", {}, "the change has rank 1 and W' k is the value to 1e-6 in float64"),
-        Property("answers_as_target", {"options": {"layer": 2}}, "of the facts planted in an MLP one becomes the target, the "
-                                                        "others stay"),
+        Property("answers_as_target", {"options": {"layer": 2}}, "of the facts planted in an MLP one becomes the "
+                                                        "target, the others stay"),
     )
 
     def layers(self, depth: int) -> list[int]:
