@@ -27,11 +27,18 @@ SHORT: dict[str, Any] = {"contexts": 0, "steps": 6}
 """A descent of a moment: equations hold for any value."""
 
 
+def matrix(subject: CausalLM) -> Tensor:
+    """The output projection of the block's MLP, D K."""
+    found = mlp_out(subject, BLOCK)[1].weight
+    assert isinstance(found, Tensor)
+    return found.detach().clone()
+
+
 def written(edit: FactEdit) -> tuple[CausalLM, Tensor]:
     """The planted model after the edit of two names, and the change of the matrix of their block, D K."""
     subject = fresh(planted.planted())
     edit.apply(subject, planted.planted_task(NAME, OTHER), 0)
-    before, after = (mlp_out(s, BLOCK)[1].weight.detach() for s in (planted.planted(), subject))
+    before, after = matrix(planted.planted()), matrix(subject)
     changed = [n for (n, a), b in zip(subject.model.named_parameters(), planted.planted().model.parameters(),
                                       strict=True) if not torch.equal(a, b)]
     assert changed == [f"model.layers.{BLOCK}.mlp.down_proj.weight"]
@@ -50,11 +57,10 @@ def meets_its_constraint(plugin: type[FactEdit]) -> None:
     """Rank 1 for one fact, and the matrix gives the value that was found; to 1e-6 in float64."""
     edit, subject = plugin(layer=BLOCK, **SHORT), fresh(planted.planted())
     task = planted.planted_task(NAME)
-    module, before = mlp_out(subject, BLOCK)[1], mlp_out(planted.planted(), BLOCK)[1].weight
     (found,) = edit.facts(planted.planted(), task)
     wanted_D = found.change(planted.planted(), Site(BLOCK, "mlp"), found.mlp_value(planted.planted(), BLOCK))
     edit.apply(subject, task, 0)
-    change_DK = module.weight.detach() - before
+    change_DK = matrix(subject) - matrix(planted.planted())
     assert int(torch.linalg.matrix_rank(change_DK, rtol=1e-9)) == 1
     got_D = change_DK @ found.each_key(planted.planted(), BLOCK)[0]
     assert float((got_D - wanted_D).norm()) < 1e-6 * float(wanted_D.norm())
