@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from expunge.methods._lib.least_squares import solve_edit
-from expunge.methods._lib.value_descent import Descent
+from expunge.methods._lib.value_descent import DescentSettings
 from expunge.models.sites import Site, read
 from official.bed import Bed, Difference, Found, difference
 from official.edit_bed import (
@@ -60,6 +60,6 @@ def values(file: Path, code: Path, seed: int) -> Iterator[Difference]:
     for steps, rate, clamp in ((6, 0.05, 4.0), (20, 0.5, 0.75)):
         theirs_D = their_z(bed.model, Tokenizer(), REQUEST, hparams(steps, rate, clamp), LAYER,
                            [list(CONTEXTS[:1]), list(CONTEXTS[1:])])
-        ours_D = start_D + our_descent(bed, "block", start_D).change(Descent(rate, steps, clamp))
+        ours_D = start_D + our_descent(bed, "block", start_D).change(DescentSettings(rate, steps, clamp))
         yield difference(f"value after {steps} steps at {rate}, clamp {clamp}", Found(None, [ours_D - start_D]),
                          Found(None, [theirs_D.detach() - start_D]))

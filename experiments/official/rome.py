@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from expunge.methods._lib.least_squares import constrained_edit
-from expunge.methods._lib.value_descent import Descent
+from expunge.methods._lib.value_descent import DescentSettings
 from expunge.models.sites import Site, read
 from official.bed import Bed, Difference, Found, difference
 from official.edit_bed import (
@@ -59,7 +59,7 @@ def compare(code: Path, seed: int) -> Iterator[Difference]:
         left_K = their_u(bed.model, None, REQUEST, asked, LAYER, list(CONTEXTS))
         right_D = their_v(bed.model, Tokenizer(), REQUEST, asked, LAYER, left_K, list(CONTEXTS))
         theirs_DK = torch.outer(right_D.detach(), left_K)
-        change_D = our_descent(bed, "mlp", values_BD[0]).change(Descent(rate, steps, clamp))
+        change_D = our_descent(bed, "mlp", values_BD[0]).change(DescentSettings(rate, steps, clamp))
         ours_DK = constrained_edit(keys_BK[0][:, None], change_D[:, None], covariance_KK,
                                    torch.stack(keys_BK).mean(0)[:, None], ridge=0.0)
         yield difference(f"update of a matrix after {steps} steps at {rate}, clamp {clamp}", Found(None, [ours_DK]),

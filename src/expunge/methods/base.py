@@ -143,17 +143,6 @@ class Retain(TermPlugin):
         """Rows of one draw that it makes itself, by side; a builder makes them from `made`."""
         return {}
 
-    def on_value(self, subject: Any, batch: Any, at_B: Tensor) -> Callable[[Tensor], Tensor]:
-        """What it adds to the loss by which an edit looks for a value; only where an edit may have it beside it.
-
-        Called with the model as it is. What is returned is called while the value is changed, with the change.
-
-        Args:
-            batch: the rows of the descent; the last is there for what should stay.
-            at_B: where the value is changed in each.
-        """
-        raise NotImplementedError
-
 
 class Combine(Plugin):
     """Combines forget and retain gradients into one update."""
@@ -362,16 +351,6 @@ class Edit(Plugin):
 
     damages: ClassVar[bool] = False
     """True when the model is of no use until a teacher has repaired it."""
-
-    looks_for_values: ClassVar[bool] = False
-    """True when it finds a value by gradient descent, on which retain terms with `on_value` may act."""
-
-    beside: tuple[Retain, ...] = ()
-    """The retain terms of its stage."""
-
-    def uses(self, part: Plugin) -> bool:
-        """Whether a modifier has an effect on it."""
-        return self.looks_for_values and isinstance(part, Retain) and type(part).on_value is not Retain.on_value
 
     def problems(self, task: Task) -> list[ExpungeError]:
         """Problems with the task; called before weights are loaded."""

@@ -12,6 +12,7 @@ from expunge.data.duplicates import count_rows
 from expunge.data.encoder import Encoder
 from expunge.data.model_config import depth_of
 from expunge.errors import ExpungeError, PreflightError, UsageError
+from expunge.methods._lib.fact_edit import FactEdit
 from expunge.methods._lib.weighing import WeighingSampler
 from expunge.methods.base import Exact, Objective, Optimizer
 from expunge.methods.recipe import Stage, training_stage
@@ -240,7 +241,7 @@ def _idle_problems(stage: Stage) -> list[ExpungeError]:
         return []
     source = stage.edit or stage.wrap
     usual = {p.text() for p in training_stage().plugins} - {"retain_nll"}
-    used = stage.edit.beside if stage.edit is not None else ()
+    used = stage.edit.beside if isinstance(stage.edit, FactEdit) else ()
     idle = [p.card.name for p in stage.plugins if p is not source and p not in used and p.text() not in usual]
     return [UsageError(f"{source.card.name} takes no steps of its own, so {' and '.join(idle)} would do nothing.",
                        "--lr is an option of the optimizer." if stage.optimizer.card.name in idle else "",

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from expunge.errors import UsageError
+from expunge.methods._lib.fact_edit import FactEdit
 from expunge.methods._lib.trimming import Trim
+from expunge.methods._lib.value_descent import ValueTerm
 from expunge.methods._lib.weighing import WeighingSampler
 from expunge.methods.base import (
     Combine,
@@ -226,8 +228,8 @@ def _stage(calls: Sequence[Call], depth: int, *, forgets: bool = False) -> Stage
     _check_twice(plugins)
     retain = tuple(p for p in by_kind["retain"] if p.spec.weight > 0)
     edit = next(iter(by_kind["edit"] + by_kind["sequential"]), None)
-    if isinstance(edit, Edit):
-        edit.beside = tuple(p for p in retain if edit.uses(p))
+    if isinstance(edit, FactEdit):
+        edit.beside = tuple(p for p in retain if isinstance(p, ValueTerm))
     return Stage(
         objective=next((p for p in by_kind["objective"] if p.spec.weight > 0), None),
         edit=edit,

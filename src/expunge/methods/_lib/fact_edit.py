@@ -19,8 +19,8 @@ from expunge import plugin
 from expunge.data.text_encoder import TokenRow
 from expunge.errors import ExpungeError, UsageError
 from expunge.methods._lib.key_value import Mentions, add_to_weight, essence, mlp_out
-from expunge.methods._lib.value_descent import Descent, ValueDescent
-from expunge.methods.base import Edit, Retain
+from expunge.methods._lib.value_descent import DescentSettings, ValueDescent, ValueTerm
+from expunge.methods.base import Edit
 from expunge.models.language import CausalLM
 from expunge.models.sites import Site
 from expunge.records.task import Example, Task
@@ -68,11 +68,11 @@ def no_generic_text(edit: str, task: Task) -> list[ExpungeError]:
                        "It reads retain, background and utility rows.", "Give --retain FILE.")]
 
 
-class Fact(Mentions):
+class Lookup(Mentions):
     """A forget row: its prompt alone and after every context, and the position of the entity in each."""
 
     def __init__(self, subject: CausalLM, row: Example, contexts: Sequence[str], spec: FactSpec,
-                 beside: Sequence[Retain] = ()) -> None:
+                 beside: Sequence[ValueTerm] = ()) -> None:
         before = contexts if row.kind != "messages" else ()
         words = {"refusal": spec.refusal, "wrong_answer": next(iter(row.wrong_answers), "")}.get(spec.target, "")
         asked = [row, *(row.model_copy(update={"prompt": f"{text}{row.prompt}"}) for text in before)]
@@ -109,14 +109,15 @@ class Fact(Mentions):
     def change(self, subject: CausalLM, site: Site, start_D: Tensor) -> Tensor:
         """The change that the descent finds, shape D."""
         size = float(start_D.norm()) / len(start_D) ** 0.5
-        how = Descent(self._spec.rate * size, self._spec.steps, self._spec.clamp)
+        how = DescentSettings(self._spec.rate * size, self._spec.steps, self._spec.clamp)
         return self.descent(subject, site, start_D).change(how)
 
 
 class FactEdit(Edit):
     """An edit of forget rows that ask about an entity."""
 
-    looks_for_values = True
+    beside: tuple[ValueTerm, ...] = ()
+    """The retain terms of its stage that act on its value descent."""
 
     def problems(self, task: Task) -> list[ExpungeError]:
         name, problems = self.card.name, no_generic_text(self.card.name, task)
@@ -135,9 +136,9 @@ class FactEdit(Edit):
         """The forget rows that can be edited: their prompt names their entity."""
         return [row for row in task.forget if row.entity and row.entity in row.prompt]
 
-    def facts(self, subject: CausalLM, task: Task) -> list[Fact]:
+    def facts(self, subject: CausalLM, task: Task) -> list[Lookup]:
         contexts = own_contexts(subject, self.spec.contexts)
-        return [Fact(subject, row, contexts, self.spec, self.beside) for row in self.rows(task)]
+        return [Lookup(subject, row, contexts, self.spec, self.beside) for row in self.rows(task)]
 
     def check_model(self, subject: CausalLM) -> None:
         for layer in self.layers(len(subject.blocks)):

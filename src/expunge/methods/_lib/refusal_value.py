@@ -10,7 +10,7 @@ from torch import Tensor
 
 from expunge.data.text_encoder import TokenRow
 from expunge.methods._lib.key_value import TEMPLATES, Mentions, essence
-from expunge.methods._lib.value_descent import Descent, ValueDescent
+from expunge.methods._lib.value_descent import DescentSettings, ValueDescent
 from expunge.models.language import CausalLM
 from expunge.models.sites import Site
 from expunge.records.task import Example
@@ -42,4 +42,4 @@ class RefusalValue(ValueDescent):
 
     def found(self, rate: float = 0.1) -> Tensor:
         """The value after gradient descent, moved by at most its length at the start; shape D."""
-        return self.start_D + self.change(Descent(rate, STEPS, enough=ENOUGH))
+        return self.start_D + self.change(DescentSettings(rate, STEPS, enough=ENOUGH))

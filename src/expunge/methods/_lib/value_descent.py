@@ -15,6 +15,7 @@ from torch import Tensor
 
 from expunge.data.text_encoder import TokenBatch
 from expunge.errors import UsageError
+from expunge.methods.base import Retain
 from expunge.models.head import raised
 from expunge.models.language import CausalLM
 from expunge.models.sites import Site, write
@@ -24,7 +25,7 @@ Penalty = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Descent:
+class DescentSettings:
     """Settings of a descent.
 
     Args:
@@ -38,6 +39,19 @@ class Descent:
     steps: int = 25
     clamp: float = 1.0
     enough: float = 0.05
+
+
+class ValueTerm(Retain):
+    """A retain term that also acts on the value descent of an edit."""
+
+    def on_value(self, subject: CausalLM, batch: TokenBatch, at_B: Tensor) -> Penalty:
+        """What it adds to the loss of a descent; called with the model as it is.
+
+        Args:
+            batch: the rows of the descent; the last is there for what should stay.
+            at_B: where the value is changed in each.
+        """
+        raise NotImplementedError
 
 
 class ValueDescent:
@@ -95,7 +109,7 @@ class ValueDescent:
         kept = (now_V.exp() * (now_V - self._before_V)).sum()
         return said + self._keep * kept + self._decay * delta_D.norm() / self.start_D.norm() ** 2 + extra
 
-    def change(self, how: Descent) -> Tensor:
+    def change(self, how: DescentSettings) -> Tensor:
         """The change of the value after gradient descent, shape D."""
         delta_D = torch.full_like(self.start_D, 0.0, requires_grad=True)
         optimizer, longest = torch.optim.Adam([delta_D], lr=how.rate), how.clamp * self.start_D.norm()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.methods._lib.fact_edit import Fact, FactEdit, generic_rows
+from expunge.methods._lib.fact_edit import Lookup, FactEdit, generic_rows
 from expunge.methods._lib.key_value import mlp_out
 from expunge.methods._lib.least_squares import covariances, null_projector, ridged
 from expunge.models.language import CausalLM
@@ -45,7 +45,7 @@ def written(edit: FactEdit) -> tuple[CausalLM, Tensor]:
     return subject, after - before
 
 
-def asked(edit: FactEdit) -> tuple[CausalLM, list[Fact], Tensor]:
+def asked(edit: FactEdit) -> tuple[CausalLM, list[Lookup], Tensor]:
     """The planted model, its facts as the edit sees them, and the covariance of their block's keys, as it is cached."""
     subject, task = planted.planted(), planted.planted_task(NAME, OTHER)
     covariance_KK = covariances(subject, [BLOCK], generic_rows(subject, task))[BLOCK].float().double()
@@ -66,7 +66,7 @@ def meets_its_constraint(plugin: type[FactEdit]) -> None:
     assert float((got_D - wanted_D).norm()) < 1e-6 * float(wanted_D.norm())
 
 
-def residuals(subject: CausalLM, facts: list[Fact]) -> tuple[Tensor, Tensor]:
+def residuals(subject: CausalLM, facts: list[Lookup]) -> tuple[Tensor, Tensor]:
     """Keys K M and residuals D M of the only layer that is edited."""
     starts = [fact.value(subject, BLOCK) for fact in facts]
     found = [fact.change(subject, Site(BLOCK), start) for fact, start in zip(facts, starts, strict=True)]
