@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.methods._lib.fact_edit import Lookup, FactEdit, generic_rows
+from expunge.methods._lib.fact_edit import FactEdit, Lookup, generic_rows
 from expunge.methods._lib.key_value import mlp_out
 from expunge.methods._lib.least_squares import covariances, null_projector, ridged
 from expunge.models.language import CausalLM
