@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -11,6 +11,7 @@ from expunge import plugin
 from expunge.metrics.base import Evidence, Metric, MetricCard, NotAvailable, Strata
 from expunge.metrics.layers import Array, rows_by_id, table
 from expunge.plugin import Property
+from expunge.records.observation import Row
 from expunge.records.task import Split
 
 MISFIT = 0.5
@@ -19,6 +20,9 @@ MISFIT = 0.5
 
 class UDSOptions(plugin.Spec):
     least: float = Field(0.05, gt=0, description="drop above which a block counts as holding the fact, nats per token")
+    last: Literal["block", "normed"] = Field("block", description=(
+        "what is patched in after the last block: its output, or what the final norm makes of it, as in the authors' "
+        "code, where it is normed a second time"))
 
 
 def depth_scores(drop_nL: Array, retrained_nL: Array, least: float = 0.05) -> Array:
@@ -47,6 +51,8 @@ class UDS(Metric):
             "Rows where no block holds the fact are left out, as published; n says how many are left.",
             "A suppressed last block counts for what that block holds: 0.52 on a test model of three blocks, where the "
             "two below were untouched; a changed output norm or head counts 0.",
+            "last=normed is the authors' number. There the original itself does not score 0: its last block is normed "
+            "twice as well.",
         ),
         higher_is="forgot", range=(0.0, 1.0), ideal=1.0, access="weights",
         probes=(("depth", ("forget", "retain")),),
@@ -69,7 +75,7 @@ class UDS(Metric):
         ids = [key for key in rows if key in retrained_rows]
         if not ids:
             raise NotAvailable("subject and retrained model share no forget row")
-        drop_nL, retrained_nL = (table({key: side[key] for key in ids}, "drops") for side in (rows, retrained_rows))
+        drop_nL, retrained_nL = (self._drops({key: side[key] for key in ids}) for side in (rows, retrained_rows))
         if reference.subject.rows("depth", "retain"):
             on_retain = float(table(rows_by_id(reference, "depth", "retain"), "drops").mean())
             if on_retain > max(MISFIT * float(retrained_nL.mean()), self.spec.least):
@@ -82,3 +88,13 @@ class UDS(Metric):
         if not len(kept_n):
             raise NotAvailable("no block of the original holds a forget fact that the retrained model lacks")
         return {"forget": kept_n}
+
+    def _drops(self, rows: dict[str, Row]) -> Array:
+        """Drops per row and block, shape n L."""
+        drop_nL = table(rows, "drops")
+        if self.spec.last == "block":
+            return drop_nL
+        if any("normed" not in row for row in rows.values()):
+            raise NotAvailable("the observations hold no drop with a normed last block: the model has no final norm, "
+                               "or they are older than this option")
+        return np.concatenate([drop_nL[:, :-1], table(rows, "normed")], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from expunge.data.text_encoder import TextEncoder, TokenBatch, TokenRow
 from expunge.errors import UsageError
 from expunge.models.answers import per_row
 from expunge.models.language import CausalLM
-from expunge.models.sites import substitute
+from expunge.models.sites import Site, read, substitute
+from expunge.models.slots import slots_of
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
 from expunge.probes.residual import answerable, heading, rounded, states, watch, with_states
@@ -28,11 +30,13 @@ def fact_tokens(tokens: TextEncoder, row: TokenRow, short: str) -> range:
     return range(inside[0], inside[-1] + 1) if start >= 0 and inside else range(len(ids))
 
 
-def drops(source: CausalLM, target: CausalLM, batch: TokenBatch, spans: Sequence[range]) -> tuple[Tensor, Tensor]:
+def drops(source: CausalLM, target: CausalLM, batch: TokenBatch,
+          spans: Sequence[range]) -> tuple[Tensor, Tensor, Tensor | None]:
     """Per row the target's mean log-prob of the fact tokens, shape B, and its drop per patched block, shape B L.
 
     The target runs with the source's output of block l at the positions that predict the fact tokens, and with its
-    own output at all other positions.
+    own output at all other positions. Third, shape B: the drop where the last block is patched with what the source's
+    final norm makes of its output, as the authors' code does; None where the model has no final norm.
     """
     batch = batch.to(target.device)
     patched_BT = torch.zeros_like(batch.attention_BT, dtype=torch.bool)
@@ -40,19 +44,24 @@ def drops(source: CausalLM, target: CausalLM, batch: TokenBatch, spans: Sequence
         patched_BT[b, row.prompt + span.start - 1: row.prompt + span.stop - 1] = True
     fact_N = patched_BT.flatten()[batch.flat_N].float()
     total_B = per_row(fact_N, batch)
-    _, source_states = watch(source, batch.to(source.device), states)
+    final = [Site(slot="norm")] if "norm" in slots_of(source, None) else []
+    with read(source, final) as normed:
+        _, source_states = watch(source, batch.to(source.device), states)
     plain, own = watch(target, batch, lambda output: output)
     if not len(source_states[0]) == len(states(own[0])) == len(batch):
         raise UsageError("depth needs a subject and an original that are single models.",
                          "An ensemble has as many hidden states as members.")
     before_B = plain.per_row(plain.logp_N * fact_N) / total_B
-    drops_LB = []
-    for layer, (source_BTD, output) in enumerate(zip(source_states, own, strict=True)):
+
+    def drop(layer: int, source_BTD: Tensor) -> Tensor:
+        output = own[layer]
         mixed_BTD = source_BTD.to(states(output)).where(patched_BT[..., None], states(output))
         with substitute(target, [*own[:layer], with_states(output, mixed_BTD)]):
             answers = target.answers(batch)
-        drops_LB.append(before_B - answers.per_row(answers.logp_N * fact_N) / total_B)
-    return before_B, torch.stack(drops_LB, 1)
+        return before_B - answers.per_row(answers.logp_N * fact_N) / total_B
+
+    drops_BL = torch.stack([drop(layer, source_BTD) for layer, source_BTD in enumerate(source_states)], 1)
+    return before_B, drops_BL, drop(len(own) - 1, normed[0][-1]) if final else None
 
 
 class Depth(Probe):
@@ -85,15 +94,17 @@ class Depth(Probe):
                              "The one cannot run on the hidden states of the other.")
         tokens = [subject.encoder.encode(e) for e in examples]
         usable = answerable(tokens)
-        rows: dict[int, Row] = {}
+        rows: dict[int, dict[str, Any]] = {}
         with subject.evaluating(), partner.evaluating():
             for chosen in subject.encoder.batches(tokens, usable):
                 batch = subject.collate([tokens[i] for i in chosen])
                 spans = [fact_tokens(subject.encoder, tokens[i], examples[i].short_answer) for i in chosen]
-                before_B, drops_BL = drops(subject, partner, batch, spans)
-                for i, before, drop_L, span in zip(chosen, before_B.tolist(), drops_BL, spans, strict=True):
+                before_B, drops_BL, normed_B = drops(subject, partner, batch, spans)
+                for b, (i, before, span) in enumerate(zip(chosen, before_B.tolist(), spans, strict=True)):
                     rows[i] = {**heading(examples[i]), "before": float(f"{before:.7g}"), "tokens": len(span),
-                               "drops": rounded(drop_L, 7)}
+                               "drops": rounded(drops_BL[b], 7)}
+                    if normed_B is not None:
+                        rows[i]["normed"] = rounded(normed_B[b: b + 1], 7)
                 if progress:
                     progress(len(chosen))
         return [rows[i] for i in usable]
