@@ -70,6 +70,17 @@ class TermPlugin(Plugin):
     def begin(self, step: int, total: int) -> None:
         """Called before the gradients of step `step` (from 0) of `total`, for what changes along the run."""
 
+    def before_step(self, subject: AnySubject, task: Task, step: int) -> None:
+        """Called after `begin`, in evaluation mode and without gradients, to ask the model itself, which must not
+        change. Step 0 is a new run: what an earlier one left is to be dropped."""
+
+    def state(self) -> dict[str, Any]:
+        """State for a resumed run: tensors and numbers, where `before_step` keeps any."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+
     def terms(self, step: Step) -> dict[str, Term]:
         """Named terms: per-sample sums with their denominators."""
         raise NotImplementedError

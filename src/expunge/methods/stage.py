@@ -13,7 +13,7 @@ import torch
 from expunge.data.encoder import Batch
 from expunge.methods._lib.trimming import Window
 from expunge.methods._lib.weighing import WeighingSampler, weighed
-from expunge.methods.base import Perturb, Stop
+from expunge.methods.base import Perturb, Stop, TermPlugin
 from expunge.methods.recipe import Stage
 from expunge.models.scope import Scope
 from expunge.models.subject import Subject
@@ -97,6 +97,9 @@ class StageMethod(Method):
         """Tell the terms where in the run they are, and let the stop ask the model."""
         for part, _ in self._parts:
             part.begin(step, total)
+            if type(part).before_step is not TermPlugin.before_step:
+                with self._subject.evaluating():
+                    part.before_step(self._subject, self._task, step)
         if self._stop is not None:
             self._stop.before_step(self._subject)
 
@@ -191,15 +194,17 @@ class StageMethod(Method):
 
     def state(self) -> dict[str, Any]:
         kept = {part.card.name: held for part in self._perturb if (held := part.state())}
+        terms = {part.card.name: held for part, _ in self._parts if (held := part.state())}
         stop = self._stop.state() if self._stop is not None else {}
         window = self._window.start if self._window is not None else {}
         return self._combine.state() | {name: held for name, held in (("perturb", kept), ("stop", stop),
-                                                                      ("window", window)) if held}
+                                                                      ("window", window), ("terms", terms)) if held}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        for part in self._perturb:
-            if part.card.name in state.get("perturb", {}):
-                part.restore(state["perturb"][part.card.name])
+        for kind, parts in (("perturb", self._perturb), ("terms", [part for part, _ in self._parts])):
+            for part in parts:
+                if part.card.name in state.get(kind, {}):
+                    part.restore(state[kind][part.card.name])
         if self._stop is not None and "stop" in state:
             self._stop.restore(state["stop"])
         if self._window is not None:

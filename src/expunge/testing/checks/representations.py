@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from expunge.methods._lib.activations import counted
+from expunge.methods._lib.probe_directions import states_of
 from expunge.methods.base import Objective
 from expunge.models.language import CausalLM
 from expunge.records.task import Example
@@ -80,3 +81,33 @@ def answer_states(subject: CausalLM, rows: Sequence[Example], block: int) -> Ten
     batch = batch_of(subject, rows)
     with torch.no_grad():
         return subject.hidden(batch, block)[counted(batch, "answer")]
+
+
+@check
+def distance_along_the_probe(plugin: type[Objective]) -> None:
+    """By hand; nothing across the direction counts, and none of a block's moves another block's part."""
+    misalignment = sys.modules[plugin.__module__].misalignment
+    draw = torch.Generator().manual_seed(0)
+    one, two = (torch.randn(4, 3, 8, generator=draw, dtype=torch.float64) for _ in range(2))
+    normal_LD = torch.nn.functional.normalize(torch.randn(3, 8, generator=draw, dtype=torch.float64), dim=-1)
+    found = misalignment(one, two, normal_LD)
+    for b in range(4):
+        by_hand = sum(float((one[b, i] - two[b, i]) @ normal_LD[i]) ** 2 for i in range(3)) / 3
+        assert abs(float(found[b]) - by_hand) < 1e-12
+    across = one - (one * normal_LD).sum(-1, keepdim=True) * normal_LD
+    torch.testing.assert_close(misalignment(one + across, two, normal_LD), found)
+
+
+@check(trains=True)
+def aligns_pairs(plugin: type[Objective], share: float) -> None:
+    """Mean squared distance of pairs along the directions of the probe at the start, after training over before."""
+    recipe, task = term(plugin, {"every": 10}), small_task()
+    source = stage_of(recipe).objective
+    normal_LD = torch.tensor(source.made["directions"], dtype=torch.float64)  # type: ignore[union-attr]
+    blocks = list(range(len(normal_LD)))
+    controls = [task.retain[i % len(task.retain)] for i in range(len(task.forget))]
+    apart = []
+    for subject in (memoriser(), trained(recipe, steps=40, lr=3e-3).subject):
+        states = (states_of(subject, rows, blocks) for rows in (task.forget, controls))
+        apart.append(float(sys.modules[plugin.__module__].misalignment(*states, normal_LD).mean()))
+    assert apart[1] < share * apart[0], apart
