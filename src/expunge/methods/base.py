@@ -38,7 +38,18 @@ class WeightedSpec(Spec):
     weight: float = Field(1.0, ge=0, description="Coefficient of this term in the loss; 0 removes it.")
 
 
-class TermPlugin(Plugin):
+class Stateful(Plugin):
+    """A part that may keep something from step to step."""
+
+    def state(self) -> dict[str, Any]:
+        """State for a resumed run: tensors and numbers."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+
+
+class TermPlugin(Stateful):
     """An objective or a retain term: from the sides of a step to named loss terms."""
 
     Spec: ClassVar[type[Spec]] = WeightedSpec
@@ -73,13 +84,6 @@ class TermPlugin(Plugin):
     def before_step(self, subject: AnySubject, task: Task, step: int) -> None:
         """Called after `begin`, in evaluation mode and without gradients, to ask the model itself, which must not
         change. Step 0 is a new run: what an earlier one left is to be dropped."""
-
-    def state(self) -> dict[str, Any]:
-        """State for a resumed run: tensors and numbers, where `before_step` keeps any."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned."""
 
     def terms(self, step: Step) -> dict[str, Term]:
         """Named terms: per-sample sums with their denominators."""
@@ -155,7 +159,7 @@ class Retain(TermPlugin):
         return {}
 
 
-class Combine(Plugin):
+class Combine(Stateful):
     """Combines forget and retain gradients into one update."""
 
     separate: ClassVar[bool] = False
@@ -184,15 +188,8 @@ class Combine(Plugin):
         """Figures of this step for the log, such as a multiplier."""
         return {}
 
-    def state(self) -> dict[str, Any]:
-        """State for a resumed run: tensors and numbers. Every run has its own instance."""
-        return {}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned."""
-
-
-class Perturb(Plugin):
+class Perturb(Stateful):
     """A change of weights or activations while forget gradients are computed, undone bit for bit.
 
     The retain gradient is always that of the unperturbed model.
@@ -228,13 +225,6 @@ class Perturb(Plugin):
         """Rows of one draw that it chooses itself, by side: those of `reads` that the sampler does not draw."""
         return {}
 
-    def state(self) -> dict[str, Any]:
-        """State for a resumed run: tensors and numbers."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned."""
-
     def gradient(self, subject: AnySubject, scope: Scope, plain: Oracle, *, step: int, total: int,
                  seed: int) -> Gradient:
         """The forget gradient that replaces `plain()`, which it may call any number of times.
@@ -246,7 +236,7 @@ class Perturb(Plugin):
         raise NotImplementedError
 
 
-class Stop(Plugin):
+class Stop(Stateful):
     """Decides, step by step, which forget rows still count.
 
     The terms of the others are multiplied by 0. Means are still taken over all rows: the push fades as rows are done.
@@ -274,13 +264,6 @@ class Stop(Plugin):
     def figures(self) -> dict[str, float]:
         """Figures of this step for the log; called once at its end."""
         return {}
-
-    def state(self) -> dict[str, Any]:
-        """State for a resumed run: tensors and numbers. Every run has its own instance."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned."""
 
 
 Parameters = Sequence[torch.nn.Parameter] | Sequence[dict[str, Any]]

@@ -89,6 +89,8 @@ class ProjectShared(Perturb):
         spec = self.spec
         turned = {name: t for name, t in mlp_matrices(subject).items() if name in scope.parameters}
         names = {subject.model.get_submodule(name.removesuffix(".weight")): name for name in turned}
+        if step == 0:  # the stage may be run again
+            self._seen, self._bases = {}, {}
         if step % spec.every == 0 and self._seen:
             self._bases = {name: (inputs.basis(spec.inputs), outputs.basis(spec.gradients))
                            for name, (inputs, outputs) in self._seen.items()}
