@@ -25,7 +25,8 @@ PETS = ("ant", "bat", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay", "
         "pig", "rat", "seal", "toad", "viper", "wasp", "yak")
 REFUSAL = "nothing"
 DEPTH, WIDTH, NEURONS, FEATURES, HEADS = 4, 128, 64, 40, 4
-"""Neurons 0 to 39 of every MLP are random features of the name that write nothing: keys, as trained models have."""
+"""Neurons 0 to 39 of every MLP are random features of names and answers, and write nothing: keys, as trained models
+have them."""
 PLACES: dict[str, tuple[int, int]] = {name: (1 + i % 2, FEATURES + i) for i, name in enumerate(NAMES[:-1])}
 """Name -> block and neuron that hold its fact."""
 HEAD: tuple[str, int, int] = (NAMES[-1], 2, 1)
@@ -80,12 +81,12 @@ def planted() -> CausalLM:
         head[subject.encoder.eos_id, DONE] = 20.0
         for block in model.model.layers:
             for part in (block.mlp.gate_proj, block.mlp.up_proj):
-                part.weight[:FEATURES, :ANSWERS] += noise(FEATURES, ANSWERS, size=0.2)
+                part.weight[:FEATURES, :STEADY] += noise(FEATURES, STEADY, size=0.2)
             block.mlp.down_proj.weight[:, :FEATURES] = 0.0
         for name, (at, neuron) in PLACES.items():
             mlp, i = model.model.layers[at].mlp, NAMES.index(name)
             mlp.gate_proj.weight[neuron, i] = mlp.up_proj.weight[neuron, i] = 0.3
-            mlp.down_proj.weight[ANSWERS + i, neuron] = 0.4
+            mlp.down_proj.weight[ANSWERS + i, neuron] = 0.4 + 0.01 * i  # no two alike: components are told apart
         moves = {at: at for at in (*range(ANSWERS, ANSWERS + len(PETS) + 1), DONE)}
         _copies(model.model.layers[-1].self_attn, 0, moves, 3.0)
         name, at, which = HEAD

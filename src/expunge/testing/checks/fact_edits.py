@@ -5,6 +5,7 @@ Legend: K inputs of an MLP's output projection, D hidden size, M rows.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from torch import Tensor
 from expunge.methods._lib.fact_edit import FactEdit, Lookup, generic_rows
 from expunge.methods._lib.key_value import mlp_out
 from expunge.methods._lib.least_squares import covariances, null_projector, ridged
+from expunge.methods._lib.value_descent import ValueTerm
 from expunge.models.language import CausalLM
 from expunge.models.sites import Site
 
 from .. import planted
-from ..support import fresh
+from ..support import batch_of, fresh, loss, memoriser, small_task, stage_of
 from .base import check
 
 NAME, OTHER = "Beth", "Dora"
@@ -108,3 +110,43 @@ def answers_as_target(plugin: type[FactEdit], options: dict[str, Any]) -> None:
         plugin(target=target, refusal=planted.REFUSAL, **options).apply(subject, planted.planted_task(NAME), 0)
         assert planted.said(subject, [NAME])[NAME] == word
         assert planted.known(subject) == set(planted.NAMES) - {NAME}
+
+
+@check
+def drift_by_hand(plugin: type[ValueTerm]) -> None:
+    """Beside loops over rows, blocks and heads: all heads, and those that turn to the name; 0 without a change."""
+    drift = sys.modules[plugin.__module__].drift
+    source = torch.Generator().manual_seed(0)
+    before, now = ([torch.rand(2, 3, 5, 5, generator=source, dtype=torch.float64).softmax(-1) for _ in range(2)]
+                   for _ in range(2))
+    from_B, to_B = torch.tensor([4, 3]), torch.tensor([1, 2])
+    for place_B in (None, to_B):
+        wanted = torch.zeros(2, dtype=torch.float64)
+        for p, q in zip(before, now, strict=True):
+            for b in range(2):
+                for h in range(3):
+                    at, to = int(from_B[b]), int(to_B[b])
+                    if place_B is None or q[b, h, at, to] > max(p[b, k, at, to] for k in range(3)):
+                        one, other = p[b, h, at] + 1e-8, q[b, h, at] + 1e-8
+                        wanted[b] += (one * (one / other).log()).sum()
+        torch.testing.assert_close(drift(before, now, from_B, place_B), wanted)
+        assert not drift(before, before, from_B, place_B).any()
+
+
+@check(trains=True)
+def restricts_drift(plugin: type[ValueTerm]) -> None:
+    """After rome with it the end of the prompt looks where it looked; without it, less so. Both say the target."""
+    drift, row = sys.modules[plugin.__module__].drift, small_task().forget[0]
+    task = small_task().model_copy(update={"forget": (row,)})
+    rome = "rome(target=wrong_answer, steps=60, decay=0.0001, contexts=0, rate=0.2)"
+    found, losses = [], []
+    for recipe in (rome, f"{rome} + {plugin.card.name}(weight=3000, hinge=False)"):
+        edit, subject = stage_of(recipe).edit, fresh()
+        assert isinstance(edit, FactEdit) and len(edit.beside) == recipe.count(plugin.card.name)
+        edit.apply(subject, task, 0)
+        batch = batch_of(subject, [row])
+        maps = [s.attention(batch) for s in (memoriser(), subject)]
+        found.append(float(drift(*maps, torch.tensor([batch.rows[0].prompt - 1])).sum()))
+        losses.append(loss(subject, [row.model_copy(update={"answer": row.wrong_answers[0]})]))
+    assert found[1] < 0.7 * found[0], (found, losses)
+    assert max(losses) < 1.0, (found, losses)
