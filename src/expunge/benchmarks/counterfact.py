@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic import Field
 from expunge import plugin
 from expunge.benchmarks.base import TaskCard, TaskPlugin
 from expunge.data.files import read_rows
+from expunge.data.mapping import Located
 from expunge.data.published import DATA_VARIABLE, PublishedData
 from expunge.errors import DataError, MissingError
 from expunge.plugin import Property
@@ -52,7 +54,7 @@ class CounterFact(TaskPlugin):
         return counterfact_task(read_rows(folder / FILE), self.spec.edits)
 
 
-def counterfact_task(located: list[tuple[str, dict[str, Any]]] | Any, edits: int) -> Task:
+def counterfact_task(located: Sequence[Located], edits: int) -> Task:
     """Rows in the published layout as a task.
 
     Raises:
@@ -75,14 +77,14 @@ def counterfact_task(located: list[tuple[str, dict[str, Any]]] | Any, edits: int
                 retain=tuple(retain.values()), neighbour=tuple(beside.values()), generation_tokens=8)
 
 
-def statement(row: dict[str, Any]) -> Example:
+def statement(row: Mapping[str, Any]) -> Example:
     """A row of the file as a statement to be continued, with its false continuation and its other wording."""
     return Example(id=f"counterfact/{row['case_id']}", kind="completion", prompt=row["prompt"],
                    answer=f" {row['ground_truth']}", short_answer=row["ground_truth"], entity=row["subject"],
                    wrong_answers=(f" {row['target_new']}",), paraphrased_prompts=(row["rephrase_prompt"],))
 
 
-def neighbour(row: dict[str, Any]) -> Example:
+def neighbour(row: Mapping[str, Any]) -> Example:
     """What a row of the file says of another subject."""
     return Example(id=f"counterfact/{row['case_id']}/locality", kind="completion", prompt=row["locality_prompt"],
                    answer=f" {row['locality_ground_truth']}", short_answer=row["locality_ground_truth"],

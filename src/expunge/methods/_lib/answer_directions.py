@@ -29,8 +29,9 @@ def pointing(subject: CausalLM, directions_DJ: Tensor, tokens: list[int]) -> Ten
 
     Mean and deviation come from the head's first two moments, so no vector of the vocabulary's size is made for each.
     """
-    head_VD = subject.head.weight.detach()
+    head_VD = subject.head.weight
     assert isinstance(head_VD, Tensor)
+    head_VD = head_VD.detach()
     mean_D = head_VD.mean(0)
     spread_DD = (head_VD.T @ head_VD) / len(head_VD) - torch.outer(mean_D, mean_D)
     deviation_J = ((spread_DD @ directions_DJ) * directions_DJ).sum(0).clamp_min(1e-30).sqrt()

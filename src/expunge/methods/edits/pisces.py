@@ -81,7 +81,7 @@ class PISCES(Edit):
             outputs_ND = at_prompts(subject, layer, "mlp", rows, every=True).double()
             features.append(torch.linalg.svd(outputs_ND, full_matrices=False).Vh.to(outputs_ND).T)
         places = [(layer, f) for layer, found_DF in enumerate(features) for f in range(found_DF.shape[1])]
-        all_DJ = torch.cat(features, 1).to(subject.head.weight)
+        all_DJ = torch.cat(features, 1).to(next(subject.head.parameters()))
         both_DJ = torch.cat([all_DJ, -all_DJ], 1)  # a component has no sign of its own
         chosen: dict[tuple[int, int], None] = {}
         for tokens in wanted:
