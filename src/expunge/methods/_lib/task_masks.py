@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from expunge.methods.finetune import finetune
@@ -25,7 +26,7 @@ def tall_mask(task: Mapping[str, Tensor], total: Mapping[str, Tensor], threshold
 
 def consensus_mask(masks: Sequence[Mapping[str, Tensor]], least: int) -> Vector:
     """Where at least `least` masks are True: 0 is everywhere, more than there are masks nowhere."""
-    return {name: sum(mask[name].int() for mask in masks) >= least for name in masks[0]}
+    return {name: torch.stack([mask[name] for mask in masks]).sum(0) >= least for name in masks[0]}
 
 
 def parts_of(task: Task, count: int, seed: int) -> list[list[Example]]:

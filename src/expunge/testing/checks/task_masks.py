@@ -34,7 +34,7 @@ def masks_by_definition(plugin: type[Edit]) -> None:
         assert torch.equal(tall_mask(half, summed(halves), 1e6)["w"], half["w"] != 0)
     masks = [tall_mask(task, total, 0.4) for task in tasks]
     assert bool(consensus_mask(masks, 0)["w"].all()) and not consensus_mask(masks, 4)["w"].any()
-    counts = sum(mask["w"].int() for mask in masks)
+    counts = torch.stack([mask["w"] for mask in masks]).sum(0)
     assert torch.equal(consensus_mask(masks, 2)["w"], counts >= 2)
     chosen = plugin(threshold=0.4).mask(tasks)  # type: ignore[attr-defined]
     own = masks[0]["w"]
