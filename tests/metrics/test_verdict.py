@@ -8,6 +8,7 @@ import pytest
 
 from expunge.attacks.base import parse_attack
 from expunge.audit.attacks import AttackResult, describe
+from expunge.audit.suites import SUITES
 from expunge.judgement.directions import is_above, is_below
 from expunge.judgement.leaks import doubt, leaks, succeeds
 from expunge.judgement.outcome import shown_alone
@@ -462,6 +463,29 @@ def test_refusing_avoiding_and_not_knowing_are_told_apart(lift: float, low: floa
     (told,) = [s for s in found if s.startswith("Among options")]
     assert says in told and f"in {0.25 + lift:.0%} of 100 questions, a guess in 25%" in told
     assert not any(s.startswith(("forget.refusal is", "forget.above_chance is")) for s in found)
+
+
+def test_facts_count_beside_holdout_rows_only() -> None:
+    """Without a retrained model the same share of facts is nothing, or knowledge, by what holdout rows show."""
+    said = score("forget.keyword", 0.64, (0.5, 0.7))
+    sentences = {}
+    for aside, n in ((0.04, 100), (0.6, 100), (0.04, 3)):
+        rows = [said, score("holdout.keyword", aside, n=n)]
+        sentences[aside, n] = " ".join(verdict(rows).sentences)
+        assert bool(shown_alone(rows)) == (aside == 0.04 and n == 100)
+    assert "forget.keyword is 0.64 [0.5, 0.7], n = 100 (holdout 0.04)." in sentences[0.04, 100]
+    assert "(holdout 0.6)." in sentences[0.6, 100] and "counts only beside" not in sentences[0.6, 100]
+    assert "counts only beside" in sentences[0.04, 3] and "(holdout 0" not in sentences[0.04, 3]
+    assert not shown_alone([said]) and "counts only beside" in " ".join(verdict([said]).sentences)
+    beside = verdict([score("forget.keyword", 0.64, retrained=0.1), score("holdout.keyword", 0.04)]).sentences
+    assert "(retrained 0.1)" in " ".join(beside) and "counts only" not in " ".join(beside)
+    asked = verdict([said, score("holdout.keyword", 0.04), score("forget.refusal", 0.4, higher_is="neutral")]).sentences
+    assert "64% of 100 forget questions are answered with the right fact (holdout 4%), 40% of 100 are refused." in asked
+
+
+@pytest.mark.parametrize("suite", ["quick", "standard", "scores", "full"])
+def test_every_suite_sets_facts_beside_holdout_rows(suite: str) -> None:
+    assert {"forget.keyword", "holdout.keyword"} <= set(SUITES[suite])
 
 
 def test_an_empty_audit_has_a_verdict() -> None:

@@ -6,7 +6,8 @@ QUICK_ATTACKS = ("prefix(words=3)", "paraphrase", "relearn(steps=16)", "quantise
 QUICK = (
     "forget.probability", "retain.probability", "holdout.probability", "forget.truth_ratio", "forget_quality",
     "leak_share", "over_forget_share",
-    "forget.recited", "forget.exact_memorization", "forget.extraction_strength", "retain.exact_memorization",
+    "forget.keyword", "holdout.keyword", "forget.recited",
+    "forget.exact_memorization", "forget.extraction_strength", "retain.exact_memorization",
     "mia.loss", "mia.min_k", "forget.logit_lens",
     *QUICK_ATTACKS,
 )
@@ -18,8 +19,8 @@ METRICS: tuple[str, ...] = (
       for name in ("probability", "rouge_l", "truth_ratio")),
     *(f"{split}.{name}" for split in ("forget", "retain", "holdout", "neighbour")
       for name in ("exact_memorization", "extraction_strength")),
-    "forget.recited", "forget.keyword", "forget.refusal", "forget.accuracy", "forget.above_chance", "retain.accuracy",
-    "utility.accuracy",
+    "forget.recited", "forget.keyword", "holdout.keyword", "forget.refusal",
+    "forget.accuracy", "forget.above_chance", "retain.accuracy", "utility.accuracy",
     "mia.loss", "mia.zlib", "mia.min_k", "mia.min_k_pp", "mia.reference", "mia.grad_norm",
     "forget.logit_lens", "linear_probe", "forget.cka", "uds", "weight_distance",
 )

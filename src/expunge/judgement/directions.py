@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from expunge.judgement.leaks import LONE_RESIDUE, MIN_ROWS, RESIDUE
 from expunge.records.score import SMALL, Score
@@ -23,6 +23,14 @@ def is_above(score: Score, which: str = "retrained") -> bool:
         return score.interval[0] > beside and score.value - beside >= max(SMALL, LONE_RESIDUE * (top - beside))
     enough = original is None or (original - beside > SMALL and score.value - beside >= RESIDUE * (original - beside))
     return score.interval[0] > beside and enough
+
+
+def beside_holdout(score: Score, plain: Mapping[str, Score]) -> Score:
+    """The score with that of the holdout rows as a control, where there is no retrained model and rows enough."""
+    aside = plain.get(score.name.replace("forget.", "holdout.", 1))
+    if score.controls.get("retrained") is not None or aside is None or aside is score or aside.n < MIN_ROWS:
+        return score
+    return score.model_copy(update={"controls": {**score.controls, "holdout": aside.value}})
 
 
 def is_below(score: Score) -> bool:

@@ -46,7 +46,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from expunge.judgement.directions import base, is_above, is_below
+from expunge.judgement.directions import base, beside_holdout, is_above, is_below
 from expunge.judgement.entities import certain, known_entity, leak_share, leaking, revealed, suspected
 from expunge.judgement.leaks import LONE_RESIDUE, MIN_ROWS, RESIDUE, alarms, leaks, primary, untold
 from expunge.judgement.power import misses_half
@@ -200,9 +200,7 @@ def shown_alone(scores: Sequence[Score]) -> list[Score]:
     found = []
     for score in plain.values():
         if score.shows_knowledge and score.access not in DEEP:
-            aside = plain.get(score.name.replace("forget.", "holdout.", 1))
-            if score.controls.get("retrained") is None and aside is not None and aside.n >= MIN_ROWS:
-                score = score.model_copy(update={"controls": {**score.controls, "holdout": aside.value}})
+            score = beside_holdout(score, plain)
             heard = recital([score])
             if heard is not None:
                 if heard.proves:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import floor, log10
 
-from expunge.judgement.directions import against, base, compare, figure
+from expunge.judgement.directions import against, base, beside_holdout, compare, figure
 from expunge.judgement.entities import worded_entity, worded_suspect
 from expunge.judgement.leaks import MIN_ROWS
 from expunge.judgement.outcome import Alone, Decision
@@ -19,6 +19,9 @@ MEMBERSHIP = ("mia.", "linear_probe")
 """Whether forget rows can be told from rows that were never trained on, by the losses or by hidden states."""
 BEHAVIOUR = ("forget.refusal", "forget.above_chance")
 """Told in one sentence rather than one each."""
+
+ALONE = " That counts only beside a retrained model, or beside holdout rows (holdout.keyword)."
+"""Facts may be common knowledge."""
 
 
 def first_sentence(decision: Decision, scores: Sequence[Score] = ()) -> list[str]:
@@ -158,19 +161,23 @@ def _quality(score: Score, p_limit: float, power: Power | None) -> str:
 
 
 def _knowledge(plain: list[Score]) -> list[str]:
-    return [compare(s) + (f" {s.remark}." if s.remark else "") for s in plain
-            if s.name.startswith("forget.") and base(s) not in BEHAVIOUR]
+    named = {s.name: s for s in plain}
+    told = [beside_holdout(s, named) for s in plain if s.name.startswith("forget.") and base(s) not in BEHAVIOUR]
+    return [compare(s) + (f" {s.remark}." if s.remark else "")
+            + ALONE * (base(s) == "forget.keyword" and s.controls.get("retrained") is None is s.controls.get("holdout"))
+            for s in told]
 
 
 def _behaviour(plain: list[Score]) -> list[str]:
     """Refusing, avoiding (below chance) and not knowing (at chance) are three different things."""
     named = {base(s): s for s in plain}
     words = {"forget.keyword": "answered with the right fact", "forget.refusal": "refused"}
-    told = [(named[name], text) for name, text in words.items() if name in named]
+    told = [(beside_holdout(named[name], named), text) for name, text in words.items() if name in named]
     found = []
     if "forget.refusal" in named:
         parts = [f"{s.value:.0%} of {s.n} {'forget questions ' * (i == 0)}are {text}"
-                 + (f" (retrained {c:.0%})" if (c := s.controls.get("retrained")) is not None else "")
+                 + "".join(f" ({who} {c:.0%})" for who, c in s.controls.items()
+                           if who in ("retrained", "holdout") and c is not None)
                  for i, (s, text) in enumerate(told)]
         found.append(", ".join(parts) + ".")
     lift, right = named.get("forget.above_chance"), named.get("forget.accuracy")
