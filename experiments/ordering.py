@@ -3,18 +3,20 @@
     OMP_NUM_THREADS=1 python experiments/ordering.py --work FOLDER [--worlds 7] [--chosen-on 7]
     python experiments/ordering.py --work FOLDER --collect
 
-Writes results/ordering.json. Every method has four to six settings on a small world, beside two retrained models.
-Of each method that setting counts which leaves least as asked while it keeps UTILITY of the retain probability: the
-choice does not see the attack, which the published comparison of RepSelect chose by. With --chosen-on other worlds run
-only the settings that were chosen on that world. Rows lie under --work, so that an interrupted call goes on.
+Writes results/ordering.json and docs/robustness.svg. Every method has four to six settings on a small world, beside two
+retrained models. Of each method that setting counts which leaves least as asked while it keeps UTILITY of the retain
+probability: the choice does not see the attack, which the published comparison of RepSelect chose by. With --chosen-on
+other worlds run only the settings that were chosen on that world. Rows lie under --work, so that an interrupted call
+goes on.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from common import kept_rows, log, started, store, study_parser
+from common import RESULTS, kept_rows, log, started, store, study_parser
 
 import expunge
 from expunge.console import Reporter
@@ -22,6 +24,9 @@ from expunge.demonstration import trained_world
 from expunge.records.base import write_json
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit
+from expunge.records.sweep import unbeaten
+from expunge.report.charts import to_file_svg
+from expunge.report.several import front_chart
 
 SIZE = "forget=6,retain=18,holdout=6,neighbours=0"
 EPOCHS, BATCH, UTILITY = 8, 8, 0.9
@@ -87,8 +92,23 @@ def collect(work: Path) -> None:
     rows = kept_rows(work)
     rows.sort(key=lambda r: (list(METHODS).index(r["method"]), r["world"], r["value"]))
     groups = by_method(rows)
+    best = [chosen(group) for group in groups.values()]
     log((store("ordering", {"size": SIZE, "epochs": EPOCHS, "suite": SUITE, "utility": UTILITY, "rows": rows,
-                            "chosen": [chosen(group) for group in groups.values()]}), len(rows)))
+                            "chosen": best}), len(rows)))
+    (RESULTS.parent / "docs/robustness.svg").write_text(to_file_svg(picture(best)))
+
+
+def picture(best: list[dict[str, Any]]) -> dict[str, Any]:
+    """What relearning brings back against what the recipe costs: a point for each method, by median over worlds."""
+    points = []
+    for name in dict.fromkeys(row["method"] for row in best):
+        mine = [row for row in best if row["method"] == name and row["cost"] is not None]
+        if mine:
+            left, kept = median(r["relearned"]["relearn"]["excess"] for r in mine), median(r["utility"] for r in mine)
+            points.append((f"{name} ({kept:.2f})", median(row["cost"] for row in mine), left))
+    front = [label for label, _, _ in unbeaten(points, lambda p: (-p[1], -p[2]))]
+    return front_chart(points, front, "gradients of the recipe, as a share of retraining (in brackets: utility kept)",
+                       "forget probability after relearning, beyond the retrained model's", what="method")
 
 
 if __name__ == "__main__":

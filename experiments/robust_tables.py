@@ -39,6 +39,20 @@ def fresh() -> str:
     return table(lines, list(lines[0]))
 
 
+def against_league() -> str:
+    """The score of each tuned method and of each search of `auto`, world by world."""
+    found = results("against_league")
+    worlds, lines = sorted({row["world"] for row in found["rows"]}), []
+    rows = [(f"`{row['method']}`", row) for row in found["rows"]]
+    rows += [(f"`--method auto`, cost <= {row['limit']:g}", row) for row in found["auto"]]
+    for name in dict.fromkeys(name for name, _ in rows):
+        mine = {row["world"]: row for label, row in rows if label == name}
+        lines.append({"recipe": name, "trials": spread([row["trials"] for row in mine.values()])} | {
+            f"score, world {world}": number(mine[world]["merit"]) if "merit" in mine.get(world, {}) else "-"
+            for world in worlds})
+    return table(lines, list(lines[0]))
+
+
 def ordering() -> str:
     """Of every method the setting chosen without the attack, by median over worlds, and the best under attack."""
     found, lines = results("ordering"), []
