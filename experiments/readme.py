@@ -394,7 +394,7 @@ def _under(row: dict[str, Any], attack: str, score: str) -> dict[str, float | No
 
 def real_rule() -> str:
     """Reward at the beginning and at the end of fifty steps."""
-    rows = [{"method": f"`{r['recipe']}`", "rewarded": part.removeprefix("reward_") if "_" in part else "all",
+    rows = [{"method": f"`{r['name']}`", "rewarded": part.removeprefix("reward_") if "_" in part else "all",
              "steps": f"{r['steps']} of {r['of']}", "first 10 steps": number(first), "last 10 steps": number(last),
              "minutes on one core": number(r["cpu_s"] / r["cpu_steps"] * r["of"] / 60) if r.get("cpu_steps") else "-"}
             for r in results("real_rule")["rows"] for part, (first, last) in r["ends"].items()]
