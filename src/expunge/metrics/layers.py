@@ -77,17 +77,22 @@ def entity_folds(entities: Sequence[str], label_n: NDArray[np.intp], folds: int)
 
 def out_of_fold_logits(features_nD: Array, label_n: NDArray[np.intp], fold_n: NDArray[np.intp]) -> Array:
     """Log-odds of class 1 per row, from a logistic regression fitted on the other folds, shape n."""
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
-
     logit_n = np.zeros(len(features_nD))
     for fold in np.unique(fold_n):
         inside = fold_n != fold
-        mean_D, spread_D = features_nD[inside].mean(0), features_nD[inside].std(0)
-        # A feature that varies only by rounding must not be scaled to unit variance.
-        spread_D = np.where(spread_D > 1e-9 * (1 + np.abs(mean_D)), spread_D, np.inf)
-        model: Any = LogisticRegression(C=PENALTY, max_iter=ROUNDS, class_weight="balanced")
-        with threadpool_limits(1):  # on matrices this small, several threads take thirty times as long
-            model.fit((features_nD[inside] - mean_D) / spread_D, label_n[inside])
-        logit_n[~inside] = model.decision_function((features_nD[~inside] - mean_D) / spread_D)
+        logit_n[~inside] = logits_of(features_nD[inside], label_n[inside], features_nD[~inside])
     return logit_n
+
+
+def logits_of(features_nD: Array, label_n: NDArray[np.intp], others_mD: Array) -> Array:
+    """Log-odds of class 1 of other rows, from a logistic regression on these, shape m."""
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    mean_D, spread_D = features_nD.mean(0), features_nD.std(0)
+    # A feature that varies only by rounding must not be scaled to unit variance.
+    spread_D = np.where(spread_D > 1e-9 * (1 + np.abs(mean_D)), spread_D, np.inf)
+    model: Any = LogisticRegression(C=PENALTY, max_iter=ROUNDS, class_weight="balanced")
+    with threadpool_limits(1):  # on matrices this small, several threads take thirty times as long
+        model.fit((features_nD - mean_D) / spread_D, label_n)
+    return np.asarray(model.decision_function((others_mD - mean_D) / spread_D), dtype=float)

@@ -49,6 +49,13 @@ def internals(name: str, state: str, split: Split, id: str, again: str) -> dict[
                     "contexts": ["a", "b"]},
         "depth": {"before": -0.1, "tokens": 3, "drops": (lost * (1 + 0.1 * noise[10:12])).tolist()},
     }
+    draws = shared.normal(size=(4, 2, 6)) + (0.3 * own.normal(size=(4, 2, 6)) if again else 0)
+    if state in ("collapsed", "uniform"):
+        draws = own.normal(size=(4, 2, 6))
+    draws[0, :, 1] += MEMORY[state] if MEMORY[state] > 0 else 0
+    said = {"perfect": 0.0, "original": -0.1, "hiding": -8.0}.get(state, -2.0)
+    made["statements"] = {"layers": [1, 3], "correct": [True, False, False, False], "states": draws.tolist(),
+                          "logp": [said - noise[12], *(-2 - noise[13:16])]}
     return {probe: head | row for probe, row in made.items()}
 
 

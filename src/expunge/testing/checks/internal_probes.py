@@ -17,9 +17,11 @@ from expunge.errors import UsageError
 from expunge.models.adapter import add_adapter
 from expunge.models.language import CausalLM
 from expunge.probes.base import Probe
+from expunge.probes.hidden import Hidden
 from expunge.records.observation import Row
 from expunge.records.task import Example
 
+from .. import support
 from ..support import fresh, hooks, memoriser, moved, same_random_state, small_task, weights
 from .base import check
 from .probes import LONG
@@ -100,6 +102,21 @@ def lens_matches_norm_and_head(plugin: type[Probe]) -> None:
                 hits = [int(logits_TV[t].argmax()) == tokens.ids[t + 1] for t in at]
                 assert row["lens"][layer] == pytest.approx(sum(logp) / len(logp), abs=1e-4)
                 assert row["share"][layer] == pytest.approx(sum(hits) / len(hits))
+
+
+@check
+def statements_match_hidden(plugin: type[Probe]) -> None:
+    """Row by row: each answer as the only one of its example; right first, and log-probs as the model gives them."""
+    subject, example = moved(8), small_task().forget[0]
+    (row,) = _ask(plugin, subject, [example], layers=2, wrong=2)
+    texts = [example.answer, *example.wrong_answers[:2]]
+    assert row["correct"] == [True, False, False]
+    for text, logp, states in zip(texts, row["logp"], row["states"], strict=True):
+        one = example.model_copy(update={"answer": text})
+        (twin,) = Hidden(layers=2, pool="last").observe(subject, [one], small_task())
+        assert twin["layers"] == row["layers"]
+        assert _flat(states) == pytest.approx(_flat(twin["states"]), rel=1e-3, abs=1e-4)
+        assert logp == pytest.approx(-support.loss(subject, [one]), rel=1e-4)
 
 
 @check

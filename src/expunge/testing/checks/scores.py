@@ -5,16 +5,18 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from expunge.metrics.base import Evidence, Metric
 from expunge.metrics.evaluate import parse_metric
+from expunge.metrics.statements import StatementTable
 from expunge.records.observation import Observations, Row
 from expunge.records.score import Score
 from expunge.records.task import Split
 
 from ..observed_worlds import WORLDS, rows_of, world
-from .base import invariant
+from .base import check, invariant
 
 CHANGED = {"truth_ratio": {"variant": "geometric"}, "forget_quality": {"variant": "legacy"},
            "rouge_l": {"measure": "f1", "stemmer": False}, "mia.min_k": {"k": 0.2},
@@ -111,3 +113,16 @@ def label_can_be_typed_again(plugin: type[Metric]) -> None:
     assert ("(" in made.label(split)) == bool(options)
 
 
+@check
+def shares_of_pairs(plugin: type[Metric]) -> None:
+    """K of a separator is 1, of ties 0, of noise about 0.5; what keeps the order keeps K."""
+    draw = np.random.default_rng(0)
+    count = 400
+    rows = {str(i): {"id": str(i), "entity": "", "correct": [True, False, False], "logp": [-1.0] * 3,
+                     "states": draw.normal(size=(3, 1, 2)).tolist()} for i in range(count)}
+    table = StatementTable.of(rows, "forget")
+    noise = draw.normal(size=3 * count)
+    assert set(table.shares(table.right_n.astype(float)).values()) == {1.0}
+    assert set(table.shares(table.logp_n).values()) == {0.0}
+    assert abs(float(np.mean(list(table.shares(noise).values()))) - 0.5) < 0.06
+    assert table.shares(np.exp(3 * noise)) == table.shares(noise)
