@@ -107,8 +107,11 @@ def picture(best: list[dict[str, Any]]) -> dict[str, Any]:
             left, kept = median(r["relearned"]["relearn"]["excess"] for r in mine), median(r["utility"] for r in mine)
             points.append((f"{name} ({kept:.2f})", median(row["cost"] for row in mine), left))
     front = [label for label, _, _ in unbeaten(points, lambda p: (-p[1], -p[2]))]
-    return front_chart(points, front, "gradients of the recipe, as a share of retraining (in brackets: utility kept)",
-                       "forget probability after relearning, beyond the retrained model's", what="method")
+    drawn = front_chart(points, front, "gradients of the recipe, as a share of retraining (in brackets: utility kept)",
+                        "forget probability after relearning, beyond the retrained model's", what="method")
+    for layer in drawn["layer"]:  # both from 0, with room for the labels
+        layer["encoding"]["x"]["scale"], layer["encoding"]["y"]["scale"] = {"domain": [0, 0.6]}, {"domain": [0, 1]}
+    return drawn
 
 
 if __name__ == "__main__":
