@@ -30,8 +30,9 @@ class HiddenKnowledge(RowMetric):
         needs=frozenset({"retain"}),
         deviations=("The probe is fitted on all retain questions, not only on those that the model answers rightly: a "
                     "suppressed model may answer none.",
-                    "Wrong answers are those of the rows, so length and style may tell them apart: 0.5 is chance only "
-                    "beside the retrained control.",
+                    "Wrong answers are those of the rows, so length and style tell them apart, and 0.5 is not chance: "
+                    "on the test bed rows never seen have 0.80 (0.85 external), known ones 0.93 (1.00). Read it beside "
+                    "the retrained control.",
                     "The interval takes the fitted probe as fixed."),
         higher_is="knows", range=(-1.0, 1.0), ideal="reference", access="weights",
         probes=(("statements", SPLITS),), per_split=True,
