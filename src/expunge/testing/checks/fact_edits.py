@@ -148,5 +148,5 @@ def restricts_drift(plugin: type[ValueTerm]) -> None:
         maps = [s.attention(batch) for s in (memoriser(), subject)]
         found.append(float(drift(*maps, torch.tensor([batch.rows[0].prompt - 1])).sum()))
         losses.append(loss(subject, [row.model_copy(update={"answer": row.wrong_answers[0]})]))
-    assert found[1] < 0.7 * found[0], (found, losses)
+    assert found[1] < 0.8 * found[0], (found, losses)
     assert max(losses) < 1.0, (found, losses)
