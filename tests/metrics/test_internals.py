@@ -287,6 +287,13 @@ def test_states_that_do_not_fit_give_no_depth() -> None:
     metric, split = parse_metric("uds")
     score = metric.score(Evidence(fits.subject, fits.original, (Observations(rows),)), split)
     assert score.value is None and "do not fit" in (score.unavailable or "")
+    # What is normed twice costs forget rows more, and says nothing of whether states fit.
+    rows["depth", "forget"] = tuple({**r, "normed": [20.0]} for r in rows["depth", "forget"])
+    subject = rows_of(fits.subject)
+    subject["depth", "forget"] = tuple({**r, "normed": [1.0]} for r in subject["depth", "forget"])
+    normed, _ = parse_metric("uds(last=normed)")
+    score = normed.score(Evidence(Observations(subject), fits.original, (Observations(rows),)), split)
+    assert score.value is None and "do not fit" in (score.unavailable or "")
     score = metric.score(Evidence(observations("original"), None, fits.retrained), split)
     assert score.unavailable == "no original model was given (--original)"
 

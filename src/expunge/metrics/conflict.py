@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from expunge import plugin
-from expunge.metrics.base import Evidence, Metric, MetricCard, NotAvailable, Strata
+from expunge.metrics.base import Evidence, Groups, Metric, MetricCard, NotAvailable, Strata
 from expunge.metrics.layers import rows_by_id
 from expunge.metrics.statements import StatementTable, probed
 from expunge.metrics.statistics import auc
@@ -47,13 +47,18 @@ class Conflict(Metric):
     )
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
+        return self.grouped(evidence, split)[0]
+
+    def grouped(self, evidence: Evidence, split: Split | None = None) -> tuple[Strata, Groups]:
         source = evidence.subject if self.spec.probe == "own" else evidence.original
         if source is None:
             raise NotAvailable("no original model was given (--original)")
         known = StatementTable.of(rows_by_id(evidence.of(source), "statements", "retain"), "retain")
         asked = StatementTable.of(rows_by_id(evidence, "statements", "forget"), "forget")
         logit_n = probed(known, asked)
-        return {"true": logit_n[asked.right_n == 1], "wrong": logit_n[asked.right_n == 0]}
+        sides = {"true": asked.right_n == 1, "wrong": asked.right_n == 0}
+        return ({name: logit_n[chosen_n] for name, chosen_n in sides.items()},
+                {name: [asked.entities[i] for i in chosen_n.nonzero()[0]] for name, chosen_n in sides.items()})
 
     def statistic(self, strata: Strata) -> float:
         return auc(strata["true"], strata["wrong"])

@@ -9,7 +9,7 @@ from pydantic import Field
 from expunge import plugin
 from expunge.metrics.base import Evidence, MetricCard, RowMetric
 from expunge.metrics.layers import rows_by_id
-from expunge.metrics.statements import StatementTable, probed
+from expunge.metrics.statements import StatementTable, held_out_shares, probed
 from expunge.plugin import Property
 from expunge.records.task import SPLITS, Split
 
@@ -33,6 +33,7 @@ class HiddenKnowledge(RowMetric):
                     "Wrong answers are those of the rows, so length and style tell them apart, and 0.5 is not chance: "
                     "on the test bed rows never seen have 0.80 (0.85 external), known ones 0.93 (1.00). Read it beside "
                     "the retrained control.",
+                    "Retain rows are asked by probes that were fitted without their entity.",
                     "The interval takes the fitted probe as fixed."),
         higher_is="knows", range=(-1.0, 1.0), ideal="reference", access="weights",
         probes=(("statements", SPLITS),), per_split=True,
@@ -44,6 +45,7 @@ class HiddenKnowledge(RowMetric):
         Property("orders", {"split": "forget", "worlds": ("original", "retrained")}),
         Property("orders", {"split": "forget", "worlds": ("hiding", "retrained")}, "what the last block hides counts"),
         Property("needs", {"without": ("statements", "forget", None), "split": "forget", "says": "statements"}),
+        Property("asks_rows_held_out", {}, "on retain rows too: states without a signal give 0.5"),
         Property("shares_of_pairs", {}, "noise gives 0.5, a separator 1, ties 0; a monotone map changes nothing"),
     )
 
@@ -52,6 +54,9 @@ class HiddenKnowledge(RowMetric):
         external = asked.shares(asked.logp_n)
         if self.spec.read == "external":
             return external
-        known = StatementTable.of(rows_by_id(evidence, "statements", "retain"), "retain")
-        internal = asked.shares(probed(known, asked))
+        if split == "retain":
+            internal = held_out_shares(asked)
+        else:
+            known = StatementTable.of(rows_by_id(evidence, "statements", "retain"), "retain")
+            internal = asked.shares(probed(known, asked))
         return internal if self.spec.read == "internal" else {key: internal[key] - external[key] for key in internal}

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.metrics.base import NotAvailable
-from expunge.metrics.layers import Array, entity_folds, logits_of, out_of_fold_logits
+from expunge.metrics.layers import Array, cross_chosen, entity_folds, logits_of, out_of_fold_logits
 from expunge.records.observation import Row
 
 
@@ -66,8 +66,24 @@ def probed(train: StatementTable, other: StatementTable) -> Array:
     """
     if train.states_nLD.shape[1:] != other.states_nLD.shape[1:]:
         raise NotAvailable("the statements were observed at different layers or widths")
-    fold_n = entity_folds(train.entities, train.right_n, 5)
-    quality = [np.mean(list(train.shares(out_of_fold_logits(train.states_nLD[:, i], train.right_n, fold_n)).values()))
-               for i in range(train.states_nLD.shape[1])]
-    layer = int(np.argmax(quality))
+    layer = int(_held_out_shares(train).mean(0).argmax())
     return logits_of(train.states_nLD[:, layer], train.right_n, other.states_nLD[:, layer])
+
+
+def held_out_shares(asked: StatementTable) -> dict[str, float]:
+    """As `shares`, of probes on the same table: fitted without the question's entity, at the layer that is best for the
+    other half of the entities.
+
+    Raises:
+        NotAvailable: the table is about a single entity.
+    """
+    entity_of = dict(zip(asked.question_n, asked.entities, strict=True))
+    chosen_q = cross_chosen(_held_out_shares(asked), list(entity_of.values()))
+    return dict(zip(entity_of, chosen_q.tolist(), strict=True))
+
+
+def _held_out_shares(asked: StatementTable) -> Array:
+    """Share of every question by a probe of each layer that was fitted without its entity; questions x layers."""
+    fold_n = entity_folds(asked.entities, asked.right_n, 5)
+    return np.stack([list(asked.shares(out_of_fold_logits(states_nD, asked.right_n, fold_n)).values())
+                     for states_nD in asked.states_nLD.swapaxes(0, 1)], 1)

@@ -77,11 +77,13 @@ class UDS(Metric):
             raise NotAvailable("subject and retrained model share no forget row")
         drop_nL, retrained_nL = (self._drops({key: side[key] for key in ids}) for side in (rows, retrained_rows))
         if reference.subject.rows("depth", "retain"):
-            on_retain = float(table(rows_by_id(reference, "depth", "retain"), "drops").mean())
-            if on_retain > max(MISFIT * float(retrained_nL.mean()), self.spec.least):
+            # Of outputs of blocks, whatever `last` is: what is normed twice fits no row.
+            on_retain, on_forget = (float(table(side, "drops").mean()) for side in (
+                rows_by_id(reference, "depth", "retain"), {key: retrained_rows[key] for key in ids}))
+            if on_retain > max(MISFIT * on_forget, self.spec.least):
                 raise NotAvailable(
                     f"the retrained model's states do not fit the original: patched in, they cost retain rows "
-                    f"{on_retain:.2g} nats per token and forget rows {retrained_nL.mean():.2g}; so it is where it "
+                    f"{on_retain:.2g} nats per token and forget rows {on_forget:.2g}; so it is where it "
                     f"was trained from another initialisation, such as with another seed")
         score_n = depth_scores(drop_nL, retrained_nL, self.spec.least)
         kept_n = score_n[~np.isnan(score_n)]

@@ -17,6 +17,7 @@ from expunge.records.task import Split
 
 from ..observed_worlds import WORLDS, rows_of, world
 from .base import check, invariant
+from .metrics import edit
 
 CHANGED = {"truth_ratio": {"variant": "geometric"}, "forget_quality": {"variant": "legacy"},
            "rouge_l": {"measure": "f1", "stemmer": False}, "mia.min_k": {"k": 0.2},
@@ -111,6 +112,16 @@ def label_can_be_typed_again(plugin: type[Metric]) -> None:
     typed, of = parse_metric(made.label(split))
     assert (type(typed), typed.spec, of) == (plugin, made.spec, split)
     assert ("(" in made.label(split)) == bool(options)
+
+
+@check
+def asks_rows_held_out(plugin: type[Metric]) -> None:
+    """States of more numbers than rows, and no signal: a probe that saw the rows would order all of them."""
+    draw, full = np.random.default_rng(0), world("original")
+    noise = full.of(edit(full.subject, "statements", "retain", lambda row: {
+        **row, "layers": [0], "states": draw.normal(size=(len(row["correct"]), 1, 400)).tolist()}))
+    shares = plugin().values(noise, "retain")  # type: ignore[attr-defined]
+    assert abs(float(np.mean(list(shares.values()))) - 0.5) < 0.2
 
 
 @check
