@@ -71,3 +71,29 @@ def test_preflight_refuses_experts() -> None:
         preflight(recipe, parse(recipe, 2), small_task(), subject.encoder, subject.model.config, RunSettings())
 
 
+
+
+@pytest.mark.parametrize("objective", ("dpo", "idk", "probe_geometry"))
+def test_gradients_are_rebuilt_from_forget_rows_alone(objective: str) -> None:
+    with pytest.raises(PreflightError, match="runs the model on other rows"):
+        plan(f"{objective} + retain_nll + project_shared")
+    plan("npo + retain_nll + project_shared")
+    plan("dpo + retain_nll + project_shared(inputs=0, gradients=0, normalise=False)")
+
+
+def test_gradients_are_rebuilt_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expunge.processes.count", lambda: 2)
+    with pytest.raises(PreflightError, match="project_shared works in one process, and 2 were started"):
+        plan("npo + retain_nll + project_shared")
+    plan("npo + retain_nll")
+
+
+@pytest.mark.parametrize("name", ("kuda", "cir", "probe_geometry", "null_space"))
+def test_no_block_at_all_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="layers"):
+        parse(f"npo + {name}(layers=[])" if name == "null_space" else f"{name}(layers=[])", 2)
+
+
+def plan(recipe: str) -> None:
+    subject = model("llama")
+    preflight(recipe, parse(recipe, 2), small_task(), subject.encoder, subject.model.config, RunSettings())

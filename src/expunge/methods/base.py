@@ -206,6 +206,10 @@ class Perturb(Stateful):
     backpropagates: ClassVar[bool] = False
     """True when it computes gradients itself, also with an optimizer that needs none."""
 
+    forget_passes_only: ClassVar[bool] = False
+    """True when it reads what happens in passes of forget rows: an objective must have no others, nor be in several
+    processes."""
+
     @property
     def idle(self) -> bool:
         """Whether its strength is 0: then the run equals the run without it, bit for bit."""

@@ -150,6 +150,7 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, encoder: Encod
         if stage.wrap is not None:
             problems += stage.wrap.problems(task, config)
         problems += _process_problems(stage)
+        problems += _pass_problems(stage)
         problems += _stop_problems(stage)
         problems += _weighing_problems(stage)
         problems += [without_checkpointing(p.card.name) for p in stage.perturb
@@ -208,6 +209,26 @@ def _process_problems(stage: Stage) -> list[ExpungeError]:
     why = "builds rows or targets before its first step" if stage.objective else "takes no steps that could be shared"
     return [UsageError(f"{source.card.name} {why}: it works in one process, and {processes.count()} were started.",
                        fix="Start it without a launcher.")]
+
+
+def _pass_problems(stage: Stage) -> list[ExpungeError]:
+    """A perturbation that reads passes of forget rows, where other rows run as well or other processes have some."""
+    problems: list[ExpungeError] = []
+    source = stage.objective
+    if source is None:
+        return problems
+    makes_rows = type(source).sides is not Objective.sides or source.rolls_out
+    for name in [p.card.name for p in stage.perturb if p.forget_passes_only and not p.idle]:
+        if makes_rows and set(source.reads) != {"forget"}:
+            problems.append(UsageError(
+                f"{name} cannot be combined with {source.card.name}.",
+                f"It reads what happens in passes of forget rows, and {source.card.name} runs the model on other rows.",
+                "Leave it out, or take an objective such as npo or cir."))
+        if processes.count() > 1:
+            problems.append(UsageError(
+                f"{name} works in one process, and {processes.count()} were started.",
+                "It rebuilds gradients from the tokens of its own process.", "Start it without a launcher."))
+    return problems
 
 
 def _stop_problems(stage: Stage) -> list[ExpungeError]:

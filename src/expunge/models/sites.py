@@ -234,7 +234,8 @@ def watch_calls(modules: Sequence[nn.Module],
 @contextmanager
 def watch_gradients(modules: Sequence[nn.Module], see: Callable[[nn.Module, Tensor, Tensor], None]) -> Iterator[None]:
     """On the way back through each of these modules, `see(module, input, gradient by the output)` is called; it changes
-    nothing. A module has one input, and its output is one tensor."""
+    nothing. A module has one input, and its output is one tensor: B T ... each, or B*T ... where a family lays
+    positions flat."""
     def follow(module: nn.Module, args: tuple[Any, ...], returned: Tensor) -> None:
         def look(gradient: Tensor) -> None:
             see(module, args[0].detach(), gradient)

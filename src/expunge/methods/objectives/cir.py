@@ -36,8 +36,8 @@ class CIR(Objective):
     builds = True
 
     class Spec(WeightedSpec):
-        layers: list[int] | None = Field(None, description="Blocks whose MLP output is broken; by default from 6/16 to "
-                                                           "12/16 of the depth.")
+        layers: list[int] | None = Field(None, min_length=1, description=(
+            "Blocks whose MLP output is broken; by default from 6/16 to 12/16 of the depth."))
         inputs: int = Field(24, ge=0, description="That of its companion project_shared.")
         gradients: int = Field(36, ge=0, description="That of its companion project_shared.")
         every: int = Field(8, ge=1, description="That of its companion project_shared; steps per epoch as published.")

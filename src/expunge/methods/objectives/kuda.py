@@ -20,8 +20,8 @@ from expunge.training.step import Step, Term
 
 
 def deviation(hidden_BTD: Tensor, original_BTD: Tensor, beta: float) -> Tensor:
-    """(1/beta) log(1 + exp(beta cos)) of every position, shape B T: cos for small beta up to a constant, relu for
-    large."""
+    """(1/beta) log(1 + exp(beta cos)) of every position, shape B T: relu(cos) for large beta; for small beta cos / 2
+    and a constant."""
     return F.softplus(F.cosine_similarity(hidden_BTD, original_BTD, dim=-1), beta=beta)
 
 
@@ -31,8 +31,8 @@ class KUDA(Objective):
     builds = True
 
     class Spec(WeightedSpec):
-        layers: list[int] | None = Field(None, description="Blocks whose output turns away; found by causal tracing on "
-                                                           "the forget rows if left out.")
+        layers: list[int] | None = Field(None, min_length=1, description=(
+            "Blocks whose output turns away; found by causal tracing on the forget rows if left out."))
         width: int = Field(3, ge=1, description="Blocks in a row that tracing chooses.")
         beta: float = Field(5.0, gt=0, description="Inverse temperature: the larger, the less it pushes beyond "
                                                    "orthogonal states.")

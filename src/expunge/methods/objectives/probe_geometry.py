@@ -32,7 +32,8 @@ class ProbeGeometry(Objective):
     builds = True
 
     class Spec(WeightedSpec):
-        layers: list[int] | None = Field(None, description="Blocks that are aligned; all of them if left out.")
+        layers: list[int] | None = Field(None, min_length=1, description=(
+            "Blocks that are aligned; all of them if left out."))
         every: int = Field(25, ge=1, description="Steps after which the probe is fitted again, on the model as it is.")
         rows: int = Field(64, ge=2, description="Most forget rows, and control rows, that a probe is fitted on.")
 
@@ -49,6 +50,8 @@ class ProbeGeometry(Objective):
         companions="retain_nll",
         deviations=("controls are retain rows, the i-th for the i-th forget row; retain_nll draws its rows itself",
                     "states are what blocks give; the authors' last depth has been through the final norm",
+                    "the last token is that which ends the answer, such as the end of a turn, where the format has "
+                    "one; the authors' texts have none",
                     "the probe is fitted again after steps, not epochs, and on at most 64 rows of each side",
                     "a probe on the rows that were aligned scores below chance, which is no sign of erasure: see "
                     "linear_probe, which holds entities out",

@@ -47,10 +47,13 @@ class ProjectShared(Perturb):
                     "components are exact, from sums of products; the authors use a randomised decomposition",
                     "mean and components are made orthonormal first; the authors project one after another",
                     "a row's first and last token are left out; in the authors' code the last column of a batch",
+                    "an objective that runs the model on other rows than forget rows is refused, and so are several "
+                    "processes: a gradient is rebuilt from the passes of forget rows in this process",
                     "weights outside the MLPs' matrices do not move; routers and stacks of experts are no such matrix"),
     )
     reads: ClassVar[tuple[str, ...]] = ("forget",)
     backpropagates = True
+    forget_passes_only = True
     space = {"inputs": ("choice", 1, 8, 24), "gradients": ("choice", 1, 12, 36)}
     must_show = (
         Property("does_nothing", {"options": {"inputs": 0, "gradients": 0, "normalise": False}}, "nothing taken out"),
@@ -99,11 +102,12 @@ class ProjectShared(Perturb):
         kept = list[Tensor]()
 
         def note(now: Step) -> None:
-            kept[:] = [_inner_tokens(now)]
+            kept[:] = [_inner_tokens(now).flatten()]
 
-        def see(module: nn.Module, given_BTD: Tensor, slope_BTD: Tensor) -> None:
+        def see(module: nn.Module, given: Tensor, slope: Tensor) -> None:
             name = names[module]
-            inputs_NI, slopes_NO = given_BTD[kept[0]], slope_BTD[kept[0]]
+            # An MLP beside experts is given its positions laid flat.
+            inputs_NI, slopes_NO = (part.flatten(0, -2)[kept[0]] for part in (given, slope))
             if name not in self._seen:
                 self._seen[name] = Moments(inputs_NI.shape[1], inputs_NI), Moments(slopes_NO.shape[1], slopes_NO)
             for moments, vectors in zip(self._seen[name], (inputs_NI, slopes_NO), strict=True):

@@ -59,8 +59,8 @@ class NullSpace(ScopePlugin):
     """The output projections of the MLPs that hold the forget facts, projected off what retain rows give them."""
 
     class Spec(plugin.Spec):
-        layers: list[int] | None = Field(None, description="Blocks that may change; found by causal tracing on forget "
-                                                           "rows if left out.")
+        layers: list[int] | None = Field(None, min_length=1, description=(
+            "Blocks that may change; found by causal tracing on forget rows if left out."))
         width: int = Field(3, ge=1, description="Blocks in a row that tracing chooses.")
         relaxation: float = Field(0.01, ge=0, le=1, description="Share of the largest eigenvalue of retain inputs up "
                                                                 "to which a direction is open; 0 opens the exact null "

@@ -61,8 +61,10 @@ def asked_for(plugin: Perturb, subject: CausalLM, times: int = 1) -> tuple[Scope
 
 @check
 def rebuilds_gradients(plugin: type[Perturb]) -> None:
-    """Matrices of the last block, whose other tokens carry no gradient: as of backpropagation, in both layouts."""
-    for subject in (moved(), small_model("gpt2", small_task().texts())):
+    """Matrices of the last block, whose other tokens carry no gradient: as of backpropagation, in both layouts, and of
+    an MLP beside experts, which is given positions laid flat."""
+    texts = small_task().texts()
+    for subject in (moved(), small_model("gpt2", texts), small_model("qwen2_moe", texts)):
         subject = fresh(subject)
         scope, (found,), expected = asked_for(plugin(inputs=0, gradients=0, normalise=False), subject)
         last = f".{len(subject.blocks) - 1}."
