@@ -19,9 +19,17 @@ from expunge.records.task import Example, Task
 
 
 def statements(example: Example, most: int) -> list[tuple[str, bool]]:
-    """The right answer, then at most so many wrong ones, none twice; (text, whether it is right)."""
-    wrong = [text for text in dict.fromkeys(example.wrong_answers) if text.strip() and text != example.answer]
+    """The right answer, then at most so many wrong ones; (text, whether it is right). None twice, whatever its case and
+    the space around it."""
+    told_apart: dict[str, str] = {}
+    for text in example.wrong_answers:
+        told_apart.setdefault(_plain(text), text)
+    wrong = [text for key, text in told_apart.items() if key not in ("", _plain(example.answer))]
     return [(example.answer, True), *((text, False) for text in wrong[:most])]
+
+
+def _plain(text: str) -> str:
+    return text.strip().casefold()
 
 
 class Statements(Probe):

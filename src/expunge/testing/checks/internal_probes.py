@@ -18,6 +18,7 @@ from expunge.models.adapter import add_adapter
 from expunge.models.language import CausalLM
 from expunge.probes.base import Probe
 from expunge.probes.hidden import Hidden
+from expunge.probes.statements import statements
 from expunge.records.observation import Row
 from expunge.records.task import Example
 
@@ -117,6 +118,9 @@ def statements_match_hidden(plugin: type[Probe]) -> None:
         assert twin["layers"] == row["layers"]
         assert _flat(states) == pytest.approx(_flat(twin["states"]), rel=1e-3, abs=1e-4)
         assert logp == pytest.approx(-support.loss(subject, [one]), rel=1e-4)
+    given = (example.answer.upper(), " x", "X", "", "y", "z")
+    told_apart = statements(example.model_copy(update={"wrong_answers": given}), 2)
+    assert told_apart == [(example.answer, True), (" x", False), ("y", False)], "none twice, none that is right"
 
 
 @check
