@@ -81,6 +81,14 @@ def test_gradients_are_rebuilt_from_forget_rows_alone(objective: str) -> None:
     plan("dpo + retain_nll + project_shared(inputs=0, gradients=0, normalise=False)")
 
 
+def test_gradients_are_rebuilt_inside_other_perturbations() -> None:
+    with pytest.raises(PreflightError, match="project_shared has to be named after sam"):
+        plan("npo + retain_nll + project_shared + sam")
+    plan("npo + retain_nll + sam + project_shared")
+    plan("npo + retain_nll + project_shared + sam(rho=0)")
+    plan("cir + sam")
+
+
 def test_gradients_are_rebuilt_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expunge.processes.count", lambda: 2)
     with pytest.raises(PreflightError, match="project_shared works in one process, and 2 were started"):

@@ -218,7 +218,15 @@ def _pass_problems(stage: Stage) -> list[ExpungeError]:
     if source is None:
         return problems
     makes_rows = type(source).sides is not Objective.sides or source.rolls_out
-    for name in [p.card.name for p in stage.perturb if p.forget_passes_only and not p.idle]:
+    busy = [p for p in stage.perturb if not p.idle]
+    for place, name in enumerate(p.card.name for p in busy):
+        if not busy[place].forget_passes_only:
+            continue
+        if place + 1 < len(busy):
+            problems.append(UsageError(
+                f"{name} has to be named after {busy[-1].card.name}.",
+                "Perturbations act inside those named before them, and its passes would be counted as well.",
+                f"Name {name} as the last perturbation."))
         if makes_rows and set(source.reads) != {"forget"}:
             problems.append(UsageError(
                 f"{name} cannot be combined with {source.card.name}.",

@@ -47,6 +47,7 @@ class ProjectShared(Perturb):
                     "components are exact, from sums of products; the authors use a randomised decomposition",
                     "mean and components are made orthonormal first; the authors project one after another",
                     "a row's first and last token are left out; in the authors' code the last column of a batch",
+                    "it is the last perturbation of a recipe: what others do inside it would count as its own passes",
                     "an objective that runs the model on other rows than forget rows is refused, and so are several "
                     "processes: a gradient is rebuilt from the passes of forget rows in this process",
                     "weights outside the MLPs' matrices do not move; routers and stacks of experts are no such matrix"),
@@ -67,6 +68,7 @@ class ProjectShared(Perturb):
         super().__init__(spec, **options)
         self._seen: dict[str, tuple[Moments, Moments]] = {}
         self._bases: dict[str, tuple[Tensor, Tensor]] = {}
+        self._asked = -1
 
     @property
     def idle(self) -> bool:
@@ -94,10 +96,12 @@ class ProjectShared(Perturb):
         names = {subject.model.get_submodule(name.removesuffix(".weight")): name for name in turned}
         if step == 0:  # the stage may be run again
             self._seen, self._bases = {}, {}
-        if step % spec.every == 0 and self._seen:
+        # A perturbation around this one asks several times in a step.
+        if step % spec.every == 0 and self._seen and step != self._asked:
             self._bases = {name: (inputs.basis(spec.inputs), outputs.basis(spec.gradients))
                            for name, (inputs, outputs) in self._seen.items()}
             self._seen = {}
+        self._asked = step
         rebuilt = {name: torch.zeros_like(scope.parameters[name]) for name in turned}
         kept = list[Tensor]()
 

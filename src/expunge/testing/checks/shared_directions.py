@@ -6,6 +6,7 @@ Legend: N tokens, O outputs and I inputs of a matrix.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -36,8 +37,9 @@ def stops_at_orthogonal(plugin: type[Objective]) -> None:
         assert float(value.detach()) == 0 and not torch.autograd.grad(value.sum(), away)[0].any()
 
 
-def asked_for(plugin: Perturb, subject: CausalLM, times: int = 1) -> tuple[Scope, list[Gradient], Gradient]:
-    """Its gradients in so many steps, of a loss on MLP outputs at the tokens that count, and that of
+def asked_for(plugin: Perturb, subject: CausalLM,
+              steps: Sequence[int] = (0,)) -> tuple[Scope, list[Gradient], Gradient]:
+    """Its gradients in these steps, of a loss on MLP outputs at the tokens that count, and that of
     backpropagation."""
     model = subject.model
     scope = Scope(subject, tuple(mlp_matrices(subject)))
@@ -55,7 +57,7 @@ def asked_for(plugin: Perturb, subject: CausalLM, times: int = 1) -> tuple[Scope
         return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)]
 
     model.eval()
-    found = [plugin.gradient(subject, scope, plain, step=i, total=times, seed=0) for i in range(times)]
+    found = [plugin.gradient(subject, scope, plain, step=i, total=9, seed=0) for i in steps]
     return scope, found, plain()
 
 
@@ -79,7 +81,7 @@ def takes_out_shared(plugin: type[Perturb]) -> None:
     """The first step only looks; then a gradient has nothing along the mean and the components at either end."""
     subject = fresh(moved())
     made = plugin(inputs=3, gradients=2, every=1)
-    scope, (looked, found), _ = asked_for(made, subject, 2)
+    scope, (looked, found), _ = asked_for(made, subject, (0, 1))
     assert not any(g.any() for g in looked)
     assert float(torch.cat([g.flatten() for g in found]).norm()) == pytest.approx(1, rel=1e-4)
     for name, gradient_OI in zip(scope.names, found, strict=True):
@@ -89,3 +91,8 @@ def takes_out_shared(plugin: type[Perturb]) -> None:
             torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1], dtype=basis.dtype))
         for left in (gradient_OI.double() @ inputs_IK, outputs_OK.T @ gradient_OI.double()):
             assert float(left.norm()) < 1e-4 * float(gradient_OI.norm()) + 1e-9, name
+    counts = {name: inputs.count for name, (inputs, _) in made._seen.items()}  # type: ignore[attr-defined]
+    again = plugin(inputs=3, gradients=2, every=1)
+    asked_for(again, subject, (0, 1, 1))
+    assert {name: inputs.count for name, (inputs, _) in again._seen.items()} == {  # type: ignore[attr-defined]
+        name: 2 * count for name, count in counts.items()}, "directions are found once a step"
