@@ -298,6 +298,23 @@ def test_states_that_do_not_fit_give_no_depth() -> None:
     assert score.unavailable == "no original model was given (--original)"
 
 
+@pytest.mark.parametrize(("name", "probe"), [("conflict", "statements"), ("transfer_probe", "hidden")])
+def test_intervals_of_probes_are_over_entities(name: str, probe: str) -> None:
+    """Three rows each of one entity, and every number says whose it is."""
+    evidence, metric = world("original"), parse_metric(name)[0]
+
+    def of_entities(found: Observations) -> Observations:
+        rows = rows_of(found)
+        for split in ("forget", "retain", "holdout"):
+            rows[probe, split] = tuple({**r, "entity": f"{split} {i // 3}"} for i, r in enumerate(rows[probe, split]))
+        return Observations(rows)
+
+    assert evidence.original is not None
+    strata, groups = metric.grouped(Evidence(of_entities(evidence.subject), of_entities(evidence.original), ()))
+    assert {side: len(of) for side, of in groups.items()} == {side: len(values) for side, values in strata.items()}
+    assert len(set(next(iter(groups.values())))) == -(-len(evidence.subject.rows(probe, "forget")) // 3)
+
+
 def test_an_audit_says_why_a_probe_found_nothing(tmp_path: Path) -> None:
     """Also when it is scored again from disk; a probe that can do without the original does."""
     wanted: list[tuple[str, Split]] = [("depth", "forget"), ("landscape", "forget"), ("lens", "forget")]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from expunge import plugin
-from expunge.metrics.base import Evidence, Metric, MetricCard, NotAvailable, Strata
+from expunge.metrics.base import Evidence, Groups, Metric, MetricCard, NotAvailable, Strata
 from expunge.metrics.layers import Array, cross_chosen, entities_of, entity_folds, logits_of
 from expunge.metrics.states import paired_states
 from expunge.plugin import Property
@@ -60,6 +60,9 @@ class TransferProbe(Metric):
     )
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
+        return self.grouped(evidence, split)[0]
+
+    def grouped(self, evidence: Evidence, split: Split | None = None) -> tuple[Strata, Groups]:
         if evidence.original is None:
             raise NotAvailable("no original model was given (--original)")
         sides: tuple[Split, ...] = ("forget", "holdout")
@@ -72,7 +75,9 @@ class TransferProbe(Metric):
         layers = range(own_nLD.shape[1])[-1 if self.spec.layer == "last" else 0:]
         hit_nL = np.stack([transferred(source_nLD[:, i], own_nLD[:, i], label_n, fold_n) for i in layers], 1)
         hit_n = cross_chosen(hit_nL, entities) if self.spec.layer == "chosen" else hit_nL.mean(1)
-        return {"forget": hit_n[label_n == 1], "control": hit_n[label_n == 0]}
+        count = len(forget[0])
+        return ({"forget": hit_n[:count], "control": hit_n[count:]},
+                {"forget": entities[:count], "control": entities[count:]})
 
     def statistic(self, strata: Strata) -> float:
         return float(np.mean([strata["forget"].mean(), strata["control"].mean()]))
