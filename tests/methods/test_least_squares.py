@@ -171,3 +171,11 @@ def test_the_largest_share_is_exact_with_ties(density: float) -> None:
     assert len(inside) == max(round(density * (len(inside) + len(outside))), 1)
     if len(inside) and len(outside):
         assert inside.min() >= outside.max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_largest_share_has_the_shape_of_values_of_any_type(dtype: torch.dtype) -> None:
+    values = {"a": draw(40, 7).abs().to(dtype), "b": draw(9, seed=1).abs().to(dtype)}
+    masks, rounded = largest(values, 0.3), largest({n: v.float() for n, v in values.items()}, 0.3)
+    for name, mask in masks.items():
+        assert mask.shape == values[name].shape and torch.equal(mask, rounded[name])

@@ -121,7 +121,7 @@ def largest(values: Importance, density: float) -> dict[str, Tensor]:
     left = wanted - _above(values, low + 1)
     masks = {}
     for name, value in values.items():
-        bits = value.contiguous().view(torch.int32)
+        bits = _bits(value)
         tied = (bits == low).flatten()
         taken = tied & (tied.cumsum(0) <= left)
         left -= int(taken.sum())
@@ -130,4 +130,9 @@ def largest(values: Importance, density: float) -> dict[str, Tensor]:
 
 
 def _above(values: Importance, bits: int) -> int:
-    return sum(int((v.contiguous().view(torch.int32) >= bits).sum()) for v in values.values())
+    return sum(int((_bits(v) >= bits).sum()) for v in values.values())
+
+
+def _bits(values: Tensor) -> Tensor:
+    """Of float32, so that wider or narrower floats give masks of their own shape; no copy of what has that type."""
+    return values.float().contiguous().view(torch.int32)
