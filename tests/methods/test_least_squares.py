@@ -15,8 +15,9 @@ from expunge.data.text_encoder import collate
 from expunge.errors import UsageError
 from expunge.methods._lib import least_squares
 from expunge.methods._lib.importance import largest
-from expunge.methods._lib.key_value import Mentions, add_to_weight, inputs_of, mlp_out
+from expunge.methods._lib.key_value import Mentions
 from expunge.methods._lib.least_squares import cached_covariances, covariances, null_projector, solve_edit
+from expunge.methods._lib.output_projection import add_to_weight, inputs_of, mlp_out
 from expunge.models.tiny import build_subject
 from expunge.testing.support import CONFIG, fresh, hooks, memoriser, moved, small_task
 

@@ -8,8 +8,8 @@ Legend: B contexts, K inputs of an MLP's output projection, D hidden size, M row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -18,7 +18,8 @@ from torch import Tensor
 from expunge import plugin
 from expunge.data.text_encoder import TokenRow
 from expunge.errors import ExpungeError, UsageError
-from expunge.methods._lib.key_value import Mentions, add_to_weight, essence, mlp_out
+from expunge.methods._lib.key_value import Mentions, essence
+from expunge.methods._lib.output_projection import mlp_out
 from expunge.methods._lib.value_descent import DescentSettings, ValueDescent, ValueTerm
 from expunge.methods.base import Edit
 from expunge.models.language import CausalLM
@@ -147,26 +148,3 @@ class FactEdit(Edit):
     def layers(self, depth: int) -> list[int]:
         """The blocks to edit, in order. Raises UsageError for one the model does not have."""
         raise NotImplementedError
-
-
-Solve = Callable[[int, Tensor, Tensor], Tensor]
-"""(block, keys K M, residual D M) -> the update of its matrix, D K."""
-
-
-def spread(subject: CausalLM, layers: Sequence[int], places: Sequence[Mentions], targets_DM: Tensor,
-           solve: Solve) -> dict[str, Any]:
-    """Edit one block after the other until the last one's output at the places is the target; figures by block.
-
-    Each block takes an equal share of what is still missing.
-    """
-    figures: dict[str, Any] = {}
-    for i, layer in enumerate(layers):
-        module = mlp_out(subject, layer)[1]
-        keys_KM = torch.stack([place.keys(subject, layer) for place in places], 1)
-        current_DM = torch.stack([place.value(subject, layers[-1]) for place in places], 1)
-        change_DK = solve(layer, keys_KM, (targets_DM - current_DM) / (len(layers) - i))
-        size = float(module.weight.detach().norm())  # type: ignore[operator]
-        add_to_weight(module, change_DK)
-        figures[str(layer)] = {"change": float(change_DK.norm()) / size,
-                               "rank": int(torch.linalg.matrix_rank(change_DK, rtol=1e-6))}
-    return figures

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from expunge.data.text_encoder import TokenRow
 from expunge.errors import UsageError
-from expunge.methods._lib.key_value import inputs_of, mlp_out
+from expunge.methods._lib.output_projection import inputs_of, mlp_out
 from expunge.models.language import CausalLM
 from expunge.models.subject import checksum
 from expunge.records.base import cache_root, fingerprint

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from expunge.methods._lib.key_value import chosen_layers
 from expunge.methods._lib.least_squares import null_projector, solve_edit
+from expunge.methods._lib.output_projection import chosen_layers
 from expunge.methods.edits.memit import MEMIT
 from expunge.plugin import Card, Property
 

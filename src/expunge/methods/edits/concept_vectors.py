@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from expunge import plugin
 from expunge.methods._lib.answer_directions import answer_tokens, pointing
-from expunge.methods._lib.key_value import mlp_out
+from expunge.methods._lib.output_projection import mlp_out
 from expunge.methods.base import Edit
 from expunge.models.language import CausalLM
 from expunge.models.load import float32_master

@@ -8,9 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from expunge.methods._lib.fact_edit import FactEdit, FactSpec, generic_rows, spread
-from expunge.methods._lib.key_value import adds_plainly, chosen_layers
+from expunge.methods._lib.fact_edit import FactEdit, FactSpec, generic_rows
 from expunge.methods._lib.least_squares import cached_covariances, ridged, solve_edit
+from expunge.methods._lib.output_projection import adds_plainly, chosen_layers
+from expunge.methods._lib.spreading import spread
 from expunge.models.language import CausalLM
 from expunge.models.load import float32_master
 from expunge.models.sites import Site

@@ -12,7 +12,7 @@ from expunge import plugin
 from expunge.errors import ExpungeError
 from expunge.methods._lib.answer_directions import answer_tokens, pointing
 from expunge.methods._lib.fact_edit import no_generic_text
-from expunge.methods._lib.key_value import mlp_out
+from expunge.methods._lib.output_projection import mlp_out
 from expunge.methods._lib.steered import at_prompts, prompt_rows
 from expunge.methods.base import Edit
 from expunge.methods.edits.concept_vectors import value_vectors

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from expunge import plugin
 from expunge.errors import ExpungeError, UsageError
-from expunge.methods._lib.fact_edit import generic_rows, no_generic_text, spread
-from expunge.methods._lib.key_value import Mentions, adds_plainly, chosen_layers, mlp_out
+from expunge.methods._lib.fact_edit import generic_rows, no_generic_text
+from expunge.methods._lib.key_value import Mentions
 from expunge.methods._lib.least_squares import cached_covariances, null_projector, solve_edit
+from expunge.methods._lib.output_projection import adds_plainly, chosen_layers, mlp_out
 from expunge.methods._lib.refusal_value import RefusalValue
+from expunge.methods._lib.spreading import spread
 from expunge.methods.base import Edit
 from expunge.models.language import CausalLM
 from expunge.models.load import float32_master
@@ -70,12 +72,12 @@ class ROCR(Edit):
     )
 
     def problems(self, task: Task) -> list[ExpungeError]:
-        problems = no_generic_text("rocr", task)
+        problems = list[ExpungeError]()
         if not self._entities(task):
             problems.append(UsageError("rocr redirects names, and the forget rows name no entity.",
                                        "Their `entity` field is empty.",
                                        'Fill it in, or write rocr(entities=["..."]).'))
-        return problems
+        return problems + no_generic_text("rocr", task)
 
     def _entities(self, task: Task) -> list[str]:
         return self.spec.entities or list(dict.fromkeys(row.entity for row in task.forget if row.entity))

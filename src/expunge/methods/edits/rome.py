@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import Field
 
 from expunge.methods._lib.fact_edit import FactEdit, FactSpec, generic_rows
-from expunge.methods._lib.key_value import add_to_weight, chosen_layers, mlp_out
 from expunge.methods._lib.least_squares import cached_covariances, constrained_edit
+from expunge.methods._lib.output_projection import add_to_weight, chosen_layers, mlp_out
 from expunge.models.language import CausalLM
 from expunge.models.load import float32_master
 from expunge.models.sites import Site

@@ -11,7 +11,7 @@ from expunge import plugin
 from expunge.data.refusals import REFUSALS
 from expunge.errors import ExpungeError
 from expunge.methods._lib.fact_edit import no_generic_text
-from expunge.methods._lib.key_value import add_to_weight, chosen_layers, mlp_out
+from expunge.methods._lib.output_projection import add_to_weight, chosen_layers, mlp_out
 from expunge.methods._lib.steered import at_prompts, prompt_rows, steered
 from expunge.methods.base import Edit
 from expunge.models.language import CausalLM

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from expunge import plugin
 from expunge.data.text_encoder import TokenRow
 from expunge.methods._lib.importance import largest
-from expunge.methods._lib.key_value import mlp_out
+from expunge.methods._lib.output_projection import mlp_out
 from expunge.methods.base import Rows, ScopePlugin
 from expunge.methods.scopes.salun import masked_scope, rows_of
 from expunge.models.language import CausalLM

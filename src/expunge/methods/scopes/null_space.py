@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from expunge import plugin
-from expunge.methods._lib.key_value import inputs_of, mlp_out
+from expunge.methods._lib.output_projection import inputs_of, mlp_out
 from expunge.methods._lib.tracing import best_window, effects
 from expunge.methods.base import Rows, ScopePlugin
 from expunge.methods.scopes.salun import rows_of

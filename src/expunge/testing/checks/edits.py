@@ -19,8 +19,9 @@ from torch import Tensor
 
 from expunge.methods._lib.calibrate import mean_loss
 from expunge.methods._lib.importance import importance, summed_gradient
-from expunge.methods._lib.key_value import Mentions, mlp_out
+from expunge.methods._lib.key_value import Mentions
 from expunge.methods._lib.least_squares import covariances, null_projector
+from expunge.methods._lib.output_projection import mlp_out
 from expunge.methods.base import Edit
 from expunge.methods.finetune import finetune
 from expunge.methods.optimizers.adamw import AdamW

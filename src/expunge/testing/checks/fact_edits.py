@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from expunge.methods._lib.fact_edit import FactEdit, Lookup, generic_rows
-from expunge.methods._lib.key_value import mlp_out
 from expunge.methods._lib.least_squares import covariances, null_projector, ridged
+from expunge.methods._lib.output_projection import mlp_out
 from expunge.methods._lib.value_descent import ValueTerm
 from expunge.models.language import CausalLM
 from expunge.models.sites import Site

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from expunge.data.text_encoder import TokenBatch
-from expunge.methods._lib.key_value import inputs_of, mlp_out
+from expunge.methods._lib.output_projection import inputs_of, mlp_out
 from expunge.methods._lib.tracing import best_window, effects
 from expunge.methods.base import ScopePlugin
 from expunge.models.language import CausalLM
