@@ -39,7 +39,7 @@ SUITE = ("forget_quality,forget.probability,forget.rouge_l,retain.probability,mi
 
 
 def judge(model: Path, task: Task, pair: Path, seed: int, controls: tuple[str, ...], out: Path | None = None) -> Audit:
-    found = expunge.audit(model, task=task, out=out, original=pair / "original", seed=seed, suite=SUITE, resamples=0,
+    found = expunge.audit(model, task=task, out=out, original=pair / "original", seed=seed, suite=SUITE,
                           retrained=[pair / name for name in controls], overwrite=True, reporter=Reporter(quiet=True))
     assert isinstance(found, Audit) and found.verdict is not None
     return found
