@@ -367,6 +367,14 @@ def test_attacks_without_a_control_decide_nothing() -> None:
     assert any("1 attack had no control" in s for s in found.sentences)
 
 
+def test_attacks_without_an_interval_decide_nothing() -> None:
+    sure = attacked()
+    found = verdict([score("forget.probability", 0.1), sure.model_copy(update={"excess_interval": None})])
+    assert any("1 attack has no interval" in s and "--resamples" in s for s in found.sentences)
+    assert not any("had no control" in s for s in found.sentences)
+    assert not any("no interval" in s for s in verdict([score("forget.probability", 0.1), sure]).sentences)
+
+
 def test_what_was_not_compared_is_not_counted_as_tried() -> None:
     """An attack that lends knowledge, or one without a control, has shown nothing either way."""
     lent = attacked(0.6, attack="contrast", access="text", counted=False)

@@ -177,12 +177,17 @@ def attack_sentences(scores: Sequence[Score], attacks: Sequence[AttackRecord]) -
     asked = [s for s in scores if s.attack and s.value is not None and s.shows_knowledge]
     bare = {s.attack for s in asked if s.counted} - set(labels) - {s.attack for s in (*lowering(scores),
                                                                                        *too_few(scores))}
+    unsure = bare & {s.attack for s in asked if s.excess is not None and s.excess_interval is None}
+    bare -= unsure
     reasons = sorted({s.uncontrolled for s in asked if s.attack in bare and s.uncontrolled})
     informed = list(dict.fromkeys(s.attack for s in asked if s.attack and not s.counted))
     if lowered := [s.attack or "" for s in lowering(scores) if s.attack not in labels]:
         sentences.append(f"No attempt, since even a model that knows says less under it: {_named(lowered)}.")
     if informed:
         sentences.append(f"Not counted, since they use the original's knowledge: {', '.join(informed)}.")
+    if unsure:
+        sentences.append(f"{len(unsure)} attack{'s have' if len(unsure) > 1 else ' has'} no interval, so what they "
+                         "brought out proves nothing: ask for intervals with --resamples 1000.")
     if bare:
         sentences.append(f"{len(bare)} attack{'s' * (len(bare) > 1)} had no control on {MIN_ROWS} rows or more, so "
                          f"what they brought out proves nothing{': ' * bool(reasons)}{'; '.join(reasons)}.")
