@@ -47,7 +47,8 @@ def against_league() -> str:
     rows += [(f"`--method auto`, cost <= {row['limit']:g}", row) for row in found["auto"]]
     for name in dict.fromkeys(name for name, _ in rows):
         mine = {row["world"]: row for label, row in rows if label == name}
-        lines.append({"recipe": name, "trials": spread([row["trials"] for row in mine.values()])} | {
+        trials = ", ".join(map(str, sorted({row["trials"] for row in mine.values()})))
+        lines.append({"recipe": name, "trials": trials} | {
             f"score, world {world}": number(mine[world]["merit"]) if "merit" in mine.get(world, {}) else "-"
             for world in worlds})
     return table(lines, list(lines[0]))
