@@ -4,9 +4,9 @@
     python experiments/against_league.py --work FOLDER --collect
 
 Needs results/fresh.json. Writes results/against_league.json. Every method is tuned by `expunge sweep` in TRIALS trials.
-They cost more gradients than the trials of a search of `auto` within a fifth of retraining, and are scored beside the
-retrained model, which `auto` never sees: the comparison favours the single methods. The score is the one that the
-league tunes by. Rows lie under --work, so that an interrupted call goes on.
+Those of an objective cost more gradients than the trials of a search of `auto` within a fifth of retraining. All are
+scored beside the retrained model, which `auto` never sees: the comparison favours the single methods. The score is the
+one that the league tunes by. Rows lie under --work, so that an interrupted call goes on.
 """
 
 from __future__ import annotations

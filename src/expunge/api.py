@@ -239,7 +239,7 @@ def _planned(method: str, task: Task, encoder: Encoder, config: Any,
 
 
 def plan_untrained(size: str | Path, *, method: str, task: Task, **options: Any) -> Plan:
-    """The plan of `forget` for a model that is still to be trained on a task, so that nothing is trained in vain.
+    """The plan of `forget` for a model that is not trained yet: a recipe that cannot run is refused before training.
 
     Args:
         size: a built-in size or a config file.
