@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -20,12 +19,9 @@ from typing import Any
 
 from common import kept_rows, log, started, store, study_parser
 from real_rows import RELATIONS, answered, plain_model, sentence, unknown
+from real_runs import forgotten
 
-import expunge
-from expunge.console import Reporter
 from expunge.records.base import read_json, write_json
-from expunge.records.run import RunRecord
-from expunge.records.score import Audit
 from expunge.records.task import Example, Task
 
 FORGET = ("authors", "official language")
@@ -109,17 +105,11 @@ def one(name: str, seed: int, model: Path, task: Task, work: Path) -> None:
     if (place / "row.json").exists():
         return
     recipe, options = RECIPES[name]
-    quiet, begun = Reporter(quiet=True), busy()
-    record = expunge.forget(model, task=task, method=recipe, out=place, seed=seed, batch_size=4, keep="last",
-                            eval_every=1000, checkpoint_every=20, resume=place.exists(), reporter=quiet, **options)
-    if not (place / "seconds.json").exists():  # a finished run is not measured again
-        write_json(place / "seconds.json", {"cpu_s": busy() - begun})
-    found = expunge.audit(place, task=task, original=model, suite=SUITE, seed=seed, resamples=200,
-                          resume=(place / "audit.json").exists(), reporter=quiet)
-    assert isinstance(record, RunRecord) and isinstance(found, Audit) and found.verdict is not None
+    _, found, spent = forgotten(place, model, task, recipe, seed=seed, suite=SUITE, **options)
+    assert found.verdict is not None
     row: dict[str, Any] = {
         "name": name, "seed": seed, "recipe": recipe, "settings": options, "outcome": found.verdict.outcome,
-        "forget_cpu_s": read_json(place / "seconds.json")["cpu_s"],
+        "forget_cpu_s": spent,
         "scores": {s.name: {"value": s.value, "n": s.n, "original": s.controls.get("original"), "why": s.unavailable}
                    for s in found.scores if s.attack is None},
         "attacks": {f"{s.attack}: {s.name}": {
@@ -128,11 +118,6 @@ def one(name: str, seed: int, model: Path, task: Task, work: Path) -> None:
             for s in found.scores if s.attack and s.value is not None}}
     write_json(place / "row.json", row)
     log((name, seed, row["outcome"], round(row["forget_cpu_s"])))
-
-
-def busy() -> float:
-    """Seconds of processor time so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_utime + resource.getrusage(resource.RUSAGE_SELF).ru_stime
 
 
 def collect(work: Path) -> None:

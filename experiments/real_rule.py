@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from common import log, started, store, study_parser
-from real_facts import busy, example
+from real_facts import example
 from real_rows import answered, plain_model
+from real_runs import busy
 
 import expunge
 from expunge.console import Reporter

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from common import kept_rows, log, started, store, study_parser
-from real_facts import busy
 from real_rows import plain_model
+from real_runs import busy, forgotten
 
 import expunge
 from expunge.console import Reporter
 from expunge.records.base import read_json, write_json
-from expunge.records.run import RunRecord
-from expunge.records.score import Audit
 from expunge.records.task import Task
 
 KEPT, PROBES = 4, 40
@@ -64,19 +62,15 @@ def one(name: str, seed: int, task: Task, work: Path) -> None:
     if (place / "row.json").exists():
         return
     original, retrained = (twin(task, split, work) for split in ("full", "retain"))
-    (recipe, epochs), quiet, begun = RECIPES[name], Reporter(quiet=True), busy()
-    record = expunge.forget(original, task=task, method=recipe, out=place, seed=seed, epochs=epochs, batch_size=4,
-                            keep="last", eval_every=1000, checkpoint_every=20, resume=place.exists(), reporter=quiet)
-    if not (place / "seconds.json").exists():  # a finished run is not measured again
-        write_json(place / "seconds.json", {"cpu_s": busy() - begun})
-    found = expunge.audit(place, task=task, original=original, retrained=[retrained], suite=SUITE, seed=seed,
-                          resamples=0, resume=(place / "audit.json").exists(), reporter=quiet)
-    assert isinstance(record, RunRecord) and isinstance(found, Audit) and found.verdict is not None
+    recipe, epochs = RECIPES[name]
+    record, found, spent = forgotten(place, original, task, recipe, seed=seed, suite=SUITE, retrained=[retrained],
+                                     epochs=epochs)
+    assert found.verdict is not None
     plain = {s.name: s for s in found.scores if s.attack is None}
     row: dict[str, Any] = {
         "name": name, "seed": seed, "recipe": recipe, "epochs": epochs, "outcome": found.verdict.outcome,
         "headline": found.verdict.leak, "cost": record.timing.get("of_retraining"),
-        "forget_cpu_s": read_json(place / "seconds.json")["cpu_s"],
+        "forget_cpu_s": spent,
         "scores": {key: {"value": s.value, "n": s.n} | dict(s.controls) for key, s in plain.items()},
         "attacks": {f"{s.attack}: {s.name}": {"value": s.value, "before": s.before, "excess": s.excess}
                     for s in found.scores if s.attack and s.value is not None}}

@@ -6,17 +6,23 @@ Legend: K inputs of an MLP's output projection, D hidden size, N positions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from expunge.data.text_encoder import TokenRow, batches_by_length
+from expunge.errors import ExpungeError
+from expunge.methods._lib.fact_edit import no_generic_text
 from expunge.methods._lib.key_value import Mentions
 from expunge.methods._lib.least_squares import solve_edit
+from expunge.methods._lib.output_projection import chosen_layers, mlp_out
+from expunge.methods.base import Edit
 from expunge.models.language import CausalLM
+from expunge.models.load import float32_master
 from expunge.models.sites import Site, read, stop_after
 from expunge.models.slots import Slot
-from expunge.records.task import Example
+from expunge.records.task import Example, Task
 
 
 def prompt_rows(subject: CausalLM, examples: Iterable[Example], at_entity: bool = False) -> list[TokenRow]:
@@ -67,3 +73,29 @@ def steered(forget_NK: Tensor, shift_D: Tensor, retain_NK: Tensor, penalty: floa
     wanted_DN = shift_D.double()[:, None].expand(-1, keys_RN.shape[1])
     found_DR = solve_edit(keys_RN, wanted_DN, penalty=penalty * max(unit, 1e-30), previous_KK=others_RN @ others_RN.T)
     return found_DR @ basis_KR.T
+
+
+class SteeringEdit(Edit):
+    """An edit of the MLP of one block, which the option `layer` names."""
+
+    published: ClassVar[int]
+    """The authors' block of 32."""
+
+    def problems(self, task: Task) -> list[ExpungeError]:
+        return no_generic_text(self.card.name, task)
+
+    def layer(self, depth: int) -> int:
+        """The block to edit. Raises UsageError for one the model does not have."""
+        asked = [] if self.spec.layer is None else [self.spec.layer]
+        return chosen_layers(self.card.name, asked, depth, (self.published,), 32)[0]
+
+    def check_model(self, subject: CausalLM) -> None:
+        mlp_out(subject, self.layer(len(subject.blocks)))
+
+    def prepared(self, subject: CausalLM, task: Task) -> int:
+        """The block to edit, of a model in float32 or wider. Raises what preflight would refuse."""
+        for problem in self.problems(task):
+            raise problem
+        self.check_model(subject)
+        float32_master(subject)
+        return self.layer(len(subject.blocks))

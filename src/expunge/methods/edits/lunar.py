@@ -1,4 +1,4 @@
-"""LUNAR: one MLP adds the direction from forget questions to questions that nobody can answer."""
+"""LUNAR: an MLP moves the hidden states of forget prompts to those of questions that have no answer."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from typing import Any
 from pydantic import Field
 
 from expunge import plugin
-from expunge.errors import ExpungeError
-from expunge.methods._lib.fact_edit import no_generic_text
-from expunge.methods._lib.output_projection import add_to_weight, chosen_layers, mlp_out
-from expunge.methods._lib.steered import at_prompts, prompt_rows, steered
-from expunge.methods.base import Edit
+from expunge.methods._lib.output_projection import add_to_weight, mlp_out
+from expunge.methods._lib.steered import SteeringEdit, at_prompts, prompt_rows, steered
 from expunge.models.language import CausalLM
-from expunge.models.load import float32_master
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task
 
@@ -25,7 +21,7 @@ UNANSWERABLE = (
 """Questions to which a model that refuses says that it does not know."""
 
 
-class LUNAR(Edit):
+class LUNAR(SteeringEdit):
     """Neural activation redirection, in closed form: forget prompts are continued as unanswerable questions are."""
 
     class Spec(plugin.Spec):
@@ -53,6 +49,7 @@ class LUNAR(Edit):
                     "apart the two kinds of questions lie, in multiples of their spread"),
     )
     space = {"coefficient": ("uniform", 0.5, 8.0), "penalty": ("log", 1e-6, 1e-1)}
+    published = 22
     must_show = (
         Property("keeps_everything", {"options": {"coefficient": 0.0}}, "c = 0 changes no weight"),
         Property("redirects_forget_prompts", {}, "the residual stream moves along r at forget prompts only"),
@@ -60,22 +57,8 @@ class LUNAR(Edit):
                  "a planted fact is gone, 20 others stay"),
     )
 
-    def problems(self, task: Task) -> list[ExpungeError]:
-        return no_generic_text("lunar", task)
-
-    def layer(self, depth: int) -> int:
-        asked = [] if self.spec.layer is None else [self.spec.layer]
-        return chosen_layers("lunar", asked, depth, (22,), 32)[0]
-
-    def check_model(self, subject: CausalLM) -> None:
-        mlp_out(subject, self.layer(len(subject.blocks)))
-
     def apply(self, subject: CausalLM, task: Task, seed: int) -> dict[str, Any]:
-        for problem in self.problems(task):
-            raise problem
-        self.check_model(subject)
-        float32_master(subject)
-        layer = self.layer(len(subject.blocks))
+        layer = self.prepared(subject, task)
         forget = prompt_rows(subject, task.forget)
         retain = prompt_rows(subject, dict.fromkeys((*task.retain, *task.background, *task.utility)))
         refused = prompt_rows(subject, [Example(id=f"refused {i}", prompt=question, answer="I don't know.")

@@ -9,18 +9,14 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.data.refusals import REFUSALS
-from expunge.errors import ExpungeError
-from expunge.methods._lib.fact_edit import no_generic_text
-from expunge.methods._lib.output_projection import add_to_weight, chosen_layers, mlp_out
-from expunge.methods._lib.steered import at_prompts, prompt_rows, steered
-from expunge.methods.base import Edit
+from expunge.methods._lib.output_projection import add_to_weight, mlp_out
+from expunge.methods._lib.steered import SteeringEdit, at_prompts, prompt_rows, steered
 from expunge.models.language import CausalLM
-from expunge.models.load import float32_master
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task
 
 
-class STAMP(Edit):
+class STAMP(SteeringEdit):
     """Steering through a pseudoinverse: forget activations move to the refusals', retain activations stay."""
 
     class Spec(plugin.Spec):
@@ -52,6 +48,7 @@ class STAMP(Edit):
                     "its outcome is refusal, not ignorance: multiple choice may end below chance"),
     )
     space = {"strength": ("uniform", 0.5, 4.0), "penalty": ("log", 1e-8, 1e-2)}
+    published = 7
     must_show = (
         Property("steers_in_closed_form", {}, "forget keys get the shift and retain keys nothing to 1e-4; with all "
                                               "directions the low-rank form is the same"),
@@ -60,22 +57,8 @@ class STAMP(Edit):
                  "a planted fact is gone, 20 others stay"),
     )
 
-    def problems(self, task: Task) -> list[ExpungeError]:
-        return no_generic_text("stamp", task)
-
-    def layer(self, depth: int) -> int:
-        asked = [] if self.spec.layer is None else [self.spec.layer]
-        return chosen_layers("stamp", asked, depth, (7,), 32)[0]
-
-    def check_model(self, subject: CausalLM) -> None:
-        mlp_out(subject, self.layer(len(subject.blocks)))
-
     def apply(self, subject: CausalLM, task: Task, seed: int) -> dict[str, Any]:
-        for problem in self.problems(task):
-            raise problem
-        self.check_model(subject)
-        float32_master(subject)
-        layer = self.layer(len(subject.blocks))
+        layer = self.prepared(subject, task)
         others, entity = dict.fromkeys((*task.retain, *task.background, *task.utility)), self.spec.at == "entity"
         forget, retain = prompt_rows(subject, task.forget, entity), prompt_rows(subject, others, entity)
         refused = prompt_rows(subject, [Example(id=f"refusal {i}", prompt="", answer=words, kind="text")
