@@ -73,7 +73,8 @@ def test_the_quick_suite(cli: Any, rows: Any, folder: Path, tmp_path: Path, fami
     """What these rows do not allow is said; nothing breaks, and their questions are asked in made wordings."""
     found = cli("audit", saved(folder, family), *rows.words, "--suite", "quick", "--out", tmp_path / "a", "--json").json
     missing = {score["name"] for score in found["scores"] if score["value"] is None}
-    assert missing <= {"forget.truth_ratio", "forget_quality", "forget.keyword", "leak_share", "over_forget_share"}
+    assert missing <= {"forget.truth_ratio", "forget_quality", "forget.keyword", "holdout.keyword", "leak_share",
+                       "over_forget_share"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
