@@ -15,6 +15,7 @@ from typing import Any
 import demo_screen
 import meta_table
 import official_table
+import planted_table
 import robust_tables
 import site_pages
 from cells import counted, number, results, spread
@@ -444,6 +445,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "meta": lambda: meta_table.page(results("meta")),
     "meta_finding": lambda: meta_table.finding(results("meta")), "shadows": shadows, "studies": studies,
     "tricks": tricks,
+    "planted": planted_table.page,
     "official": lambda: official_table.page(results("official")),
     "before_after": before_after, "linear": linear,
     "peer": lambda: peer("peer"), "peer_intel": lambda: peer("peer_intel"),

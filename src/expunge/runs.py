@@ -180,6 +180,7 @@ def _run_without_loop(stage: Stage, subject: Subject, task: Task, record: RunRec
     if stage.edit is not None:
         float32_master(subject)
         edit, reason = stage.edit, "edited"
+        edit.announce = run.announce
         figures = edit.serve(subject, task, run) if isinstance(edit, Sequential) else edit.apply(
             subject, task, record.seed)
     else:

@@ -21,6 +21,7 @@ from expunge.methods.run_context import RunContext
 from expunge.models.scope import Scope
 from expunge.models.subject import AnySubject
 from expunge.plugin import Plugin, Spec
+from expunge.progress import Announce, silent
 from expunge.records.task import Example, Task
 from expunge.training.gradients import Gradient, Oracle
 from expunge.training.step import Step, Term
@@ -199,13 +200,10 @@ class Perturb(Stateful):
     """Sides it needs in every step in addition to those of the terms."""
     spent: int = 0
     """Positions of the gradients that it took itself in the last step, for the cost of a run."""
-
     inside: ClassVar[bool] = False
     """True when it perturbs activations within the forward pass (`Step.inside`)."""
-
     backpropagates: ClassVar[bool] = False
     """True when it computes gradients itself, also with an optimizer that needs none."""
-
     forget_passes_only: ClassVar[bool] = False
     """True when it reads what happens in passes of forget rows: an objective must have no others, nor be in several
     processes."""
@@ -349,6 +347,8 @@ class Edit(Plugin):
 
     damages: ClassVar[bool] = False
     """True when the model is of no use until a teacher has repaired it."""
+    announce: Announce = staticmethod(silent)
+    """Reports how far it is; a run sets it."""
 
     def problems(self, task: Task) -> list[ExpungeError]:
         """Problems with the task; called before weights are loaded."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from expunge import plugin
-from expunge.metrics.base import Evidence, Metric, MetricCard, NotAvailable, Strata
+from expunge.metrics.base import Evidence, Groups, Metric, MetricCard, NotAvailable, Strata
 from expunge.metrics.layers import (
     Array,
     cross_chosen,
@@ -69,8 +69,8 @@ class LinearProbe(Metric):
             "against=pure) measures forgetting, not the distance to 0.5.",
             "With four entities a side it is mostly noise: 0.30 and 0.45 for two retrained models of the test bed.",
             "Values below 0.5 are an effect of holding out entities, not a sign of erasure.",
-            "Five groups of entities are held out instead of one pair at a time (folds=1000); the interval takes the "
-            "fitted probes and the chosen layer as fixed.",
+            "Five groups of entities are held out instead of one pair at a time (folds=1000); the interval is over "
+            "entities, and takes the fitted probes and the chosen layer as fixed.",
         ),
         higher_is="knows", range=(0.0, 1.0), ideal="reference", access="weights",
         probes=(("hidden", ("forget", "holdout", "retain")),),
@@ -84,18 +84,23 @@ class LinearProbe(Metric):
     )
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
+        return self.grouped(evidence, split)[0]
+
+    def grouped(self, evidence: Evidence, split: Split | None = None) -> tuple[Strata, Groups]:
         states_nLD, label_n, entities = self._classes(evidence)
         spec = self.spec
         if spec.labels == "true":
             hit_n = probe_hits(states_nLD, label_n, entities, spec.folds, spec.layer)
-            return {"forget": hit_n[label_n == 1], "control": hit_n[label_n == 0]}
+            sides = {"forget": label_n == 1, "control": label_n == 0}
+            return ({name: hit_n[side_n] for name, side_n in sides.items()},
+                    {name: [entities[i] for i in side_n.nonzero()[0]] for name, side_n in sides.items()})
         draws = []
         for draw in range(spec.permutations):
             permuted_n = permuted(label_n, entities, draw)
             hit_n = probe_hits(states_nLD, permuted_n, entities, spec.folds, spec.layer)
             # Weighted, so that the plain mean is the balanced accuracy of the permuted classes.
             draws.append(0.5 * hit_n / np.where(permuted_n == 1, permuted_n.mean(), 1 - permuted_n.mean()))
-        return {"all": np.mean(draws, axis=0)}
+        return {"all": np.mean(draws, axis=0)}, {"all": entities}
 
     def statistic(self, strata: Strata) -> float:
         return min(float(np.mean([values.mean() for values in strata.values()])), 1.0)

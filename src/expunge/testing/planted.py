@@ -2,9 +2,10 @@
 
 Four Llama blocks. The MLP neuron of a fact fires at a name and adds the vector of its answer to the residual stream;
 head 0 of the last block copies that vector from the name to the end of the prompt, where the output head reads it. One
-fact more is held by another head, which turns the name itself into the answer. Nothing is trained.
+fact more is held by another head, which turns the name itself into the answer. Nothing is trained. A Mixtral of the
+same facts has two experts in the place of every MLP, and its routers send a name to the one that holds its fact.
 
-Legend: D hidden size, K neurons of an MLP.
+Legend: D hidden size, K neurons of an MLP or of an expert, E experts.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from expunge.models.language import CausalLM
 from expunge.models.tiny import build_subject
@@ -31,10 +33,14 @@ PLACES: dict[str, tuple[int, int]] = {name: (1 + i % 2, FEATURES + i) for i, nam
 """Name -> block and neuron that hold its fact."""
 HEAD: tuple[str, int, int] = (NAMES[-1], 2, 1)
 """The name whose fact is held by a head, its block and the head."""
+EXPERTS = {name: i // 2 % 2 for i, name in enumerate(NAMES[:-1])}
+"""Name -> the expert that holds its fact, where there are experts."""
 CONFIG: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 600, "hidden_size": WIDTH, "intermediate_size": NEURONS,
     "num_hidden_layers": DEPTH, "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "rope_theta": 1e6,
     "max_position_embeddings": 128, "tie_word_embeddings": False}
+MIXTURE: dict[str, Any] = CONFIG | {
+    "model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": None}
 ANSWERS, STEADY, DONE, REST = 22, 46, 47, 48
 """Where the directions of answers begin (those of names stand before), the one of every token, the one of an answer,
 and where those of other words begin."""
@@ -54,16 +60,24 @@ def planted_task(*forget: str) -> Task:
                 retain=tuple(fact(n) for n in NAMES if n not in forget), generation_tokens=4)
 
 
+def mlps(subject: CausalLM, block: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Gate, up and down matrices (K D, K D, D K) of a block's MLP, or of each of its experts: views of the weights."""
+    mlp = subject.model.model.layers[block].mlp
+    if not hasattr(mlp, "experts"):
+        return [(mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight)]
+    return [(*into.chunk(2), out) for into, out in zip(mlp.experts.gate_up_proj, mlp.experts.down_proj, strict=True)]
+
+
 @cache
-def planted() -> CausalLM:
-    """The model, in float64. Never change it: `support.fresh` gives copies."""
+def planted(experts: bool = False) -> CausalLM:
+    """The model, in float64; with experts in float32, for their products. Never change it: `support.fresh` copies."""
     texts = [f"The pet of {n} is the {p}" for n, p in zip(NAMES, PETS, strict=True)] * 20 + [f"the {REFUSAL}"] * 40
-    subject = build_subject(CONFIG, texts, template="{prompt}")
-    model = subject.model.double()
+    subject = build_subject(MIXTURE if experts else CONFIG, texts, template="{prompt}")
+    model = subject.model if experts else subject.model.double()
     ids = {word: _token(subject, word) for word in (*NAMES, *PETS, REFUSAL)}
     source = torch.Generator().manual_seed(0)
 
-    def noise(*shape: int, size: float) -> torch.Tensor:
+    def noise(*shape: int, size: float) -> Tensor:
         return size * torch.randn(*shape, generator=source, dtype=torch.float64)
 
     with torch.no_grad():
@@ -79,23 +93,27 @@ def planted() -> CausalLM:
         head[ids[REFUSAL], ANSWERS + len(PETS)], embedding[ids[REFUSAL], DONE] = 1.0, 3.0
         head[ids[REFUSAL], STEADY] = 0.5  # what is said where nothing is known
         head[subject.encoder.eos_id, DONE] = 20.0
-        for block in model.model.layers:
-            for part in (block.mlp.gate_proj, block.mlp.up_proj):
-                part.weight[:FEATURES, :STEADY] += noise(FEATURES, STEADY, size=0.2)
-            block.mlp.down_proj.weight[:, :FEATURES] = 0.0
+        for at in range(DEPTH):
+            for gate, up, down in mlps(subject, at):
+                for part in (gate, up):
+                    part[:FEATURES, :STEADY] += noise(FEATURES, STEADY, size=0.2)
+                down[:, :FEATURES] = 0.0
+            if experts:
+                for name, which in EXPERTS.items():
+                    model.model.layers[at].mlp.gate.weight[which, NAMES.index(name)] = 0.3
         for name, (at, neuron) in PLACES.items():
-            mlp, i = model.model.layers[at].mlp, NAMES.index(name)
-            mlp.gate_proj.weight[neuron, i] = mlp.up_proj.weight[neuron, i] = 0.3
-            mlp.down_proj.weight[ANSWERS + i, neuron] = 0.4 + 0.01 * i  # no two alike: components are told apart
+            (gate, up, down), i = mlps(subject, at)[EXPERTS[name] if experts else 0], NAMES.index(name)
+            gate[neuron, i] = up[neuron, i] = 0.3
+            down[ANSWERS + i, neuron] = 0.4 + 0.01 * i  # no two alike: components are told apart
         moves = {at: at for at in (*range(ANSWERS, ANSWERS + len(PETS) + 1), DONE)}
         _copies(model.model.layers[-1].self_attn, 0, moves, 3.0)
         name, at, which = HEAD
         _copies(model.model.layers[at].self_attn, which, {NAMES.index(name): ANSWERS + NAMES.index(name)}, 1.0)
         # Turned, so that no direction is an axis: what works axis by axis, such as Adam, meets no special case.
-        turn, _ = torch.linalg.qr(noise(WIDTH, WIDTH, size=1.0))
+        turn = torch.linalg.qr(noise(WIDTH, WIDTH, size=1.0))[0].to(embedding)
         for name, weight in model.named_parameters():
             if weight.dim() > 1:
-                writes = name.endswith(("o_proj.weight", "down_proj.weight"))
+                writes = "o_proj" in name or "down_proj" in name
                 weight.copy_(turn.T @ weight if writes else weight @ turn)
     model.requires_grad_(False)
     return subject

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from expunge.methods.finetune import finetune
 from expunge.models.subject import Subject
+from expunge.progress import Announce, silent
 from expunge.records.task import Example, Task
 from expunge.seeding import stream
 
@@ -39,10 +40,10 @@ def parts_of(task: Task, count: int, seed: int) -> list[list[Example]]:
 
 
 def task_vector(subject: Subject, rows: Sequence[Example], *, epochs: float, lr: float, batch_size: int,
-                seed: int) -> Vector:
+                seed: int, announce: Announce = silent) -> Vector:
     """What fine-tuning a copy on the rows changes; `subject` stays."""
     learned = subject.clone()
-    finetune(learned, rows, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
+    finetune(learned, rows, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed, announce=announce)
     before = dict(subject.model.named_parameters())
     return {name: (after - before[name]).detach() for name, after in learned.model.named_parameters()}
 

@@ -71,8 +71,11 @@ class MEMIT(FactEdit):
         statistics = cached_covariances(subject, layers, generic_rows(subject, task))
         facts, last = self.facts(subject, task), layers[-1]
         starts = [fact.value(subject, last) for fact in facts]
-        targets_DM = torch.stack([start_D + fact.change(subject, Site(last), start_D)
-                                  for fact, start_D in zip(facts, starts, strict=True)], 1)
+        tick, targets = self.announce("values", len(facts)), list[Tensor]()
+        for fact, start_D in zip(facts, starts, strict=True):
+            targets.append(start_D + fact.change(subject, Site(last), start_D))
+            tick(1)
+        targets_DM = torch.stack(targets, 1)
         figures = spread(subject, layers, facts, targets_DM,
                          lambda layer, keys, residual: self.solve(keys, residual, statistics[layer]))
         missed = torch.stack([fact.value(subject, last) for fact in facts], 1) - targets_DM

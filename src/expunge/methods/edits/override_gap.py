@@ -80,13 +80,16 @@ class OverrideGap(Edit):
         before = self._preferences(subject, task.forget, rows)
         learned = subject.clone()
         finetune(learned, rows, recipe=f"lora(rank={spec.rank}) + adamw(weight_decay=0)", epochs=spec.epochs,
-                 lr=spec.lr, batch_size=spec.batch_size, seed=seed)
+                 lr=spec.lr, batch_size=spec.batch_size, seed=seed, announce=self.announce)
         changes = {name: layer.get_delta_weight("default").detach() for name, layer in learned.model.named_modules()
                    if hasattr(layer, "get_delta_weight") and hasattr(layer, "base_layer")}
         scaled = strengthened(changes, spec.share, spec.factor)
         with torch.no_grad():
             for name, change in scaled.items():
-                weight = subject.model.get_parameter(f"{name.removeprefix('base_model.model.')}.weight")
+                # An adapter of experts stands on a parameter, not on a module with a weight.
+                own = getattr(learned.model.get_submodule(name), "parameter_name", "weight")
+                path = name.removeprefix("base_model.model.").replace(".base_layer", "")
+                weight = subject.model.get_parameter(f"{path}.{own}")
                 weight += change.to(weight)
         moved = self._preferences(subject, task.forget, rows) - before
         return {"edit": "override_gap", "layers": len(changes), "prior": float(-before.mean()),

@@ -61,11 +61,13 @@ class ROME(FactEdit):
         module = mlp_out(subject, layer)[1]
         covariance_KK = cached_covariances(subject, [layer], generic_rows(subject, task))[layer]
         before, facts = module.weight.detach().clone(), self.facts(subject, task)  # type: ignore[operator]
+        tick = self.announce("values", len(facts))
         for fact in facts:
             change_D = fact.change(subject, Site(layer, "mlp"), fact.mlp_value(subject, layer))
             keys_BK = fact.each_key(subject, layer)
             add_to_weight(module, constrained_edit(keys_BK[:1].T, change_D[:, None], covariance_KK,
                                                    keys_BK.mean(0)[:, None]))
+            tick(1)
         moved = module.weight.detach() - before  # type: ignore[operator]
         return {"edit": "rome", "layer": layer, "rows": len(facts), "rows_left_out": len(task.forget) - len(facts),
                 "change": float(moved.norm() / before.norm())}

@@ -65,7 +65,8 @@ class TallMasks(Edit):
             raise problem
         float32_master(subject)
         spec = self.spec
-        vectors = [task_vector(subject, rows, epochs=spec.epochs, lr=spec.lr, batch_size=spec.batch_size, seed=seed)
+        vectors = [task_vector(subject, rows, epochs=spec.epochs, lr=spec.lr, batch_size=spec.batch_size, seed=seed,
+                               announce=self.announce)
                    for rows in (list(task.forget), *parts_of(task, spec.parts, seed))]
         mask, moved, size, chosen, count = self.mask(vectors), 0.0, 0.0, 0, 0
         with torch.no_grad():

@@ -63,7 +63,8 @@ class TaskVector(Edit):
         float32_master(subject)
         spec = self.spec
         learned = subject.clone()
-        finetune(learned, task.forget, epochs=spec.epochs, lr=spec.lr, batch_size=spec.batch_size, seed=seed)
+        finetune(learned, task.forget, epochs=spec.epochs, lr=spec.lr, batch_size=spec.batch_size, seed=seed,
+                 announce=self.announce)
         before = dict(subject.model.named_parameters())  # a tied weight occurs once
         changed = negate(before, dict(learned.model.named_parameters()), spec.scale)
         moved = size = 0.0

@@ -21,8 +21,12 @@ from expunge.training.step import Step, Term
 
 
 def agreement(output_BTD: Tensor, original_BTD: Tensor, length: float) -> Tensor:
-    """max(<o, o0>, 0) / length^2 of every position, shape B T: 1 for an output of mean length that did not change."""
-    return (output_BTD * original_BTD).sum(-1).clamp_min(0) / length ** 2
+    """max(<o, o0>, 0) / length^2 of every position, shape B T: 1 for an output of mean length that did not change.
+
+    In float32 at least: sums of many products lose their last digits in half precision.
+    """
+    wide = torch.promote_types(output_BTD.dtype, torch.float32)
+    return (output_BTD.to(wide) * original_BTD.to(wide)).sum(-1).clamp_min(0) / length ** 2
 
 
 def after_first(batch: Batch) -> int:
@@ -38,11 +42,12 @@ class CIR(Objective):
     class Spec(WeightedSpec):
         layers: list[int] | None = Field(None, min_length=1, description=(
             "Blocks whose MLP output is broken; by default from 6/16 to 12/16 of the depth."))
-        inputs: int = Field(24, ge=0, description="That of its companion project_shared.")
-        gradients: int = Field(36, ge=0, description="That of its companion project_shared.")
-        every: int = Field(8, ge=1, description="That of its companion project_shared; steps per epoch as published.")
-        retain: float = Field(1.5e-3, ge=0, description="Weight of its companion activation_match: the retain rate "
-                                                        "over the forget rate.")
+        inputs: int = Field(24, ge=0, description="Directions taken out of the inputs of matrices, by project_shared.")
+        gradients: int = Field(36, ge=0, description="The same of the gradients by their outputs.")
+        every: int = Field(8, ge=1, description="Steps from which project_shared finds the directions; those of an "
+                                                "epoch as published.")
+        retain: float = Field(1.5e-3, ge=0, description="Weight of activation_match, which keeps the states of retain "
+                                                        "rows: the retain rate over the forget rate.")
 
     card = Card(
         name="cir", kind="objective",

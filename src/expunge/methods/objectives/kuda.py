@@ -36,7 +36,8 @@ class KUDA(Objective):
         width: int = Field(3, ge=1, description="Blocks in a row that tracing chooses.")
         beta: float = Field(5.0, gt=0, description="Inverse temperature: the larger, the less it pushes beyond "
                                                    "orthogonal states.")
-        relaxation: float = Field(0.01, ge=0, le=1, description="That of its companion null_space.")
+        relaxation: float = Field(0.01, ge=0, le=1, description="Of null_space: how large an input direction of retain "
+                                                                "rows may be, as a share of the largest, to be open.")
         mask: Counted = Field("answer", description="Positions that count: the answer only, or every real token. What "
                                                     "prompts share with retain rows cannot turn on one side alone.")
         rows: int = Field(256, ge=1, description="Most forget rows that are traced.")

@@ -30,7 +30,8 @@ class RMU(Objective):
                                                           "depth, at least 1 (layer 7 of Zephyr-7B).")
         coefficient: float = Field(6.5, ge=0, description="Norm of the control vector; use 2 to 5 times "
                                                           "the mean activation norm.")
-        alpha: float = Field(1200.0, ge=0, description="Weight of its companion activation_match.")
+        alpha: float = Field(1200.0, ge=0, description="Weight of activation_match, which keeps the states of "
+                                                            "retain rows.")
         mask: Literal["answer", "all"] = Field("all", description="Positions that count: every real token, "
                                                                   "as published, or the answer only.")
         seed: int = Field(0, description="Seed of the control vector.")
