@@ -93,3 +93,37 @@ def turns_by_hand(plugin: type[Edit]) -> None:
         across = [v - feature_D * (feature_D @ v) for v in (found_DJ[:, j], vectors_DJ[:, j])]
         torch.testing.assert_close(*across)
     assert torch.equal(turned(vectors_DJ, feature_D, 1.0, 2.0)[0], vectors_DJ)
+
+
+@check
+def finds_planted_head(plugin: type[Edit]) -> None:
+    """The head that holds a fact, and no weight changes but its columns of the output projection."""
+    name, block, head = planted.HEAD
+    subject, size = fresh(planted.planted()), planted.WIDTH // planted.HEADS
+    figures = plugin().apply(subject, planted.planted_task(name), 0)
+    assert figures["heads"] == [[block, head]]
+    before = dict(planted.planted().model.named_parameters())
+    for key, weight in subject.model.named_parameters():
+        if key != f"model.layers.{block}.self_attn.o_proj.weight":
+            assert torch.equal(weight, before[key]), key
+            continue
+        changed = (weight != before[key]).any(0).nonzero().flatten().tolist()
+        assert changed == list(range(head * size, (head + 1) * size))
+        assert not weight[:, changed].any()
+
+
+@check
+def removes_head_fact(plugin: type[Edit], most: int) -> None:
+    """The pet whose name a head holds is no longer said, and that of `most` others at least is."""
+    subject = fresh(planted.planted())
+    plugin().apply(subject, planted.planted_task(planted.HEAD[0]), 0)
+    left = planted.known(subject)
+    assert planted.HEAD[0] not in left and len(left) >= most, planted.said(subject)
+
+
+@check
+def leaves_shared_heads(plugin: type[Edit]) -> None:
+    """No head holds the fact of a neuron: nothing changes, rather than the head that moves it and all others."""
+    subject = fresh(planted.planted())
+    assert plugin().apply(subject, planted.planted_task(NAME), 0)["heads"] == []
+    assert planted.known(subject) == set(planted.NAMES)
