@@ -72,7 +72,7 @@ class PH3(Edit):
         Property("keeps_everything", {"options": {"count": 0}}, "no head pruned changes no weight"),
         Property("finds_planted_head", {}, "the head that holds a fact is found, and only its columns change"),
         Property("removes_head_fact", {"most": 21}, "its fact is gone, all others stay"),
-        Property("leaves_shared_heads", {}, "a fact that an MLP holds, moved by a head that moves others too: no change"),
+        Property("leaves_shared_heads", {}, "no head holds the fact of an MLP: the one that moves all facts is left"),
         Property("patches_nothing_onto_itself", {}, "where both prompts are the same, every score is 0"),
         Property("masks_like_columns", {}, "zero columns and a zeroed input of the projection give equal logits"),
         Property("turns_conflicts", {}, "without memory heads answers come from the context, and the other way round; "
