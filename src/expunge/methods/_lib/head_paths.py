@@ -27,7 +27,7 @@ ATTENTION_OUT = ("o_proj", "out_proj", "c_proj", "dense", "wo")
 
 
 @dataclass(frozen=True)
-class Asked:
+class ConflictPrompt:
     """A prompt in which two answers meet, and one like it about something else.
 
     Args:
@@ -95,7 +95,7 @@ def cut(row: TokenRow) -> TokenRow:
     return TokenRow(row.id, row.ids[: row.prompt + 1], row.prompt, 1, 0)
 
 
-def asked(subject: CausalLM, rows: Sequence[Example], others: Sequence[Example], context: str) -> list[Asked]:
+def asked(subject: CausalLM, rows: Sequence[Example], others: Sequence[Example], context: str) -> list[ConflictPrompt]:
     """The rows with a stated wrong answer before the question, each beside one of the others that shares most tokens.
 
     Rows without a wrong answer that begins with another token are left out, and so are those without a row beside them.
@@ -119,11 +119,11 @@ def asked(subject: CausalLM, rows: Sequence[Example], others: Sequence[Example],
         apart = [other for other, _ in beside if other.ids[-1] not in (row.ids[-1], token)]
         if apart:
             other = max(apart, key=lambda o: len(own & set(o.ids)) / len(own | set(o.ids)))
-            found.append(Asked(row, other, (row.ids[-1], token)))
+            found.append(ConflictPrompt(row, other, (row.ids[-1], token)))
     return found
 
 
-def path_effects(subject: CausalLM, prompts: Sequence[Asked]) -> Tensor:
+def path_effects(subject: CausalLM, prompts: Sequence[ConflictPrompt]) -> Tensor:
     """P(answer) less P(answer) with what one head adds taken from the other prompt, mean over prompts; shape L H 2.
 
     All other heads and all MLPs keep what they give on the prompt: the direct path from the head to the logits. Blocks
@@ -154,7 +154,7 @@ def path_effects(subject: CausalLM, prompts: Sequence[Asked]) -> Tensor:
     return total_LH2 / max(len(prompts), 1)
 
 
-def answered(subject: CausalLM, prompts: Sequence[Asked]) -> tuple[float, float, float]:
+def answered(subject: CausalLM, prompts: Sequence[ConflictPrompt]) -> tuple[float, float, float]:
     """Shares of prompts answered with the remembered answer, with the stated one, and with another; they sum to 1."""
     said = [0, 0, 0]
     with subject.evaluating():

@@ -12,7 +12,7 @@ from expunge import plugin
 from expunge.errors import ExpungeError, UsageError
 from expunge.methods._lib.fact_edit import no_generic_text
 from expunge.methods._lib.head_paths import (
-    Asked,
+    ConflictPrompt,
     answered,
     asked,
     attending,
@@ -91,14 +91,15 @@ class PH3(Edit):
         for block in attending(subject):
             attention_out(subject, block)
 
-    def prompts(self, subject: CausalLM, rows: tuple[Example, ...], task: Task) -> list[Asked]:
+    def prompts(self, subject: CausalLM, rows: tuple[Example, ...], task: Task) -> list[ConflictPrompt]:
         """Those of the rows that the model answers without a context; all, where it answers none."""
         rows = tuple(row for row in rows if row.prompt)
         with subject.evaluating():
             known = [row for row in rows if _answers(subject, row)]
         return asked(subject, (known or rows)[:LIMIT], task.retain[: 4 * LIMIT], self.spec.context)
 
-    def found(self, subject: CausalLM, forget: list[Asked], retain: list[Asked]) -> list[tuple[int, int]]:
+    def found(self, subject: CausalLM, forget: list[ConflictPrompt],
+              retain: list[ConflictPrompt]) -> list[tuple[int, int]]:
         """(block, head) of the heads to prune, the strongest first."""
         own_LH = self._score(path_effects(subject, forget))
         kept_LH = self.spec.spare * self._score(path_effects(subject, retain)) if self.spec.spare else 0 * own_LH

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from expunge.methods._lib.head_paths import (
-    Asked,
+    ConflictPrompt,
     answered,
     asked,
     attending,
@@ -52,7 +52,7 @@ def conflicted() -> CausalLM:
     return subject
 
 
-def conflicts(plugin: type[Edit]) -> list[Asked]:
+def conflicts(plugin: type[Edit]) -> list[ConflictPrompt]:
     """Every fact, after a sentence that states another pet."""
     facts = [planted.fact(name) for name in planted.NAMES]
     return asked(conflicted(), facts, facts, plugin().spec.context)
@@ -64,7 +64,7 @@ def patches_nothing_onto_itself(plugin: type[Edit]) -> None:
     rows = small_task().forget[:4]
     prompts = asked(memoriser(), rows, small_task().retain, plugin().spec.context)
     assert len(prompts) == len(rows)
-    same = [Asked(p.row, p.row, p.tokens) for p in prompts]
+    same = [ConflictPrompt(p.row, p.row, p.tokens) for p in prompts]
     assert not path_effects(memoriser(), same).any() and path_effects(memoriser(), prompts).any()
 
 
@@ -115,7 +115,7 @@ def turns_conflicts(plugin: type[Edit]) -> None:
     assert sum(moved) / len(moved) < 0.05 and max(moved) < 0.05, moved
 
 
-def without(head: tuple[int, int], prompts: list[Asked]) -> tuple[float, float, float]:
+def without(head: tuple[int, int], prompts: list[ConflictPrompt]) -> tuple[float, float, float]:
     """The shares of answers once a head is gone."""
     subject = fresh(conflicted())
     prune(subject, [head])
