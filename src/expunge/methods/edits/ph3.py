@@ -10,17 +10,9 @@ from torch import Tensor
 
 from expunge import plugin
 from expunge.errors import ExpungeError, UsageError
+from expunge.methods._lib.attention_heads import attending, attention_out, prune
 from expunge.methods._lib.fact_edit import no_generic_text
-from expunge.methods._lib.head_paths import (
-    ConflictPrompt,
-    answered,
-    asked,
-    attending,
-    attention_out,
-    first_token,
-    path_effects,
-    prune,
-)
+from expunge.methods._lib.head_paths import ConflictPrompt, answered, asked, first_token, path_effects
 from expunge.methods.base import Edit
 from expunge.models.language import CausalLM
 from expunge.models.load import float32_master

@@ -11,16 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from expunge.methods._lib.head_paths import (
-    ConflictPrompt,
-    answered,
-    asked,
-    attending,
-    attention_out,
-    columns,
-    path_effects,
-    prune,
-)
+from expunge.methods._lib.attention_heads import attending, attention_out, columns, prune
+from expunge.methods._lib.head_paths import ConflictPrompt, answered, asked, path_effects
 from expunge.methods.base import Edit
 from expunge.models.language import CausalLM
 
