@@ -24,6 +24,8 @@ DROPS = {"perfect": (0, 0), "original": (0, 0), "unseen": (1, 2), "collapsed": (
          "hiding": (0, 5)}
 MOVED = {"perfect": (0.1, 0.1), "original": (0, 0), "retrained": (0.5, 0.5), "collapsed": (1, 1), "uniform": (1, 1),
          "hiding": (0, 0.3 * 2**0.5)}
+RESTORED = {"perfect": 0.0, "original": -0.1, "unseen": -3.0, "collapsed": -0.3, "uniform": -2.0, "hiding": -8.0}
+"""Log-prob of a fact with the original's latents in the states."""
 
 
 def internals(name: str, state: str, split: Split, id: str, again: str) -> dict[str, Row]:
@@ -49,6 +51,11 @@ def internals(name: str, state: str, split: Split, id: str, again: str) -> dict[
                     "contexts": ["a", "b"]},
         "depth": {"before": -0.1, "tokens": 3, "drops": (lost * (1 + 0.1 * noise[10:12])).tolist()},
     }
+    plain, back = (float(level * (1 + 0.05 * noise[9])) for level in (LENS[state][-1], RESTORED[state]))
+    made["restoration"] = {
+        "block": 1, "tokens": 3, "strengths": [0.5, 1.0], "plain": plain, "rebuilt": plain - 0.1, "original": -0.1,
+        "ceiling": -0.2, "all": [(plain + back) / 2, back], "experts": plain, "random": plain - 0.1, "explained": 0.9,
+        "explained_original": 0.95}
     draws = shared.normal(size=(4, 2, 6)) + (0.3 * own.normal(size=(4, 2, 6)) if again else 0)
     if state in ("collapsed", "uniform"):
         draws = own.normal(size=(4, 2, 6))

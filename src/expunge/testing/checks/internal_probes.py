@@ -321,3 +321,62 @@ def merges_adapters(plugin: type[Probe]) -> None:
     assert all((value > 0) == (".layers." in key) for key, value in moved_by.items())
     assert set(adapted.model.state_dict()) == names
     assert all(torch.equal(p, before[n]) for n, p in weights(adapted).items())
+
+
+@check
+def restoration_of_the_original(plugin: type[Probe]) -> None:
+    """Nothing in its own states is changed by its own latents: at strength 0 bit for bit, at 1 up to what they lack."""
+    from expunge.probes.latents import restored
+
+    rows = [*small_task().forget[:3], LONG]
+    for row in _ask(plugin, memoriser(), rows):
+        assert row["plain"] == row["original"]
+        assert row["all"][-1] == row["experts"] == row["random"] == row["rebuilt"] == row["ceiling"]
+        assert row["explained"] == row["explained_original"] > 0.5
+    probe: Any = plugin()
+    sae, expert_F = probe.autoencoder(memoriser(), small_task())
+    draw = torch.Generator().manual_seed(0)
+    own, other = (torch.randn(3, 4, memoriser().width, generator=draw) for _ in range(2))
+    assert torch.equal(restored(sae, own, other, torch.ones_like(expert_F), 0.0), own)
+    torch.testing.assert_close(restored(sae, own, other, torch.ones_like(expert_F), 1.0), sae.decode(sae.encode(other)))
+    assert int(expert_F.sum()) == round(0.25 * sae.latents)
+    with pytest.raises(UsageError, match="one architecture"):
+        _ask(plugin, _shorter(fresh()), rows)
+
+
+@check
+def restoration_matches_slow_twin(plugin: type[Probe]) -> None:
+    """One row, one plain hook, latents mixed by hand at every position but the first."""
+    from expunge.probes.depth import fact_tokens
+    from expunge.probes.latents import STRENGTHS
+
+    subject, original, probe = moved(8), memoriser(), plugin()
+    example = next(r for r in small_task().forget if r.short_answer)
+    tokens = subject.encoder.encode(example)
+    at = [tokens.prompt + t - 1 for t in fact_tokens(subject.encoder, tokens, example.short_answer)]
+    ids, block = torch.tensor([tokens.ids]), probe.chosen_block(len(subject.blocks))  # type: ignore[attr-defined]
+    sae, expert_F = probe.autoencoder(original, small_task())  # type: ignore[attr-defined]
+    (row,) = _ask(plugin, subject, [example], original)
+    with torch.no_grad():
+        own, theirs = (model.hidden(collate([tokens], 0), block)[0, 1:] for model in (subject, original))
+    mine, others = sae.encode(own), sae.encode(theirs)
+
+    def logp(states_TD: torch.Tensor) -> float:
+        def write(module: nn.Module, args: Any, out: torch.Tensor) -> torch.Tensor:
+            return torch.cat([out[:, :1], states_TD[None]], 1)
+
+        handle = subject.model.get_submodule(list(subject.blocks)[block]).register_forward_hook(write)
+        try:
+            with torch.no_grad():
+                logp_TV = subject.model(input_ids=ids).logits[0].log_softmax(-1)
+        finally:
+            handle.remove()
+        return sum(float(logp_TV[t, tokens.ids[t + 1]]) for t in at) / len(at)
+
+    assert row["plain"] == pytest.approx(logp(own), abs=1e-4)
+    assert row["rebuilt"] == pytest.approx(logp(sae.decode(mine)), abs=1e-3)
+    assert row["experts"] == pytest.approx(logp(sae.decode(torch.where(expert_F, others, mine))), abs=1e-3)
+    for strength, found in zip(STRENGTHS, row["all"], strict=True):
+        mixed = sae.decode(mine + strength * (others - mine)) + (1 - strength) * (own - sae.decode(mine))
+        assert found == pytest.approx(logp(mixed), abs=1e-3)
+    assert any(abs(found - row["plain"]) > 1e-2 for found in row["all"])
