@@ -438,7 +438,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "plugins": site_pages.index, "screen": demo_screen.screen,
     "league": league, "tuned": tuned, "league_tofu": league_tofu,
     "robust": robust_tables.robust, "fresh": robust_tables.fresh, "ordering": robust_tables.ordering,
-    "against_league": robust_tables.against_league,
+    "against_league": robust_tables.against_league, "sae_restoration": robust_tables.sae_restoration,
     "demo_recipe": robust_tables.demo_recipe, "tofu_robust": robust_tables.tofu_robust,
     "power": power, "power_line": power_line, "known": known,
     "known_pairs": known_pairs,

@@ -73,6 +73,23 @@ def ordering() -> str:
     return table(lines, list(lines[0]))
 
 
+def sae_restoration() -> str:
+    """Probability of the facts with latents of the original in the states, by median over worlds."""
+    found, lines = results("sae_restoration")["rows"], []
+    for name in found[0]["models"]:
+        forget, retain = ([row["models"][name][split] for row in found] for split in ("forget", "retain"))
+        lines.append({"model": name, "as asked": spread([r["plain"] for r in forget]),
+                      "own states rebuilt": spread([r["rebuilt"] for r in forget]),
+                      "random latents": spread([r["random"] for r in forget]),
+                      "expert latents": spread([r["experts"] for r in forget]),
+                      "all, strength 0.5": spread([r["all"][1] for r in forget]),
+                      "all, strength 1": spread([r["all"][-1] for r in forget]),
+                      "gain": spread([r["gain"]["value"] for r in forget]),
+                      "retain, as asked": spread([r["plain"] for r in retain])})
+    apart = f"{sum(row['told_apart'] for row in found)} of {len(found)}"
+    return f"{table(lines, list(lines[0])).rstrip()}\n\nSuppressed and retrained are told apart in {apart} worlds."
+
+
 def demo_recipe() -> str:
     """Each candidate on each world of the demo."""
     lines = [{"recipe": row["name"], "world": str(row["seed"]), "verdict": row["outcome"],

@@ -45,8 +45,8 @@ class SAERestoration(RowMetric):
             "The latents are the original's and may hold the answer itself: a test model that the original grew out "
             "of, and that never saw the facts, gains 0.26 (a suppressed one 0.78). Only what is beyond a retrained "
             "control counts, and one of another initialisation cannot read the latents at all.",
-            "A change after the block is not seen: what only the last blocks or the head suppress stays suppressed; "
-            "logit_lens and uds look there.",
+            "It asks whether the blocks after the chosen one still use the fact. A change of earlier blocks alone is "
+            "always undone; what only the last blocks or the head suppress stays so (logit_lens and uds look there).",
             "There is no score where the original's own states, rebuilt, lose half of its probability.",
             "The interval takes the autoencoder as fixed."),
         higher_is="knows", range=(-1.0, 1.0), ideal="reference", access="weights",
