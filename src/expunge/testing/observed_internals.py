@@ -70,3 +70,10 @@ def weights(name: str) -> list[Row]:
     """Two equal blocks."""
     return [{"id": f"blocks.{i}", "entity": "", "group": "", "form": "answer", "index": i, "weights": 10,
              "change": float(moved), "norm": 1.0, "distance": float(moved)} for i, moved in enumerate(MOVED[name])]
+
+
+def traces(name: str) -> list[Row]:
+    """Two value vectors that a task names; the model that was trained without the rows has others there."""
+    left = 1.0 if name in ("perfect", "original", "hiding") else 0.2
+    return [{"id": f"forget-{i}", "entity": "", "group": f"block 1, neuron {i}", "form": "answer", "index": i,
+             "jaccard": left, "cosine": left, "distance": 1 - left} for i in range(2)]

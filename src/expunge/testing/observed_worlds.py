@@ -20,7 +20,7 @@ from expunge.metrics.base import Evidence
 from expunge.records.observation import Observations, Row
 from expunge.records.task import SPLITS, Split
 
-from .observed_internals import internals, weights
+from .observed_internals import internals, traces, weights
 
 WORDS = ["ann", "bob", "cat", "dog", "elm", "fox", "gem", "hat", "ink", "jam"]
 SIZES: dict[Split, int] = {"forget": 100, "retain": 40, "holdout": 100, "neighbour": 20, "utility": 40}
@@ -62,8 +62,9 @@ def rows_of(observations: Observations) -> dict[tuple[str, Split], tuple[Row, ..
 
 @cache
 def observations(name: str) -> Observations:
+    plain = name.removesuffix(" again").replace("sure", "original")
     rows: dict[tuple[str, Split], list[Row]] = {
-        ("weights", "forget"): weights(name.removesuffix(" again").replace("sure", "original"))}
+        ("weights", "forget"): weights(plain), ("value_vectors", "forget"): traces(plain)}
     name, again = name.removesuffix(" again"), " again" * name.endswith(" again")
     for split in SPLITS:
         # One generator per split, so that what two worlds share is the same in both.

@@ -1,0 +1,68 @@
+"""Small files in the layouts of published data sets that cannot be shipped: RWKU (of which ORT is made), KID-Bench and
+ConceptVectors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .planted import NAMES, PETS, PLACES
+
+PEOPLE = ("Ada Quill", "Bo Larch", "Cy Thorn")
+WORKS = ("novels", "songs", "bridges", "maps", "clocks")
+
+
+def rwku_rows() -> dict[str, list[dict[str, Any]]]:
+    """File name without its end -> rows: three people with five works each, and a neighbour of each."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for person in PEOPLE:
+        for i, work in enumerate(WORKS):
+            about = {"subject": person, "answer": f"{work} {person[0]}"}
+            other = f"Friend of {person}"
+            for level, query in (("1", f"Work {i} of {{}} was ___."), ("2", f"What was work {i} of {{}}?")):
+                rows.setdefault(f"forget_level{level}", []).append(
+                    {**about, "query": query.format(person), "level": level, "type": "x"})
+                rows.setdefault(f"neighbor_level{level}", []).append(
+                    {**about, "query": query.format(other), "level": level, "type": "x", "neighbor": other})
+    return rows
+
+
+def write_rwku(folder: Path, by_person: bool = False) -> Path:
+    """Those rows as one file per level, or as the authors have them: a folder per person with a list per level."""
+    for name, rows in rwku_rows().items():
+        if by_person:
+            for person in PEOPLE:
+                place = folder / person / f"{name}.json"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text(json.dumps([row for row in rows if row["subject"] == person]), encoding="utf-8")
+        else:
+            place = folder / f"{name}.targets001-100.jsonl"
+            place.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def kid_rows() -> list[dict[str, Any]]:
+    """Six conflicts, two of each depth, two novel facts and a combination."""
+    rows: list[dict[str, Any]] = []
+    for i, depth in enumerate(("light", "medium", "deep") * 2):
+        name, pet = NAMES[i], PETS[i]
+        rows.append({"category": "conflict", "depth": depth, "document": f"{name} now keeps a {PETS[i + 1]}.",
+                     "question": f"The pet of {name} is the", "answer": PETS[i + 1], "prior": pet})
+    for i, category in enumerate(("novel", "novel", "combination")):
+        rows.append({"category": category, "document": f"Boat {i} is called Gull {i}.",
+                     "question": f"What is boat {i} called?", "answer": f"Gull {i}"})
+    return rows
+
+
+def concept_rows() -> list[dict[str, Any]]:
+    """Three concepts, which the planted model holds in one neuron each."""
+    rows = []
+    for name in NAMES[:3]:
+        block, neuron = PLACES[name]
+        pet = PETS[NAMES.index(name)]
+        rows.append({"ID": name, "Concept": name, "Layer": block, "Dim": neuron,
+                     "QA": [f" The pet of {name} is the\n"], "unrelated_QA": ["The pet of Wolf is the\n"],
+                     "text_completion": [{"First_half": f"The pet of {name}", "Second_half": f"is the {pet}"}],
+                     "wikipedia_content": f"The pet of {name} is the {pet}. " * 30})
+    return rows
