@@ -16,7 +16,8 @@ from expunge.benchmarks.faithun import faithun_task
 from expunge.benchmarks.kid import kid_task
 from expunge.benchmarks.loading import default_suite, load_task, task_names
 from expunge.benchmarks.ocr import ocr_task
-from expunge.benchmarks.ort import FORMS, spelled
+from expunge.benchmarks.ort import FORMS
+from expunge.data.question_forms import spelled
 from expunge.errors import DataError, MissingError, UsageError
 from expunge.methods.edits.concept_vectors import ConceptVectors
 from expunge.metrics.base import Evidence

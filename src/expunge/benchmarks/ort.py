@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from random import Random
 from typing import Literal
 
 from pydantic import Field
@@ -14,6 +13,7 @@ from expunge.benchmarks.base import TaskCard, TaskPlugin
 from expunge.data.files import read_rows
 from expunge.data.mapping import Located
 from expunge.data.published import DATA_VARIABLE, PublishedData
+from expunge.data.question_forms import LETTERS, SPELL, choice, spelled
 from expunge.errors import DataError, MissingError, UsageError
 from expunge.plugin import Property
 from expunge.records.task import Example, Task
@@ -23,10 +23,6 @@ FORMS: tuple[Form, ...] = ("fb", "qa", "mcp", "sub")
 FIELDS = ("query", "answer", "subject")
 KNOWN_BY = "forget_level1.targets001-100.jsonl"
 DATA = PublishedData("ORT", hub="jinzhuoran/RWKU", known_by=KNOWN_BY, subfolder="rwku")
-LETTERS = "ABCD"
-SPELL = ("Spell the answer letter by letter, with a hyphen between letters.\n"
-         "Question: What is the capital of France?\nAnswer: P-a-r-i-s\nQuestion: {query}\nAnswer:")
-CHOOSE = "Complete the sentence with the right option, and reply with its letter.\n{query}\n{options}"
 
 
 class Ort(TaskPlugin):
@@ -137,23 +133,6 @@ def _rows(files: Mapping[tuple[str, int], Sequence[Located]], side: str, people:
             about["id"] += f"/{other}"
             if other == "sub":
                 yield Example(prompt=SPELL.format(query=query), answer=spelled(answer), group=other, **about)
-            elif (made := _choice(query, answer, answers, about["id"])) is not None:
+            elif (made := choice(query, answer, answers, about["id"])) is not None:
                 yield Example(prompt=made[0], answer=made[1], group=other, options=tuple(LETTERS),
                               short_answer=made[1], **about)
-
-
-def spelled(answer: str) -> str:
-    """The letters of every word with hyphens between them."""
-    return " ".join("-".join(word) for word in answer.split())
-
-
-def _choice(query: str, answer: str, answers: Sequence[str], id: str) -> tuple[str, str] | None:
-    """A question with four lettered options and the right letter; None where there are too few other answers."""
-    others = [other for other in answers if other.lower() != answer.lower()]
-    if len(others) < len(LETTERS) - 1:
-        return None
-    rng = Random(id)
-    shown = [answer, *rng.sample(others, len(LETTERS) - 1)]
-    rng.shuffle(shown)
-    listed = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, shown, strict=True))
-    return CHOOSE.format(query=query, options=listed), LETTERS[shown.index(answer)]

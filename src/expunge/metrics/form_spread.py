@@ -40,6 +40,7 @@ class FormSpread(Metric):
         needs=frozenset({"original"}),
         deviations=("The paper gives every form by itself; the spread is ours, and the remark has the forms.",
                     "A form is the `group` of a row, as the task ort has them."),
+        model_needs=frozenset({"prompt"}),
         higher_is="neutral", range=None, ideal=0.0, access="logits",
         probes=(("likelihood", ("forget", "retain", "neighbour", "utility")),),
     )

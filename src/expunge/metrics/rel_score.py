@@ -33,6 +33,7 @@ class RelScore(Metric):
                     "A model that avoids the right option (accuracy 0) scores above one that has forgotten (one "
                     "third): the remark has all parts.",
                     "It reads neighbour rows by group, as the task faithun has them."),
+        model_needs=frozenset({"prompt"}),
         alternatives=True, higher_is="neutral", range=(0.0, 1.0), ideal=1.0, access="logits",
         probes=(("likelihood", ("forget", "neighbour")),),
     )

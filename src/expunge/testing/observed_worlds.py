@@ -24,6 +24,9 @@ from .observed_internals import internals, traces, weights
 
 WORDS = ["ann", "bob", "cat", "dog", "elm", "fox", "gem", "hat", "ink", "jam"]
 SIZES: dict[Split, int] = {"forget": 100, "retain": 40, "holdout": 100, "neighbour": 20, "utility": 40}
+GROUPS: dict[Split, tuple[str, ...]] = {
+    "utility": ("real_authors", "world_facts"),
+    "neighbour": ("paraphrase", "base", "same_answer", "multi_hop", "multi_hop_test")}
 WORLDS = ("perfect", "original", "retrained", "collapsed", "uniform")
 
 
@@ -71,7 +74,8 @@ def observations(name: str) -> Observations:
         random = np.random.default_rng(zlib.crc32(f"{split}{again}".encode()))
         state = _state(name, split)
         for i in range(SIZES[split]):
-            group = ("real_authors", "world_facts")[i % 2] if split == "utility" else ""
+            groups = GROUPS.get(split, ("",))
+            group = groups[i % len(groups)]
             made, spoken = _example(state, f"{split}-{i}", i, group, random)
             rows.setdefault(("likelihood", split), []).extend(made)
             rows.setdefault(("gradient", split), []).append(gradient(made[0]))
