@@ -20,9 +20,10 @@ class PriorGapOptions(plugin.Spec):
 
 
 def by_prior(overridden_N: Array, prior_N: Array, parts: int) -> Array:
-    """Share of overridden rows in each of `parts` groups of equal size, ordered by prior, the weakest first."""
+    """Share of overridden rows in each of `parts` groups of equal size (of fewer rows, one each), ordered by prior, the
+    weakest first."""
     order = np.argsort(prior_N, kind="stable")
-    return np.asarray([overridden_N[part].mean() for part in np.array_split(order, parts)])
+    return np.asarray([overridden_N[part].mean() for part in np.array_split(order, min(parts, len(order)))])
 
 
 class PriorGap(Metric):

@@ -63,6 +63,7 @@ def falls_with_prior(plugin: type[Metric]) -> None:
     assert score.value == 1.0
     assert score.remark == "overwritten, from the weakest belief to the firmest: 1.00, 1.00, 0.00, 0.00"
     assert plugin(parts=2).score(Evidence(after, original=before), "forget", resamples=0).value == 1.0
+    assert plugin().score(Evidence(after, original=before), "forget").interval is not None, "also with a row left out"
     random = np.random.default_rng(0)
     margins = np.sort(random.uniform(0.0, 8.0, 64))  # the firmer a belief, the larger its margin
     shares = sys.modules[plugin.__module__].by_prior((margins < 4.0).astype(float), margins - 9.0, 4)
