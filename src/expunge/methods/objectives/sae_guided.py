@@ -75,7 +75,7 @@ class SAEGuided(Objective):
         Property("taken_for_unknown", {"forget": 0.3, "retain": 0.9, "beside": "ga"},
                  "a probe of other entities takes the target for unknown and the rest for known; after ga it does not"),
         Property("among_the_unknown", {}, "latents of the target lie as those of unknown entities do"),
-        Property("forgets", {"options": {"layer": 0}, "lr": 3e-3, "steps": 60, "retain_rise": 0.1},
+        Property("forgets", {"options": {"layer": 0}, "lr": 6e-3, "steps": 60, "retain_rise": 0.1},
                  "forget answers are lost, retain answers stay"),
     )
 

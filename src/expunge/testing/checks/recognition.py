@@ -99,7 +99,7 @@ def taken_for_unknown(plugin: type[Objective], forget: float, retain: float, bes
     assert loss(other, task.forget) > loss(mine, task.forget) > 3 * loss(memoriser(), task.forget)
     for subject, known in ((memoriser(), True), (mine, False), (other, True)):
         found = float(recognised(subject, task.forget, block).mean())
-        assert found > 0.9 if known else found < forget, found
+        assert found > 0.7 if known else found < forget, found
     kept = [float(recognised(mine, tuple(r for r in task.retain if r.entity == e), block).mean())
             for e in dict.fromkeys(row.entity for row in task.retain)]
     assert float(np.mean(kept)) > retain, kept
