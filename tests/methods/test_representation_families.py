@@ -23,7 +23,7 @@ from expunge.training.step import Step, reduce_terms, totals, weighted_sum
 FAMILIES = ("llama", "gpt2", "qwen3", "gemma3_text", "qwen3_moe")
 RECIPES = {
     "srmu": "", "kuda": "has no MLP output projection", "cir(every=1, inputs=2, gradients=2)": "hold no matrix",
-    "probe_geometry": "",
+    "probe_geometry": "", "rmu": "", "npo + klue": "has no MLP output projection", "npo + prune_first": "",
 }
 """Recipe -> words of the refusal on a model with experts; none where it runs."""
 

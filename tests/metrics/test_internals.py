@@ -192,6 +192,20 @@ def test_a_probe_of_noise_lies_within_its_permutations() -> None:
     assert accuracy(told, label_n) > float(probe_hits(told[:, :1], label_n, entities, 5, "mean").mean()) + 0.1
 
 
+def test_the_probe_by_layer() -> None:
+    """Every model's accuracy at each layer; the interval is over entities, whose rows are asked of one probe."""
+    (metric, split) = parse_metric("linear_probe")
+    score = metric.score(world("original"), split, resamples=20)
+    assert list(score.by_layer) == ["unlearned", "original", "retrained"] and score.entities > 1
+    assert [layer for layer, _ in score.by_layer["retrained"]] == [1, 3]
+    assert score.by_layer["unlearned"] == score.by_layer["original"] > score.by_layer["retrained"]
+    assert score.value is not None and score.value <= max(at for _, at in score.by_layer["original"]) + 1e-12
+    (last, split) = parse_metric("linear_probe(layer=last)")
+    assert last.score(world("original"), split, resamples=0).by_layer["original"] == score.by_layer["original"][-1:]
+    (null, split) = parse_metric("linear_probe(labels=permuted, permutations=1)")
+    assert not null.score(world("original"), split, resamples=0).by_layer
+
+
 def test_controls_of_the_probe() -> None:
     known, unseen = world("original"), world("retrained")
     assert value("linear_probe(labels=permuted, permutations=3)", known) == pytest.approx(0.5, abs=0.12)

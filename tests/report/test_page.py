@@ -177,9 +177,17 @@ def test_layer_profiles_are_drawn_where_a_probe_looked_inside(make_run: Make, tm
     run = make_run()
     lens = [{"id": f"r{i}", "entity": "", "form": "answer", "lens": [-3.0, -2.0 - i, -1.0]} for i in range(2)]
     write_jsonl(run / "observations" / "subject" / "lens.forget.jsonl", lens)
+    slopes = [{"id": "r0", "entity": "", "form": "answer", "norm": 1.0, "blocks": [0.5, 0.25, 2.0]}]
+    write_jsonl(run / "observations" / "subject" / "gradient.forget.jsonl", slopes)
+    audit = json.loads((run / "audit.json").read_text())
+    audit["scores"].append({"name": "linear_probe", "value": 0.9, "by_layer": {
+        "unlearned": [[0, 0.5], [2, 0.75]], "original": [[0, 0.5], [2, 1.0]]}})
+    write_json(run / "audit.json", audit)
     html = page([run], tmp_path)
     assert 'id="layers"' in html
     assert "lens, forget rows: log-probability of the answer over layer: unlearned from -3 to -1" in html
+    assert "gradient of the loss, forget rows: its norm, mean over the block" in html and "from 0.5 to 2" in html
+    assert "forget against holdout rows over layer: original from 0.5 to 1; unlearned from 0.5 to 0.75" in html
 
 
 def test_comparison_has_a_heat_map(make_run: Make, tmp_path: Path) -> None:

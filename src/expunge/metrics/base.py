@@ -174,8 +174,25 @@ class Metric(Plugin):
             value=value, interval=interval, controls=self._controls(evidence, split),
             entities=min((len(set(of)) for of in groups.values()), default=0),
             n=sum(len(v) for k, v in strata.items() if not k.startswith("reference")),
-            remark=self.remark(evidence, split), **frame,
+            remark=self.remark(evidence, split), by_layer=self._by_layer(evidence), **frame,
         )
+
+    def by_layer(self, evidence: Evidence) -> Sequence[tuple[int, float]]:
+        """(layer, value) for every layer that it reads, where its value chooses one or is their mean."""
+        return ()
+
+    def _by_layer(self, evidence: Evidence) -> dict[str, tuple[tuple[int, float], ...]]:
+        """The same of all models, one retrained model among them."""
+        models = {"unlearned": evidence.subject, "original": evidence.original,
+                  "retrained": next(iter(evidence.retrained), None)}
+        found = {}
+        for name, seen in models.items():
+            try:
+                if seen is not None and (values := tuple(self.by_layer(evidence.of(seen)))):
+                    found[name] = values
+            except NotAvailable:
+                continue
+        return found
 
     def _without(self, split: Split | None, why: str) -> Score:
         """The score where there is no number, with the reason."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -38,12 +39,18 @@ class LinearProbeOptions(plugin.Spec):
     folds: int = Field(5, ge=2, description="groups of entities held out in turn; 1000 holds out one pair at a time")
 
 
-def probe_hits(states_nLD: Array, label_n: Labels, entities: list[str], folds: int, layer: str) -> Array:
-    """Per row whether the probe fitted without its entity is right: 1, 0, or the mean over layers."""
+def layer_hits(states_nLD: Array, label_n: Labels, entities: list[str], folds: int, layer: str) -> Array:
+    """Per row and layer 1 where the probe fitted without its entity is right, else 0; shape n L, of the last layer
+    alone n 1."""
     fold_n = entity_folds(entities, label_n, folds)
     layers = [states_nLD.shape[1] - 1] if layer == "last" else range(states_nLD.shape[1])
     hits = [(out_of_fold_logits(states_nLD[:, i], label_n, fold_n) > 0) == label_n for i in layers]
-    hit_nL = np.stack(hits, 1).astype(float)
+    return np.stack(hits, 1).astype(float)
+
+
+def probe_hits(states_nLD: Array, label_n: Labels, entities: list[str], folds: int, layer: str) -> Array:
+    """Per row whether the probe fitted without its entity is right: 1, 0, or the mean over layers."""
+    hit_nL = layer_hits(states_nLD, label_n, entities, folds, layer)
     return cross_chosen(hit_nL, entities) if layer == "chosen" else hit_nL.mean(1)
 
 
@@ -90,7 +97,8 @@ class LinearProbe(Metric):
         states_nLD, label_n, entities = self._classes(evidence)
         spec = self.spec
         if spec.labels == "true":
-            hit_n = probe_hits(states_nLD, label_n, entities, spec.folds, spec.layer)
+            hit_nL = self._hits(evidence)
+            hit_n = cross_chosen(hit_nL, entities) if spec.layer == "chosen" else hit_nL.mean(1)
             sides = {"forget": label_n == 1, "control": label_n == 0}
             return ({name: hit_n[side_n] for name, side_n in sides.items()},
                     {name: [entities[i] for i in side_n.nonzero()[0]] for name, side_n in sides.items()})
@@ -101,6 +109,24 @@ class LinearProbe(Metric):
             # Weighted, so that the plain mean is the balanced accuracy of the permuted classes.
             draws.append(0.5 * hit_n / np.where(permuted_n == 1, permuted_n.mean(), 1 - permuted_n.mean()))
         return {"all": np.mean(draws, axis=0)}, {"all": entities}
+
+    def by_layer(self, evidence: Evidence) -> Sequence[tuple[int, float]]:
+        if self.spec.labels != "true" or self.spec.against == "pure":
+            return ()
+        _, label_n, _ = self._classes(evidence)
+        hit_nL = self._hits(evidence)
+        layers = evidence.rows("hidden", "forget")[0]["layers"][-hit_nL.shape[1]:]  # alone where it is the last
+        means_L = (hit_nL[label_n == 1].mean(0) + hit_nL[label_n == 0].mean(0)) / 2
+        return list(zip(layers, means_L.tolist(), strict=True))
+
+    def _hits(self, evidence: Evidence) -> Array:
+        """`layer_hits` with the true labels, fitted once for each model."""
+        kept = self.__dict__.setdefault("_fitted", {})
+        if id(evidence.subject) not in kept:
+            hits_nL = layer_hits(*self._classes(evidence), self.spec.folds, self.spec.layer)
+            kept[id(evidence.subject)] = (evidence.subject, hits_nL)  # what is kept alive has an id of its own
+        found: Array = kept[id(evidence.subject)][1]
+        return found
 
     def statistic(self, strata: Strata) -> float:
         return min(float(np.mean([values.mean() for values in strata.values()])), 1.0)

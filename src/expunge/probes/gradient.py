@@ -20,7 +20,7 @@ from expunge.records.observation import Row
 from expunge.records.task import Example, Task
 
 
-class GradientRow(TypedDict):
+class GradientRow(TypedDict, total=False):
     """The gradient of one answer's mean loss."""
 
     id: str
@@ -30,12 +30,24 @@ class GradientRow(TypedDict):
     """Always "answer"."""
     norm: float
     """Mean over parameter tensors of the p-norm of their gradient."""
+    blocks: list[float]
+    """The same within each decoder block; left out where the blocks are not known."""
 
 
 def mean_norm(gradients: Sequence[Tensor | None], p: float = 2.0) -> float:
     """Mean over tensors of ||g||_p, in float32; tensors without a gradient are left out."""
     norms = [float(g.float().norm(p)) for g in gradients if g is not None]
-    return math.fsum(norms) / len(norms)
+    return math.fsum(norms) / len(norms) if norms else 0.0
+
+
+def owners(subject: Subject, parameters: Sequence[nn.Parameter]) -> list[list[int]]:
+    """For every decoder block which of these parameters are its own; [] where the blocks are not known."""
+    try:
+        blocks = list(subject.blocks.values())
+    except UsageError:
+        return []
+    own = [{id(q) for q in block.parameters()} for block in blocks]
+    return [[i for i, q in enumerate(parameters) if id(q) in ids] for ids in own]
 
 
 @contextmanager
@@ -78,6 +90,7 @@ class Gradient(Probe):
         """Raises UsageError for a subject without gradients, such as some guards."""
         rows: list[Row] = []
         with subject.evaluating(), torch.enable_grad(), with_gradients(subject.model) as parameters:
+            blocks = owners(subject, parameters)
             for example in examples:
                 tokens = subject.encoder.encode(example)
                 if progress:
@@ -88,8 +101,10 @@ class Gradient(Probe):
                 if not loss.requires_grad:
                     raise UsageError("This model has no gradients.", "Its answers are not differentiable "
                                      "in its weights.", "Leave out mia.grad_norm.")
-                norm = mean_norm(torch.autograd.grad(loss, parameters, allow_unused=True), self.spec.p)
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+                inside = [mean_norm([gradients[i] for i in own], self.spec.p) for own in blocks]
                 rows.append(GradientRow(
                     id=example.id, entity=example.entity, group=example.group, form="answer",
-                    norm=float(f"{norm:.7g}")))
+                    norm=float(f"{mean_norm(gradients, self.spec.p):.7g}"),
+                    **({"blocks": [float(f"{norm:.7g}") for norm in inside]} if inside else {})))
         return rows

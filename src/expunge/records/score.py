@@ -144,6 +144,8 @@ class Score(Record):
     unavailable: str | None = None
     remark: str | None = None
     """How the value came about, where that is not what the name says: rows left out, characters in place of words."""
+    by_layer: dict[str, tuple[tuple[int, float], ...]] = Field(default_factory=dict)
+    """Model (`unlearned`, `original`, `retrained`) -> (layer, value), where the value chooses a layer or is a mean."""
     worst: WorstEntity | None = None
     """The worst entity of a share of rows; None for other scores, and where entities have too few rows each."""
     doubt: str | None = None
@@ -226,8 +228,7 @@ class Verdict(Record):
     threats: tuple[Threat, ...] = ()
     """One per kind of access, weakest first; empty where the audit ran no attack."""
     leak: str = ""
-    """What leaks as asked and under attack, what was lost and what would be missed, in one line; empty in audits
-    without the leak share."""
+    """What leaks as asked and under attack, is lost and would be missed, in one line; empty without the leak share."""
     power: Power | None = None
     """None without an original and a retrained model, and in audits of earlier versions."""
 
@@ -309,8 +310,7 @@ class Audit(Record):
     verdict: Verdict | None = None
     attacks: tuple[AttackRecord, ...] = ()
     primary: tuple[str, ...] = ()
-    """Attacks whose comparisons are corrected together, as declared for the suite (`audit.suites.PRIMARY`). Empty in
-    audits of earlier versions."""
+    """Attacks whose comparisons are corrected together (`audit.suites.PRIMARY`); empty in audits made earlier."""
     settings: AuditSettings | None = None
     """Options of the command, as they were carried out; None in audits of earlier versions."""
     seed: int = 0

@@ -44,7 +44,10 @@ def lines(found: Lines) -> Spec:
               for who, points in found.lines.items() for x, y, i in points]
     levels = [{"who": who, "y": _short(y)} for who, y in found.levels.items()]
     names = [n for n in COLOURS if n in found.lines or n in found.levels]
-    x = _axis("x", found.x_title, scale={"zero": found.x_title != "layer", "nice": False}, axis={"tickCount": 5})
+    layers_seen = sorted({x for points in found.lines.values() for x, _, _ in points})
+    ticks: Spec = {"tickCount": 5} if found.x_title != "layer" else {  # between two layers there is none
+        "values": layers_seen[::len(layers_seen) // 8 + 1], "format": "d"}
+    x = _axis("x", found.x_title, scale={"zero": found.x_title != "layer", "nice": False}, axis=ticks)
     y = {"type": "quantitative", "title": None, "scale": {"zero": found.x_title != "layer"}, "axis": {"tickCount": 4}}
 
     def by(values: dict[str, Any]) -> Spec:  # the page has one key for all of these charts

@@ -20,10 +20,13 @@ STRONGEST = 2
 """Attacks whose answers are shown."""
 BARE = {("relearn", "steps"): 48.0, ("soft_prompt", "steps"): 100.0}
 """Options that a label leaves out at their default; nothing else says what it is."""
-LAYER_PROBES = {"lens": "lens", "depth": "states patched into the original", "weights": "weights"}
+LAYER_PROBES = {"lens": "lens", "depth": "states patched into the original", "gradient": "gradient of the loss",
+                "weights": "weights"}
 """Probes with something to say per layer -> how a chart calls them."""
+LAYER_SCORES = {"linear_probe": "linear probe on hidden states: accuracy, forget against holdout rows"}
 FIELDS = {"lens": "log-probability of the answer", "share": "answer tokens that come first", "distance":
-          "distance from the original", "drops": "what the original loses of the answer's log-probability"}
+          "distance from the original", "drops": "what the original loses of the answer's log-probability",
+          "blocks": "its norm, mean over the block's matrices"}
 SKIPPED = {"layer", "layers", "index", "attempt", "id", "end", "n", "correct", "weights", "norm", "change"}
 SPLITS: tuple[Split, ...] = ("forget", "retain")
 
@@ -235,6 +238,10 @@ def profiles(view: RunView) -> list[Lines]:
                 if lines:
                     rows_of = "" if probe == "weights" else f", {split} rows"
                     found.append(Lines(f"{called}{rows_of}: {FIELDS.get(field, field)}", "layer", lines, {}))
+    for score in () if view.audit is None else view.audit.scores:
+        lines = {who: [(x, y, None) for x, y in score.by_layer[who]] for who in models if who in score.by_layer}
+        if any(len(points) > 1 for points in lines.values()):
+            found.append(Lines(LAYER_SCORES.get(score.name, score.name), "layer", lines, {}))
     return found
 
 

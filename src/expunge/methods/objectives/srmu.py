@@ -67,6 +67,9 @@ class SRMU(RMU):
                     "importance=none",
                     "v is the mean of |H|: of signed means the logarithm would not be defined",
                     "the down projections of three blocks move, as with rmu; a summary of the paper names one block",
+                    "the published gain where forget and retain texts overlap does not show on the test bed, where "
+                    "both use the same coordinates: at a forget drift of 4.9 retain states drift 4.3 (ratio) and 3.8 "
+                    "(difference), and 3.7 with rmu",
                     "padding is never counted; gradients are clipped at norm 1 by the default optimizer"),
     )
     space = {"coefficient": ("log", 0.1, 30.0), "alpha": ("log", 0.1, 2000.0),

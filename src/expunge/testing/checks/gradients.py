@@ -30,6 +30,9 @@ def equals_a_hand_made_loop(plugin: type[Probe]) -> None:
             norms = [float(w.grad.abs().pow(p).sum() ** (1 / p)) for w in slow.parameters() if w.grad is not None]
             assert rows[i]["id"] == example.id and rows[i]["form"] == "answer"
             assert rows[i]["norm"] == pytest.approx(sum(norms) / len(norms), rel=1e-3), (p, example.id)
+            inside = [[float(w.grad.abs().pow(p).sum() ** (1 / p)) for w in block.parameters() if w.grad is not None]
+                      for block in slow.model.layers]
+            assert rows[i]["blocks"] == pytest.approx([sum(n) / len(n) for n in inside], rel=1e-3), (p, example.id)
 
 
 @check

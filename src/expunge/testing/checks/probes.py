@@ -19,7 +19,7 @@ from ..support import memoriser, moved, same_random_state, small_task, weights
 from .base import check
 
 LONG = Example(id="long", prompt="", kind="text", answer=" ".join(r.answer for r in small_task().retain[:9]))
-FLOATS = ("logp", "mean", "var", "norm")
+FLOATS = ("logp", "mean", "var", "norm", "blocks")
 
 
 def _asked() -> list[Example]:

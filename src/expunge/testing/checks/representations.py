@@ -5,20 +5,23 @@ Legend: D hidden size.
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from expunge.methods._lib.activations import counted
 from expunge.methods._lib.probe_directions import states_of
 from expunge.methods.base import Objective
+from expunge.metrics.layers import out_of_fold_logits
 from expunge.models.language import CausalLM
 from expunge.records.task import Example
 
-from ..support import batch_of, memoriser, small_task, stage_of, trained
+from ..support import batch_of, memoriser, small_task, stage_of, train, trained
 from .base import check, term
 from .dynamics import activations
 
@@ -66,14 +69,33 @@ def softens_relu(plugin: type[Objective]) -> None:
 
 
 @check(trains=True)
-def turns_away(plugin: type[Objective], forget: float, retain: float) -> None:
-    """Mean cosine of answer states to the original's: below `forget` on forget rows, above `retain` on retain rows."""
-    subject = trained(term(plugin, {"width": 2}), steps=60, lr=1e-2, watch=10).subject
+def turns_away(plugin: type[Objective], forget: float, retain: float, unrelated: bool = False,
+               options: dict[str, Any] | None = None) -> None:
+    """Mean cosine of answer states to the original's: below `forget` on forget rows, above `retain` on retain rows.
+
+    Args:
+        unrelated: forget rows are nonsense, without the words of retain rows, and states of blocks 0 and 1 are read.
+    """
+    rows = _nonsense() if unrelated else small_task().forget
+    recipe = term(plugin, options or {"width": 2})
+    subject = (train(recipe, steps=40, lr=1e-2, forget=rows) if unrelated else
+               trained(recipe, steps=60, lr=1e-2, watch=10)).subject
     found = []
-    for rows in (small_task().forget, small_task().retain):
-        before_ND, after_ND = (answer_states(s, rows, 1) for s in (memoriser(), subject))
-        found.append(float(torch.cosine_similarity(before_ND, after_ND, dim=-1).mean()))
+    for side in (rows, small_task().retain):
+        cosines = [torch.cosine_similarity(answer_states(memoriser(), side, block), answer_states(subject, side, block),
+                                           dim=-1).mean() for block in ((0, 1) if unrelated else (1,))]
+        found.append(float(torch.stack(cosines).mean()))
     assert found[0] < forget and found[1] > retain, found
+
+
+def _nonsense(count: int = 18) -> tuple[Example, ...]:
+    """Rows of words that occur nowhere else."""
+    draw = random.Random(0)
+
+    def words(number: int) -> str:
+        return " ".join("".join(draw.choices("0123456789#%&*+=", k=5)) for _ in range(number))
+
+    return tuple(Example(id=f"nonsense {i}", prompt=words(5), answer=words(6), entity=f"n{i}") for i in range(count))
 
 
 def answer_states(subject: CausalLM, rows: Sequence[Example], block: int) -> Tensor:
@@ -101,13 +123,29 @@ def distance_along_the_probe(plugin: type[Objective]) -> None:
 @check(trains=True)
 def aligns_pairs(plugin: type[Objective], share: float) -> None:
     """Mean squared distance of pairs along the directions of the probe at the start, after training over before."""
-    recipe, task = term(plugin, {"every": 10}), small_task()
+    recipe = term(plugin, {"every": 10})
     source = stage_of(recipe).objective
     normal_LD = torch.tensor(source.made["directions"], dtype=torch.float64)  # type: ignore[union-attr]
-    blocks = list(range(len(normal_LD)))
-    controls = [task.retain[i % len(task.retain)] for i in range(len(task.forget))]
     apart = []
     for subject in (memoriser(), trained(recipe, steps=40, lr=3e-3).subject):
-        states = (states_of(subject, rows, blocks) for rows in (task.forget, controls))
+        states = _pairs(subject, list(range(len(normal_LD))))
         apart.append(float(sys.modules[plugin.__module__].misalignment(*states, normal_LD).mean()))
     assert apart[1] < share * apart[0], apart
+
+
+def _pairs(subject: CausalLM, blocks: Sequence[int]) -> list[Tensor]:
+    """Last states of forget rows and of their control rows, n L D each."""
+    task = small_task()
+    controls = [task.retain[i % len(task.retain)] for i in range(len(task.forget))]
+    return [states_of(subject, rows, blocks) for rows in (task.forget, controls)]
+
+
+@check(trains=True)
+def probe_falls_below_chance(plugin: type[Objective]) -> None:
+    """Pairs held out in turn, a probe on the others: mostly right before the alignment, mostly wrong after it."""
+    found = []
+    for subject in (memoriser(), trained(term(plugin, {"every": 10}), steps=40, lr=3e-3).subject):
+        states = np.concatenate([part[:, -1].numpy() for part in _pairs(subject, range(len(memoriser().blocks)))])
+        label_n, fold_n = np.repeat([1, 0], len(states) // 2), np.tile(np.arange(len(states) // 2), 2)
+        found.append(float(((out_of_fold_logits(states, label_n, fold_n) > 0) == label_n).mean()))
+    assert found[0] > 0.7 and found[1] < 0.5, found
