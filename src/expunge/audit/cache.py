@@ -26,7 +26,8 @@ class ObservationCache:
     def key(self, subject: Subject, probe: Probe, examples: Sequence[Example], task: Task) -> str:
         """Everything the rows depend on: the model, the rows as it reads them, probe options and budget."""
         return fingerprint([VERSION, model_key(subject), probe.text(), task.generation_tokens,
-                            [self._row(subject, e) for e in examples]])
+                            [self._row(subject, e) for e in examples],
+                            *([task.group_tokens] if task.group_tokens else [])])
 
     def _row(self, subject: Subject, example: Example) -> str:
         """An example as it stands in the task and as the model reads it; every probe and attack asks for the same."""

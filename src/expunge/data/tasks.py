@@ -109,9 +109,13 @@ def limited(task: Task, limit: int) -> Task:
     kept = {row.id for rows in splits.values() for row in rows}
     cut_ids = {row.id for split in SPLITS for row in task.split(split)} - kept
     background = tuple(row for row in task.background if row.id not in cut_ids)
+    # Rows that are asked in place of a split, and of an entity of which no row is left, go too.
+    gone = {row.entity for split in SPLITS for row in task.split(split) if row.entity} - {
+        row.entity for rows in splits.values() for row in rows}
     probes = {
         split: found for split, rows in task.probes.items()
-        if (found := _drawn(tuple(row for row in rows if row.id not in cut_ids), limit))
+        if (found := _probes(tuple(row for row in rows if row.id not in cut_ids and row.entity not in gone), limit,
+                             kept))
     }
     known = kept | {row.id for row in background}
 
@@ -150,6 +154,15 @@ def _drawn(rows: tuple[Example, ...], limit: int, asked: tuple[Example, ...] = (
         seen[entity] = seen.get(entity, -1) + 1
         turn.append((rows[i].id not in first, seen[entity], derive(LIMIT_SEED, entity), i))
     return tuple(rows[i] for i in sorted(i for *_, i in sorted(turn)[:limit]))
+
+
+def _probes(rows: tuple[Example, ...], limit: int, kept: set[str]) -> tuple[Example, ...]:
+    """`limit` rows of those that stand in a split too, and of each group of the others."""
+    groups = dict.fromkeys(None if row.id in kept else row.group for row in rows)
+    drawn = [_drawn(tuple(row for row in rows if (None if row.id in kept else row.group) == group), limit)
+             for group in groups]
+    ids = {row.id for found in drawn for row in found}
+    return tuple(row for row in rows if row.id in ids)
 
 
 def _first_of_each_group(rows: tuple[Example, ...], limit: int) -> tuple[Example, ...]:

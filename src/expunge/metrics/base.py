@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from expunge import registry
+from expunge import plugin, registry
 from expunge.errors import UsageError
 from expunge.metrics.by_entity import statistic_interval
 from expunge.needs import MODEL_NEEDS, NEED_TEXTS, ModelNeed, unmet
@@ -223,6 +224,12 @@ class Metric(Plugin):
         return value if isfinite(value) else None
 
 
+class GroupOptions(plugin.Spec):
+    """Options of a metric that can be limited to a group of rows."""
+
+    group: str = Field("", description="only rows of this group, or of groups below it; all by default")
+
+
 class RowMetric(Metric):
     """A metric that is the mean of one number per example. Override `values`. Only these metrics have an excess."""
 
@@ -241,6 +248,11 @@ class RowMetric(Metric):
         """Example id -> best number over all attempts of an attack (their mean when the metric is neutral)."""
         attempts = (evidence.subject,) if self.pools else evidence.subject.attempts()
         scored = [self.values(evidence.of(one), split) for one in attempts]
+        if group := getattr(self.spec, "group", ""):
+            there = evidence.subject.of_group(split, group)
+            if not there:
+                raise NotAvailable(f"no {split} row is of the group {group}")
+            scored = [{key: value for key, value in scores.items() if key in there} for scores in scored]
         if len(scored) == 1:
             return scored[0]
         best = {"knows": max, "forgot": min}.get(self.orientation(split), _mean)

@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from expunge import plugin
-from expunge.metrics.base import Evidence, Groups, Metric, Strata
+from expunge.metrics.base import Evidence, GroupOptions, Groups, Metric, NotAvailable, Strata
 from expunge.metrics.rows import all_values, column, text_values
 from expunge.metrics.statistics import auc
 from expunge.plugin import Property
-from expunge.records.observation import Row
+from expunge.records.observation import Row, in_group
 from expunge.records.task import Split
 
 SPLITS_READ: tuple[Split, ...] = ("forget", "holdout")
@@ -41,7 +40,7 @@ REMARKS = {"all": "the end token counts", "openunlearning": "tokens are counted 
 """By default the end token is left out, which the cards say."""
 
 
-class TokenOptions(plugin.Spec):
+class TokenOptions(GroupOptions):
     tokens: Tokens = Field("text", description=(
         "text: the answer without its end token; all: with it; openunlearning: as that code counts, with it in means "
         "over the answer, and without the last token, whichever it is, in means over the least likely tokens"))
@@ -70,23 +69,31 @@ def lowest_mean(values: NDArray[np.float64], k: float) -> float:
     return float(np.sort(values)[:count].mean())
 
 
-def attack_strata(attack: MembershipAttack, evidence: Evidence,
-                  prefix: str = "") -> dict[str, NDArray[np.float64]]:
-    """The attack's number for each forget and holdout row; answers without a token are skipped."""
+def answers_of(evidence: Evidence, split: Split, group: str = "") -> list[Row]:
+    """Likelihood rows of the answers of a split, or of one group of it; answers without a token are skipped."""
+    found = [row for row in evidence.rows("likelihood", split, "answer") if in_group(row["group"], group)]
+    if not found:
+        raise NotAvailable(f"no {split} row is of the group {group}")
+    return [row for row in found if len(text_values(row, "logp"))]
+
+
+def attack_strata(attack: MembershipAttack, evidence: Evidence, prefix: str = "",
+                  sides: tuple[Split, ...] = SPLITS_READ) -> dict[str, NDArray[np.float64]]:
+    """The attack's number for each row of both sides; answers without a token are skipped."""
+    group = getattr(attack.spec, "group", "")
     return {
-        prefix + split: column(
-            [attack.unfamiliarity(row) for row in evidence.rows("likelihood", split, "answer")
-             if len(text_values(row, "logp"))],
-            f"every {split} answer is empty",
-        )
-        for split in SPLITS_READ
+        prefix + split: column([attack.unfamiliarity(row) for row in answers_of(evidence, split, group)],
+                               f"every {split} answer is empty")
+        for split in sides
     }
 
 
-def row_groups(evidence: Evidence, probe: str = "likelihood") -> dict[str, list[str]]:
+def row_groups(evidence: Evidence, probe: str = "likelihood", group: str = "",
+               sides: tuple[Split, ...] = SPLITS_READ) -> dict[str, list[str]]:
     """The entity of each row that is asked for, by side; answers without a token are skipped."""
     return {side: [row["entity"] or row["id"] for row in evidence.subject.rows(probe, side, "answer")
-                   if "logp" not in row or len(text_values(row, "logp"))] for side in SPLITS_READ}
+                   if in_group(row["group"], group) and ("logp" not in row or len(text_values(row, "logp")))]
+            for side in sides}
 
 
 class MembershipAttack(Metric):
@@ -105,7 +112,8 @@ class MembershipAttack(Metric):
         return attack_strata(self, evidence)
 
     def grouped(self, evidence: Evidence, split: Split | None = None) -> tuple[Strata, Groups]:
-        return self.sample(evidence, split), row_groups(evidence, self.card.probes[0][0])
+        return self.sample(evidence, split), row_groups(evidence, self.card.probes[0][0],
+                                                        getattr(self.spec, "group", ""))
 
     def statistic(self, strata: Strata) -> float:
         return auc(members=-strata["forget"], nonmembers=-strata["holdout"])

@@ -13,14 +13,15 @@ from expunge.metrics.membership import MUST_SHOW, SPLITS_READ, MembershipAttack,
 from expunge.metrics.mia_loss import loss
 from expunge.metrics.rows import column, text_values
 from expunge.plugin import Property
-from expunge.records.observation import Observations
+from expunge.records.observation import Observations, in_group
 from expunge.records.task import Split
 
 
-def losses(observations: Observations, split: Split, tokens: Tokens = "text") -> dict[str, float]:
-    """L(x) by row id, nats per token; answers without a token are left out."""
+def losses(observations: Observations, split: Split, tokens: Tokens = "text", group: str = "") -> dict[str, float]:
+    """L(x) by row id, nats per token; answers without a token, and of other groups, are left out."""
     rows = observations.rows("likelihood", split, "answer")
-    return {row["id"]: loss(row, tokens) for row in rows if len(text_values(row, "logp"))}
+    return {row["id"]: loss(row, tokens) for row in rows
+            if in_group(row["group"], group) and len(text_values(row, "logp"))}
 
 
 class MiaReference(MembershipAttack):
@@ -53,7 +54,8 @@ class MiaReference(MembershipAttack):
         strata: dict[str, NDArray[np.float64]] = {}
         for side in SPLITS_READ:
             evidence.rows("likelihood", side, "answer")  # raises NotAvailable when there are none
-            own, other = (losses(asked, side, self.spec.tokens) for asked in (evidence.subject, reference))
+            own, other = (losses(asked, side, self.spec.tokens, self.spec.group)
+                          for asked in (evidence.subject, reference))
             strata[side] = column([own[id] - other[id] for id in own if id in other],
                                   f"the retrained model was not asked the {side} rows, or every answer is empty")
         return strata

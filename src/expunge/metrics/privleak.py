@@ -40,6 +40,15 @@ def privleak(auc_subject: float, auc_retrained: float) -> float:
     return 100 * (auc_subject - auc_retrained) / (auc_retrained + EPSILON)
 
 
+def membership_attack(spec: PrivLeakOptions) -> MembershipAttack:
+    """The attack that the options name."""
+    plain = {"tokens": spec.tokens, "group": spec.group}
+    attacks: dict[AttackName, MembershipAttack] = {
+        "loss": MiaLoss(**plain), "zlib": MiaZlib(**plain), "min_k": MiaMinK(k=spec.k, **plain),
+        "min_k_pp": MiaMinKpp(k=spec.k, **plain)}
+    return attacks[spec.attack]
+
+
 class PrivLeak(Metric):
     """For its interval an entity is left out with the rows of both models about it."""
 
@@ -66,7 +75,7 @@ class PrivLeak(Metric):
     )
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
-        retrained, attack = evidence.need_retrained(), self._attack()
+        retrained, attack = evidence.need_retrained(), membership_attack(self.spec)
         strata = attack_strata(attack, evidence)
         try:
             strata |= attack_strata(attack, evidence.of(retrained), "reference_")
@@ -78,19 +87,12 @@ class PrivLeak(Metric):
         return strata
 
     def grouped(self, evidence: Evidence, split: Split | None = None) -> tuple[Strata, Groups]:
-        mine = row_groups(evidence)
+        mine = row_groups(evidence, group=self.spec.group)
         return self.sample(evidence, split), mine | {f"reference_{side}": of for side, of in row_groups(
-            evidence.of(evidence.need_retrained())).items()}
+            evidence.of(evidence.need_retrained()), group=self.spec.group).items()}
 
     def statistic(self, strata: Strata) -> float:
         return privleak(_complement(strata), _complement(strata, "reference_"))
-
-    def _attack(self) -> MembershipAttack:
-        k, tokens = self.spec.k, self.spec.tokens
-        attacks: dict[AttackName, MembershipAttack] = {
-            "loss": MiaLoss(tokens=tokens), "zlib": MiaZlib(tokens=tokens), "min_k": MiaMinK(k=k, tokens=tokens),
-            "min_k_pp": MiaMinKpp(k=k, tokens=tokens)}
-        return attacks[self.spec.attack]
 
 
 def _complement(strata: Strata, prefix: str = "") -> float:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from expunge import plugin
-from expunge.metrics.base import Evidence, MetricCard, RowMetric
+from expunge.metrics.base import Evidence, GroupOptions, MetricCard, RowMetric
 from expunge.metrics.text.rouge import rouge
 from expunge.metrics.text.units import is_dense, units
 from expunge.plugin import Property
@@ -18,7 +18,7 @@ from expunge.records.task import SPLITS, Split
 Measure = Literal["recall", "f1"]
 
 
-class RougeOptions(plugin.Spec):
+class RougeOptions(GroupOptions):
     measure: Measure = Field("recall", description="recall (TOFU) or f1 (MUSE)")
     stemmer: bool = Field(True, description="Porter stemmer on both texts: on in TOFU, off in MUSE")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,7 +43,7 @@ def _values(row: Row, key: str) -> NDArray[np.float64]:
 
 @dataclass
 class RowForms:
-    """log p_bar of every form of one example; rows without a token are left out."""
+    """log p_bar of every form of one example, or another log p of it; rows without a token are left out."""
 
     group: str
     answer: float | None = None
@@ -53,13 +53,17 @@ class RowForms:
     """(log p_bar, whether the option is right)."""
 
 
-def by_example(rows: Iterable[Row]) -> dict[str, RowForms]:
-    """Likelihood rows gathered by example id, in the order in which ids first appear."""
+def by_example(rows: Iterable[Row], log_p: Callable[[Row], float | None] = mean_logp) -> dict[str, RowForms]:
+    """Likelihood rows gathered by example id, in the order in which ids first appear.
+
+    Args:
+        log_p: the number that is kept of each row; None leaves it out.
+    """
     examples: dict[str, RowForms] = {}
     answered: set[str] = set()
     for row in rows:
         example = examples.setdefault(row["id"], RowForms(row["group"]))
-        value, form = mean_logp(row), row["form"]
+        value, form = log_p(row), row["form"]
         if form == "answer":
             if row["id"] in answered:
                 raise DataError(f"Two examples of one split share the id {row['id']!r}.",

@@ -31,7 +31,8 @@ class Generation(Probe):
         paper="TOFU, Maini et al. 2024 (arXiv 2401.06121)",
         defaults="greedy; the task gives the number of new tokens (200 for TOFU)",
         model_needs=frozenset({"generate", "prompt"}),
-        deviations=("running text is prompted with its first half, and the second half is the reference",),
+        deviations=("running text is prompted with its first half, and the second half is the reference",
+                    "a group with its own number of new tokens has its references cut at it, as MUSE does"),
     )
     reuses = "likelihood"
     must_show = (Property("ignores_padding_and_order", {}, "batch composition changes nothing"),)
@@ -39,7 +40,7 @@ class Generation(Probe):
     def observe(self, subject: CausalLM, examples: Sequence[Example], task: Task,
                 progress: Progress | None = None, *, partner: CausalLM | None = None,
                 reused: Sequence[Row] = ()) -> list[Row]:
-        prompts, references, starts, given = [], [], [], []
+        prompts, references, starts, given, budgets = [], [], [], [], []
         hits = {row["id"]: row["hit"] for row in reused if row["form"] == "answer" and "hit" in row}
         for example in examples:
             if example.kind == "text":
@@ -50,17 +51,33 @@ class Generation(Probe):
                 given.append(start)
             else:
                 prompts.append(subject.encoder.prompt(example))
-                references.append(example.answer)
+                references.append(_within(subject, example, task.group_tokens.get(example.group)))
                 given.append("\n".join(content for _, content in example.messages) or example.prompt)
             starts.append(_greedy_start(subject.encoder.encode(example), prompts[-1], hits.get(example.id, ())))
-        answers = subject.generate(prompts, task.generation_tokens, self.spec.batch_size, progress,
-                                   begun=starts if any(starts) else ())
+            budgets.append(task.group_tokens.get(example.group, task.generation_tokens))
+        answers: dict[int, tuple[str, bool]] = {}
+        for budget in sorted(set(budgets)):
+            chosen = [i for i, own in enumerate(budgets) if own == budget]
+            begun = [starts[i] for i in chosen]
+            answers |= zip(chosen, subject.generate(
+                [prompts[i] for i in chosen], budget, self.spec.batch_size, progress,
+                begun=begun if any(begun) else ()), strict=True)
         return [
             GenerationRow(id=e.id, entity=e.entity, group=e.group, form="prompt", index=0,
-                          prompt=e.prompt, given=before, reference=reference, short=e.short_answer, text=text,
-                          stopped=stopped)
-            for e, before, reference, (text, stopped) in zip(examples, given, references, answers, strict=True)
+                          prompt=e.prompt, given=before, reference=reference, short=e.short_answer,
+                          text=answers[i][0], stopped=answers[i][1],
+                          **({"aliases": list(e.aliases)} if e.aliases else {}))  # type: ignore[typeddict-item]
+            for i, (e, before, reference) in enumerate(zip(examples, given, references, strict=True))
         ]
+
+
+def _within(subject: CausalLM, example: Example, tokens: int | None) -> str:
+    """The answer, cut at this number of tokens."""
+    row = subject.encoder.encode(example)
+    if tokens is None or row.answer <= tokens:
+        return example.answer
+    decoded: str = subject.encoder.processor.decode(row.ids[row.prompt: row.prompt + tokens], skip_special_tokens=True)
+    return decoded.strip()
 
 
 def _greedy_start(row: TokenRow, prompt: Sequence[int], hits: Sequence[bool]) -> tuple[int, ...]:

@@ -55,6 +55,8 @@ class GenerationRow(TypedDict):
     reference: str
     short: str
     """The bare fact in the reference; empty where the rows name none."""
+    aliases: NotRequired[list[str]]
+    """Other bare facts that are right too."""
     text: str
     stopped: bool
     """False when the token budget ran out before an end token."""
@@ -95,6 +97,11 @@ class Observations:
         return {r["id"]: r["entity"] or r["id"]
                 for (_, s), rows in self._rows.items() if s == split for r in rows}
 
+    def of_group(self, split: Split, group: str) -> set[str]:
+        """Ids of the examples of a group, or of a group below it: `level` has the rows of `level_1`."""
+        return {r["id"] for (_, s), rows in self._rows.items() if s == split for r in rows
+                if in_group(r.get("group", ""), group)}
+
     def ids(self) -> set[str]:
         """Every example that has a row."""
         return {r["id"] for rows in self._rows.values() for r in rows}
@@ -115,6 +122,11 @@ class Observations:
         path = folder / MISSING
         reasons = read_json(path) if path.exists() else {}
         return cls(found, {tuple(name.rsplit(".", 1)): why for name, why in reasons.items()})
+
+
+def in_group(of_row: str, group: str) -> bool:
+    """Whether a row of the group `of_row` belongs to `group`; an empty one has all rows."""
+    return not group or of_row == group or of_row.startswith(f"{group}_")
 
 
 def _with_entity(row: dict[str, Any]) -> Row:

@@ -57,6 +57,8 @@ class Example(Record):
     """The bare fact, for multiple choice and secret spans; a substring of `answer` or empty."""
     secrets: tuple[str, ...] = ()
     """Parts of `answer` that must go while the text around them stays, such as keys and addresses in code."""
+    aliases: tuple[str, ...] = ()
+    """Other bare facts that are right too, as where a person has several occupations."""
     links: tuple[str, ...] = ()
     """Ids of the rows this one follows from or shares its value with."""
     image: Image | None = None
@@ -67,8 +69,8 @@ class Example(Record):
         return self.kind in ("qa", "messages", "image")
 
     def to_json(self) -> dict[str, Any]:
-        """Without the fields for an image and for secrets where there are none: other rows keep their fingerprints."""
-        return {k: v for k, v in super().to_json().items() if v or k not in ("image", "secrets")}
+        """Without the fields that few rows have, where they are empty: other rows keep their fingerprints."""
+        return {k: v for k, v in super().to_json().items() if v or k not in ("image", "secrets", "aliases")}
 
 
 class Opened(Example):
@@ -106,6 +108,8 @@ class Task(Record):
     """Rows an audit asks in place of a whole split (with their paraphrases and wrong answers)."""
     generation_tokens: int = 200
     """How many new tokens a generation probe may take."""
+    group_tokens: dict[str, int] = Field(default_factory=dict)
+    """The same for the rows of a group, where it differs; a longer true answer is cut at as many tokens."""
     template: str | None = None
     """Plain prompt template with {prompt}; None takes the tokenizer's chat template or ours."""
     notes: tuple[str, ...] = ()
@@ -146,7 +150,9 @@ class Task(Record):
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint([self.fingerprints(), self.generation_tokens, self.template])
+        # What tasks of earlier versions lack does not change their fingerprint.
+        return fingerprint([self.fingerprints(), self.generation_tokens, self.template,
+                            *([self.group_tokens] if self.group_tokens else [])])
 
     def rows(self) -> Iterator[Example]:
         """Every row of the task, those it is trained on first."""

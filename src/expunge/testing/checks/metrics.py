@@ -113,6 +113,16 @@ def dominance_by_hand(metric: type[Metric]) -> None:
 
 
 @check
+def lume_by_hand(metric: type[Metric]) -> None:
+    """All cells at one half give one half; a cell that is wholly remembered makes it 0; membership at chance is 1."""
+    module = sys.modules[metric.__module__]
+    cells = {f"{side}/{n}": 0.5 for side in ("forget", "retain") for n in range(6)}
+    assert module.task_aggregate(cells) == pytest.approx(0.5)
+    assert module.task_aggregate({**cells, "forget/0": 1.0}) == 0
+    assert [module.membership(area) for area in (0.5, 0.75, 1.0)] == [1.0, 0.5, 0.0]
+
+
+@check
 def reads_points(metric: type[Metric]) -> None:
     """Readings of a run, and lines of points; a missing file, other lines and no reading at all are errors."""
     folder, made = new_folder(), build("original")

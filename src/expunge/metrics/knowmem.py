@@ -1,0 +1,53 @@
+"""Knowledge memorisation: how much of the true answer a few-shot answer repeats, as MUSE and DUSK count it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from expunge import plugin
+from expunge.metrics.base import Evidence, GroupOptions, MetricCard, RowMetric
+from expunge.metrics.rouge_l import how_compared, rouge_l
+from expunge.plugin import Property
+from expunge.records.task import SPLITS, Split
+
+NEXT = ("\n\n", "\nQuestion", "Question:")
+"""Where a model has gone on with a question of its own."""
+
+
+def answer_alone(text: str) -> str:
+    """What stands before the next question or the first blank line."""
+    for mark in NEXT:
+        text = text.split(mark)[0]
+    return text
+
+
+class KnowMem(RowMetric):
+    card = MetricCard(
+        name="knowmem", kind="metric",
+        summary="ROUGE-L F1 of few-shot answers, cut where the model asks the next question",
+        paper="MUSE, arXiv 2407.06460, section 3; the same in DUSK, arXiv 2505.15209",
+        formula="mean F1(ROUGE-L(answer, text up to the first blank line or 'Question:')), no stemmer",
+        defaults="MUSE; published values are 100 times as large",
+        deviations=("The demonstrations and the number of new tokens come from the task.",
+                    "An answer without a letter or digit is left out instead of counting as 0."),
+        higher_is="knows", range=(0.0, 1.0), ideal="reference", access="text",
+        probes=(("generation", SPLITS),), per_split=True,
+    )
+    Spec: ClassVar[type[plugin.Spec]] = GroupOptions
+    must_show = (
+        Property("value", {"world": "perfect", "split": "forget", "is_": 1.0}, "word for word"),
+        Property("value", {"world": "collapsed", "split": "forget", "is_": 0.0}, "an empty answer"),
+        Property("orders", {"split": "forget", "worlds": ("original", "retrained", "collapsed")}),
+        Property("needs", {"without": ("generation", "forget", None), "split": "forget", "says": "generation"}),
+    )
+
+    def values(self, evidence: Evidence, split: Split) -> dict[str, float]:
+        scored = {r["id"]: rouge_l(r["reference"], answer_alone(r["text"]), "f1", stemmer=False)
+                  for r in evidence.rows("generation", split, "prompt")}
+        return {key: value for key, value in scored.items() if value is not None}
+
+    def missing(self, split: Split) -> str:
+        return f"no {split} row has a true answer with a letter or digit in it"
+
+    def remark(self, evidence: Evidence, split: Split | None) -> str | None:
+        return how_compared(evidence.rows("generation", self.one(split), "prompt"))
