@@ -13,8 +13,12 @@ import pytest
 import expunge
 from expunge.benchmarks.loading import default_suite, load_task
 from expunge.errors import DataError, MissingError, UsageError
+from expunge.models.tiny import build_subject
+from expunge.probes.generation import Generation
 from expunge.records.score import Score
+from expunge.records.task import Example, Task
 
+from ..conftest import TINY
 from . import benchmark_files as made
 from .conftest import SHARED
 
@@ -43,6 +47,22 @@ def given(scores: dict[str, Score], *without: str) -> None:
     """Every score has a value, but those named."""
     lacking = {name: score.unavailable for name, score in scores.items() if score.value is None}
     assert set(lacking) == set(without), lacking
+
+
+def test_a_group_has_its_own_number_of_new_tokens() -> None:
+    rows = [Example(id=group, kind="completion", prompt="On day one", answer=" the cat went to town", group=group,
+                    aliases=("the cat",) if group else ()) for group in ("", "short")]
+    subject = build_subject({**TINY, "hidden_size": 32, "intermediate_size": 64}, ["On day one the cat went to town"])
+    plain = Task(name="t", forget=tuple(rows), generation_tokens=6)
+    limits = plain.model_copy(update={"group_tokens": {"short": 2}})
+    said = {row["id"]: row for row in Generation().observe(subject, limits.forget, limits)}
+    before = {row["id"]: row for row in Generation().observe(subject, plain.forget, plain)}
+    assert said[""] == before[""] and said[""]["reference"] == " the cat went to town" and "aliases" not in said[""]
+    # The same words, and the true answer as far as two tokens reach.
+    assert before["short"]["text"].startswith(said["short"]["text"].rstrip("\ufffd"))
+    cut = said["short"]["reference"]
+    assert 0 < len(cut) < 20 and rows[1].answer.strip().startswith(cut) and said["short"]["aliases"] == ["the cat"]
+    assert limits.fingerprint != plain.fingerprint
 
 
 # RWKU

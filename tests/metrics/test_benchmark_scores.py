@@ -133,3 +133,24 @@ def test_lume_by_hand() -> None:
     # Published parts of the winner: (0.827 + 0.847 + 0.443) / 3.
     assert round((0.827 + 0.847 + 0.443) / 3, 3) == 0.706
     assert LumeScore(part="mmlu").score(Evidence(Observations({})), resamples=0).value is None
+
+
+def test_the_final_score_of_lume_by_hand() -> None:
+    def generations(side: str, *recalls: float) -> list[Row]:
+        """A text to be completed and a question; of the text this share is said."""
+        words = "a b c d".split()
+        return [{**generation(f"{side}{i}", " ".join(words), " ".join(words[:round(4 * share)])), "group": group}
+                for i, (share, group) in enumerate(zip(recalls, ("task1_sc", "task1_qa"), strict=True))]
+
+    def documents(side: str, *logp: float) -> list[Row]:
+        return [likelihood(f"{side}{i}", [value], group="members") for i, value in enumerate(logp)]
+
+    options = [likelihood("m", [value], "option", index=i, correct=i == 0) for i, value in enumerate((-1.0, -2.0))]
+    evidence = Evidence(Observations({
+        ("generation", "forget"): generations("f", 0.25, 0.5), ("generation", "retain"): generations("r", 0.75, 1.0),
+        ("likelihood", "forget"): documents("f", -1.0, -2.0), ("likelihood", "holdout"): documents("h", -1.5, -3.0),
+        ("likelihood", "utility"): options}))
+    # Forget 3/4 and 1, retain 3/4 and 1; of four pairs of documents three have the member first; MMLU 1.
+    tasks, members = 4 / (4 / 3 + 1 + 4 / 3 + 1), 0.5
+    for part, value in (("tasks", tasks), ("membership", members), ("mmlu", 1.0), ("final", (tasks + 1.5) / 3)):
+        assert LumeScore(part=part, members="members").score(evidence, resamples=0).value == pytest.approx(value)

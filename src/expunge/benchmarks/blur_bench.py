@@ -12,8 +12,9 @@ from expunge.benchmarks.base import TaskCard, TaskPlugin
 from expunge.benchmarks.tofu import tofu_task
 from expunge.data.tasks import with_changes
 from expunge.plugin import Property
-from expunge.records.task import Example, Task
+from expunge.records.task import Example, Split, Task
 
+SIDES: tuple[Split, ...] = ("forget", "retain")
 ORDERS = ("forget_first", "retain_first")
 GROUPS = tuple(f"combined_{order}" for order in ORDERS)
 SPLIT_SCORES = tuple(f"{split}.rouge_l(group={group})" for group in ("single", *GROUPS)
@@ -38,7 +39,7 @@ class BlurBench(TaskPlugin):
         suite=", ".join((*SPLIT_SCORES, "relearn(on=related, steps=16)", "relearn(on=unrelated, steps=16)")),
         deviations=("Of the three kinds of combined prompts this is concatenation; inserted keywords and overlap in "
                     "meaning need the published queries, forgelab/BLUR, whose fields are not documented.",
-                    "Row i to forget meets row i of those that TOFU asks of the retain set, in both orders.",
+                    "Forget rows meet rows that TOFU asks of the retain set, spread over its authors; in both orders.",
                     "The reference is TOFU's answer; a card says that of the original model is meant.",
                     "The name blur belongs to a combiner, so the task is called blur_bench.",
                     "Relearning on related and unrelated rows takes the place of its sets D_hi and D_lo."),
@@ -57,13 +58,13 @@ class BlurBench(TaskPlugin):
 
 def combined_task(task: Task, name: str) -> Task:
     """The task with combined prompts among what an audit asks of both sides."""
-    sides = {side: [with_changes(row, group="single") for row in task.probe_rows(side)]  # type: ignore[arg-type]
-             for side in ("forget", "retain")}
+    sides = {side: [with_changes(row, group="single") for row in task.probe_rows(side)] for side in SIDES}
     made: dict[str, list[Example]] = {side: list(rows) for side, rows in sides.items()}
+    step = max(len(sides["retain"]) // len(sides["forget"]), 1)  # retain rows of all authors, not of the first few
     for order in ORDERS:
-        for i, pair in enumerate(zip(sides["forget"], sides["retain"], strict=False)):
+        for i, pair in enumerate(zip(sides["forget"], sides["retain"][::step], strict=False)):
             turns = pair if order == "forget_first" else pair[::-1]
-            for side, row in zip(("forget", "retain"), pair, strict=True):
+            for side, row in zip(SIDES, pair, strict=True):
                 made[side].append(Example(
                     id=f"blur/{side}/{order}/{i}", prompt=" ".join(one.prompt for one in turns), answer=row.answer,
                     entity=row.entity, group=f"combined_{order}"))

@@ -18,7 +18,8 @@ from expunge.records.task import Example, Task
 
 DATA = PublishedData("LUME", hub="github.com/amazon-science/lume-llm-unlearning, folder data",
                      known_by=("forget.jsonl", "forget.parquet"), subfolder="lume")
-SCORES = ("lume_score", "lume_score(part=tasks)", "lume_score(part=membership)", "lume_score(part=mmlu)")
+SCORES = tuple(f"lume_score({part}members=members)"
+               for part in ("", "part=tasks, ", "part=membership, ", "part=mmlu, "))
 SOURCE = "leaderboard of SemEval-2025 task 4, OLMo-7B, as the winners list it"
 TABLE = {"ga": (0.394, 0.0, 0.912, 0.269), "grad_diff": (0.243, 0.0, 0.382, 0.348), "npo": (0.188, 0.021, 0.080, 0.463),
          "ails_ntua": (0.706, 0.827, 0.847, 0.443), "zjuklab": (0.487, 0.944, 0.048, 0.471)}

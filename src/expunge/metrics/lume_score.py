@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from expunge import plugin
@@ -19,11 +20,7 @@ from expunge.plugin import Property
 from expunge.records.observation import Row
 from expunge.records.task import Split
 
-TASKS = ("task1", "task2", "task3")
-"""Invented stories, invented lives with personal data, real lives."""
 SIDES: tuple[Split, ...] = ("forget", "retain")
-MEMBERS = "members"
-"""Group of the documents whose membership is asked, in forget and holdout."""
 Part = Literal["final", "tasks", "membership", "mmlu"]
 NEEDED: dict[str, tuple[Part, ...]] = {"tasks": ("final", "tasks"), "membership": ("final", "membership"),
                                        "mmlu": ("final", "mmlu")}
@@ -31,6 +28,8 @@ NEEDED: dict[str, tuple[Part, ...]] = {"tasks": ("final", "tasks"), "membership"
 
 class LumeOptions(plugin.Spec):
     part: Part = Field("final", description="final: the mean of the three; tasks, membership or mmlu: one of them")
+    members: str = Field("", description=(
+        "group of the documents whose membership is asked, in forget and holdout; it is no cell. All rows by default"))
 
 
 def said(row: Row) -> float:
@@ -56,7 +55,7 @@ class LumeScore(Metric):
         summary="Final score of SemEval-2025 task 4: mean of task aggregate, membership and MMLU",
         paper="LUME (arXiv 2502.15097) and SemEval-2025 task 4 (arXiv 2504.02883)",
         formula="mean(HM of 12 cells, 1 - 2 |AUC - 1/2|, MMLU); a cell: ROUGE-L recall or exact match, 1 - v on forget",
-        defaults="as the organisers' script",
+        defaults="as the organisers' script; a cell is a group of rows, of which LUME has three tasks of two kinds",
         needs=frozenset({"retain", "holdout"}),
         deviations=("MMLU is asked by the probability of letters after the question, without demonstrations.",
                     "The AUC takes the mean log-probability of a document's tokens."),
@@ -70,17 +69,17 @@ class LumeScore(Metric):
     )
 
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
-        wanted, strata = self.spec.part, {}
+        wanted = self.spec.part
+        strata: dict[str, NDArray[np.float64]] = {}
         if wanted in NEEDED["tasks"]:
             for side in SIDES:
-                rows = evidence.rows("generation", side, "prompt")
-                for cell in (f"{task}_{kind}" for task in TASKS for kind in ("sc", "qa")):
-                    values = [said(row) for row in rows if row["group"] == cell]
-                    if not values:
-                        raise NotAvailable(f"no {side} row is of the group {cell}")
-                    strata[f"{side}/{cell}"] = np.asarray(values)
+                cells: dict[str, list[float]] = {}
+                for row in evidence.rows("generation", side, "prompt"):
+                    if not self.spec.members or row["group"] != self.spec.members:
+                        cells.setdefault(f"{side}/{row['group']}", []).append(said(row))
+                strata |= {name: np.asarray(values) for name, values in cells.items()}
         if wanted in NEEDED["membership"]:
-            strata |= attack_strata(MiaLoss(group=MEMBERS), evidence)
+            strata |= attack_strata(MiaLoss(group=self.spec.members), evidence)
         if wanted in NEEDED["mmlu"]:
             right = choices(by_example(evidence.rows("likelihood", "utility", "option"), COMPARED["text"]))
             if not right:

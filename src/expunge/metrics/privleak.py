@@ -42,10 +42,10 @@ def privleak(auc_subject: float, auc_retrained: float) -> float:
 
 def membership_attack(spec: PrivLeakOptions) -> MembershipAttack:
     """The attack that the options name."""
-    plain = {"tokens": spec.tokens, "group": spec.group}
+    k, tokens, group = spec.k, spec.tokens, spec.group
     attacks: dict[AttackName, MembershipAttack] = {
-        "loss": MiaLoss(**plain), "zlib": MiaZlib(**plain), "min_k": MiaMinK(k=spec.k, **plain),
-        "min_k_pp": MiaMinKpp(k=spec.k, **plain)}
+        "loss": MiaLoss(tokens=tokens, group=group), "zlib": MiaZlib(tokens=tokens, group=group),
+        "min_k": MiaMinK(k=k, tokens=tokens, group=group), "min_k_pp": MiaMinKpp(k=k, tokens=tokens, group=group)}
     return attacks[spec.attack]
 
 

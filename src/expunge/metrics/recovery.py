@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from expunge import plugin
@@ -52,11 +53,11 @@ class Recovery(Metric):
             **({"group": self.spec.group} if self.spec.of == "accepted" else {}))
         models = {"subject": evidence.subject, "reference_corrupted": evidence.original,
                   "reference_clean": evidence.need_retrained()}
-        strata: dict[str, np.ndarray] = {}
+        strata: dict[str, NDArray[np.float64]] = {}
         groups: dict[str, list[str]] = {}
         for name, model in models.items():
-            (values,), (entities,) = (list(part.values()) for part in score.grouped(evidence.of(model), split))
-            strata[name], groups[name] = values, list(entities)
+            values, entities = score.grouped(evidence.of(model), split)
+            (strata[name],), (groups[name],) = values.values(), map(list, entities.values())
         if abs(strata["reference_clean"].mean() - strata["reference_corrupted"].mean()) < SMALLEST:
             raise NotAvailable("the clean and the corrupted model know these rows alike, so nothing can come back")
         return strata, groups
