@@ -138,7 +138,7 @@ def test_lume_by_hand() -> None:
 def test_the_final_score_of_lume_by_hand() -> None:
     def generations(side: str, *recalls: float) -> list[Row]:
         """A text to be completed and a question; of the text this share is said."""
-        words = "a b c d".split()
+        words = ["a", "b", "c", "d"]
         return [{**generation(f"{side}{i}", " ".join(words), " ".join(words[:round(4 * share)])), "group": group}
                 for i, (share, group) in enumerate(zip(recalls, ("task1_sc", "task1_qa"), strict=True))]
 
