@@ -9,6 +9,7 @@ import pytest
 from expunge.metrics.accepted import Accepted, accepted, token_f1
 from expunge.metrics.accuracy import Accuracy
 from expunge.metrics.base import Evidence
+from expunge.metrics.forget_curves import falls_throughout, kept, slope
 from expunge.metrics.knowmem import KnowMem
 from expunge.metrics.lume_score import LumeScore, membership, task_aggregate
 from expunge.metrics.mean_logp import MeanLogp
@@ -154,3 +155,13 @@ def test_the_final_score_of_lume_by_hand() -> None:
     tasks, members = 4 / (4 / 3 + 1 + 4 / 3 + 1), 0.5
     for part, value in (("tasks", tasks), ("membership", members), ("mmlu", 1.0), ("final", (tasks + 1.5) / 3)):
         assert LumeScore(part=part, members="members").score(evidence, resamples=0).value == pytest.approx(value)
+
+
+def test_curves_over_forget_sets_by_hand() -> None:
+    assert kept([0.5, 0.25], 0.5) == [1.0, 0.5]
+    assert slope([1, 2, 3], [0.6, 0.5, 0.1]) == pytest.approx(-0.25)
+    assert falls_throughout([0.4, 0.3], 0.5) and not falls_throughout([0.4, 0.4], 0.5)
+    with pytest.raises(ValueError, match="no curve"):
+        slope([2, 2], [0.1, 0.2])
+    with pytest.raises(ValueError, match="nothing can be kept"):
+        kept([0.1], 0)
