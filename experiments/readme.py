@@ -440,6 +440,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "robust": robust_tables.robust, "fresh": robust_tables.fresh, "ordering": robust_tables.ordering,
     "against_league": robust_tables.against_league, "sae_restoration": robust_tables.sae_restoration,
     "demo_recipe": robust_tables.demo_recipe, "tofu_robust": robust_tables.tofu_robust,
+    "real_tofu": robust_tables.real_tofu, "league_all": robust_tables.league_all,
     "power": power, "power_line": power_line, "known": known,
     "known_pairs": known_pairs,
     "meta": lambda: meta_table.page(results("meta")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from cells import counted, number, results, spread
@@ -114,3 +115,49 @@ def tofu_robust() -> str:
             line[f"excess, {label}"] = spread([r["attacked"][label]["excess"] for r in mine])
         lines.append(line | {"verdict": counted(r["outcome"] for r in mine)})
     return table(lines, list(lines[0]))
+
+
+def real_tofu() -> str:
+    """Both models, then each recipe by median over seeds, with what attacks bring back."""
+    found = results("real_tofu")["rows"]
+    heads = {"forget probability": "forget.probability", "forget ROUGE-L": "forget.rouge_l",
+             "retain probability": "retain.probability", "forget quality p": "forget_quality",
+             "leak share": "leak_share", "min-k AUC": "mia.min_k"}
+    attacks = {"paraphrase": "paraphrase", "quantise": "quantise", "relearn": "relearn"}
+    lines = []
+    sides = [(side, side, found[:1]) for side in ("original", "retrained")]
+    names = dict.fromkeys(r["name"] for r in found)
+    sides += [(name, "value", [r for r in found if r["name"] == name]) for name in names]
+    for model, side, mine in sides:
+        line = {"model": model} | {head: spread([r["scores"][score].get(side) for r in mine])
+                                   for head, score in heads.items()}
+        for head, attack in attacks.items():
+            excess = [a["excess"] for r in mine if side == "value" for name, a in r["attacks"].items()
+                      if name.startswith(attack) and name.endswith("forget.probability")]
+            line[f"excess, {head}"] = spread(excess)
+        line["verdict"] = counted(r["outcome"] for r in mine) if side == "value" else "-"
+        line["minutes"] = spread([r["forget_cpu_s"] / 60 for r in mine if side == "value"])
+        lines.append(line)
+    return table(lines, list(lines[-1]))
+
+
+def league_all() -> str:
+    """Every method by median over the worlds; by leak share where retain rows are kept, the others after them."""
+    lines, left = list[tuple[tuple[float, ...], dict[str, Any]]](), list[str]()
+    for row in results("league_all")["rows"]:
+        worlds = [w for w in row["worlds"] if "scores" in w]
+        if not worlds:
+            failed = [w["failed"] for w in row["worlds"] if "failed" in w]
+            left.append(f"`{row['name']}`: {row.get('refused') or failed[0]}")
+            continue
+        scores, kept = [w["scores"] for w in worlds], [w["kept"] for w in worlds]
+        leak = [s["leak_share"]["value"] for s in scores]
+        line = {"method": f"`{row['name']}`", "worlds": str(len(worlds)), "leak share": spread(leak),
+                "retain kept": spread(kept), "forget quality p": spread([s["forget_quality"]["value"] for s in scores])}
+        for attack in ("quantise", "relearn(steps=16)"):
+            line[f"excess, {attack}"] = spread([s[attack]["excess"] for s in scores if attack in s])
+        line |= {"of retraining": spread([w["cost"] for w in worlds])}
+        median = statistics.median(kept)
+        lines.append(((median < 0.9, statistics.median(leak), -median), line))
+    shown = [line for _, line in sorted(lines, key=lambda pair: pair[0])]
+    return table(shown, list(shown[0])) + ("\n\nWithout a row: " + "; ".join(left) if left else "")
