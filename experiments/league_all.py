@@ -63,7 +63,9 @@ METHODS: dict[str, str] = EARLIER | {
     "ssd >> distil(teacher='original', likeliest=1, epochs=6) + adamw(lr=3e-3)",
 }
 """Name -> recipe; the earlier league's, and all that came after it."""
-FIRST = ("npo", "simnpo", "ssd", *(name for name in METHODS if name not in EARLIER))
+LONG = ("dmm", "rule", "icu", "knowpo", "pop", "adaptive", "bidirectional")
+"""They sample answers or train many models before a step."""
+FIRST = ("npo", "simnpo", "ssd", *(name for name in METHODS if name not in EARLIER and name not in LONG), *LONG)
 """Three to compare with, and what the earlier league does not hold."""
 LENGTH: dict[str, dict[str, Any]] = {name: {"steps": 48} for name in ("balanced", "melu", "guard_weights", "paired")}
 """Their epochs walk other rows; six epochs of the forget rows are 48 steps."""
@@ -127,8 +129,8 @@ def tuned(name: str, work: Path) -> dict[str, Any]:
                 trial |= {"leak_share": leak, "kept": share, "rank": -leak - 4 * max(0.0, 0.95 - share)}
             except InterruptedRun:
                 raise
-            except (ExpungeError, RuntimeError) as problem:  # it diverged: a finding, not the end
-                trial |= {"failed": problem.what if isinstance(problem, ExpungeError) else str(problem)[:200]}
+            except Exception as problem:  # it diverged, or it is a defect: a finding, not the end
+                trial |= {"failed": problem.what if isinstance(problem, ExpungeError) else repr(problem)[:200]}
             finally:
                 shutil.rmtree(place, ignore_errors=True)
             row["trials"].append(trial)
@@ -156,8 +158,8 @@ def measure(name: str, seed: int, work: Path) -> None:
                 "scores": {key: {"value": s.value, "excess": s.excess} | dict(s.controls) for key, s in scores.items()}}
     except InterruptedRun:
         raise
-    except (ExpungeError, RuntimeError) as problem:
-        row |= {"failed": problem.what if isinstance(problem, ExpungeError) else str(problem)[:200]}
+    except Exception as problem:
+        row |= {"failed": problem.what if isinstance(problem, ExpungeError) else repr(problem)[:200]}
     finally:
         shutil.rmtree(place, ignore_errors=True)
     write_json(path, row)
