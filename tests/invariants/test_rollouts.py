@@ -11,6 +11,7 @@ import torch
 
 from expunge import api, registry
 from expunge.errors import InterruptedRun
+from expunge.methods._lib.rollouts import sample_answers
 from expunge.methods._lib.weighted_likelihood import token_mean
 from expunge.methods.base import Objective
 from expunge.methods.plan import Plan
@@ -146,3 +147,16 @@ def test_rows_that_only_the_reference_reads_are_kept_too() -> None:
     assert stage.kept_sides == {"forget"}
     stage.objective.__class__ = type("Elsewhere", (type(stage.objective),), {"asks": ("other",)})
     assert stage.kept_sides == {"other"}
+
+
+def test_running_text_keeps_its_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the model says nothing after it: then the end alone is supervised, and something predicts it."""
+    subject = memoriser()
+    row = Example(id="text", kind="text", prompt="", answer="Ann lives in Rome.")
+    monkeypatch.setattr(CausalLM, "generate", lambda self, prompts, *rest, **named: [(" sings.", True), ("", True)])
+    ((said, silent),) = sample_answers(subject, [row], 2, tokens=4, seed=0)
+    first = subject.encoder.processor.decode(subject.encoder.prompt(row))
+    assert said.answer == f"{first} sings." and silent.answer == first
+    batch = subject.collate([subject.encoder.encode(silent)])
+    assert int(batch.flat_N.min()) >= 0 and len(subject.answers(batch).logp_N) == 1
+    assert subject.encoder.encode(row.model_copy(update={"answer": ""})).prompt == 1

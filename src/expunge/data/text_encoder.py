@@ -264,7 +264,8 @@ class TextEncoder:
         if self._begins_twice(prompt_ids + answer_ids[:1]):
             del (prompt_ids if len(prompt_ids) > 1 else answer_ids)[0]
         if not prompt_ids:  # nothing predicts the first token of running text without a BOS
-            prompt_ids, answer_ids = answer_ids[:1], answer_ids[1:]
+            first = answer_ids or end_ids
+            prompt_ids, first[:1] = first[:1], []
         ids = prompt_ids + answer_ids + end_ids
         if self.max_length is None or len(ids) <= self.max_length:
             return TokenRow(example.id, tuple(ids), len(prompt_ids), len(answer_ids), len(end_ids))

@@ -21,13 +21,17 @@ def sample_answers(subject: CausalLM, rows: Sequence[Example], samples: int, *, 
                    temperature: float = 1.0) -> list[list[RolledOut]]:
     """`samples` answers to the prompt of every row, all sampled in the same batches.
 
+    Running text has no prompt: where no BOS stands before it, its first token is given, and stays in what was said.
+
     Args:
         tokens: maximum length of an answer; a longer one is cut and carries no end token.
         seed: of the sampling; the global random state is not used.
     """
     prompts = [subject.encoder.prompt(row) for row in rows for _ in range(samples)]
     said = subject.generate(prompts, tokens, temperature=temperature, seed=seed)
-    return [[rolled_out(row, text, id=f"{row.id}#{k}", ended=ended)
+    given = [subject.encoder.processor.decode(prompts[i * samples], skip_special_tokens=True)
+             if row.kind == "text" else "" for i, row in enumerate(rows)]
+    return [[rolled_out(row, given[i] + text, id=f"{row.id}#{k}", ended=ended)
              for k, (text, ended) in enumerate(said[i * samples: (i + 1) * samples])] for i, row in enumerate(rows)]
 
 
