@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python experiments/league_all.py --work FOLDER [--part 1/2] [--only NAME ...]
     python experiments/league_all.py --work FOLDER --collect
 
-Writes results/league_all.json. Trials draw from each plug-in's own space and a learning rate, as `expunge sweep` does,
-on a world that is not in the table. The best has the lowest leak share, less four for every share of the original's
-retain probability below 0.95. World by world, so that an interrupted call leaves a table of fewer worlds. Rows lie
-under --work and in the stored file: a stored row is not measured again.
+Writes results/league_all.json. Trials take the options of each card and three learning rates, on a world that is not
+in the table; what has no rate draws its options from its own space, as `expunge sweep` does. The best has the lowest
+leak share, plus four for every share of the original's retain probability below 0.95. World by world, so that an
+interrupted call leaves a table of fewer worlds. Rows lie under --work and in the stored file: a stored row is not
+measured again.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from expunge.tuning import _draw, filled, optuna_or_why
 
 WORLD = "authors(forget=6,retain=18,holdout=6,neighbours=0)"
 TUNING_WORLD, WORLDS = 7, (10, 11, 12)
-TRIALS, EPOCHS, BATCH = 3, 6, 8
+EPOCHS, BATCH = 6, 8
+RATES = (3e-4, 1e-3, 3e-3)
+TRIALS = len(RATES)
 CHOOSING = "leak_share,retain.probability"
 SUITE = f"{CHOOSING},forget_quality,forget.probability,quantise,relearn(steps=16)"
 BASE = "npo + retain_nll"
@@ -117,7 +120,7 @@ def tuned(name: str, work: Path) -> dict[str, Any]:
         sweep = expunge.sweep(METHODS[name], out=work / "none", task=task, model=original, retrained=[retrained],
                               trials=TRIALS, seed=TUNING_WORLD, dry_run=True, **length(name))
         for number in range(TRIALS):
-            params = _draw(optuna_or_why(), sweep, number)
+            params = {"lr": RATES[number]} if "lr" in sweep.space else _draw(optuna_or_why(), sweep, number)
             recipe, rate, place = filled(METHODS[name], params), params.get("lr"), work / f"trial-{slug(name)}"
             sweep = sweep.model_copy(update={"trials": (*sweep.trials, Trial(number=number, params=params,
                                                                              recipe=recipe))})
@@ -179,7 +182,7 @@ def collect(work: Path) -> None:
                      if (work / f"row-{slug(name)}-{seed}.json").exists()]
             rows[name] = tuned(name, work) | {"worlds": found}
     ordered = [rows[name] for name in METHODS if name in rows]
-    log((store("league_all", {"world": WORLD, "tuning_world": TUNING_WORLD, "trials": TRIALS, "epochs": EPOCHS,
+    log((store("league_all", {"world": WORLD, "tuning_world": TUNING_WORLD, "rates": RATES, "epochs": EPOCHS,
                               "batch_size": BATCH, "suite": SUITE, "rows": ordered}), len(ordered)))
 
 
