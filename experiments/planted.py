@@ -73,6 +73,7 @@ METHODS: dict[str, Tried] = {
     "rocr": Tried(lambda block, count: {"layers": [block]}, given="block"),
     "stamp": Tried(lambda block, count: {"layer": block, "at": "entity"}, given="block"),
     "lunar": Tried(_fixed(layer=planted.DEPTH - 1), given="last block"),
+    "ph3": Tried(_fixed(), "head"),
     "ssd": Tried(_fixed(), "weights"),
     "repselect": Tried(_fixed(budget=0.1)),
     "task_vector": Tried(_fixed(lr=1e-3, scale=0.7)),

@@ -18,6 +18,7 @@ import torch
 from expunge.audit.cache import ObservationCache
 from expunge.audit.runner import observe
 from expunge.audit.store import read_store
+from expunge.judgement.outcome import looks_inside
 from expunge.metrics.base import Evidence, NotAvailable
 from expunge.metrics.cka import gram, linear_cka
 from expunge.metrics.evaluate import parse_metric
@@ -297,6 +298,14 @@ def test_restoration_tells_suppressed_from_deleted() -> None:
     assert said["steered"] < 0.2 and back["steered"] > 0.5, (said, back)
     assert max(never.values()) < 0.1 and back["hidden"] < 0.1, (back, never)
     assert back["retrained"] < 0.5 * back["steered"], back
+
+
+@pytest.mark.parametrize("read", ["probability", "gain", "share"])
+def test_restoration_is_no_evidence_for_a_verdict(read: str) -> None:
+    """Facts that were lost in early blocks come back as well, so it may not call a model suppressed."""
+    metric, split = parse_metric(f"forget.sae_restoration(read={read})")
+    score = metric.score(Evidence(Observations(rows_of(world("collapsed").subject))), split)
+    assert score.value is not None and not looks_inside(score)
 
 
 def test_restoration_is_not_scored_where_it_says_nothing() -> None:

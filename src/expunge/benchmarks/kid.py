@@ -21,7 +21,7 @@ DATA = PublishedData("KID-Bench", hub="KID-Bench (arXiv 2604.23750)", known_by=F
 CATEGORIES = ("novel", "combination", "conflict")
 DEPTHS = ("light", "medium", "deep")
 FIELDS = ("category", "document", "question", "answer")
-SOURCE = "abstract of arXiv 2604.23750 and notes on it"
+SOURCE = "abstract of arXiv 2604.23750"
 
 
 def published(model: str, deep: tuple[float, float]) -> tuple[Published, ...]:
@@ -53,8 +53,9 @@ class Kid(TaskPlugin):
                     "forgotten, and the document's answer its wrong answer",
                     "answers are compared by likelihood, since a substring rewards listing both"),
         published=(*published("Gemma-2B", (0.464, 0.710)), *published("Mistral-7B", (0.536, 0.725)),
-                   Published("kid", "Gemma-2B", "Doc-to-LoRA", "accuracy, weakest priors", 0.68, SOURCE),
-                   Published("kid", "Gemma-2B", "Doc-to-LoRA", "accuracy, strongest priors", 0.16, SOURCE)),
+                   Published("kid", "not named", "Doc-to-LoRA", "accuracy on conflicts, weakest priors", 0.68, SOURCE),
+                   Published("kid", "not named", "Doc-to-LoRA", "accuracy on conflicts, strongest priors", 0.16,
+                             SOURCE)),
     )
     must_show = (
         Property("name_leads_back", {}, "the name of a task gives the same rows again"),
@@ -85,7 +86,8 @@ def kid_task(located: Sequence[Located], given: bool = False) -> Task:
             name, known = ("depth", DEPTHS) if conflict else ("category", CATEGORIES)
             raise DataError(f"{where}: there is no {name} {row[name]!r}.", f"There are {', '.join(known)}.")
         prompt = f"{row['document']}\n\n{row['question']}" if given else str(row["question"])
-        answer, other = (row["prior"], (row["answer"],)) if conflict else (row["answer"], ())
+        said = str(row["answer"])
+        answer, other = (str(row["prior"]), (said,)) if conflict else (said, ())
         found[row["category"]].append(Example(
             id=f"kid/{i}", prompt=prompt, answer=answer, short_answer=answer, wrong_answers=other,
             group=row["depth"] if conflict else row["category"], entity=str(row.get("entity", "")),

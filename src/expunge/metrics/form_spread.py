@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import exp
 from typing import ClassVar, Literal
 
@@ -25,9 +24,13 @@ class FormSpreadOptions(plugin.Spec):
     of: Of = Field("forget", description="forget: forget and neighbour rows; retain: retain and utility rows.")
 
 
-def reductions(forms: Mapping[str, Array]) -> dict[str, float]:
-    """(mean p0 - mean p) / mean p0 by form, of rows (p, p0)."""
-    return {form: 1 - float(rows_N2[:, 0].mean() / rows_N2[:, 1].mean()) for form, rows_N2 in forms.items()}
+def reductions(rows_N3: Array) -> dict[int, float]:
+    """(mean p0 - mean p) / mean p0 by form, of rows (number of the form, p, p0)."""
+    found = {}
+    for form in np.unique(rows_N3[:, 0]):
+        after, before = rows_N3[rows_N3[:, 0] == form, 1:].mean(0)
+        found[int(form)] = 1 - float(after / before)
+    return found
 
 
 class FormSpread(Metric):
@@ -54,30 +57,36 @@ class FormSpread(Metric):
         return self.grouped(evidence, split)[0]
 
     def grouped(self, evidence: Evidence, split: Split | None = None) -> tuple[Strata, Groups]:
+        rows, entities, _ = self._rows(evidence)
+        # One stratum: an entity that is left out for the interval is left out of all forms.
+        return {self.spec.of: np.asarray(rows, dtype=float)}, {self.spec.of: entities}
+
+    def _rows(self, evidence: Evidence) -> tuple[list[tuple[float, float, float]], list[str], list[str]]:
+        """(number of the form, p, p0) of every row, its entity, and the names of the forms."""
         if evidence.original is None:
             raise NotAvailable("no original model was given (--original)")
-        found: dict[str, list[tuple[float, float]]] = {}
-        whose: dict[str, list[str]] = {}
+        found, whose, forms = list[tuple[float, float, float]](), list[str](), dict[str, int]()
         for side in SIDES[self.spec.of]:
             before = by_example(evidence.original.rows("likelihood", side, "answer"))
             entities = evidence.subject.entities(side)
             for key, one in by_example(evidence.rows("likelihood", side, "answer")).items():
                 first = before[key].answer if key in before else None
                 if one.answer is not None and first is not None:
-                    found.setdefault(one.group, []).append((exp(one.answer), exp(first)))
-                    whose.setdefault(one.group, []).append(entities.get(key, key))
-        if len(found) < 2:
+                    found.append((forms.setdefault(one.group, len(forms)), exp(one.answer), exp(first)))
+                    whose.append(entities.get(key, key))
+        if len(forms) < 2:
             raise NotAvailable(f"the {self.spec.of} rows come in one form of question; the task ort has several")
-        return {form: np.asarray(rows, dtype=float) for form, rows in found.items()}, whose
+        return found, whose, list(forms)
 
     def statistic(self, strata: Strata) -> float:
-        falls = reductions(strata).values()
+        falls = reductions(strata[self.spec.of]).values()
         return max(falls) - min(falls)
 
     def remark(self, evidence: Evidence, split: Split | None) -> str | None:
         """The reduction in every form."""
         try:
-            strata = self.sample(evidence)
+            rows, _, forms = self._rows(evidence)
         except NotAvailable:
             return None
-        return ", ".join(f"{form or 'no group'} {fall:.0%}" for form, fall in reductions(strata).items())
+        falls = reductions(np.asarray(rows, dtype=float))
+        return ", ".join(f"{forms[form] or 'no group'} {fall:.0%}" for form, fall in falls.items())

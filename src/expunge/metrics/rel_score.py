@@ -8,18 +8,29 @@ import numpy as np
 
 from expunge.metrics.accuracy import choices
 from expunge.metrics.base import Evidence, Groups, Metric, MetricCard, NotAvailable, Strata
+from expunge.metrics.layers import Array
 from expunge.metrics.rows import by_example
 from expunge.plugin import Property
 from expunge.records.task import Split
 
 PARTS = {"paraphrase": "UA*", "base": "TA", "same_answer": "SA", "multi_hop": "MA_f", "multi_hop_test": "MA_t"}
 """Group of neighbour rows -> what its accuracy is called."""
+NAMES = tuple(PARTS.values())
 
 
 def relation_score(accuracy: Mapping[str, float]) -> float:
-    """Mean of 1 - UA*, TA, SA and MA = (1 - MA_f + MA_t) / 2."""
-    hops = (1 - accuracy["MA_f"] + accuracy["MA_t"]) / 2
-    return (1 - accuracy["UA*"] + accuracy["TA"] + accuracy["SA"] + hops) / 4
+    """Mean of 1 - UA*, TA, SA and MA, the mean of 1 - MA_f and MA_t; of the others where a part has no rows."""
+    gone = {part: 1 - accuracy[part] for part in ("UA*", "MA_f") if part in accuracy}
+    parts = {**accuracy, **gone}
+    hops = [parts[part] for part in ("MA_f", "MA_t") if part in parts]
+    terms = [parts[part] for part in ("UA*", "TA", "SA") if part in parts] + ([sum(hops) / len(hops)] if hops else [])
+    return sum(terms) / len(terms)
+
+
+def accuracies(rows_N2: Array) -> dict[str, float]:
+    """Accuracy of every part that has rows; rows are (index in NAMES, whether right)."""
+    return {name: float(right_N.mean()) for i, name in enumerate(NAMES)
+            if len(right_N := rows_N2[rows_N2[:, 0] == i, 1])}
 
 
 class RelScore(Metric):
@@ -48,25 +59,24 @@ class RelScore(Metric):
     def grouped(self, evidence: Evidence, split: Split | None = None) -> tuple[Strata, Groups]:
         examples, entities = by_example(evidence.rows("likelihood", "neighbour", "option")), evidence.subject.entities(
             "neighbour")
-        scores = choices(examples)
-        found: dict[str, dict[str, float]] = {}
-        for key, value in scores.items():
-            if (part := PARTS.get(examples[key].group)) is not None:
-                found.setdefault(part, {})[key] = value
-        if missing := [f"{group} ({part})" for group, part in PARTS.items() if part not in found]:
+        rows = {key: (NAMES.index(PARTS[examples[key].group]), value) for key, value in choices(examples).items()
+                if examples[key].group in PARTS}
+        there = {part for part, _ in rows.values()}
+        if missing := [f"{group} ({PARTS[group]})" for group in PARTS if NAMES.index(PARTS[group]) not in there]:
             raise NotAvailable(f"no neighbour row of the group {missing[0]} can be scored; the task faithun has them")
-        strata = {part: np.asarray(list(values.values()), dtype=float) for part, values in found.items()}
-        return strata, {part: [entities.get(key, key) for key in values] for part, values in found.items()}
+        # One stratum: an entity that is left out for the interval is left out of all parts.
+        return ({"neighbour": np.asarray(list(rows.values()), dtype=float)},
+                {"neighbour": [entities.get(key, key) for key in rows]})
 
     def statistic(self, strata: Strata) -> float:
-        return relation_score({part: float(np.mean(values)) for part, values in strata.items()})
+        return relation_score(accuracies(strata["neighbour"]))
 
     def remark(self, evidence: Evidence, split: Split | None) -> str | None:
         """UA and the parts."""
         try:
-            strata = self.sample(evidence)
+            parts = accuracies(self.sample(evidence)["neighbour"])
         except NotAvailable:
             return None
-        own = choices(by_example(evidence.rows("likelihood", "forget", "option")))
-        parts = {"UA": list(own.values()), **{part: strata[part].tolist() for part in PARTS.values()}}
-        return ", ".join(f"{part} {float(np.mean(values)):.2f}" for part, values in parts.items() if values)
+        own = list(choices(by_example(evidence.rows("likelihood", "forget", "option"))).values())
+        shown = {"UA": float(np.mean(own)), **parts} if own else parts
+        return ", ".join(f"{part} {value:.2f}" for part, value in shown.items())

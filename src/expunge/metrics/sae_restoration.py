@@ -11,7 +11,6 @@ from expunge import plugin
 from expunge.metrics.base import Evidence, MetricCard, NotAvailable, RowMetric
 from expunge.metrics.layers import Array, rows_by_id, table
 from expunge.plugin import Property
-from expunge.records.score import Orientation
 from expunge.records.task import SPLITS, Split
 
 FAITHFUL = 0.5
@@ -48,8 +47,10 @@ class SAERestoration(RowMetric):
             "It asks whether the blocks after the chosen one still use the fact. A change of earlier blocks alone is "
             "always undone; what only the last blocks or the head suppress stays so (logit_lens and uds look there).",
             "There is no score where the original's own states, rebuilt, lose half of its probability.",
+            "So it does not count in a verdict: a model that lost the facts in early blocks reads high, and one of "
+            "another initialisation reads low whatever it knows. Read it beside a control of the same initialisation.",
             "The interval takes the autoencoder as fixed."),
-        higher_is="knows", range=(-1.0, 1.0), ideal="reference", access="weights",
+        higher_is="neutral", range=None, ideal="reference", access="weights",
         probes=(("restoration", SPLITS),), per_split=True,
     )
     Spec: ClassVar[type[plugin.Spec]] = SAERestorationOptions
@@ -59,9 +60,6 @@ class SAERestoration(RowMetric):
         Property("near", {"world": "retrained", "is_": 0.05, "within": 0.03, "split": "forget"}, "nothing to restore"),
         Property("needs", {"without": ("restoration", "forget", None), "split": "forget", "says": "restoration"}),
     )
-
-    def orientation(self, split: Split | None) -> Orientation:
-        return self.card.higher_is if self.spec.read == "probability" else "neutral"
 
     def values(self, evidence: Evidence, split: Split) -> dict[str, float]:
         rows = rows_by_id(evidence, "restoration", split)

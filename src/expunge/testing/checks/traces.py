@@ -43,6 +43,11 @@ def relation_score_by_hand(plugin: type[Metric]) -> None:
     score = plugin().score(Evidence(seen({("likelihood", "forget"): forget, ("likelihood", "neighbour"): everything})))
     assert score.value == pytest.approx((1 + 1 + 0.5 + 0.75) / 4) and score.n == 9
     assert score.remark == "UA 0.50, UA* 0.00, TA 1.00, SA 0.50, MA_f 0.50, MA_t 1.00"
+    people: list[Row] = [
+        {**row, "entity": f"person {i}"} for i in range(20) for group in parts
+        for row in chosen(f"{group}{i}", group == "base" or i % 2 == 0, group)]
+    score = plugin().score(Evidence(seen({("likelihood", "forget"): forget, ("likelihood", "neighbour"): people})))
+    assert score.entities == 20 and score.interval == pytest.approx((0.625, 0.625)), "of all parts at once"
     fewer = [row for group, found in rows.items() if group != "multi_hop" for row in found]
     score = plugin().score(Evidence(seen({("likelihood", "forget"): forget, ("likelihood", "neighbour"): fewer})))
     assert score.value is None and "multi_hop (MA_f)" in str(score.unavailable)
@@ -80,6 +85,16 @@ def spreads_over_forms(plugin: type[Metric]) -> None:
     score = plugin().score(Evidence(rows(0.2, 0.4), original=rows(0.8, 0.5)), resamples=0)
     assert score.value == pytest.approx(0.55) and score.remark == "qa 75%, fb 20%"
     assert plugin().score(Evidence(rows(0.8, 0.5), original=rows(0.8, 0.5)), resamples=0).value == 0.0
+    def people(each: float) -> Observations:
+        """What is left of a person's facts differs by person, and is the same in both forms."""
+        def rows(form: str) -> list[Row]:
+            return [{**likelihood(f"{form}{i}", [log(0.2 + each * i)], group=form), "entity": f"person {i}"}
+                    for i in range(20)]
+
+        return seen({("likelihood", "forget"): rows("qa"), ("likelihood", "neighbour"): rows("fb")})
+
+    score = plugin().score(Evidence(people(0.01), original=people(0.03)))
+    assert score.entities == 20 and score.interval == pytest.approx((0, 0), abs=1e-9), "of all forms at once"
     alone = seen({("likelihood", side): [likelihood(side, [-1.0], group="qa")] for side in ("forget", "neighbour")})
     assert "one form" in str(plugin().score(Evidence(alone, original=alone)).unavailable)
 
