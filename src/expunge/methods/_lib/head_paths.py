@@ -136,7 +136,7 @@ def _said(subject: CausalLM, batch: TokenBatch, outputs: Sequence[Any], change_B
     last = outputs[-1]
     states_BTD = (last[0] if isinstance(last, tuple) else last).clone()
     if change_BD is not None:
-        states_BTD[:, -2] += change_BD
+        states_BTD[:, -2] += change_BD.to(states_BTD)
     changed = (states_BTD, *last[1:]) if isinstance(last, tuple) else states_BTD
     with substitute(subject, [*outputs[:-1], changed]):
         logits_BV = subject.answers(batch).logits_NV

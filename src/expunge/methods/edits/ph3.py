@@ -56,6 +56,8 @@ class PH3(Edit):
                     "a head's output comes from the prompt of another row that shares most tokens; answers are "
                     "compared by their first token",
                     "heads are ablated to zero, which is harsher than to their mean",
+                    "where a family norms what attention gives before it is added (Gemma 2 and 3, OLMo 2), a head's "
+                    "effect is measured without that norm",
                     "a fact that an MLP holds has no head of its own, and then nothing is pruned: a head that "
                     "brings retained answers as well is left, which is ours"),
     )
@@ -73,10 +75,12 @@ class PH3(Edit):
 
     def problems(self, task: Task) -> list[ExpungeError]:
         try:
-            self.spec.context.format(prompt="", wrong="")
-        except (KeyError, IndexError, ValueError):
+            asks = not self.spec.context or "?" in self.spec.context.format(prompt="?", wrong="")
+        except (AttributeError, KeyError, IndexError, ValueError):
+            asks = False
+        if not asks:
             return [UsageError(f"ph3(context={self.spec.context!r}) is no template.",
-                               "It may hold {prompt} and {wrong}.", "Leave it out, or write another.")]
+                               "It has to hold {prompt}, and may hold {wrong}.", "Leave it out, or write another.")]
         return no_generic_text("ph3", task)
 
     def check_model(self, subject: CausalLM) -> None:
@@ -114,6 +118,10 @@ class PH3(Edit):
             return {"edit": "ph3", "heads": []}
         float32_master(subject)
         forget, retain = (self.prompts(subject, rows, task) for rows in (task.forget, task.retain))
+        if not forget:
+            raise UsageError("ph3 has no prompt to compare heads on.", "No forget row has a wrong answer, and a retain "
+                             "row beside it, whose first tokens are others than that of its answer.",
+                             "Give the forget rows wrong answers (--map wrong_answers=FIELD).")
         found, before = self.found(subject, forget, retain), answered(subject, forget)
         prune(subject, found)
         return {"edit": "ph3", "heads": [list(place) for place in found], "prompts": len(forget),
