@@ -129,6 +129,21 @@ def test_broken_folders_are_refused(sae: SAE, tmp_path: Path) -> None:
             check_sae(tmp_path)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_one_of_another_block_is_refused(nested: bool, sae: SAE, tmp_path: Path) -> None:
+    save_sae(sae, tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    for place, fits in (("blocks.3.hook_resid_post", True), ("blocks.4.hook_resid_pre", True),
+                        ("blocks.2.hook_resid_post", False), ("blocks.3.hook_mlp_out", False)):
+        named = {"hook_name": place}
+        (tmp_path / CONFIG).write_text(json.dumps(config | ({"metadata": named} if nested else named)))
+        if fits:
+            load_sae(tmp_path, 16, 3)
+        else:
+            with pytest.raises(UsageError, match=f"trained on {place}"):
+                load_sae(tmp_path, 16, 3)
+
+
 def test_older_files_name_topk_by_its_function(sae: SAE, tmp_path: Path) -> None:
     save_sae(sae, tmp_path)
     (tmp_path / CONFIG).write_text(json.dumps({

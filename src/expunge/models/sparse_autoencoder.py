@@ -188,20 +188,27 @@ def save_sae(sae: SAE, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(config | ({"k": sae.k} if sae.architecture == "topk" else {}), indent=1))
 
 
-def load_sae(folder: str | Path, width: int) -> SAE:
+def load_sae(folder: str | Path, width: int, block: int | None = None) -> SAE:
     """One that is stored in the SAE-lens format: `cfg.json` beside `sae_weights.safetensors`.
 
     Args:
         width: of the states that it has to encode.
+        block: whose output they are; not compared where it is left out or where the file names no place.
 
     Raises:
         MissingError: a file is missing.
-        UsageError: a file cannot be read, the autoencoder is for another width, or of a kind that is not supported.
+        UsageError: a file cannot be read, the autoencoder is for another width or another place, or of a kind that is
+            not supported.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder, (architecture, k, centred) = Path(folder), check_sae(folder)
+    place = trained_at(folder)
+    if block is not None and place not in ("", f"blocks.{block}.hook_resid_post", f"blocks.{block + 1}.hook_resid_pre"):
+        raise UsageError(f"The sparse autoencoder in {folder} is for another place of the model.",
+                         f"It was trained on {place}, and here it would read the output of block {block}.",
+                         "Name the block that it belongs to, or another autoencoder.")
     try:
         named = load_file(folder / WEIGHTS)
     except SafetensorError as error:
@@ -253,6 +260,14 @@ def check_sae(folder: str | Path) -> tuple[Architecture, int, bool]:
             raise UsageError(f"The sparse autoencoder in {folder} needs {key}={config[key]!r}.",
                              f"Supported is {key}={allowed[0]!r}.", OTHERWISE)
     return said, int(k or 0), bool(config.get("apply_b_dec_to_input", True))
+
+
+def trained_at(folder: Path) -> str:
+    """Where it was trained, such as `blocks.5.hook_resid_post`; empty if the configuration, which `check_sae` has read,
+    does not say."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    inner = config.get("metadata")
+    return str(config.get("hook_name") or (inner.get("hook_name") if isinstance(inner, dict) else None) or "")
 
 
 def _unreadable(folder: Path, why: str) -> UsageError:

@@ -85,7 +85,7 @@ class Restoration(Probe):
         if key not in _kept:
             forget_ND, retain_ND = (block_states(original, rows, block).to(original.device) if rows else
                                     torch.zeros(0, original.width, device=original.device) for rows in sides)
-            sae = (load_sae(spec.sae, original.width).to(original.device) if spec.sae is not None else
+            sae = (load_sae(spec.sae, original.width, block).to(original.device) if spec.sae is not None else
                    fit_sae(torch.cat([forget_ND, retain_ND]), latents=spec.expansion * original.width, k=spec.k,
                            steps=spec.train, seed=spec.seed))
             _kept.clear()

@@ -117,7 +117,7 @@ class SAEGuided(Objective):
         strange = lib.invented(known, lib.invented_names(len(known), spec.seed + 1))
         states_ND = block_states(subject, [*task.forget, *known, *other, *strange], block)
         sae = (fit_sae(states_ND, latents=spec.expansion * subject.width, k=spec.k, steps=spec.train, seed=spec.seed)
-               if spec.sae is None else load_sae(spec.sae, subject.width))
+               if spec.sae is None else load_sae(spec.sae, subject.width, block))
         known_F, unknown_F = ((sae.encode(lib.entity_states(subject, rows, block)) * sae.scale_F).mean(0)
                               for rows in (known, strange))
         return {"sae": sae.packed(), "quality": quality(sae, states_ND)._asdict(), "known": known_F.tolist(),
