@@ -57,6 +57,8 @@ class OutOfContext(TaskPlugin):
                     "subjects whose implication was never trained, holdout rows those of subjects never seen: neither "
                     "of the three is trained on",
                     "rows are sentences; the authors' code has single tokens between noise tokens",
+                    "in a test of one layer a factorised model deduces and a merged one does not; that its nuclear "
+                    "norm is smaller did not show clearly and is not checked",
                     "the authors ask small transformers and large models; which published number belongs to which is "
                     "not known to us, so none is given"),
     )

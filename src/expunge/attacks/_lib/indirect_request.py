@@ -3,9 +3,9 @@
 Source: ROKA (arXiv 2603.00436). What the attack achieves is read off an audit of the task made here: how far
 `neighbour.probability` (the critical rows) falls below the original's once a method has served the request.
 
-The entity is predicted, which takes no run. The paper's attacker may also serve every request and keep the costliest:
-on our test bed (six people, `ga`) the prediction named that one for one victim in six, and its cost was that of a mean
-request. What a request costs is best measured.
+It is a function and no attack of an audit: the attacker acts before a method runs, on the original, and an audit gets
+the model afterwards. The entity is predicted, which takes no run. Nothing shows yet that the prediction finds the
+costliest request; the paper's attacker may also serve every request and keep that one.
 
 Legend: G groups of rows, D hidden size.
 """

@@ -57,8 +57,12 @@ class Roka(Objective):
                     "a token whose loss is that of a uniform guess is pushed no further; the paper's ascent is "
                     "unbounded",
                     "siblings come from retain rows with another answer, so that none is of what is forgotten",
-                    "of text, f is the sum of the answer's logits, and a sibling's pseudo label is the likeliest "
-                    "token at every position of its answer"),
+                    "of text, f is the sum of the answer's logits, p(y | x_f) is length-normalised, and a sibling's "
+                    "pseudo label is the likeliest token at every position of its answer",
+                    "long runs on images harm what is kept: 0.80 to 0.93 retain accuracy on digits, where ga keeps "
+                    "0.997 (single runs by hand; no study is stored)",
+                    "its attacker is the function attacks/_lib/indirect_request.py: it chooses a request before a "
+                    "method runs, so no audit can run it"),
     )
     reads: ClassVar[tuple[str, ...]] = ("forget",)
     space = {"alpha": ("log", 0.1, 10.0), "siblings": ("choice", 3, 5, 10)}
