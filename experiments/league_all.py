@@ -66,8 +66,8 @@ METHODS: dict[str, str] = EARLIER | {
     "ssd >> distil(teacher='original', likeliest=1, epochs=6) + adamw(lr=3e-3)",
 }
 """Name -> recipe; the earlier league's, and all that came after it."""
-LONG = ("dmm", "rule", "icu", "knowpo", "pop", "adaptive", "bidirectional")
-"""They sample answers or train many models before a step."""
+LONG = ("ofmu", "rome", "memit", "alphaedit", "dmm", "rule", "icu", "knowpo", "pop", "adaptive", "bidirectional")
+"""They sample answers, train many models or descend anew for every row."""
 FIRST = ("npo", "simnpo", "ssd", *(name for name in METHODS if name not in EARLIER and name not in LONG), *LONG)
 """Three to compare with, and what the earlier league does not hold."""
 LENGTH: dict[str, dict[str, Any]] = {name: {"steps": 48} for name in ("balanced", "melu", "guard_weights", "paired")}
@@ -190,13 +190,14 @@ if __name__ == "__main__":
     parser = study_parser(__doc__)
     parser.add_argument("--part", default="1/1", help="which of how many processes this is")
     parser.add_argument("--only", nargs="+", default=None, help="names of methods")
+    parser.add_argument("--worlds", type=int, nargs="+", default=WORLDS)
     given = started(parser)
     if given.collect:
         collect(given.work)
     else:
         part, parts = map(int, given.part.split("/"))
         done = {(row["name"], w["world"]) for row in stored() for w in row.get("worlds", ())}
-        for seed in WORLDS:
+        for seed in given.worlds:
             for called in (given.only or [*FIRST, *(name for name in METHODS if name not in FIRST)])[part - 1:: parts]:
                 if (called, seed) not in done:
                     measure(called, seed, given.work)
