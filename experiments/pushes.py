@@ -74,6 +74,7 @@ NO_PUSH = {
     "kuda": "Its loss is about the direction of hidden states, which does not depend on the token that comes next.",
     "l1_sparse": "It forgets by shrinking weights and reads no forget row; on retain rows it is plain likelihood.",
     "rmu": "Its loss is a distance of hidden states, which does not depend on the token that comes next.",
+    "sae_guided": "Its loss is a distance of latents of hidden states at names, not of what comes next.",
     "probe_geometry": "Its loss is a distance of hidden states at last tokens, not of what comes next.",
     "srmu": "Its loss is a distance of hidden states, as rmu's.",
     "wpn": "It contrasts hidden states, pooled over whole answers; its likelihood term is that of a refusal, as idk's.",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from expunge import api, registry
-from expunge.errors import InterruptedRun
+from expunge.errors import DataError, InterruptedRun
 from expunge.methods._lib.rollouts import sample_answers
 from expunge.methods._lib.weighted_likelihood import token_mean
 from expunge.methods.base import Objective
@@ -159,4 +159,5 @@ def test_running_text_keeps_its_first_token(monkeypatch: pytest.MonkeyPatch) -> 
     assert said.answer == f"{first} sings." and silent.answer == first
     batch = subject.collate([subject.encoder.encode(silent)])
     assert int(batch.flat_N.min()) >= 0 and len(subject.answers(batch).logp_N) == 1
-    assert subject.encoder.encode(row.model_copy(update={"answer": ""})).prompt == 1
+    with pytest.raises(DataError, match="no supervised token"):
+        subject.collate([subject.encoder.encode(row.model_copy(update={"answer": ""}))])

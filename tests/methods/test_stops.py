@@ -16,6 +16,7 @@ from expunge.methods.stops.holdout_level import HoldoutLevel, aims
 from expunge.records.settings import RunSettings
 from expunge.records.task import Example
 from expunge.testing.checks.cards import required
+from expunge.testing.checks.recipes import OPTIONS
 from expunge.testing.support import fresh, made, memoriser, small_task, train
 
 
@@ -55,7 +56,7 @@ def test_every_objective_takes_the_rule_or_refuses_it(name: str) -> None:
     """No row counts where the level is passed from the start, and all do where it is never reached."""
     task, subject = small_task(), fresh()
     plugin = registry.load(name)
-    recipe = f"{plugin(**required(plugin)).text()} + holdout_level"
+    recipe = f"{plugin(**OPTIONS.get(name, required(plugin))).text()} + holdout_level"
     (stage,) = parse(recipe, len(subject.blocks))
     try:
         preflight(recipe, (stage,), task, subject.encoder, subject.model.config, RunSettings(steps=1))

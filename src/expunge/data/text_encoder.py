@@ -118,7 +118,7 @@ def collate(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = 
 def check_supervised(rows: Sequence[TokenRow]) -> None:
     """Raises DataError for a row without a supervised token."""
     for row in rows:
-        if row.answer + row.end == 0:
+        if row.answer + row.end == 0 or row.prompt == 0:  # nothing predicts a first token
             raise DataError(f"Row {row.id} has no supervised token.", "Its answer is empty or was cut away.")
 
 
@@ -264,8 +264,7 @@ class TextEncoder:
         if self._begins_twice(prompt_ids + answer_ids[:1]):
             del (prompt_ids if len(prompt_ids) > 1 else answer_ids)[0]
         if not prompt_ids:  # nothing predicts the first token of running text without a BOS
-            first = answer_ids or end_ids
-            prompt_ids, first[:1] = first[:1], []
+            prompt_ids, answer_ids = answer_ids[:1], answer_ids[1:]
         ids = prompt_ids + answer_ids + end_ids
         if self.max_length is None or len(ids) <= self.max_length:
             return TokenRow(example.id, tuple(ids), len(prompt_ids), len(answer_ids), len(end_ids))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from expunge import plugin
 from expunge.errors import UsageError
+from expunge.models.owners import owners
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
@@ -38,16 +39,6 @@ def mean_norm(gradients: Sequence[Tensor | None], p: float = 2.0) -> float:
     """Mean over tensors of ||g||_p, in float32; tensors without a gradient are left out."""
     norms = [float(g.float().norm(p)) for g in gradients if g is not None]
     return math.fsum(norms) / len(norms) if norms else 0.0
-
-
-def owners(subject: Subject, parameters: Sequence[nn.Parameter]) -> list[list[int]]:
-    """For every decoder block which of these parameters are its own; [] where the blocks are not known."""
-    try:
-        blocks = list(subject.blocks.values())
-    except UsageError:
-        return []
-    own = [{id(q) for q in block.parameters()} for block in blocks]
-    return [[i for i, q in enumerate(parameters) if id(q) in ids] for ids in own]
 
 
 @contextmanager
