@@ -42,7 +42,7 @@ BASE = "npo + retain_nll"
 METHODS: dict[str, str] = EARLIER | {
     "adaptive": "adaptive", "attention_shift": "attention_shift", "bidirectional": "bidirectional",
     "cir": "cir + project_shared", "dmm": "dmm", "icu": "icu", "in_context": "in_context + retain_nll",
-    "jensun": "jensun", "knowpo": "knowpo", "kuda": "kuda", "l1_sparse": "ga + l1_sparse + retain_nll", "pop": "pop",
+    "jensun": "jensun", "knowpo": "knowpo", "kuda": "kuda", "l1_sparse": "l1_sparse", "pop": "pop",
     "probe_geometry": "probe_geometry", "prod": "prod + retain_nll", "rule": "rule", "srmu": "srmu",
     "stepping_stones": "stepping_stones + retain_nll", "tru": "tru + retain_nll", "u2a": "u2a + retain_nll",
     "wpn": "wpn + retain_nll", "roka": "roka",

@@ -73,5 +73,5 @@ class STAMP(SteeringEdit):
         missed = float((forget_NK.double() @ change_DK.T - shift_D).norm() / (shift_D.norm() * len(forget) ** 0.5
                                                                              ).clamp_min(1e-12))
         return {"edit": "stamp", "layer": layer, "change": float(change_DK.norm()) / size, "missed": missed,
-                "kept": float(torch.linalg.vector_norm(retain_NK.double() @ change_DK.T, dim=1).mean()
-                              / shift_D.norm().clamp_min(1e-12))}
+                "retain_change": float(torch.linalg.vector_norm(retain_NK.double() @ change_DK.T, dim=1).mean()
+                                       / shift_D.norm().clamp_min(1e-12))}

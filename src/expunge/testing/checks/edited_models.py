@@ -36,6 +36,7 @@ def edit_changes_weights_and_leaves_no_trace(plugin: type[Edit]) -> None:
     fingerprint = task.fingerprints()
     figures = apply(plugin, subject)
     assert figures["edit"] == plugin.card.name
+    assert not {"kept", "start", "rule"} & figures.keys(), "these words tell which checkpoint of a loop was kept"
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
     before = weights(memoriser())
     assert any(not torch.equal(p, before[n]) for n, p in weights(subject).items()), "no weight has changed"
