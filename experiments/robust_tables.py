@@ -147,7 +147,7 @@ def league_all() -> str:
     for row in results("league_all")["rows"]:
         worlds = [w for w in row["worlds"] if "scores" in w]
         if not worlds:
-            failed = [w["failed"] for w in row["worlds"] if "failed" in w]
+            failed = [w["failed"] for w in row["worlds"] if "failed" in w] or ["tuned, and not run since"]
             left.append(f"`{row['name']}`: {row.get('refused') or failed[0]}")
             continue
         scores, kept = [w["scores"] for w in worlds], [w["kept"] for w in worlds]
