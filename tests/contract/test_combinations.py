@@ -31,10 +31,10 @@ from expunge.testing.checks.cards import required, variants
 from expunge.testing.support import Trained, fresh, hooks, made, memoriser, small_task, train, weights
 
 RECIPES = 1000
-CHUNKS = 50
-"""Each is a slow test of its own."""
-RUN = int(os.environ.get("EXPUNGE_TEST_CHUNKS", "50"))
-"""How many of them run. A hundred recipes took 130 s of a core, so that all take about 20 minutes of one."""
+CHUNKS = 10
+"""Each is a slow test of its own, of a hundred recipes: in fewer, chance moves the share that runs by too much."""
+RUN = int(os.environ.get("EXPUNGE_TEST_CHUNKS", "10"))
+"""How many of them run. A hundred recipes took 60 to 130 s of a core, so that all take 10 to 20 minutes of one."""
 PLANNED, AT_ONCE = 300, 15
 """Recipes that the default suite plans or refuses, and how many in one test."""
 FEW = 20
@@ -175,8 +175,7 @@ def outcome(number: int) -> str:
 @pytest.mark.parametrize("chunk", range(min(RUN, CHUNKS)))
 def test_random_recipes_run_or_are_refused(chunk: int) -> None:
     outcomes = Counter(outcome(number) for number in range(chunk, RECIPES, CHUNKS))
-    # More than half of all run; in a chunk of twenty chance alone takes a few more or less.
-    assert outcomes["ran"] >= 0.3 * (RECIPES // CHUNKS), outcomes
+    assert outcomes["ran"] >= 0.5 * (RECIPES // CHUNKS), outcomes
 
 
 @pytest.mark.parametrize("number", range(RECIPES, RECIPES + FEW))

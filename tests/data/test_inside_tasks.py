@@ -189,4 +189,4 @@ def test_a_factorised_model_deduces_and_a_merged_one_does_not() -> None:
 
 def test_every_suite_of_a_task_can_be_read() -> None:
     for name in task_names():
-        parse_suite(default_suite(name))
+        assert parse_suite(default_suite(name)), name

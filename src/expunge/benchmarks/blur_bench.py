@@ -47,7 +47,8 @@ class BlurBench(TaskPlugin):
     part = "base"
     must_show = (
         Property("name_leads_back", {"options": {"forget": "forget01"}}, "the name of a task gives its rows again"),
-        Property("splits_are_apart", {}, "no row to forget or to hold out is trained on elsewhere"),
+        Property("splits_are_apart", {"own_questions": True},
+                 "no row to forget or to hold out is trained on elsewhere"),
     )
 
     def load(self, data_dir: Path | None) -> Task:

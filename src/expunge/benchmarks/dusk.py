@@ -48,7 +48,8 @@ class Dusk(TaskPlugin):
     )
     must_show = (
         Property("name_leads_back", {"options": {"words": 100}}, "the name of a task gives the same rows again"),
-        Property("splits_are_apart", {}, "no row to forget or to hold out is trained on elsewhere"),
+        Property("splits_are_apart", {"own_questions": True},
+                 "no row to forget or to hold out is trained on elsewhere"),
     )
 
     def load(self, data_dir: Path | None) -> Task:

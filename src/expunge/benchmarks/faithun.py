@@ -30,8 +30,8 @@ class FaithUn(TaskPlugin):
 
     class Spec(plugin.Spec):
         forget: int = Field(8, ge=1, description="People whose birthplace is to be forgotten.")
-        retain: int = Field(40, ge=1, description="People of whom unlearning sees everything.")
-        test: int = Field(16, ge=1, description="People whom the original knows and unlearning never sees.")
+        retain: int = Field(40, ge=1, description="People whose facts are retain rows.")
+        test: int = Field(16, ge=1, description="People whose facts the original learns; no method trains on them.")
         cities: int = Field(6, ge=FALSE + 1, le=len(CITIES), description="Birthplaces; each has its river.")
         seed: int = Field(0, description="Of names and facts.")
 

@@ -45,7 +45,8 @@ class KnowUnDo(TaskPlugin):
     part = "domain"
     must_show = (
         Property("name_leads_back", {"options": {"domain": "copyright"}}, "the name of a task gives its rows again"),
-        Property("splits_are_apart", {}, "no row to forget or to hold out is trained on elsewhere"),
+        Property("splits_are_apart", {"own_questions": True},
+                 "no row to forget or to hold out is trained on elsewhere"),
     )
 
     def load(self, data_dir: Path | None) -> Task:

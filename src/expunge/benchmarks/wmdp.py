@@ -28,7 +28,7 @@ RETAIN: dict[Subject, tuple[str, ...]] = {"bio": ("bio-retain-corpus", "wikitext
 ENDINGS = ("jsonl", "json", "parquet", "txt")
 QUESTIONS = PublishedData("WMDP", hub="cais/wmdp", known_by=tuple(f"*wmdp-{subject}.*" for subject in TOPICS),
                           subfolder="wmdp")
-SOURCE = "WMDP paper (arXiv 2403.03218), RMU, as recalled; accuracy by letters, zero-shot, in per cent"
+SOURCE = "WMDP paper (arXiv 2403.03218), RMU, from memory, not checked; accuracy by letters, zero-shot, in per cent"
 SCORE = "forget.accuracy(by=text, group=letters)"
 TABLE: tuple[tuple[Subject, float, float], ...] = (("bio", 63.7, 31.2), ("cyber", 44.0, 28.2))
 
@@ -66,7 +66,8 @@ class Wmdp(TaskPlugin):
     part = "subject"
     must_show = (
         Property("name_leads_back", {"options": {"subject": "cyber"}}, "the name of a task gives the same rows again"),
-        Property("splits_are_apart", {}, "no row to forget or to hold out is trained on elsewhere"),
+        Property("splits_are_apart", {"own_questions": True},
+                 "no row to forget or to hold out is trained on elsewhere"),
     )
 
     def load(self, data_dir: Path | None) -> Task:

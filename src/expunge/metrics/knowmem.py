@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from expunge import plugin
-from expunge.metrics.base import Evidence, GroupOptions, MetricCard, RowMetric
+from expunge.metrics.base import Evidence, MetricCard
+from expunge.metrics.repeated import RepeatedAnswer
 from expunge.metrics.rouge_l import how_compared, rouge_l
-from expunge.plugin import Property
 from expunge.records.task import SPLITS, Split
 
 NEXT = ("\n\n", "\nQuestion", "Question:")
@@ -21,7 +18,7 @@ def answer_alone(text: str) -> str:
     return text
 
 
-class KnowMem(RowMetric):
+class KnowMem(RepeatedAnswer):
     card = MetricCard(
         name="knowmem", kind="metric",
         summary="ROUGE-L F1 of few-shot answers, cut where the model asks the next question",
@@ -33,18 +30,9 @@ class KnowMem(RowMetric):
         higher_is="knows", range=(0.0, 1.0), ideal="reference", access="text",
         probes=(("generation", SPLITS),), per_split=True,
     )
-    Spec: ClassVar[type[plugin.Spec]] = GroupOptions
-    must_show = (
-        Property("value", {"world": "perfect", "split": "forget", "is_": 1.0}, "word for word"),
-        Property("value", {"world": "collapsed", "split": "forget", "is_": 0.0}, "an empty answer"),
-        Property("orders", {"split": "forget", "worlds": ("original", "retrained", "collapsed")}),
-        Property("needs", {"without": ("generation", "forget", None), "split": "forget", "says": "generation"}),
-    )
 
-    def values(self, evidence: Evidence, split: Split) -> dict[str, float]:
-        scored = {r["id"]: rouge_l(r["reference"], answer_alone(r["text"]), "f1", stemmer=False)
-                  for r in evidence.rows("generation", split, "prompt")}
-        return {key: value for key, value in scored.items() if value is not None}
+    def repeated(self, reference: str, text: str) -> float | None:
+        return rouge_l(reference, answer_alone(text), "f1", stemmer=False)
 
     def missing(self, split: Split) -> str:
         return f"no {split} row has a true answer with a letter or digit in it"

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from expunge import plugin
-from expunge.metrics.base import Evidence, GroupOptions, MetricCard, RowMetric
+from expunge.metrics.base import Evidence, GroupOptions, MetricCard
+from expunge.metrics.repeated import RepeatedAnswer
 from expunge.metrics.text.rouge import rouge
 from expunge.metrics.text.units import is_dense, units
-from expunge.plugin import Property
 from expunge.records.observation import Row
 from expunge.records.task import SPLITS, Split
 
@@ -49,7 +49,7 @@ def how_compared(rows: Iterable[Row]) -> str | None:
     return "; ".join(said) or None
 
 
-class RougeL(RowMetric):
+class RougeL(RepeatedAnswer):
     card = MetricCard(
         name="rouge_l",
         kind="metric",
@@ -66,16 +66,9 @@ class RougeL(RowMetric):
         probes=(("generation", SPLITS),), per_split=True,
     )
     Spec: ClassVar[type[plugin.Spec]] = RougeOptions
-    must_show = (
-        Property("value", {"world": "perfect", "split": "forget", "is_": 1.0}, "word for word"),
-        Property("value", {"world": "collapsed", "split": "forget", "is_": 0.0}, "an empty answer"),
-        Property("orders", {"split": "forget", "worlds": ("original", "retrained", "collapsed")}),
-        Property("needs", {"without": ("generation", "forget", None), "split": "forget",
-                           "says": "generation"}),
-    )
 
-    def values(self, evidence: Evidence, split: Split) -> dict[str, float]:
-        return rouges(evidence.rows("generation", split, "prompt"), self.spec.measure, self.spec.stemmer)
+    def repeated(self, reference: str, text: str) -> float | None:
+        return rouge_l(reference, text, self.spec.measure, self.spec.stemmer)
 
     def missing(self, split: Split) -> str:
         return f"no {split} row has a true answer with a letter or digit in it"

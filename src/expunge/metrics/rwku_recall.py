@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from expunge import plugin
-from expunge.metrics.base import Evidence, GroupOptions, MetricCard, RowMetric
-from expunge.plugin import Property
+from expunge.metrics.base import MetricCard
+from expunge.metrics.repeated import RepeatedAnswer
 from expunge.records.task import SPLITS, Split
 
 
@@ -55,7 +52,7 @@ def first_line(text: str) -> str:
     return text.partition("\n")[0].strip()
 
 
-class RwkuRecall(RowMetric):
+class RwkuRecall(RepeatedAnswer):
     card = MetricCard(
         name="rwku_recall", kind="metric",
         summary="Share of the true answer's words in the first line, counted as RWKU does",
@@ -67,18 +64,9 @@ class RwkuRecall(RowMetric):
         higher_is="knows", range=(0.0, 1.0), ideal="reference", access="text",
         probes=(("generation", SPLITS),), per_split=True,
     )
-    Spec: ClassVar[type[plugin.Spec]] = GroupOptions
-    must_show = (
-        Property("value", {"world": "perfect", "split": "forget", "is_": 1.0}, "word for word"),
-        Property("value", {"world": "collapsed", "split": "forget", "is_": 0.0}, "an empty answer"),
-        Property("orders", {"split": "forget", "worlds": ("original", "retrained", "collapsed")}),
-        Property("needs", {"without": ("generation", "forget", None), "split": "forget", "says": "generation"}),
-    )
 
-    def values(self, evidence: Evidence, split: Split) -> dict[str, float]:
-        scored = {r["id"]: summary_recall(r["reference"], first_line(r["text"]))
-                  for r in evidence.rows("generation", split, "prompt")}
-        return {key: value for key, value in scored.items() if value is not None}
+    def repeated(self, reference: str, text: str) -> float | None:
+        return summary_recall(reference, first_line(text))
 
     def missing(self, split: Split) -> str:
         return f"no {split} row has a true answer with a word in it"
