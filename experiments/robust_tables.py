@@ -88,7 +88,8 @@ def sae_restoration() -> str:
                       "gain": spread([r["gain"]["value"] for r in forget]),
                       "retain, as asked": spread([r["plain"] for r in retain])})
     apart = f"{sum(row['told_apart'] for row in found)} of {len(found)}"
-    return f"{table(lines, list(lines[0])).rstrip()}\n\nThe audit tells suppressed models from retrained ones in {apart} worlds."
+    found_apart = f"The audit tells suppressed models from retrained ones in {apart} worlds."
+    return f"{table(lines, list(lines[0])).rstrip()}\n\n{found_apart}"
 
 
 def demo_recipe() -> str:

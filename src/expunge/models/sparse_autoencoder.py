@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from expunge import plugin
 from expunge.errors import MissingError, UsageError
 from expunge.models.language import CausalLM
 from expunge.models.sites import SparseAutoencoder
@@ -28,6 +30,16 @@ ALLOWED = {"normalize_activations": ("none", None), "reshape_activations": ("non
            "activation_fn": ("relu", "topk", None), "activation_fn_str": ("relu", "topk", None)}
 """Keys of a configuration -> the values that are supported; others would change what a latent means."""
 OTHERWISE = "Name another, or leave it out to train one."
+
+
+class SAEOptions(plugin.Spec):
+    """Options of a plug-in that reads or trains an autoencoder of the original."""
+
+    sae: str | None = Field(None, description="Folder of an autoencoder of the original's output, in the SAE-lens "
+                                              "format; without it one is trained first.")
+    expansion: int = Field(4, ge=1, description="Latents of the trained one, times the hidden size.")
+    k: int = Field(16, ge=1, description="Latents of the trained one that are active at a position.")
+    train: int = Field(400, ge=1, description="Steps that train it.")
 
 
 class Quality(NamedTuple):

@@ -12,10 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from expunge import plugin
 from expunge.errors import UsageError
 from expunge.models.language import CausalLM
-from expunge.models.sparse_autoencoder import SAE, block_states, fit_sae, load_sae
+from expunge.models.sparse_autoencoder import SAE, SAEOptions, block_states, fit_sae, load_sae
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
 from expunge.probes.depth import fact_tokens
@@ -36,14 +35,9 @@ class Restoration(Probe):
     uses_original = True
     blocks_in = ("block",)
 
-    class Spec(plugin.Spec):
+    class Spec(SAEOptions):
         block: int | None = Field(None, ge=0, description="Block whose output is written; by default at three "
                                                           "quarters of the depth, with at least one after it.")
-        sae: str | None = Field(None, description="Folder of an autoencoder of the original's output there, in the "
-                                                  "SAE-lens format; without it one is trained.")
-        expansion: int = Field(4, ge=1, description="Latents of the trained one, times the hidden size.")
-        k: int = Field(16, ge=1, description="Latents of the trained one that are active at a position.")
-        train: int = Field(400, ge=1, description="Steps that train it.")
         rows: int = Field(256, ge=1, description="Most forget rows, and retain rows, that it is trained on.")
         share: float = Field(0.25, gt=0, le=1, description="Share of the latents that are experts of the forget rows.")
         seed: int = Field(0, description="Seed of the autoencoder and of the random latents.")

@@ -15,7 +15,16 @@ from expunge.methods._lib import recognition as lib
 from expunge.methods.base import Objective, WeightedSpec
 from expunge.methods.run_context import RunContext
 from expunge.models.language import CausalLM
-from expunge.models.sparse_autoencoder import SAE, block_states, check_sae, fit_sae, load_sae, quality, unpacked
+from expunge.models.sparse_autoencoder import (
+    SAE,
+    SAEOptions,
+    block_states,
+    check_sae,
+    fit_sae,
+    load_sae,
+    quality,
+    unpacked,
+)
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task
 from expunge.training.step import Step, Term
@@ -33,13 +42,8 @@ class SAEGuided(Objective):
     builds = True
     asks = ("unknown",)
 
-    class Spec(WeightedSpec):
+    class Spec(SAEOptions, WeightedSpec):
         layer: int | None = Field(None, ge=0, description="Block whose output is read; the middle one by default.")
-        sae: str | None = Field(None, description="Folder of an autoencoder of that output in the SAE-lens format; "
-                                                  "without it one is trained before the first step.")
-        expansion: int = Field(4, ge=1, description="Latents of the trained one, times the hidden size.")
-        k: int = Field(16, ge=1, description="Latents of the trained one that are active at a position.")
-        train: int = Field(400, ge=1, description="Steps that train it.")
         eta: float = Field(1.0, ge=0, description="Weight of the push away from known entities; 0 leaves the pull.")
         margin: float = Field(1.0, ge=0, description="How much nearer to unknown than to known ends the push, in "
                                                      "squared distances between the two centres.")
