@@ -89,7 +89,7 @@ class RULE(Objective):
         Property("equal_rewards_leave_divergence", {}, "without differences in reward only the divergence pulls"),
         Property("group_policy_gradient", {}, "advantages and gradient are those of the formula, answer by answer"),
         Property("pairs_with_neighbours", {}, "boundary questions are the nearest retain questions"),
-        Property("sharpens_the_boundary", {"steps": 30}, "reward rises; paraphrased forget questions are refused, and "
+        Property("sharpens_the_boundary", {"steps": 40}, "reward rises; paraphrased forget questions are refused, and "
                                                          "neighbours, which the first stage refuses too, are answered"),
     )
 
