@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python experiments/real_edits.py --work FOLDER --data FOLDER [--edits 100] [--methods rome memit]
     python experiments/real_edits.py --work FOLDER --collect
 
-Writes results/real_edits.json. A statement is known where every token of its true end is the model's first choice. Each
+Writes results/real_edits.json. A statement is known where every token of its true end is the model's first choice;
+where fewer are known than asked for, statements follow whose true end the model finds likelier than the false one. Each
 is edited to its false end on the original weights, which are put back before the next. What is read is what KnowEdit
 (arXiv 2401.01286) reads: reliability, generalisation (the other wording), locality (another subject, beside the model
 before the edit), all token by token; and efficacy, the share of edits after which the false end is likelier than the
@@ -61,20 +62,26 @@ def said(subject: CausalLM, row: Example, answer: str, prompt: str | None = None
 
 
 def known(subject: CausalLM, data: Path, work: Path, count: int) -> list[dict[str, Any]]:
-    """The first `count` rows of the file whose statement the model knows."""
+    """The statements that the model knows; up to `count`, those whose true end it finds likelier than the false one."""
     path = work / f"known-{count}.json"
     if path.exists():
         return list(read_json(path)["rows"])
-    found: list[dict[str, Any]] = []
+    known_ones: list[dict[str, Any]] = []
+    likelier: list[dict[str, Any]] = []
     asked = 0
     for _, row in read_rows(data / "editing" / FILE):
-        if len(found) == count:
-            break
+        if row["subject"] not in row["prompt"]:
+            continue
         asked += 1
-        if row["subject"] in row["prompt"] and said(subject, statement(row), statement(row).answer).hits == 1:
-            found.append(row)
-    write_json(path, {"rows": found, "asked": asked})
-    log((len(found), "known of", asked))
+        fact = statement(row)
+        true, false = said(subject, fact, fact.answer), said(subject, fact, fact.wrong_answers[0])
+        if true.hits == 1:
+            known_ones.append(row | {"known": True})
+        elif true.logp > false.logp:
+            likelier.append(row | {"known": False})
+    found = [*known_ones, *likelier][:count]
+    write_json(path, {"rows": found, "asked": asked, "known": len(known_ones), "likelier": len(likelier)})
+    log((len(known_ones), "known and", len(likelier), "likelier of", asked))
     return found
 
 
@@ -99,7 +106,7 @@ def one(name: str, row: dict[str, Any], subject: CausalLM, generic: tuple[Exampl
                 p.copy_(before[n])
     place.mkdir(parents=True, exist_ok=True)
     write_json(place / "row.json", {
-        "name": name, "case": row["case_id"], "recipe": METHODS[name], "efficacy": float(now.logp > true.logp),
+        "name": name, "case": row["case_id"], "known": row["known"], "recipe": METHODS[name], "efficacy": float(now.logp > true.logp),
         "reliability": now.hits, "generalisation": other.hits, "locality": sum(same) / len(same), "cpu_s": spent,
         "said": {"new": asdict(now), "true": asdict(true), "before": asdict(kept), "after": asdict(local)},
         "figures": figures})
@@ -111,14 +118,15 @@ def collect(work: Path) -> None:
     rows = kept_rows(work)
     table = []
     for name in dict.fromkeys(row["name"] for row in rows):
-        mine = [row for row in rows if row["name"] == name]
-        table.append({"name": name, "recipe": mine[0]["recipe"], "edits": len(mine),
-                      **{of: statistics.fmean(row[of] for row in mine) for of in READ},
-                      "cpu_s": statistics.median(row["cpu_s"] for row in mine)})
-        log((name, len(mine), {of: round(table[-1][of], 3) for of in READ}))
-    asked = [read_json(path) for path in sorted(work.glob("known-*.json"))]
-    log((store("real_edits", {"table": table, "known": [{"known": len(a["rows"]), "asked": a["asked"]} for a in asked],
-                              "rows": [{k: v for k, v in row.items() if k != "said"} for row in rows]}), len(rows)))
+        for known_only in (True, False):
+            mine = [row for row in rows if row["name"] == name and (row["known"] or not known_only)]
+            table.append({"name": name, "recipe": mine[0]["recipe"], "known": known_only, "edits": len(mine),
+                          **{of: statistics.fmean(row[of] for row in mine) for of in READ},
+                          "cpu_s": statistics.median(row["cpu_s"] for row in mine)})
+            log((name, known_only, len(mine), {of: round(table[-1][of], 3) for of in READ}))
+    asked = [{k: v for k, v in read_json(path).items() if k != "rows"} for path in sorted(work.glob("known-*.json"))]
+    kept = [{k: v for k, v in row.items() if k not in {"said", "figures"}} for row in rows]
+    log((store("real_edits", {"table": table, "statements": asked, "rows": kept}), len(rows)))
 
 
 if __name__ == "__main__":

@@ -141,8 +141,8 @@ def sharpens_the_boundary(plugin: type[Objective], steps: int) -> None:
     """From a model that refuses everybody to one that refuses the forgotten, under other words too."""
     task = small_task()
     assert refusal_rate(first_stage(), task.retain) > 0.3
-    run = train(term(plugin, {"samples": 8, "tokens": 20, "kl": 0.1}), subject=fresh(first_stage()), steps=steps, lr=1e-3,
-                batch_size=6)
+    run = train(term(plugin, {"samples": 8, "tokens": 20, "kl": 0.1}), subject=fresh(first_stage()), steps=steps,
+                lr=1e-3, batch_size=6)
     rewards = [line["reward"] for line in run.lines]
     assert sum(rewards[-5:]) > sum(rewards[:5]) + 1.5, rewards
     assert refusal_rate(run.subject, reworded(task.forget)) > 0.9
