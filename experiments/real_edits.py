@@ -106,8 +106,9 @@ def one(name: str, row: dict[str, Any], subject: CausalLM, generic: tuple[Exampl
                 p.copy_(before[n])
     place.mkdir(parents=True, exist_ok=True)
     write_json(place / "row.json", {
-        "name": name, "case": row["case_id"], "known": row["known"], "recipe": METHODS[name], "efficacy": float(now.logp > true.logp),
-        "reliability": now.hits, "generalisation": other.hits, "locality": sum(same) / len(same), "cpu_s": spent,
+        "name": name, "case": row["case_id"], "known": row["known"], "recipe": METHODS[name],
+        "efficacy": float(now.logp > true.logp), "reliability": now.hits, "generalisation": other.hits,
+        "locality": sum(same) / len(same), "cpu_s": spent,
         "said": {"new": asdict(now), "true": asdict(true), "before": asdict(kept), "after": asdict(local)},
         "figures": figures})
     log((name, row["case_id"], f"reliability {now.hits:.2f}, generalisation {other.hits:.2f}, locality "
