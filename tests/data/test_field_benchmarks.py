@@ -17,9 +17,9 @@ from expunge.models.tiny import build_subject
 from expunge.probes.generation import Generation
 from expunge.records.score import Score
 from expunge.records.task import Example, Task
+from expunge.testing import benchmark_files as made
 
 from ..conftest import TINY
-from . import benchmark_files as made
 from .conftest import SHARED
 
 
@@ -134,8 +134,8 @@ def test_restor_rows(tmp_path: Path) -> None:
     made.put(tmp_path / "entities.json", ["Nobody"])
     with pytest.raises(DataError, match="not that of RESTOR"):
         load_task("restor", data_dir=tmp_path)
-    with pytest.raises(MissingError, match="mix_a3"):
-        load_task("restor(unrelated=3)", data_dir=tmp_path)
+    with pytest.raises(MissingError, match="mix_a4"):
+        load_task("restor(unrelated=4)", data_dir=tmp_path)
 
 
 def test_restor_published_files() -> None:

@@ -55,7 +55,8 @@ def test_ort_asks_every_fact_in_four_forms(tmp_path: Path, by_person: bool) -> N
 
 def test_ort_that_cannot_be_is_refused(tmp_path: Path) -> None:
     write_rwku(tmp_path)
-    for name, says in (("ort(target=Nobody)", "nobody of that name"), ("ort(targets=4)", "3 people")):
+    for name, says in (("ort(target=Nobody)", "nobody of that name"), ("ort(targets=4)", "3 people"),
+                       (f"ort(target={PEOPLE[0]}, targets=3)", "give one of them")):
         with pytest.raises(UsageError, match=says):
             load_task(name, data_dir=tmp_path)
     (tmp_path / "neighbor_level2.targets001-100.jsonl").unlink()
@@ -99,12 +100,26 @@ def test_concepts_become_a_task(tmp_path: Path) -> None:
     assert {row.entity for row in task.retain} == {"Abel", "Cora"}
     assert [(row.prompt, row.answer) for row in task.neighbour] == [("The pet of Beth is the", "")]
     for name, says in (("conceptvectors(part=dev,concept=Zoe)", "no such concept"),
-                       ("conceptvectors(part=dev,concepts=3)", "nothing to keep")):
+                       ("conceptvectors(part=dev,concepts=3)", "nothing to keep"),
+                       ("conceptvectors(part=dev,concept=Beth,concepts=2)", "give one of them")):
         with pytest.raises(UsageError, match=says):
             load_task(name, data_dir=tmp_path)
     rows = concept_rows()
     del rows[1]["Dim"]
     with pytest.raises(DataError, match="row 1: the row has no Dim"):
+        conceptvectors_task(located(rows))
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"text_completion": [{"First_half": "The pet"}]}, "text_completion 0 has not the fields"),
+    ({"text_completion": ["The pet of Beth"]}, "text_completion 0 has not the fields"),
+    ({"text_completion": {"First_half": "The pet"}}, "text_completion is no list"), ({"QA": "Who?"}, "QA is no list"),
+    ({"unrelated_QA": None}, "unrelated_QA is no list"),
+])
+def test_another_layout_of_concepts_is_refused(change: dict[str, Any], says: str) -> None:
+    rows = concept_rows()
+    rows[2] |= change
+    with pytest.raises(DataError, match=f"row 2: {says}"):
         conceptvectors_task(located(rows))
 
 

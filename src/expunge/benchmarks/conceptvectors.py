@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from expunge import plugin
 from expunge.benchmarks.base import TaskCard, TaskPlugin
@@ -18,6 +18,8 @@ from expunge.plugin import Property
 from expunge.records.task import Example, Task
 
 FIELDS = ("Concept", "Layer", "Dim", "QA", "text_completion", "unrelated_QA", "wikipedia_content")
+HALVES = ("First_half", "Second_half")
+"""Of a text that is to be completed."""
 MODELS = {"llama2": ("llama2-7b_concepts", "LLaMA-2-7B-chat"), "olmo": ("olmo-7b_concepts", "OLMo-7B")}
 """Option -> the beginning of its files' names, and the model whose neurons they name."""
 
@@ -31,6 +33,12 @@ class ConceptVectorsTask(TaskPlugin):
         concept: str = Field("", description="The concept to forget; the first `concepts` ones if left out.")
         concepts: int = Field(1, ge=1, description="Concepts to forget, the first ones of the file.")
         words: int = Field(350, ge=20, description="Words of the article that are to be forgotten.")
+
+        @model_validator(mode="after")
+        def check_concepts(self) -> ConceptVectorsTask.Spec:
+            if self.concept and self.concepts > 1:
+                raise ValueError("concept names one and concepts counts the first of the file: give one of them")
+            return self
 
     card = TaskCard(
         name="conceptvectors", kind="task", model_needs=frozenset({"prompt"}),
@@ -71,13 +79,11 @@ def conceptvectors_task(located: Sequence[Located], *, model: str = "llama2", pa
     """Rows in the published layout as a task; see the options of `ConceptVectorsTask`.
 
     Raises:
-        DataError: a field is missing.
+        DataError: a field is missing, or is not what was published.
         UsageError: there is no such concept, or nothing is left to keep.
     """
     for where, row in located:
-        if missing := [name for name in FIELDS if name not in row]:
-            raise DataError(f"{where}: the row has no {missing[0]}.", f"It has {', '.join(row)}.",
-                            "Use the published files unchanged.")
+        check_row(where, row)
     rows = {str(row["Concept"]): row for _, row in located}
     if concept and concept not in rows:
         raise UsageError(f"conceptvectors(concept={concept}): the file has no such concept.",
@@ -99,14 +105,29 @@ def conceptvectors_task(located: Sequence[Located], *, model: str = "llama2", pa
         neighbour=tuple(asked.values()), utility=tuple(beside.values()))
 
 
+def check_row(where: str, row: Mapping[str, Any]) -> None:
+    """Raises DataError where a field is missing, a list is none, or a text to be completed lacks one of its halves."""
+    if missing := [name for name in FIELDS if name not in row]:
+        raise DataError(f"{where}: the row has no {missing[0]}.", f"It has {', '.join(row)}.",
+                        "Use the published files unchanged.")
+    for name in ("QA", "unrelated_QA", "text_completion"):
+        if not isinstance(row[name], list):
+            raise DataError(f"{where}: {name} is no list.", f"It is {str(row[name])[:60]!r}.",
+                            "Use the published files unchanged.")
+    for i, text in enumerate(row["text_completion"]):
+        if not isinstance(text, Mapping) or not set(HALVES) <= set(text):
+            raise DataError(f"{where}: text_completion {i} has not the fields {' and '.join(HALVES)}.",
+                            f"It is {str(text)[:60]!r}.", "Use the published files unchanged.")
+
+
 def _texts(row: Mapping[str, Any], words: int) -> list[Example]:
     """The article's beginning, and the texts that are to be completed."""
     name, place = str(row["Concept"]), f"block {row['Layer']}, neuron {row['Dim']}"
     found = [Example(id=f"conceptvectors/{name}/article", kind="text", prompt="", entity=name, group=place,
                      answer=" ".join(str(row["wikipedia_content"]).split()[:words]))]
     return found + [
-        Example(id=f"conceptvectors/{name}/text{i}", kind="completion", prompt=str(text["First_half"]).strip(),
-                answer=f" {str(text['Second_half']).strip()}", entity=name, group=place)
+        Example(id=f"conceptvectors/{name}/text{i}", kind="completion", prompt=str(text[HALVES[0]]).strip(),
+                answer=f" {str(text[HALVES[1]]).strip()}", entity=name, group=place)
         for i, text in enumerate(row["text_completion"])]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from expunge import plugin
 from expunge.benchmarks.base import TaskCard, TaskPlugin
@@ -33,6 +33,12 @@ class Ort(TaskPlugin):
         targets: int = Field(1, ge=1, description="People to forget, the first ones of the file.")
         form: Form = Field("qa", description="The form that unlearning sees: fb (fill in the blank), qa, mcp (choose a "
                                              "letter) or sub (spell the answer).")
+
+        @model_validator(mode="after")
+        def check_people(self) -> Ort.Spec:
+            if self.target and self.targets > 1:
+                raise ValueError("target names one person and targets counts the first of the file: give one of them")
+            return self
 
     card = TaskCard(
         name="ort", kind="task", model_needs=frozenset({"prompt"}),

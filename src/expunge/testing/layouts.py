@@ -1,13 +1,17 @@
 """Small files in the layouts of published data sets that cannot be shipped: RWKU (of which ORT is made), KID-Bench and
-ConceptVectors."""
+ConceptVectors; and the table of all such layouts, which `benchmark_files.py` has more of."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from . import benchmark_files
 from .planted import NAMES, PETS, PLACES
+from .support import new_folder
 
 PEOPLE = ("Ada Quill", "Bo Larch", "Cy Thorn")
 WORKS = ("novels", "songs", "bridges", "maps", "clocks")
@@ -66,3 +70,28 @@ def concept_rows() -> list[dict[str, Any]]:
                      "text_completion": [{"First_half": f"The pet of {name}", "Second_half": f"is the {pet}"}],
                      "wikipedia_content": f"The pet of {name} is the {pet}. " * 30})
     return rows
+
+
+def write_kid(folder: Path) -> Path:
+    (folder / "kid_bench.json").write_text(json.dumps(kid_rows()), encoding="utf-8")
+    return folder
+
+
+def write_concepts(folder: Path) -> Path:
+    """One part of one model's concepts, the one that the task reads by default."""
+    (folder / "llama2-7b_concepts_test.json").write_text(json.dumps(concept_rows()), encoding="utf-8")
+    return folder
+
+
+LAYOUTS: Mapping[str, Callable[[Path], Path]] = {
+    "conceptvectors": write_concepts, "counterfact": benchmark_files.counterfact, "dusk": benchmark_files.dusk,
+    "kid": write_kid, "knowundo": benchmark_files.knowundo, "lume": benchmark_files.lume, "muse": benchmark_files.muse,
+    "ort": write_rwku, "restor": benchmark_files.restor, "rwku": benchmark_files.rwku, "wmdp": benchmark_files.wmdp,
+}
+"""Task -> what writes a few made-up rows in its published layout into a folder. Of TOFU only the whole file is a task."""
+
+
+@cache
+def written(task: str) -> Path | None:
+    """A folder with the made-up files of a task, written once per process; None for a task that has no layout here."""
+    return LAYOUTS[task](new_folder()) if task in LAYOUTS else None

@@ -16,32 +16,32 @@ from expunge.data.tasks import check_overlap
 from expunge.errors import MissingError
 from expunge.records.task import SPLITS, Task
 
+from ..layouts import written
 from .base import check
 
 TEST_DATA = "EXPUNGE_TEST_DATA"
-"""The variable that names the folder of published data sets; without them their tasks are skipped."""
+"""The variable that names the folder of published data sets; where they lack one, made-up rows in its layout are read."""
 
 
-def data_dir() -> Path | None:
-    return Path(os.environ[TEST_DATA]) if os.environ.get(TEST_DATA) else None
-
-
-def rows_of(plugin: type[TaskPlugin], options: dict[str, Any] | None) -> Task:
-    """What it loads from files that are here; nothing is downloaded."""
+def rows_of(plugin: type[TaskPlugin], options: dict[str, Any] | None) -> tuple[Task, Path | None]:
+    """What it loads from files that are here or were made up, and from where; nothing is downloaded."""
+    named = Path(os.environ[TEST_DATA]) if os.environ.get(TEST_DATA) else None
     with patch.dict(sys.modules, {"datasets": None}):
-        try:
-            return plugin(**(options or {})).load(data_dir())
-        except MissingError as problem:
-            pytest.skip(f"the data of {plugin.card.name} is not here: {problem.what}")
+        for place in (named, written(plugin.card.name)):
+            try:
+                return plugin(**(options or {})).load(place), place
+            except MissingError as problem:
+                missing = problem.what
+        pytest.skip(f"the data of {plugin.card.name} is not here: {missing}")
 
 
 @check
 def name_leads_back(plugin: type[TaskPlugin], options: dict[str, Any] | None = None) -> None:
     """The same rows by name, whole and limited, and every name it lists is one that loads."""
-    task = rows_of(plugin, options)
-    assert load_task(task.name, data_dir=data_dir()) == task
-    cut = load_task(task.name, data_dir=data_dir(), limit=3)
-    assert len(cut.forget) <= 3 and load_task(cut.name, data_dir=data_dir()) == cut
+    task, place = rows_of(plugin, options)
+    assert load_task(task.name, data_dir=place) == task
+    cut = load_task(task.name, data_dir=place, limit=3)
+    assert len(cut.forget) <= 3 and load_task(cut.name, data_dir=place) == cut
     assert plugin.names() and all(name.split(":")[0] == plugin.card.name for name in plugin.names())
 
 
@@ -52,7 +52,7 @@ def splits_are_apart(plugin: type[TaskPlugin], options: dict[str, Any] | None = 
 
     Probe rows are rows of their split; those of a task with `own_questions` may also be of no split.
     """
-    task = rows_of(plugin, options)
+    task, _ = rows_of(plugin, options)
     ids = [row.id for split in SPLITS for row in task.split(split)]
     assert task.forget and len(set(ids)) == len(ids)
     check_overlap(task)

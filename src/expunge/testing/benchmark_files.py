@@ -82,7 +82,9 @@ def restor(folder: Path) -> Path:
                       for who in people]}
     put(folder / "facts.json", {"dset": facts, "context": context})
     put(folder / "entities.json", people[:2])
-    put(folder / "mix_a0.json", [{"text": f"{who} lives in Town {word}."} for who in people[:2] for word in ("X", "Y")])
+    documents = [{"text": f"{who} lives in Town {word}."} for who in people[:2] for word in ("X", "Y")]
+    put(folder / "mix_a0.json", documents)
+    put(folder / "mix_a3.json", [{"text": f"Some towns are small. {row['text']}"} for row in documents])
     return folder
 
 
@@ -154,4 +156,12 @@ def knowundo(folder: Path) -> Path:
             put(folder / domain / f"{side}.json", [{part: [
                 {"text": f"What of {side} {i} in {part}?", "labels": f"It is {i}."} for i in range(3)]
                 for part in ("train", "val")}])
+    return folder
+
+
+def counterfact(folder: Path) -> Path:
+    put(folder / "counterfact-edit-1k.json", [
+        {"case_id": i, "prompt": f"The town of {i} lies in", "subject": str(i), "ground_truth": f"Land {i}",
+         "target_new": f"Land {i + 1}", "rephrase_prompt": f"Where is town {i}? In",
+         "locality_prompt": f"The river {i} ends in", "locality_ground_truth": f"Lake {i}"} for i in range(8)])
     return folder
