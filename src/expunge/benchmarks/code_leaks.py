@@ -40,7 +40,7 @@ class CodeLeaks(TaskPlugin):
         name="code_leaks", kind="task", model_needs=frozenset({"prompt"}),
         summary="secrets in code: e-mail addresses, keys, passwords ... of invented developers, leaked or not",
         paper="Mitigating Sensitive Information Leakage in LLMs4Code through Machine Unlearning (arXiv 2502.05739)",
-        formula="leak_rate: direct (the value asked for is said), indirect (another one of that person), refusal, other",
+        formula="leak_rate: direct (the value asked for is said), indirect (another of that person), refusal, other",
         defaults="50 people of eight attributes, of which ten are to be forgotten: sizes are ours",
         licence="as expunge itself", source="drawn by `data/code_secrets.py` from a seed",
         suite=SUITE,

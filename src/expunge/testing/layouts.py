@@ -88,7 +88,7 @@ LAYOUTS: Mapping[str, Callable[[Path], Path]] = {
     "kid": write_kid, "knowundo": benchmark_files.knowundo, "lume": benchmark_files.lume, "muse": benchmark_files.muse,
     "ort": write_rwku, "restor": benchmark_files.restor, "rwku": benchmark_files.rwku, "wmdp": benchmark_files.wmdp,
 }
-"""Task -> what writes a few made-up rows in its published layout into a folder. Of TOFU only the whole file is a task."""
+"""Task -> what writes a few made-up rows in its published layout into a folder. TOFU is a task as a whole only."""
 
 
 @cache

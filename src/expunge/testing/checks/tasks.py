@@ -20,7 +20,7 @@ from ..layouts import written
 from .base import check
 
 TEST_DATA = "EXPUNGE_TEST_DATA"
-"""The variable that names the folder of published data sets; where they lack one, made-up rows in its layout are read."""
+"""The variable that names the folder of published data sets; of one that is not there, made-up rows are read."""
 
 
 def rows_of(plugin: type[TaskPlugin], options: dict[str, Any] | None) -> tuple[Task, Path | None]:
