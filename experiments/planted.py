@@ -1,6 +1,8 @@
-"""Facts planted by hand in known neurons, a head and experts: what finds them, what removes one, and what else goes.
+"""Facts planted by hand in known places: what finds them, what removes one, and what else goes.
 
     OMP_NUM_THREADS=1 python experiments/planted.py [METHOD ...]
+
+Places are neurons, a head, experts, and the latents of an autoencoder made by hand.
 
 Every edit, and every scope under a few steps of npo alone, forgets one fact at a time of a model of 22. Settings are
 chosen once for this model, by hand. The place that a method found is the neuron or head whose weights it changed most,
@@ -12,22 +14,28 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from common import RESULTS, log, store
 from torch import Tensor
 
+import expunge
+from expunge.console import Reporter
 from expunge.errors import ExpungeError
 from expunge.methods._lib.tracing import effects
 from expunge.methods.base import ScopePlugin
 from expunge.models.language import CausalLM
+from expunge.models.load import load_subject
 from expunge.models.scope import Scope
+from expunge.models.sparse_autoencoder import save_sae
 from expunge.records.task import Task
 from expunge.registry import load
 from expunge.testing import planted
@@ -38,6 +46,10 @@ NEURONS = ("Abel", "Beth", "Cora", "Dora", "Egon", "Fred")
 """Their facts stand in blocks 1 and 2 in turn, and in both experts."""
 KINDS: dict[str, tuple[tuple[str, ...], bool]] = {
     "neuron": (NEURONS, False), "head": (planted.HEAD[:1], False), "expert": (NEURONS, True)}
+LATENT = ("sae_guided(layer=0, sae={sae!r}) + activation_match(layer=0, weight=100) + retain_nll + "
+          "layers(index='0-0') + adamw(lr=1e-3)")
+LATENT_STEPS = 40
+"""What moves names away from their latents, of an autoencoder made by hand."""
 """What holds the facts -> which, and whether the model has experts."""
 ONE_NEURON = 3 * planted.WIDTH
 """Weights into a neuron and out of it."""
@@ -152,6 +164,24 @@ def one(name: str, fact: str, experts: bool) -> dict[str, Any]:
             "cpu_s": time.process_time() - began}
 
 
+def by_latent(fact: str) -> dict[str, Any]:
+    """sae_guided on one fact: what is left, and the latent that fell most."""
+    before, began = fresh(planted.planted()), time.process_time()
+    before.model.float()
+    with tempfile.TemporaryDirectory() as folder:
+        sae, model, out = (Path(folder) / name for name in ("sae", "model", "run"))
+        save_sae(planted.autoencoder(), sae)
+        before.save(model)
+        expunge.forget(model, task=planted.planted_task(fact), method=LATENT.format(sae=str(sae)), out=out,
+                       steps=LATENT_STEPS, batch_size=1, keep="last", reporter=Reporter(quiet=True))
+        subject = load_subject(out)
+    assert isinstance(subject, CausalLM)
+    left, fall = planted.known(subject), planted.latents(before) - planted.latents(subject)
+    best = planted.NAMES[int(fall.argmax())]
+    return {"fact": fact, "removed": fact not in left, "kept": len(left - {fact}), "steps": LATENT_STEPS,
+            "place": f"latent of {best}", "found": best == fact, "cpu_s": time.process_time() - began}
+
+
 class Gone(Exception):
     """The fact is no longer said."""
 
@@ -213,14 +243,20 @@ def traced() -> dict[str, list[float]]:
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    found: dict[str, Any] = json.loads(STORED.read_text())["methods"] if STORED.exists() else {}
-    for name in sys.argv[1:] or METHODS:
+    stored: dict[str, Any] = json.loads(STORED.read_text()) if STORED.exists() else {}
+    found, asked = stored.get("methods", {}), sys.argv[1:] or ["sae_guided", *METHODS]
+    latent = stored.get("latent", [])
+    if "sae_guided" in asked:
+        latent = [by_latent(name) for name in NEURONS]
+        log([(r["removed"], r["kept"], r["place"]) for r in latent])
+    for name in (n for n in asked if n != "sae_guided"):
         found[name] = tried(name)
         for kind in KINDS:
             log((name, kind, found[name][kind] if isinstance(found[name][kind], str) else [
                 (r["removed"], r["kept"], r["steps"], r["place"]) for r in found[name][kind]]))
-        store("planted", {"traced": traced(), "steps": STEPS, "rate": RATE, "facts": len(planted.NAMES),
-                          "methods": {name: found[name] for name in METHODS if name in found}})
+    store("planted", {"traced": traced(), "steps": STEPS, "rate": RATE, "facts": len(planted.NAMES),
+                      "latent_recipe": LATENT, "latent": latent,
+                      "methods": {name: found[name] for name in METHODS if name in found}})
 
 
 if __name__ == "__main__":

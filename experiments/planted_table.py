@@ -24,7 +24,10 @@ def page() -> str:
                for why in dict.fromkeys(reasons.values())]
     traced = "; ".join(f"ten facts of block {block} together: " + ", ".join(f"{effect:.1g}" for effect in effects_L)
                        for block, effects_L in found["traced"].items())
-    return "\n".join([table(lines, list(lines[0])).rstrip(), "", "Refused on the model with experts:", "", *refused, "",
+    latent = _cell({"latent": found["latent"], "finds": "latent"}, "latent")
+    return "\n".join([table(lines, list(lines[0])).rstrip(), "",
+                      f"`sae_guided`, in the latents of an autoencoder made by hand, 6 facts: {latent}.", "",
+                      "Refused on the model with experts:", "", *refused, "",
                       f"Effects that causal tracing (`null_space`) gives blocks 0 to 3, {traced}."])
 
 

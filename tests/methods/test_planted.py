@@ -1,10 +1,17 @@
 """Facts planted by hand: the models know them, each sits where it is said to, and edits reach experts too."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+import expunge
+from expunge.console import Reporter
 from expunge.methods.edits.override_gap import OverrideGap
 from expunge.methods.edits.rome import ROME
+from expunge.models.language import CausalLM
+from expunge.models.load import load_subject
+from expunge.models.sparse_autoencoder import save_sae
 from expunge.testing import planted
 from expunge.testing.support import fresh
 
@@ -35,3 +42,22 @@ def test_edits_report_progress():
     edit.announce = lambda title, total: seen.append((title, total)) or (lambda *done: seen.append(done))
     edit.apply(fresh(planted.planted()), planted.planted_task("Beth", "Dora"), 0)
     assert seen == [("values", 2), (1,), (1,)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Beth", "Egon"])
+def test_planted_latent_is_found_and_its_fact_removed(name: str, tmp_path: Path) -> None:
+    before = fresh(planted.planted())
+    before.model.float()
+    before.save(tmp_path / "model")
+    save_sae(planted.autoencoder(), tmp_path / "sae")
+    recipe = (f"sae_guided(layer=0, sae={str(tmp_path / 'sae')!r}) + activation_match(layer=0, weight=100) + retain_nll"
+              " + layers(index='0-0') + adamw(lr=1e-3)")
+    expunge.forget(tmp_path / "model", task=planted.planted_task(name), method=recipe, out=tmp_path / "run", steps=40,
+                   batch_size=1, keep="last", reporter=Reporter(quiet=True))
+    after = load_subject(tmp_path / "run")
+    assert isinstance(after, CausalLM)
+    fall = planted.latents(before) - planted.latents(after)
+    assert planted.NAMES[int(fall.argmax())] == name
+    left = planted.known(after)
+    assert name not in left and len(left) >= 20

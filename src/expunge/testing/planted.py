@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expunge.methods._lib.recognition import entity_states
 from expunge.models.language import CausalLM
+from expunge.models.sparse_autoencoder import SAE
 from expunge.models.tiny import build_subject
 from expunge.records.task import Example, Task
 
@@ -117,6 +119,21 @@ def planted(experts: bool = False) -> CausalLM:
                 weight.copy_(turn.T @ weight if writes else weight @ turn)
     model.requires_grad_(False)
     return subject
+
+
+@cache
+def autoencoder() -> SAE:
+    """An autoencoder of the output of block 0, before any neuron has fired: one latent for each name, none to spare."""
+    states_ND = entity_states(planted(), [fact(name) for name in NAMES], 0).float()
+    mean_D = states_ND.mean(0)
+    apart_FD = states_ND - mean_D
+    into_DF = (apart_FD / apart_FD.square().sum(1, keepdim=True)).T.contiguous()
+    return SAE(into_DF, torch.full((len(NAMES),), -0.1), apart_FD, mean_D, architecture="standard")
+
+
+def latents(subject: CausalLM) -> Tensor:
+    """How strongly each name's latent is active at its name, shape F: 0.9 where the name is known."""
+    return autoencoder().encode(entity_states(subject, [fact(name) for name in NAMES], 0).float()).diagonal()
 
 
 def _copies(attention: Any, head: int, moves: Mapping[int, int], size: float) -> None:
