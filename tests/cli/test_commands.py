@@ -37,7 +37,7 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "grid": (("model",), TASK_OPTIONS | LOOP_OPTIONS | RUN_OPTIONS - {"--seed"} | {
         "--methods", "--seeds", "--holdout", "--retrained", "--suite", "--jobs", "--keep", "--utility-floor",
         "--forget-target", "--stop-at-target", "--stop-at-floor", "--checkpoint-every", "--plugin"}),
-    "compare": (("folders",), {"--format", "--scores", "--json"}),
+    "compare": (("folders",), {"--format", "--scores", "--page", "--projection", "--json"}),
     "shadows": (("model",), TASK_OPTIONS - {"--max-length"} | RUN_OPTIONS | {
         "--method", "--trainer", "--holdout", "--count", "--train-epochs", "--train-lr", "--epochs", "--lr",
         "--batch-size", "--plugin"}),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.app import Json, app, friendly, reporter_for
+from expunge.cli.app import Json, app, friendly, print_json, reporter_for
 from expunge.console import Reporter
 from expunge.errors import UsageError, did_you_mean
 from expunge.records.comparison import Comparison
@@ -22,9 +22,15 @@ def compare(
     scores: Annotated[str | None, typer.Option("--scores", help="Names by commas, forget.probability@ATTACK among "
                                                                 "them; all, or attacks. All where they are few, else "
                                                                 "the usual ones.")] = None,
+    page: Annotated[Path | None, typer.Option("--page", help="Write one page on which two of the runs are chosen and "
+                                                             "compared row by row.")] = None,
+    projection: Annotated[str, typer.Option("--projection", help="How the page draws hidden states: pca, or umap "
+                                                                 "(extra: umap).")] = "pca",
     as_json: Json = False,
 ) -> None:
     """Compare runs: mean and deviation over seeds, and which differences are beyond noise. Needs no torch."""
+    if page is not None:
+        return write_page(folders, page, projection, as_json)
     from expunge.report.comparison import compare as run
     from expunge.report.comparison_text import FORMATS
 
@@ -36,6 +42,13 @@ def compare(
         show_comparison(found, reporter_for(False))
     else:
         print(FORMATS[form](found), end="")
+
+
+def write_page(folders: list[Path], out: Path, projection: str, as_json: bool) -> None:
+    from expunge.comparator.page import comparator
+
+    made = comparator(folders, out=out, projection=projection)
+    print_json({"page": str(made)}) if as_json else print(made)
 
 
 def show_comparison(found: Comparison, reporter: Reporter) -> None:

@@ -39,8 +39,13 @@ def gram(states_nD: Array, estimator: str) -> Array:
 
 def linear_cka(x_nD: Array, y_nD: Array, estimator: str = "unbiased") -> float:
     """CKA of two representations of the same rows; 1 = equal up to rotation, shift and scale."""
-    grams_2nn = np.stack([gram(side, estimator) for side in (x_nD, y_nD)])
-    return float(_cka(grams_2nn[:, :, None], np.ones(len(x_nD)), estimator)[0])
+    x_nn, y_nn = (gram(side, estimator) for side in (x_nD, y_nD))
+    return float(gram_cka(x_nn[:, None], y_nn[:, None], estimator)[0])
+
+
+def gram_cka(x_nLn: Array, y_nLn: Array, estimator: str = "unbiased") -> Array:
+    """The same of Gram matrices by layer, for many pairs of the same models."""
+    return _cka(np.stack([x_nLn, y_nLn]), np.ones(len(x_nLn)), estimator)
 
 
 def _cka(grams_2nLn: Array, weight_n: Array, estimator: str) -> Array:

@@ -65,10 +65,10 @@ def differing(views: Sequence[RunView]) -> tuple[list[str], dict[str, list[str]]
         return len(values) > 1 and len(set(values)) > 1
 
     chosen = [name for name in names if differs(name)]
-    return chosen, {view.name: [_shown(known.get(view.name, {}).get(name)) for name in chosen] for view in views}
+    return chosen, {view.name: [shown(known.get(view.name, {}).get(name)) for name in chosen] for view in views}
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):

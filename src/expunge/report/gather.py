@@ -93,11 +93,11 @@ class Group:
     views: tuple[RunView, ...] = field(default_factory=tuple)
 
 
-def gather(folders: Sequence[Path]) -> tuple[RunView, ...]:
+def gather(folders: Sequence[Path], *, observations: bool = True) -> tuple[RunView, ...]:
     """One view per run, in the order given.
 
     The folder of a grid stands for its finished cells. A run folder whose audit lies in another of the given folders
-    is shown once, with that audit.
+    is shown once, with that audit. Without `observations` the rows of every model stay on disk.
     Raises MissingError when a folder does not exist or holds neither record.json nor audit.json, and when no cell of
     the grids is finished.
     """
@@ -113,7 +113,8 @@ def gather(folders: Sequence[Path]) -> tuple[RunView, ...]:
     sources = {root: record_path(root) for root in roots}
     audited = {sources[root] for root in roots if RunFolder(root).audit.exists()}
     kept = [root for root in roots if RunFolder(root).audit.exists() or sources[root] not in audited]
-    return tuple(_view(root, sources[root], name) for root, name in zip(kept, _names(kept), strict=True))
+    return tuple(_view(root, sources[root], name, observations)
+                 for root, name in zip(kept, _names(kept), strict=True))
 
 
 def group(views: Sequence[RunView]) -> tuple[Group, ...]:
@@ -187,21 +188,25 @@ def record_path(root: Path) -> Path:
     return RunFolder(target).record if target.is_dir() else target
 
 
-def _view(root: Path, record: Path, name: str) -> RunView:
+def _view(root: Path, record: Path, name: str, observations: bool) -> RunView:
     files, run = RunFolder(root), RunFolder(record.parent)
     held = next((place for place in (files.rows, run.rows) if place.exists()), None)
     steps, unreadable = _steps(run.steps)
     references = {p.name: p for p in sorted(files.observations.glob("*")) if p.is_dir()}
     retrained = sorted((n for n in references if n.startswith("retrained")), key=lambda n: (len(n), n))
+
+    def seen(role: str) -> Observations:
+        return _observations(references.get(role) if observations else None)
+
     return RunView(
         name=name,
         record=RunRecord.read(record) if record.exists() else None,
         audit=Audit.read(files.audit) if files.audit.exists() else None,
         steps=steps,
         unreadable_steps=unreadable,
-        subject=_observations(references.get("subject")),
-        original=_observations(references.get("original")),
-        retrained=tuple(_observations(references[n]) for n in retrained),
+        subject=seen("subject"),
+        original=seen("original"),
+        retrained=tuple(map(seen, retrained)),
         attacked=tuple(_attacked(references)),
         purged=Purged.read(files.purged) if files.purged.exists() else None,
         rows=Task.read(held) if held else None,
