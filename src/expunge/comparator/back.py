@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 from expunge.comparator.models import ComparedModel, by_role, short
-from expunge.comparator.rows import Pool, RowTable
+from expunge.comparator.rows import RowTable, TextPool
 from expunge.errors import ExpungeError
 from expunge.records.base import read_jsonl
 from expunge.records.score import Audit, Score
 from expunge.report.attacks import BARE
-from expunge.report.gather import finite
+from expunge.report.gather import AttackFolder, finite
 from expunge.terms import parse_sum
 
 RELEARN = "relearn"
@@ -77,32 +77,27 @@ def originals(models: Sequence[ComparedModel]) -> dict[str, float | None]:
     return made
 
 
-def answers(models: Sequence[ComparedModel], table: RowTable, pool: Pool) -> dict[str, dict[str, list[list[int]]]]:
+def answers(models: Sequence[ComparedModel], table: RowTable, pool: TextPool) -> dict[str, dict[str, list[list[int]]]]:
     """Label of the longest relearning -> model -> (row number, number of its answer), where answers were kept."""
     made: dict[str, dict[str, list[list[int]]]] = {}
     for model in models:
-        for view, role in model.sources[:1]:
-            mine: dict[str, list[str]] = {}
-            for folder in view.attacked:
-                told = steps_of(folder.label) if folder.split == "forget" and folder.role == role else None
-                if told is not None:
-                    mine.setdefault(told[0], []).append(folder.label)
-            longest = {max(labels, key=lambda label: (steps_of(label) or ("", 0))[1]) for labels in mine.values()}
-            for folder in view.attacked:
-                path = folder.folder / "generation.forget.jsonl"
-                if folder.role == role and folder.split == "forget" and folder.label in longest and path.exists():
-                    made.setdefault(folder.label, {})[model.key] = _numbered(path, table, pool)
+        view, role = model.sources[0]
+        mine = [f for f in view.attacked if f.role == role and f.split == "forget" and steps_of(f.label)]
+        longest: dict[str, tuple[float, AttackFolder]] = {}
+        for folder in mine:
+            attack, steps = steps_of(folder.label) or ("", 0.0)
+            if steps >= longest.get(attack, (0.0, folder))[0]:
+                longest[attack] = steps, folder
+        for _, folder in longest.values():
+            if (path := folder.folder / "generation.forget.jsonl").exists():
+                made.setdefault(folder.label, {})[model.key] = _numbered(path, table, pool)
     return made
 
 
-def _numbered(path: Any, table: RowTable, pool: Pool) -> list[list[int]]:
+def _numbered(path: Path, table: RowTable, pool: TextPool) -> list[list[int]]:
     first: dict[int, int] = {}
     for row in read_jsonl(path):
         number = table.number.get(("forget", str(row["id"])))
         if number is not None and row["form"] == "prompt":
             first.setdefault(number, pool.number(str(row["text"]).strip()))
     return sorted(map(list, first.items()))
-
-
-def spoken(made: Mapping[str, Mapping[str, Sequence[Sequence[int]]]]) -> bool:
-    return any(by for by in made.values())

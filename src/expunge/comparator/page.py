@@ -77,7 +77,7 @@ def payload(folders: Sequence[Path], *, projection: str = "pca") -> dict[str, An
     models = models_of(views)
     asked = rows.asked(models)
     table = rows.row_table(models, asked)
-    pool = rows.Pool()
+    pool = rows.TextPool()
     layers, states = inside.hidden(models)
     return {
         "schema": SCHEMA,

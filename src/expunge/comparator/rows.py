@@ -37,7 +37,7 @@ class RowTable:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedRows:
     """What one model scored and said."""
 
     scored: dict[str, dict[Key, float]]
@@ -50,9 +50,9 @@ class Asked:
     """Measure -> label of an attack -> row -> value."""
 
 
-def asked(models: Sequence[ComparedModel]) -> dict[str, Asked]:
+def asked(models: Sequence[ComparedModel]) -> dict[str, AskedRows]:
     """Model -> its rows. Audits that lie in several folders are read once each."""
-    found = {m.key: Asked({}, {}, {}, {}) for m in models}
+    found = {m.key: AskedRows({}, {}, {}, {}) for m in models}
     for model in models:
         mine = found[model.key]
         for split in SPLITS:
@@ -78,7 +78,7 @@ def _scores(view: RunView) -> Iterable[ExampleScore]:
     return read_examples(view.folder) if view.folder is not None and has_examples(view.folder) else ()
 
 
-def _keep(mine: Asked, score: ExampleScore) -> None:
+def _keep(mine: AskedRows, score: ExampleScore) -> None:
     split, key = score["split"], (score["split"], score["id"])
     measure = score["score"].removeprefix(f"{split}.")
     if not score["attack"]:
@@ -87,7 +87,7 @@ def _keep(mine: Asked, score: ExampleScore) -> None:
         mine.attacked.setdefault(measure, {}).setdefault(score["attack"], {}).setdefault(key, score["value"])
 
 
-def row_table(models: Sequence[ComparedModel], found: Mapping[str, Asked]) -> RowTable:
+def row_table(models: Sequence[ComparedModel], found: Mapping[str, AskedRows]) -> RowTable:
     """The union of all rows, with the texts of the first audit that has them."""
     about: dict[Key, dict[str, str]] = {}
     for view in {id(m.view): m.view for m in models}.values():
@@ -109,19 +109,19 @@ def row_table(models: Sequence[ComparedModel], found: Mapping[str, Asked]) -> Ro
     return RowTable(keys, tuple(about.get(k, nothing) for k in keys), len(differ), {k: i for i, k in enumerate(keys)})
 
 
-def measures(found: Mapping[str, Asked]) -> list[str]:
+def measures(found: Mapping[str, AskedRows]) -> list[str]:
     """Names of what rows are measured by: those of the metrics first, the loss last."""
     names = dict.fromkeys(name for mine in found.values() for name in mine.scored)
     return sorted(names, key=lambda n: (n == "loss", FIRST.index(n) if n in FIRST else len(FIRST)))
 
 
-def values(table: RowTable, found: Mapping[str, Asked]) -> dict[str, dict[str, list[float | None]]]:
+def values(table: RowTable, found: Mapping[str, AskedRows]) -> dict[str, dict[str, list[float | None]]]:
     """Measure -> model -> one value per row, None where it has none."""
     return {name: {key: [short(v) for v in table.column(mine.scored[name])]
                    for key, mine in found.items() if name in mine.scored} for name in measures(found)}
 
 
-class Pool:
+class TextPool:
     """Texts by number, since many models say the same."""
 
     def __init__(self) -> None:
@@ -135,13 +135,13 @@ class Pool:
         return self._known[text]
 
 
-def answers(table: RowTable, found: Mapping[str, Asked], pool: Pool) -> dict[str, list[int | None]]:
+def answers(table: RowTable, found: Mapping[str, AskedRows], pool: TextPool) -> dict[str, list[int | None]]:
     """Model -> the number of its answer to each row, None where it was not asked."""
     return {key: [None if row is None else pool.number(str(row["text"]).strip()) for row in table.column(mine.said)]
             for key, mine in found.items() if mine.said}
 
 
-def attacked(table: RowTable, found: Mapping[str, Asked]) -> dict[str, dict[str, dict[str, list[list[float]]]]]:
+def attacked(table: RowTable, found: Mapping[str, AskedRows]) -> dict[str, dict[str, dict[str, list[list[float]]]]]:
     """Measure -> label of an attack -> model -> (row number, value) of the rows that it was asked."""
     made: dict[str, dict[str, dict[str, list[list[float]]]]] = {}
     for key, mine in found.items():
@@ -151,7 +151,7 @@ def attacked(table: RowTable, found: Mapping[str, Asked]) -> dict[str, dict[str,
     return made
 
 
-def _under(mine: Asked) -> Iterator[tuple[str, str, Mapping[Key, float]]]:
+def _under(mine: AskedRows) -> Iterator[tuple[str, str, Mapping[Key, float]]]:
     for name, labels in mine.attacked.items():
         for label, pairs in labels.items():
             yield name, label, pairs

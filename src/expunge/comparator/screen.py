@@ -8,7 +8,7 @@ from typing import Any
 
 from expunge.comparator.membership import privacy_score
 from expunge.comparator.models import ComparedModel, by_role, short
-from expunge.comparator.rows import Asked
+from expunge.comparator.rows import AskedRows
 from expunge.records.score import Score
 from expunge.report.gather import finite
 
@@ -27,7 +27,7 @@ PRIVACY = "privacy_score"
 
 
 @dataclass(frozen=True)
-class Choice:
+class FigureChoice:
     """One way to measure a dimension."""
 
     name: str
@@ -38,7 +38,7 @@ class Choice:
     """Model -> figure."""
 
 
-def dimensions(models: Sequence[ComparedModel], found: Mapping[str, Asked]) -> list[dict[str, Any]]:
+def dimensions(models: Sequence[ComparedModel], found: Mapping[str, AskedRows]) -> list[dict[str, Any]]:
     """Every dimension with the ways to measure it, of which some run has a figure."""
     made = []
     for key, (title, names) in DIMENSIONS.items():
@@ -48,12 +48,12 @@ def dimensions(models: Sequence[ComparedModel], found: Mapping[str, Asked]) -> l
     return made
 
 
-def _choice(name: str, models: Sequence[ComparedModel], found: Mapping[str, Asked]) -> Choice | None:
+def _choice(name: str, models: Sequence[ComparedModel], found: Mapping[str, AskedRows]) -> FigureChoice | None:
     runs = [m for m in models if m.kind == "run"]
     if name in COSTS:
-        made = Choice(name, COSTS[name], "low", {m.key: short(_cost(m, name)) for m in runs})
+        made = FigureChoice(name, COSTS[name], "low", {m.key: short(_cost(m, name)) for m in runs})
     elif name == PRIVACY:
-        made = Choice(name, "privacy score beside the retrained model", "high",
+        made = FigureChoice(name, "privacy score beside the retrained model", "high",
                       {m.key: short(_privacy(m, models, found)) for m in models})
     else:
         scores = {m.key: s for m in runs if m.view.audit and (s := m.view.audit.score(name)) and finite([s.value])}
@@ -63,7 +63,7 @@ def _choice(name: str, models: Sequence[ComparedModel], found: Mapping[str, Aske
     return made if any(made.values.get(m.key) is not None for m in runs) else None
 
 
-def _scored(name: str, scores: Mapping[str, Score], models: Sequence[ComparedModel]) -> Choice:
+def _scored(name: str, scores: Mapping[str, Score], models: Sequence[ComparedModel]) -> FigureChoice:
     """Of what should stay, the value; of the rest, the distance to a model that never saw the forget set."""
     first = next(iter(scores.values()))
     values = {key: s.value for key, s in scores.items()}
@@ -77,11 +77,11 @@ def _scored(name: str, scores: Mapping[str, Score], models: Sequence[ComparedMod
     known = finite(targets.values())
     if utility or len(known) < len(scores):
         better = "high" if utility or first.higher_is == "forgot" else "low"
-        return Choice(name, name, better, {key: short(v) for key, v in values.items()})
+        return FigureChoice(name, name, better, {key: short(v) for key, v in values.items()})
     where = "the retrained model's" if first.ideal == "reference" or name.startswith("mia.") else f"{known[0]:g}"
     far = {key: None if v is None else short(abs(v - float(targets.get(key) if key in targets else known[0])))  # type: ignore[arg-type]
            for key, v in values.items()}
-    return Choice(name, f"{name}: distance to {where}", "low", far)
+    return FigureChoice(name, f"{name}: distance to {where}", "low", far)
 
 
 def _cost(model: ComparedModel, name: str) -> float | None:
@@ -93,7 +93,7 @@ def _cost(model: ComparedModel, name: str) -> float | None:
     return record.timing.get(name)
 
 
-def _privacy(model: ComparedModel, models: Sequence[ComparedModel], found: Mapping[str, Asked]) -> float | None:
+def _privacy(model: ComparedModel, models: Sequence[ComparedModel], found: Mapping[str, AskedRows]) -> float | None:
     """Beside the first retrained model of its audit; the retrained model itself beside another, where there is one."""
     beside = by_role(models, model.view).get("retrained")
     if beside is None or beside.key == model.key:
