@@ -267,6 +267,25 @@ def test_knowundo_goes_through(scores: Callable[..., dict[str, Score]], tmp_path
     given(scores("knowundo:privacy", made.knowundo(tmp_path / "data")))
 
 
+# PCH
+
+
+def test_pch_rows(tmp_path: Path) -> None:
+    task = load_task("pch(requests=3)", data_dir=made.pch(tmp_path))
+    assert [len(task.forget), len(task.retain)] == [3, 6]
+    for side in ("forget", "retain"):
+        texts, asked = ([row for row in task.probes[side] if row.group == group] for group in ("text", "qa"))
+        assert [row.entity for row in texts] == [row.entity for row in asked] and tuple(texts) == task.split(side)  # type: ignore[arg-type]
+        assert all(text.answer.split()[2] == row.answer.split()[3][:-1] for text, row in zip(texts, asked, strict=True))
+    other = load_task("pch(requests=3, order=20)", data_dir=tmp_path)
+    assert {row.id for row in other.forget} != {row.id for row in task.forget}
+    with pytest.raises(UsageError, match="nothing to keep"):
+        load_task("pch", data_dir=tmp_path)
+    made.put(tmp_path / "pch_qa.jsonl", [{"question": "?", "answer": "!"}])
+    with pytest.raises(DataError, match="9 texts and 1 questions"):
+        load_task("pch", data_dir=tmp_path)
+
+
 # BLUR
 
 

@@ -42,7 +42,7 @@ class FormSpread(Metric):
         defaults="relative reductions, as the authors' script prints them",
         needs=frozenset({"original"}),
         deviations=("The paper gives every form by itself; the spread is ours, and the remark has the forms.",
-                    "A form is the `group` of a row, as the task ort has them."),
+                    "A form is the `group` of a row, as the task ort has them; of the task crosslingual a language."),
         model_needs=frozenset({"prompt"}),
         higher_is="neutral", range=None, ideal=0.0, access="logits",
         probes=(("likelihood", ("forget", "retain", "neighbour", "utility")),),
@@ -75,7 +75,8 @@ class FormSpread(Metric):
                     found.append((forms.setdefault(one.group, len(forms)), exp(one.answer), exp(first)))
                     whose.append(entities.get(key, key))
         if len(forms) < 2:
-            raise NotAvailable(f"the {self.spec.of} rows come in one form of question; the task ort has several")
+            raise NotAvailable(f"the {self.spec.of} rows come in one form of question; the tasks ort and crosslingual "
+                               "have several")
         return found, whose, list(forms)
 
     def statistic(self, strata: Strata) -> float:

@@ -165,3 +165,11 @@ def counterfact(folder: Path) -> Path:
          "target_new": f"Land {i + 1}", "rephrase_prompt": f"Where is town {i}? In",
          "locality_prompt": f"The river {i} ends in", "locality_ground_truth": f"Lake {i}"} for i in range(8)])
     return folder
+
+
+def pch(folder: Path) -> Path:
+    put(folder / "pch.jsonl", [{"text": text} for text in passages("owl", 9)])
+    put(folder / "pch_qa.jsonl", [{"question": f"What did the owl do on day {i}?", "answer": f"It saw sea {i}."}
+                                  for i in range(9)])
+    mmlu(folder)
+    return folder

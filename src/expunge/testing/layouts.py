@@ -86,7 +86,8 @@ def write_concepts(folder: Path) -> Path:
 LAYOUTS: Mapping[str, Callable[[Path], Path]] = {
     "conceptvectors": write_concepts, "counterfact": benchmark_files.counterfact, "dusk": benchmark_files.dusk,
     "kid": write_kid, "knowundo": benchmark_files.knowundo, "lume": benchmark_files.lume, "muse": benchmark_files.muse,
-    "ort": write_rwku, "restor": benchmark_files.restor, "rwku": benchmark_files.rwku, "wmdp": benchmark_files.wmdp,
+    "ort": write_rwku, "pch": benchmark_files.pch, "restor": benchmark_files.restor, "rwku": benchmark_files.rwku,
+    "wmdp": benchmark_files.wmdp,
 }
 """Task -> what writes a few made-up rows in its published layout into a folder. TOFU is a task as a whole only."""
 

@@ -194,3 +194,67 @@ def leaks_are_counted_apart(metric: type[Metric]) -> None:
     told = {**rows[2], "prompt": "+1-555-0199 is hers; the town?"}
     kinds = [module.leak_kind(row, {"+1-555-0199"}) for row in (told, rows[2])]
     assert kinds == ["other", "indirect"]
+
+
+@check
+def degrees_along_a_stream(metric: type[Metric]) -> None:
+    """The original falls behind the line as requests are served; the retrained model is ahead of it before the end."""
+    full = build("original")
+    served, parts = len(set(full.subject.entities("forget").values())), sys.modules[metric.__module__].qualities
+    means = [[np.mean(list(part.values())) for part in parts(of, "forget").values()]
+             for of in (full, full.of(full.retrained[0]))]
+    before, after = (100 * float(np.prod(values)) ** (1 / 3) for values in means)
+    for total in (served, 2 * served, 4 * served):
+        line = before + (after - before) * served / total
+        for evidence, value in ((full, before), (full.of(full.retrained[0]), after)):
+            expected = max(0.0, 1 - abs(value / line - 1))
+            assert metric(total=total).score(evidence, resamples=0).value == pytest.approx(expected, abs=1e-12)
+    assert "lacks 5" in (metric(total=5).score(full).unavailable or "")
+
+
+@check
+def gap_of_refusals(metric: type[Metric]) -> None:
+    """Refusals of all neighbour rows, of half of both sets, and of everything."""
+    full = build("original")
+
+    def refusing(**every: int) -> Evidence:
+        """Each set's rows, of which every so many decline."""
+        rows = rows_of(full.subject)
+        for split, step in every.items():
+            key = ("generation", split)
+            rows[key] = tuple({**row, "text": "I do not know."} if i % step == 0 else row  # type: ignore[index]
+                              for i, row in enumerate(rows[key]))  # type: ignore[index]
+        return full.of(Observations(rows))
+
+    for every, gap in (({"neighbour": 1}, 1.0), ({"neighbour": 2, "utility": 2}, 0.0), ({"neighbour": 2}, 0.5),
+                       ({"neighbour": 1, "utility": 1}, 0.0), ({"utility": 1}, -1.0)):
+        score = metric().score(refusing(**every), resamples=5)
+        assert score.value == pytest.approx(gap) and "retain 0%" in (score.remark or ""), (every, score)
+    assert metric(of="forget").score(refusing(forget=4), resamples=5).value == pytest.approx(0.25)
+
+
+@check
+def graphs_check_themselves(metric: type[Metric]) -> None:
+    """A triangle A B C with a tail C-D-E, and F alone: (best, feasible but not best, not feasible) of every kind."""
+    text = "Nodes: A, B, C, D, E, F. Edges: A-B, A-C, B-C, C-D, D-E. Give {}. Answer with a list such as [A, B]."
+    asked = {
+        "a shortest path from A to D": ("[A, C, D]", "[A, B, C, D]", "[A, D]"),
+        "all nodes that are joined to both A and B": ("so it is [C]", "[]", "[C, D]"),
+        "one node of each connected part": ("[F, B]", "[A]", "[A, D]"),
+        "the longest of all shortest paths between two nodes": ("[E, D, C, B]", "[A, C]", "[A, B, C, D, E]"),
+        "a largest set of nodes that are all joined to each other": ("[B, A, C]", "[D, E]", "[A, B, D]"),
+        "a largest set of nodes of which no two are joined": ("[A, D, F]", "[A, F]", "[A, B, F]"),
+        "a smallest set of nodes that touches every edge": ("[A, C, D]", "[A, B, C, D]", "[C, D]"),
+    }
+    row: Row = {"id": "", "entity": "", "group": "graph", "form": "prompt", "index": 0, "stopped": True, "short": "",
+                "reference": "[?]"}
+    for question, answers in asked.items():
+        rows = tuple({**row, "id": str(i), "prompt": text.format(question), "text": said}
+                     for i, said in enumerate((*answers, "no list", "[A, Z]")))
+        evidence = Evidence(Observations({("generation", "forget"): rows}))
+        best, feasible, ratio = (metric(measure=one).values(evidence, "forget")  # type: ignore[attr-defined]
+                                 for one in ("best", "feasible", "ratio"))
+        assert list(best.values()) == [1, 0, 0, 0, 0], (question, best)
+        empty = question.startswith("all nodes")  # no node at all is feasible there, and worth nothing
+        assert list(feasible.values()) == [1, float(not empty), 0, 0, 0], (question, feasible)
+        assert 0 <= ratio["1"] < 1 and ratio["0"] == 1 and ratio["2"] == 0, (question, ratio)
