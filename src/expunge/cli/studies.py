@@ -99,13 +99,13 @@ def shadows(
               "on_overlap", "template")
 def study(
     rows: TaskOptions, settings: StudySettings,
-    name: Annotated[str, typer.Argument(help="outlandish, path_dependence or novice.")],
+    name: Annotated[str, typer.Argument(help="outlandish, path_dependence, novice, traces or worst_case.")],
     model: Annotated[str | None, typer.Argument(help="For outlandish: a model that knows the rows of --task; the "
                                                      "built-in world's when left out.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the study; expunge-NAME by default.")] = None,
     resume: Resume = False, overwrite: Overwrite = False, dry_run: DryRun = False, as_json: Json = False,
 ) -> None:
-    """Study how models learn and forget: what one row does, whether order matters, how the unlearned learn again."""
+    """Study how models learn and forget: one row, the order, learning again, traces of unlearning, the hardest rows."""
     from expunge.cli.plans import show_study_plan
     from expunge.cli.showing import show_study
     from expunge.studies.run import design_of

@@ -16,12 +16,14 @@ class StudySettings(LoopSettings):
     """Options of `expunge study`; each study has defaults of its own for those that are left out."""
 
     count: int | None = Field(None, ge=1, le=1000, description=(
-        "How many facts are injected (outlandish), seeds of each order (path_dependence), or skills unlearned "
-        "(novice)."))
+        "How many facts are injected (outlandish), seeds of each order (path_dependence), skills unlearned (novice), "
+        "models (traces), or random sets (worst_case)."))
     steps: int | None = Field(None, ge=1, description="Steps: of an injection (outlandish), of unlearning "
-                                                      "(path_dependence), of each phase of relearning (novice).")
+                                                      "(path_dependence), of each phase of relearning (novice), of the "
+                                                      "inner level (worst_case).")
     lr: float | None = Field(None, gt=0, exclude=True, description="Learning rate of these steps.")
-    method: str | None = Field(None, description="Recipe that unlearns (path_dependence, novice).")
+    method: str | None = Field(None, description="Recipe that unlearns (all but outlandish); traces and worst_case "
+                                                 "take several, separated by ';'.")
 
 
 class StudyChart(Record):
@@ -54,7 +56,7 @@ class Study(Record):
     schema_: str = Field(STUDY_SCHEMA, alias="schema")
     model_config = Record.model_config | {"populate_by_name": True}
     name: str
-    """Which study: outlandish, path_dependence or novice."""
+    """Which study, such as traces."""
     model: str
     """The model it starts from; empty for one that the study trains itself."""
     task: str

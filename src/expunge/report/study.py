@@ -18,6 +18,8 @@ code { font-size: 13px; } dt { font-weight: bold; } .first { font-size: 18px; }
 ABOUT = {
     "outlandish": "One surprising row is put into a stream of others. What is remembered, and how far does it spread?",
     "path_dependence": "The same rows, learned in another order and unlearned in the same way: is it the same model?",
+    "traces": "A model was unlearned. Does it show in answers to prompts that have nothing to do with what it forgot?",
+    "worst_case": "Some rows are harder to forget than others. Which ones, and how far are they from random ones?",
     "novice": "Skills are unlearned and taught again. Does the model learn like one that never had them?",
 }
 

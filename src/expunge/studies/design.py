@@ -36,6 +36,11 @@ class Design:
     """Folder for models of the study's own; it is removed at the end."""
     reporter: Reporter
 
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """Every recipe of `--method`, for studies that take several."""
+        return tuple(dict.fromkeys(part.strip() for part in (self.settings.method or "").split(";") if part.strip()))
+
     def planned(self) -> list[str]:
         """Names of the parts. Raises UsageError where the task does not fit."""
         raise NotImplementedError

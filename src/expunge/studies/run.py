@@ -21,7 +21,8 @@ from expunge.records.task import Task
 from expunge.report.study import render_study
 from expunge.studies.design import Design
 
-STUDIES = {"novice": "novice:Novice", "path_dependence": "paths:PathDependence", "outlandish": "outlandish:Outlandish"}
+STUDIES = {"novice": "novice:Novice", "path_dependence": "paths:PathDependence", "outlandish": "outlandish:Outlandish",
+           "traces": "traces:Traces", "worst_case": "worst_case:WorstCase"}
 """Name -> module and class."""
 
 
@@ -41,7 +42,9 @@ def study(name: str, *, out: str | Path, model: str | Path | None = None, task: 
 
     Args:
         name: outlandish (one row is injected: what is remembered, and how far it spreads), path_dependence (the same
-            rows learned in other orders, then unlearned) or novice (skills unlearned and learned again).
+            rows learned in other orders, then unlearned), novice (skills unlearned and learned again), traces (a
+            classifier tells unlearned models from originals by answers to unrelated prompts) or worst_case (the rows
+            that are hardest to forget).
         out: folder of the study.
         model: what it starts from, for studies that take one; else the built-in world's, or one it trains.
         task: a name, a run folder or a Task; a small built-in world by default.
