@@ -16,8 +16,8 @@ import expunge
 ROOT = Path(expunge.__file__).parent
 FOUNDATION = {"errors", "needs", "plugin", "registry", "terms", "seeding", "console", "progress", "processes", "verbs"}
 """Modules that know nothing of the folders; everyone but `records` may use them."""
-EVERYTHING = {"__init__", "__main__", "api", "auditing", "auto", "cli", "demonstration", "evaluating", "grids",
-              "merging", "output", "presets", "purging", "runs", "saving", "shadows", "studies",
+EVERYTHING = {"__init__", "__main__", "api", "auditing", "auto", "benching", "cli", "demonstration", "evaluating",
+              "grids", "merging", "output", "presets", "purging", "runs", "saving", "shadows", "studies", "submissions",
               "testing", "tuning", "watching"}
 MAY: dict[str, set[str]] = {
     "records": set(),

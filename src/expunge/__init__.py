@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what the names of _HOMES are, for type checkers and editors
     from expunge.api import forget as forget
     from expunge.api import train as train
     from expunge.auditing import audit as audit
+    from expunge.benching import bench as bench
     from expunge.benchmarks.loading import load_task as load_task
     from expunge.demonstration import demo as demo
     from expunge.errors import ExpungeError as ExpungeError
@@ -40,7 +41,8 @@ if TYPE_CHECKING:  # what the names of _HOMES are, for type checkers and editors
 
 _HOMES = {
     "train": "expunge.api", "forget": "expunge.api", "audit": "expunge.api", "demo": "expunge.demonstration",
-    "sweep": "expunge.tuning", "grid": "expunge.grids", "compare": "expunge.report.comparison",
+    "sweep": "expunge.tuning", "grid": "expunge.grids",
+    "bench": "expunge.benching", "compare": "expunge.report.comparison",
     "make_shadows": "expunge.shadows", "study": "expunge.studies.run",
     "report": "expunge.report", "load_task": "expunge.benchmarks.loading", "Task": "expunge.records.task",
     "Example": "expunge.records.task", "Subject": "expunge.models.subject", "load_subject": "expunge.models.load",

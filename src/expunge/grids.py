@@ -119,21 +119,30 @@ def grid(model: str | Path | None = None, *, methods: str | Sequence[str] = (), 
     if model is None and not dry_run:
         model = trained_world(task, "full", reporter=reporter)
         retrained = retrained or [trained_world(task, "retain", seed=1, reporter=reporter)]
-    common = Common(out.resolve(), _absolute(model or ""), tuple(map(_absolute, retrained)), task, settings, asked,
+    return run_grid(model, wanted, out=out, task=task, retrained=retrained, settings=settings, audit=asked, jobs=jobs,
+                    resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter)
+
+
+def run_grid(model: str | Path | None, wanted: Sequence[CellKey], *, out: Path, task: Task,
+             retrained: Sequence[str | Path], settings: RunSettings, audit: AuditSettings, jobs: int,
+             resume: bool = False, overwrite: bool = False, dry_run: bool = False, reporter: Reporter) -> Grid:
+    """The grid of just these cells; see `grid`."""
+    common = Common(out.resolve(), _absolute(model or ""), tuple(map(_absolute, retrained)), task, settings, audit,
                     files())
     if model is not None:
         check_cells(common.model, task, settings, wanted)
     made = Grid(model=common.model, retrained=common.retrained, task=task.name, task_fingerprint=task.fingerprint,
                 model_fingerprint="" if dry_run else load_subject(common.model).fingerprint, settings=settings,
-                audit=asked, environment=environment())
+                audit=audit, environment=environment())
     if dry_run:
         return with_cells(made, wanted)
-    refuse_output(out, resume=resume, overwrite=overwrite, reads=[common.model, *retrained])
+    reads = [common.model, *retrained]
+    refuse_output(out, resume=resume, overwrite=overwrite, reads=reads)
     if resume and not overwrite and out.is_dir() and any(out.iterdir()) and not (out / Grid.FILE).is_file():
         raise UsageError(f"{out} holds no grid to go on with.", f"There is no {Grid.FILE} in it. Nothing was changed.",
                          "Choose another --out.")
     made = with_cells(_resumed(made, out) if resume and not overwrite else made, wanted)
-    prepare_output(out, resume=resume, overwrite=overwrite, reads=[common.model, *retrained])
+    prepare_output(out, resume=resume, overwrite=overwrite, reads=reads)
     task.write(RunFolder(out).rows)
     return _run_cells(made, common, {*wanted}, out, jobs, reporter)
 

@@ -47,8 +47,9 @@ def prepare_output(out: Path, *, resume: bool, overwrite: bool, reads: Sequence[
 
 
 def _written_by_expunge(out: Path) -> bool:
-    """Whether a folder is a run's, an audit's, a sweep's, a grid's, a study's or one of shadows, finished or not."""
-    for name in ("record.json", "audit.json", "sweep.json", "grid.json", "shadows.json", "study.json"):
+    """Whether a folder is that of a run, an audit, a sweep, a grid, a benchmark, a study or shadows."""
+    for name in ("record.json", "audit.json", "sweep.json", "grid.json", "bench.json", "table.json", "shadows.json",
+                 "study.json"):
         if (out / name).is_file():
             try:
                 data = read_json(out / name)

@@ -37,6 +37,10 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "grid": (("model",), TASK_OPTIONS | LOOP_OPTIONS | RUN_OPTIONS - {"--seed"} | {
         "--methods", "--seeds", "--holdout", "--retrained", "--suite", "--jobs", "--keep", "--utility-floor",
         "--forget-target", "--stop-at-target", "--stop-at-floor", "--checkpoint-every", "--plugin"}),
+    "bench": (("task",), LOOP_OPTIONS | RUN_OPTIONS - {"--seed", "--dry-run"} | {
+        "--max-length", "--on-overlap", "--limit", "--template", "--data-dir", "--model", "--retrained",
+        "--methods", "--seeds", "--trials", "--from", "--suite", "--jobs", "--keep",
+        "--utility-floor", "--forget-target", "--stop-at-target", "--stop-at-floor", "--checkpoint-every", "--plugin"}),
     "compare": (("folders",), {"--format", "--scores", "--page", "--projection", "--json"}),
     "shadows": (("model",), TASK_OPTIONS - {"--max-length"} | RUN_OPTIONS | {
         "--method", "--trainer", "--holdout", "--count", "--train-epochs", "--train-lr", "--epochs", "--lr",

@@ -68,3 +68,10 @@ SCHEMA = "expunge.observations/2"
 def read_store(folder: Path) -> Observations | None:
     """All rows of a folder; None when it is not there."""
     return Observations.read(folder) if folder.is_dir() else None
+
+
+def source_of(folder: Path) -> dict[str, str]:
+    """Which model and rows the observations of a folder say they are of; empty where they do not tell."""
+    path = folder / "source.json"
+    known = read_json(path) if path.is_file() else {}
+    return {key: value for key, value in known.items() if isinstance(value, str)} if isinstance(known, dict) else {}

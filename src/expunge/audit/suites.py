@@ -51,6 +51,15 @@ FULL = (
     "relearn(steps=16) + prefix(words=3)", "quantise + sample(count=8)",
 )
 """Published budgets: hours for a large model."""
-SUITES = {"scores": METRICS, "quick": QUICK, "standard": STANDARD, "full": FULL}
-PRIMARY = {"quick": QUICK_ATTACKS, "standard": ATTACKS, "full": ATTACKS}
+BENCH_SCORES = (
+    "leak_share", "over_forget_share", "forget_quality", "model_utility", "privleak", "mia.min_k",
+    "forget.probability", "forget.rouge_l", "forget.truth_ratio", "forget.extraction_strength",
+    "retain.probability", "retain.rouge_l",
+)
+BENCH = (*BENCH_SCORES, *QUICK_ATTACKS)
+"""What every cell of a benchmark is asked: what papers report, and the quick attacks."""
+SUITES = {"scores": METRICS, "quick": QUICK, "standard": STANDARD, "full": FULL, "bench": BENCH,
+          "quick_attacks": QUICK_ATTACKS}
+PRIMARY = {"quick": QUICK_ATTACKS, "standard": ATTACKS, "full": ATTACKS, "bench": QUICK_ATTACKS,
+           "quick_attacks": QUICK_ATTACKS}
 """The primary attacks of each suite. See `audit.suite.Suite.primary`."""

@@ -36,6 +36,8 @@ class TaskCard(Card):
     """Where the rows come from."""
     suite: str = "standard"
     """What an audit asks when no suite is named."""
+    bench: str = ""
+    """What `expunge bench` asks; the suite and the quick attacks where it is empty."""
     published: tuple[Published, ...] = ()
 
 

@@ -23,8 +23,8 @@ from expunge.errors import ExpungeError
 if TYPE_CHECKING:
     from expunge.console import Reporter
 
-ORDER = ("demo", "train", "forget", "audit", "report", "merge", "eval", "purge", "sweep", "grid", "compare",
-         "shadows", "study", "ls", "presets", "explain", "doctor", "fetch")
+ORDER = ("demo", "train", "forget", "audit", "report", "merge", "eval", "purge", "sweep", "grid", "bench",
+         "compare", "shadows", "study", "ls", "presets", "explain", "doctor", "fetch")
 """Commands as --help lists them: first what most people need; those not named here come last."""
 
 

@@ -30,7 +30,7 @@ def run_command(record: RunRecord, *, model: str | Path | None = None, rows: str
         words += ["--method", record.recipe]
     split = getattr(record.settings, "split", None)
     words += ["--split", split] if split else []
-    rate = _rate(record)
+    rate = rate_of(record)
     words += ["--lr", repr(rate)] if rate is not None else []
     for name, value in changed(record).items():
         words += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
@@ -46,7 +46,7 @@ def changed(record: RunRecord) -> dict[str, object]:
             if name not in NOT_TYPED and value != fields[name].get_default(call_default_factory=True)}
 
 
-def _rate(record: RunRecord) -> float | None:
+def rate_of(record: RunRecord) -> float | None:
     """The learning rate of the stages with steps, where they share one and the recipe does not name it."""
     if "lr=" in record.recipe:
         return None

@@ -123,7 +123,7 @@ def group(views: Sequence[RunView]) -> tuple[Group, ...]:
     for i, view in enumerate(views):
         members.setdefault(view.recipe_key or f"alone-{i}", []).append(view)
     titles = _titles([m[0] for m in members.values()])
-    return tuple(Group(_letter(i), title, tuple(m))
+    return tuple(Group(letter(i), title, tuple(m))
                  for i, (title, m) in enumerate(zip(titles, members.values(), strict=True)))
 
 
@@ -154,9 +154,9 @@ def options(record: RunRecord | None) -> dict[str, Any]:
     return found | {name: value for name, value in record.settings.to_json().items() if name not in OWN_COLUMN}
 
 
-def _letter(i: int) -> str:
+def letter(i: int) -> str:
     """A ... Z, AA, AB, ..."""
-    return (_letter(i // 26 - 1) if i >= 26 else "") + chr(ord("A") + i % 26)
+    return (letter(i // 26 - 1) if i >= 26 else "") + chr(ord("A") + i % 26)
 
 
 def _check(root: Path) -> None:

@@ -66,14 +66,14 @@ def render(folders: Sequence[Path], *, out: Path, title: str | None = None, reda
         context["answer_blocks"] = hide.answers(context["answer_blocks"])
     if hide and context.get("under"):
         context["under"]["answers"] = [hide.answer(a, "forget") for a in context["under"]["answers"]]
-    html = _environment().get_template("page.html.j2").render(context)
+    html = environment().get_template("page.html.j2").render(context)
     # A lone surrogate in a model's output cannot be written as UTF-8.
     html = (hide.page(html) if hide else html).encode("utf-8", "replace").decode("utf-8")
     write_text(Path(out), html)
     return Path(out)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
