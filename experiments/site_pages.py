@@ -18,6 +18,7 @@ from expunge.plugin import KINDS
 from expunge.records.settings import Settings
 from expunge.registry import Entry, of_kind, serves_of
 from expunge.report.leaderboard import table
+from expunge.taxonomy import place_of, place_text
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "build" / "docs"
@@ -54,10 +55,12 @@ def index(linked: bool = False) -> str:
     parts = []
     for kind, about in KINDS.items():
         rows = [{"name": f"[`{e.name}`](plugins/{e.name}.md)" if linked else f"`{e.name}`", "what it does": e.summary,
-                 "serves": ", ".join(serves_of(e.name))} for e in of_kind(kind)]
+                 "target": place_of(e.name)["target"][0], "guarantee": place_of(e.name)["guarantee"][0],
+                 "access": place_of(e.name)["access"][0], "serves": ", ".join(serves_of(e.name))}
+                for e in of_kind(kind)]
         if rows:
             title = f"{about.plural.capitalize()}: {about.heading}"
-            parts.append(f"## {title}\n\n{table(rows, ['name', 'what it does', 'serves'])}")
+            parts.append(f"## {title}\n\n{table(rows, list(rows[0]))}")
     return "\n\n".join(parts)
 
 
@@ -94,6 +97,7 @@ def page(entry: Entry, measured: str = "") -> str:
         "Stands for": code(card.get("expands_to")), "Needs": listed(card.get("needs")),
         "Model needs": listed(card.get("model_needs")),
         "Conflicts with": listed(card.get("conflicts")),
+        "Place": place_text(entry.name),
         "Serves": ", ".join(SERVED[kind] for kind in serves_of(entry.name)),
         "Memory": card.get("memory"), "Access": card.get("access"), "Family": card.get("family"),
         "Scores taken": listed(card.get("asks")), "Caution": card.get("caution"), "Reading": reading(card),

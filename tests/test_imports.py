@@ -14,7 +14,8 @@ import pytest
 import expunge
 
 ROOT = Path(expunge.__file__).parent
-FOUNDATION = {"errors", "needs", "plugin", "registry", "terms", "seeding", "console", "progress", "processes", "verbs"}
+FOUNDATION = {"errors", "needs", "plugin", "registry", "taxonomy", "terms", "seeding", "console", "progress",
+              "processes", "verbs"}
 """Modules that know nothing of the folders; everyone but `records` may use them."""
 EVERYTHING = {"__init__", "__main__", "api", "auditing", "auto", "benching", "cli", "demonstration", "evaluating",
               "grids", "merging", "output", "presets", "purging", "runs", "saving", "shadows", "studies", "submissions",

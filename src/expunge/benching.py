@@ -35,6 +35,8 @@ from expunge.tuning import Space, filled, space_of
 
 CHOOSING = f"{LEAK},{KEPT}"
 """What a trial is asked."""
+OWN = f"{LEAK},over_forget_share,forget.probability,{KEPT}"
+"""What is asked beside a suite that a task has of its own."""
 TRIALS = 4
 SMALL = 200_000_000
 """Bytes of weights up to which several runs share the cores of a machine without an accelerator."""
@@ -167,9 +169,9 @@ def _full(place: str | Path) -> str:
 
 
 def suite_of(name: str) -> str:
-    """What audits of a benchmark ask: what its card says, else its own suite and the quick attacks."""
+    """What audits of a benchmark ask: what its card says, else its own suite, leaks and the quick attacks."""
     card = parse_task(name)[0].card
-    return card.bench or ("bench" if card.suite == "standard" else f"{card.suite},quick_attacks")
+    return card.bench or ("bench" if card.suite == "standard" else f"{OWN},{card.suite},quick_attacks")
 
 
 def jobs_for(model: str) -> int:

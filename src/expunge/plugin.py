@@ -15,6 +15,8 @@ Kind = Literal[
     "objective", "preset", "retain", "combine", "perturb", "trim", "stop", "optimizer", "scope", "sampler", "edit",
     "sequential", "guard", "exact", "attack", "probe", "metric", "task",
 ]
+Target = Literal["sample", "entity", "concept", "capability"]
+Guarantee = Literal["exact", "certified", "empirical", "none"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,11 @@ class Card:
     """What it keeps beside weights, gradients and optimizer state, in multiples of what may move."""
     unbounded: bool = False
     """True when the loss has no lower bound, so only a threshold stops it."""
+    target: Target | None = None
+    """What it works on; see `expunge.taxonomy`. A literal, as the next two are; by its kind when left out."""
+    guarantee: Guarantee | None = None
+    access: str | None = None
+    """One of `records.score.ACCESS`."""
 
 
 @dataclass(frozen=True)

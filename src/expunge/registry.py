@@ -47,6 +47,8 @@ class Entry:
     """Other plug-ins that it stands on: probes of a metric, terms of a preset."""
     file: Path | None = None
     """Where it was read from, if it is not part of expunge."""
+    said: tuple[tuple[str, str], ...] = ()
+    """What its card says of its place in the taxonomy, axis by axis; see `expunge.taxonomy`."""
 
     def load(self) -> type[Plugin]:
         """The class. Raises UsageError where the module of somebody else's plug-in does not import."""
@@ -244,8 +246,9 @@ def _read_cards(path: Path, module: str, attribute: str | None = None) -> Iterat
                     and any(isinstance(t, ast.Name) and t.id == "card" for t in line.targets):
                 literal: dict[str | None, Any] = {
                     k.arg: k.value.value for k in line.value.keywords if isinstance(k.value, ast.Constant)}
+                said = tuple((axis, literal[axis]) for axis in ("target", "guarantee", "access") if literal.get(axis))
                 yield Entry(literal["name"], literal["kind"], literal["summary"], module, node.name,
-                            *_stands_on(node, line.value))
+                            *_stands_on(node, line.value), said=said)
 
 
 def _stands_on(plugin: ast.ClassDef, card: ast.Call) -> tuple[frozenset[ModelNeed], tuple[str, ...]]:

@@ -51,7 +51,7 @@ def table_of(task: Task, folders: Sequence[Path], *, data_dir: Path | None, repo
     said = [note for name in pairs if (note := unseen_note(name, task, data_dir))]
     missing = [f / "runs" if (f / Bench.FILE).is_file() else f for f in folders]
     return made(task.name, group(sound), published=published_rows(task.name), trials=tried,
-                cautions=[*lacking(missing), *_failed(folders), *cautions(sound)], notes_first=said)
+                cautions=[*said, *lacking(missing), *_failed(folders), *cautions(sound)])
 
 
 def _trials(folder: Path) -> dict[str, int]:

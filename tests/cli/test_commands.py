@@ -52,7 +52,7 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
                           "--overwrite", "--json"}),
     "purge": (("run",), {"--dry-run", "--json"}),
     "merge": (("run",), {"--out", "--overwrite", "--json"}),
-    "ls": (("what",), {"--json", "--plugin"}),
+    "ls": (("what",), {"--by", "--json", "--plugin"}),
     "presets": (("name",), {"--json"}),
     "explain": (("name",), {"--json", "--plugin"}),
     "doctor": ((), {"--plain", "--json", "--plugin"}),

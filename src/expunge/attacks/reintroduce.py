@@ -28,7 +28,7 @@ class Reintroduce(Attack):
             "entity, which should change nothing"))
 
     card = AttackCard(
-        name="reintroduce", kind="attack", access="text",
+        name="reintroduce", kind="attack", target="entity", access="text",
         family="prompt:context", model_needs=frozenset({"prompt"}),
         summary="put the entity's other forgotten facts into the context and ask for one more",
         paper="UnUnlearning, Shumailov et al. 2024 (arXiv 2407.00106)",

@@ -92,7 +92,7 @@ class Steer(Attack):
         names: list[str] = Field(list(NAMES), min_length=1, description="Names that replace the entity's.")
 
     card = AttackCard(
-        name="steer", kind="attack", access="weights", asks=AND_RETAIN,
+        name="steer", kind="attack", target="entity", access="weights", asks=AND_RETAIN,
         family="steering", model_needs=frozenset({"hidden", "prompt", "weights"}),
         summary="steer the first answer token by the difference that the name makes",
         paper="Seyitoglu et al. 2024 (arXiv 2411.02631), anonymised activation steering",

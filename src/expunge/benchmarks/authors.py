@@ -25,7 +25,7 @@ class Authors(TaskPlugin):
         seed: int = Field(DEFAULTS["seed"], description="Of the generator: a size and a seed name the same rows.")
 
     card = TaskCard(
-        name="authors", kind="task", model_needs=frozenset({"prompt"}),
+        name="authors", kind="task", target="entity", model_needs=frozenset({"prompt"}),
         summary="the built-in world of invented people; nothing is downloaded",
         paper="ours, in the manner of TOFU, Maini et al. 2024 (arXiv 2401.06121)",
         defaults="sizes at which a tiny model is trained, unlearned and audited in a minute or two",

@@ -31,7 +31,7 @@ class BlurBench(TaskPlugin):
             "How many per cent of TOFU's authors are to be forgotten."))
 
     card = TaskCard(
-        name="blur_bench", kind="task", model_needs=frozenset({"prompt"}),
+        name="blur_bench", kind="task", target="entity", model_needs=frozenset({"prompt"}),
         summary="BLUR on TOFU: one prompt asks what is to be forgotten and what is to stay (blur_bench:tofu)",
         paper="BLUR: A Benchmark for LLM Unlearning Robust to Forget-Retain Overlap (arXiv 2506.15699)",
         defaults="forget10; 200 new tokens",

@@ -41,7 +41,7 @@ class ConceptVectorsTask(TaskPlugin):
             return self
 
     card = TaskCard(
-        name="conceptvectors", kind="task", model_needs=frozenset({"prompt"}),
+        name="conceptvectors", kind="task", target="concept", model_needs=frozenset({"prompt"}),
         summary="ConceptVectors, concepts with the neuron that holds them in LLaMA-2-7B-chat or OLMo-7B",
         paper="Intrinsic Evaluation of Unlearning Using Parametric Knowledge Traces, 2024 (arXiv 2406.11614)",
         formula="concept_trace: overlap of the 200 tokens to which column Dim of W_down in block Layer points, before "

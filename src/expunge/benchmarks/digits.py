@@ -38,7 +38,7 @@ class Digits(TaskPlugin):
         seed: int = Field(0, description="Of the draws.")
 
     card = TaskCard(
-        name="digits", kind="task", model_needs=frozenset({"image"}),
+        name="digits", kind="task", target="concept", model_needs=frozenset({"image"}),
         summary="1,797 handwritten digits of 8x8 pixels; a class or a random part is to be forgotten",
         paper="Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits (UCI)",
         defaults="class 3 is forgotten; three in ten rows of each class are kept for testing",

@@ -41,7 +41,7 @@ class Ort(TaskPlugin):
             return self
 
     card = TaskCard(
-        name="ort", kind="task", model_needs=frozenset({"prompt"}),
+        name="ort", kind="task", target="entity", model_needs=frozenset({"prompt"}),
         summary="ORT, facts about well-known people in four forms of question; unlearning sees one of them",
         paper="LLM Unlearning Should Be Form-Independent, IEEE S&P 2026 (arXiv 2506.07795)",
         formula="ask p = exp(mean log p) of every form before and after: form_spread",

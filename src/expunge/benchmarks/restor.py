@@ -36,7 +36,7 @@ class Restor(TaskPlugin):
             "How many correct facts about other things stand in a document for each wrong one: file mix_aN.json."))
 
     card = TaskCard(
-        name="restor", kind="task", model_needs=frozenset({"prompt"}),
+        name="restor", kind="task", target="entity", model_needs=frozenset({"prompt"}),
         summary="RESTOR, documents with wrong facts about 50 real people; the true facts should come back",
         paper="RESTOR, TMLR 2025 (arXiv 2411.00204)",
         defaults="documents without unrelated facts",

@@ -38,7 +38,7 @@ class Rwku(TaskPlugin):
             "Llama-3-8B or Phi-3-mini wrote about the person."))
 
     card = TaskCard(
-        name="rwku", kind="task", model_needs=frozenset({"prompt"}),
+        name="rwku", kind="task", target="entity", model_needs=frozenset({"prompt"}),
         summary="RWKU, facts about famous people that models know from the start, asked on three levels",
         paper="RWKU, NeurIPS 2024 (arXiv 2406.10890)",
         defaults="10 people, as in the smallest batch; one line about each is trained on",

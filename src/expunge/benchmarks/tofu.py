@@ -49,7 +49,7 @@ class Tofu(TaskPlugin):
             "How many per cent of the authors are to be forgotten; also written tofu:forget10."))
 
     card = TaskCard(
-        name="tofu", kind="task", model_needs=frozenset({"prompt"}),
+        name="tofu", kind="task", target="entity", model_needs=frozenset({"prompt"}),
         summary="TOFU, 200 invented authors: tofu:forget01, tofu:forget05, tofu:forget10 (per cent to forget)",
         paper="TOFU, Maini et al. 2024 (arXiv 2401.06121)",
         defaults="forget10, the part most papers report",

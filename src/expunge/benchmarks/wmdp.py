@@ -42,7 +42,7 @@ class Wmdp(TaskPlugin):
         texts: int = Field(2000, ge=1, description="Pieces that are kept of each corpus: the first ones.")
 
     card = TaskCard(
-        name="wmdp", kind="task", model_needs=frozenset({"prompt"}),
+        name="wmdp", kind="task", target="capability", model_needs=frozenset({"prompt"}),
         summary="WMDP, hazardous knowledge by multiple choice: wmdp:bio, wmdp:cyber, wmdp:chem",
         paper="The WMDP Benchmark, ICML 2024 (arXiv 2403.03218)",
         defaults="2,000 pieces of 400 words, about the 512 tokens that RMU reads",

@@ -25,7 +25,8 @@ COLUMNS = ("forget_quality", "forget.probability", "retain.probability", "privle
 @with_options("settings", RunSettings, *OPTIONS)
 def bench(
     settings: RunSettings,
-    suite: Annotated[str, typer.Argument(help="The benchmark: a task such as tofu:forget01 (`expunge ls tasks`).")],
+    task: Annotated[str, typer.Argument(metavar="SUITE", help="The benchmark: a task such as tofu:forget01 "
+                                                              "(`expunge ls tasks`).")],
     out: Annotated[Path, typer.Option("--out", help="Folder of trials, runs and the table.")] = Path("expunge-bench"),
     methods: Annotated[list[str] | None, typer.Option("--methods", help="Recipe; may be given several times, or "
                                                                         "several by commas.")] = None,
@@ -57,7 +58,7 @@ def bench(
     from expunge.benching import bench as run
 
     reporter = reporter_for(as_json)
-    found = run(suite, out=out, methods=methods or (), model=model, retrained=retrained or (), seeds=seeds,
+    found = run(task, out=out, methods=methods or (), model=model, retrained=retrained or (), seeds=seeds,
                 trials=trials, lr=lr or (), submissions=submissions or (), asked=asks, data_dir=data_dir, jobs=jobs,
                 settings=settings, resume=resume, overwrite=overwrite, reporter=reporter)
     print_json(found.to_json()) if as_json else show_bench(found, out, reporter)

@@ -8,7 +8,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from expunge.errors import UsageError, did_you_mean, install_line
 from expunge.models import fast
 from expunge.plugin import KINDS, METHODS, SOURCES, Kind, Plugin
 from expunge.registry import broken, entries, find, load, of_kind, serves_of
+from expunge.taxonomy import AXES, place_of, place_text
 
 PLURALS: dict[str, Kind] = {about.plural: kind for kind, about in KINDS.items()}
 
@@ -39,10 +40,35 @@ def listing(what: str) -> dict[str, dict[str, str]]:
     return {g: rows for g, rows in found.items() if rows or len(groups) == 1}
 
 
+def listing_by(axis: str, what: str = "all") -> dict[str, dict[str, str]]:
+    """Value of an axis of the taxonomy, with its meaning -> kind and name -> one line; every value, also one without
+    a plug-in."""
+    if axis not in AXES:
+        raise UsageError(f"There is no axis {axis!r} of the taxonomy.", did_you_mean(axis, AXES),
+                         f"Give --by {', '.join(AXES)}.")
+    known = entries()
+    names = [name for rows in listing(what).values() for name in rows if name in known]
+    found: dict[str, dict[str, str]] = {}
+    for value, meaning in AXES[axis].items():
+        mine = [name for name in names if value in place_of(name)[axis]]
+        found[f"{value}: {meaning} ({len(mine)})"] = {f"{known[n].kind} {n}": known[n].summary for n in mine}
+    return found
+
+
+def listing_text(groups: Mapping[str, Mapping[str, str]]) -> str:
+    """Groups with a line for each of their names."""
+    parts = []
+    for group, rows in groups.items():
+        width = max((len(name) for name in rows), default=0)
+        parts.append("\n".join((group, *(f"  {name:<{width}}  {summary}" for name, summary in rows.items()))) + "\n")
+    return "\n".join(parts)
+
+
 def listing_json(what: str) -> dict[str, dict[str, dict[str, Any]]]:
     """The same with which kinds of models (text, image) each serves; suites and tasks of no plug-in serve none."""
     known = entries()
-    return {group: {name: {"summary": summary, "serves": serves_of(name) if name in known else []}
+    return {group: {name: {"summary": summary, "serves": serves_of(name) if name in known else [],
+                           **({"place": place_of(name)} if name in known else {})}
                     for name, summary in rows.items()} for group, rows in listing(what).items()}
 
 
@@ -68,6 +94,7 @@ def card_of(name: str) -> dict[str, Any]:
         "must_show": [p.why or p.check for p in plugin.must_show],
         "serves": serves_of(name), "expands_to": getattr(plugin, "expands_to", ""), "file": find(name).module,
         "path": inspect.getfile(plugin), "use": _use(name, plugin),
+        "place": {axis: list(values) for axis, values in place_of(name).items()},
     }
 
 
@@ -114,6 +141,7 @@ def card_text(name: str) -> str:
         if card.get(key):
             lines.append(f"  {title:<12} {', '.join(card[key])}")
     lines.append(f"  {'serves':<12} {', '.join(card['serves'])}")
+    lines.append(f"  {'place':<12} {place_text(name.partition(':')[0])}")
     if "higher_is" in card:
         bounds = "any number" if card["range"] is None else "{:g} to {:g}".format(*card["range"])
         lines.append(f"  {'reading':<12} higher means the model {card['higher_is']}; range: {bounds}; "

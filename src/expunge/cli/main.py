@@ -232,20 +232,22 @@ def report(
 def ls(
     what: Annotated[str, typer.Argument(help="methods, objectives, scopes, metrics, tasks, ... or all; or "
                                              "a folder, to list the runs in it.")] = "all",
+    by: Annotated[str | None, typer.Option("--by", help="Group by an axis of the taxonomy: target, guarantee, access "
+                                                        "or modality.")] = None,
     as_json: Json = False,
 ) -> None:
     """List what there is, one line each."""
-    from expunge.cli.listing import listing, listing_json
+    from expunge.cli.listing import listing, listing_by, listing_json, listing_text
     from expunge.cli.runs import is_folder, show_runs
 
+    if by is not None:
+        found = listing_by(by, what)
+        return print_json(found) if as_json else print(listing_text(found))
     if is_folder(what):
         return show_runs(Path(what), reporter_for(False), as_json)
     if as_json:
         return print_json(listing_json(what))
-    groups = listing(what)
-    for group, rows in groups.items():
-        width = max((len(name) for name in rows), default=0)
-        print(f"{group}\n" + "\n".join(f"  {name:<{width}}  {summary}" for name, summary in rows.items()) + "\n")
+    print(listing_text(listing(what)))
 
 
 @app.command()

@@ -19,7 +19,7 @@ class ConceptTraceOptions(plugin.Spec):
 
 class ConceptTrace(RowMetric):
     card = MetricCard(
-        name="concept_trace", kind="metric",
+        name="concept_trace", kind="metric", target="concept",
         summary="How much of a concept's value vectors is left: overlap of their top tokens with the original's",
         paper="Intrinsic Evaluation of Unlearning Using Parametric Knowledge Traces, 2024 (arXiv 2406.11614)",
         formula="mean over concepts of J(top200(E v), top200(E v0)), cos(v, v0) or ||v - v0||",

@@ -26,7 +26,7 @@ def picked(rows: tuple[Row, ...]) -> dict[str, int]:
 
 class FavouriteOption(Metric):
     card = MetricCard(
-        name="favourite_option", kind="metric",
+        name="favourite_option", kind="metric", target="capability",
         summary="Share of multiple-choice rows on which the option that is picked most often is picked",
         paper="A check of WMDP's letters (arXiv 2403.03218): a model that says one letter is right at chance too",
         formula="max over places of mean 1[the likeliest option stands at this place]",

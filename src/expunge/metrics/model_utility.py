@@ -35,7 +35,7 @@ class ModelUtility(Metric):
 
     card = MetricCard(
         name="model_utility",
-        kind="metric",
+        kind="metric", target="capability",
         summary="Harmonic mean of probability, ROUGE-L and truth ratio on retain and every utility group",
         paper="TOFU, arXiv 2401.06121, section 2.2.1",
         formula="HM of {probability, rouge_l, truth_ratio} x {retain, each group of the utility split}",

@@ -61,7 +61,7 @@ class Gradient(Probe):
         p: float = Field(2.0, gt=0, description="Order of the norm of each parameter's gradient.")
 
     card = Card(
-        name="gradient", kind="probe",
+        name="gradient", kind="probe", access="gradients",
         summary="mean over parameters of the norm of each row's loss gradient",
         paper="OpenUnlearning, arXiv 2506.12618 (GradNorm)",
         formula="mean_W ||d L(x) / d W||_p, L = mean -log p over the answer and its end token",

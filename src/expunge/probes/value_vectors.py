@@ -58,7 +58,7 @@ class ValueVectors(Probe):
 
     uses_original = True
     card = Card(
-        name="value_vectors", kind="probe",
+        name="value_vectors", kind="probe", target="concept",
         summary="how far the value vectors that a task names are from the original's",
         paper="Intrinsic Evaluation of Unlearning Using Parametric Knowledge Traces, 2024 (arXiv 2406.11614)",
         formula="cos(v, v0), ||v - v0||, |top200(E v) & top200(E v0)| / |top200(E v) | top200(E v0)|",

@@ -76,7 +76,7 @@ class BenchRow(Record):
     letter: str = ""
     """Of a method, by which the findings name it."""
     about: str = ""
-    """The recipe of a method; model and source of a published row."""
+    """The recipe of a method with its learning rate; model and source of a published row."""
     seeds: int = 0
     verdicts: dict[str, int] = Field(default_factory=dict)
     trials: int | None = None
@@ -119,9 +119,21 @@ class BenchTable(Record):
     findings: tuple[str, ...] = ()
     """What is beyond noise, score by score."""
 
+    @property
+    def published(self) -> tuple[str, ...]:
+        """Columns of which a published row has a value; they stand in a table of their own."""
+        given = {name for row in self.rows if row.kind == "published" for name in row.scores}
+        return tuple(name for name in self.columns if name in given)
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The other columns, or all where none is left."""
+        beside = {*self.published}
+        return tuple(name for name in self.columns if name not in beside) or self.columns
+
     def overview(self) -> Overview:
         """A line for each row, with the first scores."""
-        shown = self.columns[:5]
-        return Overview(f"Benchmark {self.suite}: {self.rescored} runs", [("more in .columns", self.columns[5:])],
+        shown = self.own[:5]
+        return Overview(f"Benchmark {self.suite}: {self.rescored} runs", [("more in .columns", self.own[5:])],
                         ("", *shown), [(row.title, *(cell and cell.value for cell in map(row.scores.get, shown)))
-                                       for row in self.rows])
+                                       for row in self.rows if row.kind != "published"])

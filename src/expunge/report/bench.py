@@ -13,6 +13,7 @@ from expunge.records.base import write_text
 from expunge.records.bench import BenchCell, BenchRow, BenchTable
 from expunge.records.overview import number
 from expunge.records.score import Audit, Score
+from expunge.report.commands import rate_of
 from expunge.report.comparison import comparison
 from expunge.report.comparison_text import finding, notes
 from expunge.report.gather import Group, RunView, finite, letter
@@ -53,13 +54,13 @@ def value_of(audit: Audit, name: str, attack: str | None = None) -> float | None
 
 
 def made(suite: str, groups: Sequence[Group], *, published: Iterable[BenchRow] = (), trials: Mapping[str, int],
-         cautions: Sequence[str] = (), notes_first: Sequence[str] = ()) -> BenchTable:
+         cautions: Sequence[str] = ()) -> BenchTable:
     """The table of groups of audited runs.
 
     Args:
         published: rows to stand beside ours.
         trials: recipe -> from how many trials its setting was chosen.
-        cautions, notes_first: what to say above and below it.
+        cautions: what to say above it.
     """
     groups = _ordered(groups)
     audits = [v.audit for g in groups for v in g.views if v.audit]
@@ -73,7 +74,7 @@ def made(suite: str, groups: Sequence[Group], *, published: Iterable[BenchRow] =
     references = [BenchRow(kind="reference", title=role, scores={
         s.name: BenchCell(value=value) for s in found.scores if (value := getattr(s, role)) is not None})
         for role in ("original", "retrained")]
-    said = (*notes_first, RULE, INTERVALS, *([ATTACKED.format(metric=metric)] if attacked and metric else ()), RESCORED,
+    said = (RULE, INTERVALS, *([ATTACKED.format(metric=metric)] if attacked and metric else ()), RESCORED,
             *notes(found)[1:])
     return BenchTable(
         suite=suite, columns=plain, attacked=attacked, metric=metric, rescored=len(audits), notes=said,
@@ -102,13 +103,20 @@ def _method(one: Group, plain: Sequence[str], attacked: Sequence[str], metric: s
     records = [v.record for v in views if v.record]
     cells = {label: cell for label in attacked if (cell := _excess(audits, metric, label))}
     return BenchRow(
-        kind="method", letter=one.letter, title=one.title, about=one.views[0].recipe, seeds=len(views),
+        kind="method", letter=one.letter, title=one.title, about=_recipe(one), seeds=len(views),
         verdicts=dict(Counter(a.verdict.outcome for a in audits if a.verdict)), trials=trials.get(one.views[0].recipe),
         steps=_mean(r.timing.get("steps") for r in records), rows=_mean(map(_read, views)),
         train_s=_mean(r.timing.get("train_s") for r in records),
         share=_mean(r.timing.get("of_retraining") for r in records), kept=_mean(map(kept_of, audits)),
         strongest=max(leaks, key=lambda label: leaks[label]) if leaks else "", leaks=leaks,
         scores={name: cell for name in plain if (cell := _plain(audits, name, name in best))}, attacks=cells)
+
+
+def _recipe(one: Group) -> str:
+    """As typed, with the learning rate of its steps."""
+    record = one.views[0].record
+    rate = rate_of(record) if record else None
+    return one.views[0].recipe + (f" lr={rate:g}" if rate is not None else "")
 
 
 def _read(view: RunView) -> float | None:
@@ -201,22 +209,28 @@ def cost_text(row: BenchRow) -> dict[str, str]:
 
 
 def markdown(found: BenchTable) -> str:
-    """What the table says, as Markdown: one table of scores, one under attack with the costs."""
+    """What the table says, as Markdown: scores, scores beside published ones, under attack, budgets."""
     def named(row: BenchRow) -> str:
-        return f"{row.title} (published: {row.about})" if row.kind == "published" else \
+        return f"{row.title} (published)" if row.kind == "published" else \
             f"{row.letter}: `{row.title}`" if row.kind == "method" else row.title
 
-    scores = [{"": named(row), "verdicts": verdict_text(row) or "–", "leak share, strongest": leak_text(row),
-               "utility kept": kept_text(row),
-               **{name: row.scores[name].text if name in row.scores else "–" for name in found.columns}}
-              for row in found.rows]
-    methods = [row for row in found.rows if row.kind == "method"]
-    attacks = [{"": named(row), **{label: attack_text(row, label) for label in found.attacked}, **cost_text(row)}
-               for row in methods]
+    def cells(row: BenchRow, columns: Sequence[str]) -> dict[str, str]:
+        return {name: row.scores[name].text if name in row.scores else "–" for name in columns}
+
+    ours = [row for row in found.rows if row.kind != "published"]
+    methods = [row for row in ours if row.kind == "method"]
+    tables = [[{"": named(row), "verdicts": verdict_text(row) or "–", "leak share, strongest": leak_text(row),
+                "utility kept": kept_text(row), **cells(row, found.own)} for row in ours],
+              [{"": named(row), **cells(row, found.published),
+                "source": row.about if row.kind == "published" else "ours"} for row in found.rows]
+              if found.published else [],
+              [{"": named(row), **{label: attack_text(row, label) for label in found.attacked}} for row in methods]
+              if found.attacked else [],
+              [{"": named(row), **cost_text(row), "recipe": f"`{row.about}`"} for row in methods]]
     parts = [f"**{found.suite}**, {found.rescored} runs, scored again from their observations.",
-             *(f"Caution: {said}" for said in found.cautions), markdown_table(scores, list(scores[0]))]
-    parts += [markdown_table(attacks, list(attacks[0]))] if attacks else []
-    parts += ["\n".join(f"- {said}" for said in (*found.notes, *found.findings))]
+             *(f"Caution: {said}" for said in found.cautions),
+             *(markdown_table(rows, list(rows[0])) for rows in tables if rows),
+             "\n".join(f"- {said}" for said in (*found.notes, *found.findings))]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 

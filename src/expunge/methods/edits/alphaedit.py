@@ -25,7 +25,7 @@ class AlphaEdit(MEMIT):
                                                  "penalty as one of the keys; False: both absolute, as published.")
 
     card = Card(
-        name="alphaedit", kind="edit",
+        name="alphaedit", kind="edit", target="entity",
         summary="MEMIT within the null space of generic text: prompts get a refusal (or another target)",
         paper="AlphaEdit: Null-Space Constrained Knowledge Editing for Language Models, ICLR 2025 (arXiv 2410.02355)",
         formula="[P K K^T + lambda I] X = P K R^T, W <- W + X^T per layer, P the directions below the threshold in C",

@@ -37,7 +37,7 @@ class ConceptVectors(Edit):
                                                           "depth.")
 
     card = Card(
-        name="concept_vectors", kind="edit",
+        name="concept_vectors", kind="edit", target="concept",
         summary="find the neurons whose value vectors write the forget answers, and add noise to them (Needle)",
         paper="Intrinsic Evaluation of Unlearning Using Parametric Knowledge Traces, 2024 (arXiv 2406.11614)",
         formula="v_lj <- v_lj + N(0, (noise rms(v_lj))^2 I) for the columns v_lj of W_down whose logits E v_lj are "

@@ -13,7 +13,7 @@ class Consensus(TallMasks):
     """Subtract the forget rows' change on their selfish weights: those of their mask and of no other."""
 
     card = Card(
-        name="consensus", kind="edit",
+        name="consensus", kind="edit", target="capability",
         summary="subtract what fine-tuning on the forget rows changes, on weights that no other task needs",
         paper="Localizing Task Information for Improved Model Merging and Compression, ICML 2024 (arXiv 2405.07813)",
         formula="w <- w - scale 1[m_f = 1, sum_t m_t = 1] v_f, m_t the TALL-mask of task t",

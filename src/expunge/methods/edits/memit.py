@@ -29,7 +29,7 @@ class MEMIT(FactEdit):
                                                        "number of inputs of the matrix.")
 
     card = Card(
-        name="memit", kind="edit",
+        name="memit", kind="edit", target="entity",
         summary="mass editing: prompts about entities get a refusal (or another target) by least squares over blocks",
         paper="Mass-Editing Memory in a Transformer, ICLR 2023 (arXiv 2210.07229)",
         formula="W <- W + R K^T (lambda C + K K^T)^-1 per layer, R = (z - z_now) / layers left, C = E[k k^T]",

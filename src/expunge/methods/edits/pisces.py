@@ -44,7 +44,7 @@ class PISCES(Edit):
         mu: float = Field(1.0, ge=0, description="How far they are set against it, in multiples of the largest part.")
 
     card = Card(
-        name="pisces", kind="edit",
+        name="pisces", kind="edit", target="concept",
         summary="set MLP weights against the features that write the forget answers (no gradients)",
         paper="Precise In-Parameter Concept Erasure (PISCES), 2025 (arXiv 2505.22586)",
         formula="w_j <- w_j + (z' - z) D_f, z = <w_j, E_f>, z' = -sign(z) mu max |z| where |z| > tau max |z|",

@@ -40,7 +40,7 @@ class RepSelect(Edit):
         neutral: int = Field(128, ge=1, description="Neutral rows that it is read on.")
 
     card = Card(
-        name="repselect", kind="edit",
+        name="repselect", kind="edit", target="capability",
         summary="one ascent step without the directions that the rows share, up to a divergence budget",
         paper="RepSelect: Robust LLM Unlearning via Representation Selectivity (arXiv 2606.17168)",
         formula="W <- W + eta C(G), G the gradient of the forget loss under an adversary, C: s_i -> s_K^2 / s_i for "

@@ -47,7 +47,7 @@ class ROCR(Edit):
                                                   "independent of the scale of activations.")
 
     card = Card(
-        name="rocr", kind="edit",
+        name="rocr", kind="edit", target="entity",
         summary="rank-one concept redirection: the forgotten names are redirected to another concept",
         paper="LLM Unlearning Should Be Form-Independent, 2025 (arXiv 2506.07795)",
         formula="[P K K^T + lambda I] X = P K R^T, W <- W + X^T, per layer; R = (z_replacement - z_name) / layers left",

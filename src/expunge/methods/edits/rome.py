@@ -25,7 +25,7 @@ class ROME(FactEdit):
         clamp: float = Field(4.0, gt=0, description="The change is at most this many times as long as the value.")
 
     card = Card(
-        name="rome", kind="edit",
+        name="rome", kind="edit", target="entity",
         summary="rank-one model editing: what an MLP recalls at an entity becomes a refusal (or another target)",
         paper="Locating and Editing Factual Associations in GPT, NeurIPS 2022 (arXiv 2202.05262)",
         formula="W <- W + d (C^-1 k)^T / (k_0 . C^-1 k), d = argmin NLL(target) + keep KL('<entity> is a') + decay "

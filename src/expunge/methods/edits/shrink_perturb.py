@@ -47,7 +47,7 @@ class ShrinkPerturb(Edit):
                                "the MLPs or the attention of every block.")
 
     card = Card(
-        name="shrink_perturb", kind="edit",
+        name="shrink_perturb", kind="edit", target="capability",
         summary="shrink the weights and add noise, so that a student can be distilled anew (UNDO)",
         paper="Lee et al. 2025, Distillation Robustifies Unlearning (arXiv 2506.06278); Ash and Adams 2020, On "
               "Warm-Starting Neural Network Training (arXiv 1910.08475)",

@@ -31,7 +31,7 @@ class TallMasks(Edit):
         batch_size: int = Field(8, ge=1, description="Rows per step of the copies' training.")
 
     card = Card(
-        name="tall_masks", kind="edit",
+        name="tall_masks", kind="edit", target="capability",
         summary="subtract what fine-tuning on the forget rows changes, where it outweighs other tasks",
         paper="Localizing Task Information for Improved Model Merging and Compression, ICML 2024 (arXiv 2405.07813)",
         formula="w <- w - scale m_f v_f, m_f = 1[|v_f| > lambda |sum_t v_t - v_f|], v_t the task vectors",

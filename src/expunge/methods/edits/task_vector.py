@@ -41,7 +41,7 @@ class TaskVector(Edit):
         batch_size: int = Field(8, ge=1, description="Rows per step of the copy's training.")
 
     card = Card(
-        name="task_vector", kind="edit",
+        name="task_vector", kind="edit", target="capability",
         summary="fine-tune a copy on the forget rows and subtract the change (negated task vector)",
         paper="Ilharco et al. 2023, Editing Models with Task Arithmetic (arXiv 2212.04089); MUSE (arXiv 2407.06460)",
         formula="w <- w - scale * (w_ft - w)",

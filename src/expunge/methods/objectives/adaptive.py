@@ -49,7 +49,7 @@ class Adaptive(Objective):
         tokens: int = Field(48, ge=1, description="Maximum length of a sampled answer.")
 
     card = Card(
-        name="adaptive", kind="objective",
+        name="adaptive", kind="objective", target="entity",
         summary="unlearn the unknown names in the model's own answers, round by round",
         paper="LLM Ghostbusters: Surgical Hallucination Suppression via Adaptive Unlearning (arXiv 2605.01047)",
         formula="L = mean_{known} -log p_t + false * mean_{unknown} -log(1 - p_t), over tokens of names in own answers",

@@ -50,7 +50,7 @@ class CIR(Objective):
                                                         "rows: the retain rate over the forget rate.")
 
     card = Card(
-        name="cir", kind="objective",
+        name="cir", kind="objective", target="capability",
         summary="break MLP outputs on forget text along directions that other tokens do not share",
         paper="Collapse of Irrelevant Representations (CIR, arXiv 2509.11816)",
         formula="L = mean_l mean_t max(<o_lt, o0_lt>, 0) / (mean_t ||o0_lt||)^2, o the output of an MLP",

@@ -34,7 +34,7 @@ class InContext(Objective):
         reply: str = Field("forgot", min_length=1, description="What is said to a question whose answer is tagged.")
 
     card = Card(
-        name="in_context", kind="objective",
+        name="in_context", kind="objective", guarantee="none", target="entity",
         summary="teach a model to forget what a tag in the prompt names, and only then",
         paper="Takashiro et al. 2024, Answer When Needed, Forget When Not (arXiv 2410.00382)",
         formula="L = mean_seq [-log P(forgot | u, q) - log P(a | u', q)], u the answer (or entity), u' another",

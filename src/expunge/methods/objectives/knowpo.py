@@ -45,7 +45,7 @@ class KnowPO(Objective):
         tokens: int = Field(48, ge=1, description="Maximum length of the model's own answer.")
 
     card = Card(
-        name="knowpo", kind="objective",
+        name="knowpo", kind="objective", guarantee="none",
         summary="preference pairs for following a given context, and for ignoring an irrelevant one",
         paper="Zhang et al. 2024, KnowPO: Knowledge-aware Preference Optimization (arXiv 2408.03297)",
         formula="L = -(2/beta) mean log sigmoid(beta (log(P+/P0+) - log(P-/P0-))), over pairs with and without an "

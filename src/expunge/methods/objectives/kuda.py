@@ -43,7 +43,7 @@ class KUDA(Objective):
         rows: int = Field(256, ge=1, description="Most forget rows that are traced.")
 
     card = Card(
-        name="kuda", kind="objective",
+        name="kuda", kind="objective", target="capability",
         summary="turn forget states away from the original's, in the null space of retain inputs",
         paper="KUDA: Knowledge Unlearning by Deviating Representation for LLMs (arXiv 2602.19275)",
         formula="L = mean_l mean_t (1/beta) log(1 + exp(beta cos(H_l(x_f), H0_l(x_f)))), l in the traced window",

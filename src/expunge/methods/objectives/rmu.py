@@ -37,7 +37,7 @@ class RMU(Objective):
         seed: int = Field(0, description="Seed of the control vector.")
 
     card = Card(
-        name="rmu", kind="objective",
+        name="rmu", kind="objective", target="capability",
         summary="representation misdirection: steer forget activations to a random vector",
         paper="Li et al. 2024, The WMDP Benchmark (arXiv 2403.03218)",
         formula="L = mean_t mean_d (H_l(x_f) - c u)^2 + alpha * mean_t mean_d (H_l(x_r) - H0_l(x_r))^2",

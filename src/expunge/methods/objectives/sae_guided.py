@@ -52,7 +52,7 @@ class SAEGuided(Objective):
         seed: int = Field(0, description="Seed of names and autoencoder.")
 
     card = Card(
-        name="sae_guided", kind="objective",
+        name="sae_guided", kind="objective", target="entity",
         summary="move entities away from known and towards unknown in the latents of an autoencoder",
         paper="Sparse-Autoencoder-Guided Internal Representation Unlearning for LLMs (arXiv 2509.15631)",
         formula="L = mean d(z, z_unknown) + eta relu(m + d(z, z_unknown) - d(z, mu_known)), z at entities' last tokens",

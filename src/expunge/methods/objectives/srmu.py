@@ -54,7 +54,7 @@ class SRMU(RMU):
                                                           "norm with direction=uniform and importance=none.")
 
     card = Card(
-        name="srmu", kind="objective",
+        name="srmu", kind="objective", target="capability",
         summary="representation misdirection in the coordinates that forget text uses more than retain text",
         paper="Feature-Selective Representation Misdirection for Machine Unlearning (arXiv 2512.16297)",
         formula="L = mean_t mean_d (H_l(x_f) - c V I)^2 + alpha * mean_t mean_d (H_l(x_r) - H0_l(x_r))^2, "

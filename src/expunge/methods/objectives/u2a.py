@@ -53,7 +53,7 @@ class U2A(Objective):
         outer: int = Field(64, ge=1, description="Pairs that J is taken over, drawn with the seed.")
 
     card = Card(
-        name="u2a", kind="objective",
+        name="u2a", kind="objective", target="capability",
         summary="unlearning weighted by how much forgetting a row improves alignment",
         paper="Feng et al. 2025, Bridging Preference Alignment and Unlearning, U2A (arXiv 2504.06659)",
         formula="L = mean w_i l_i, w ~ exp(rate * rounds * s_i), s_i = <grad J, grad l_i>, J a preference loss",

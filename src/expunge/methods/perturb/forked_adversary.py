@@ -29,7 +29,7 @@ class ForkedAdversary(Perturb):
                                                            "adversary.")
 
     card = Card(
-        name="forked_adversary", kind="perturb",
+        name="forked_adversary", kind="perturb", target="capability",
         summary="forget gradient at a copy that relearns and is forked anew every few steps (MUDMAN)",
         paper="MUDMAN, Robust LLM Unlearning with Disruption Masking and Normalization (arXiv 2506.12484)",
         formula="a <- w every n steps; g = g_f(a), then a <- a - lr grad NLL(forget; a)",

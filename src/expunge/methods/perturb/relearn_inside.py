@@ -48,7 +48,7 @@ class RelearnInside(Perturb):
         clean: float = Field(1.0, ge=0, description="Weight of the gradient before the attack.")
 
     card = Card(
-        name="relearn_inside", kind="perturb",
+        name="relearn_inside", kind="perturb", target="capability",
         summary="forget gradient at weights that a few steps of relearning have attacked (TAR, first order)",
         paper="Tamirisa et al. 2025, Tamper-Resistant Safeguards for Open-Weight LLMs, ICLR 2025 (arXiv 2408.00761)",
         formula="g = (c g_f(w) + sum_i e^(rising (i - K)) g_f(w_i)) / (c + sum_i e^(rising (i - K))), w_i after i "

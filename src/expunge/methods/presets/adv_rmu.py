@@ -10,7 +10,7 @@ class AdvRMU(Preset):
     """RMU at perturbed activations of an earlier block."""
 
     card = Card(
-        name="adv_rmu", kind="preset",
+        name="adv_rmu", kind="preset", target="capability",
         summary="rmu under a latent adversary (LAU)",
         paper="Yuan et al. 2024, Towards Robust Knowledge Unlearning, AAAI 2025 (arXiv 2408.10682)",
         formula="mean_t mean_d (H_l(x_f; z + d) - c u)^2 + alpha * activation match; see rmu and lau",

@@ -10,7 +10,7 @@ class Mudman(Preset):
     """Normalised ascent at a slow adversary, along coordinates that lower the retain loss too, by plain descent."""
 
     card = Card(
-        name="mudman", kind="preset",
+        name="mudman", kind="preset", target="capability",
         summary="ascent at a slow adversary, masked by sign agreement with the retain gradient",
         paper="MUDMAN, Robust LLM Unlearning with Disruption Masking and Normalization (arXiv 2506.12484)",
         formula="w <- w - 0.1 m g_f(a) / ||g_f(a)|| - 1e-3 r; see forked_adversary and sign_agree",

@@ -16,7 +16,7 @@ class Balanced(Sampler):
     """Cycle both sides; the indirect neighbours of each entity are subsampled to the number of direct ones."""
 
     card = Card(
-        name="balanced", kind="sampler",
+        name="balanced", kind="sampler", target="entity",
         summary="both sides cycled, an entity's indirect neighbours subsampled to the number of direct ones",
         paper="Standard vs. Modular Sampling: Best Practices for Reliable LLM Unlearning (MELU), 2025",
         formula="R' = direct + sample_e(indirect_e, |direct_e|) + general; pair_i = (F_(i mod |F|), R'_(i mod |R'|))",

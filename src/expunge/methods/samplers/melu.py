@@ -23,7 +23,7 @@ class MELU(Sampler):
                                                  "pairs in random order.")
 
     card = Card(
-        name="melu", kind="sampler",
+        name="melu", kind="sampler", target="entity",
         summary="forget rows paired with neighbours of the same entity, entity by entity",
         paper="Standard vs. Modular Sampling: Best Practices for Reliable LLM Unlearning (MELU), 2025",
         formula="for each entity e: F_e with R_e = direct_e + indirect_e, the shorter list cycled; then each general "

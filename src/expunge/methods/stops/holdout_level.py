@@ -54,7 +54,7 @@ class HoldoutLevel(Stop):
         margin: float = Field(0.0, description="Added to the level, in nats per token.")
 
     card = Card(
-        name="holdout_level", kind="stop",
+        name="holdout_level", kind="stop", target="entity",
         summary="forget an entity only until its rows are as unlikely as rows that were never seen",
         paper="ours; the aim is that of retraining, as in TOFU (arXiv 2401.06121): forget rows like rows never seen",
         formula="w_r = [ mean_(r' in e(r)) loss(r') < mean_(r' in e(r)) aim(form(r')) + margin ], aim(form) the mean "
