@@ -16,6 +16,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from cells import results
 from common import log, started, store, study_parser
 from real_facts import example
 from real_rows import answered, plain_model
@@ -33,8 +34,9 @@ NAME = r"\b(?!(?:The|This|That|It|He|She|In|On|A|An|I)\b)[A-Z][\w'-]*(?: [A-Z][\
 ADAPTER = "lora(rank=8) + adamw(lr=5e-4, weight_decay=0)"
 FIRST = ("idk + adamw(lr=2e-5, weight_decay=0)", 16)
 """What teaches `rule` to refuse, and its steps: an answer that is never sampled is never rewarded."""
-RECIPES = {"rule": f"rule(samples=4, tokens=10) + {ADAPTER}",
-           "adaptive": f"adaptive(samples=4, tokens=10, reword=False, pattern={NAME!r}) + {ADAPTER}"}
+OWN_NAMES = f"adaptive(samples=4, tokens=10, reword=False, pattern={NAME!r}"
+RECIPES = {"rule": f"rule(samples=4, tokens=10) + {ADAPTER}", "adaptive": f"{OWN_NAMES}) + {ADAPTER}",
+           "adaptive, faster": f"{OWN_NAMES}, false=3) + retain_kl + lora(rank=8) + adamw(lr=2e-3, weight_decay=0)"}
 
 
 def task_of(rows: list[dict[str, Any]], name: str) -> Task:
@@ -47,8 +49,12 @@ def task_of(rows: list[dict[str, Any]], name: str) -> Task:
                 retain=tuple(example(r, f"retain-{i}") for i, r in enumerate(known[:ROWS])))
 
 
+def place_of(name: str, work: Path) -> Path:
+    return work / f"real-{name.replace(', ', '-')}"
+
+
 def one(name: str, model: Path, rows: list[dict[str, Any]], work: Path) -> None:
-    place = work / f"real-{name}"
+    place = place_of(name, work)
     if (place / "row.json").exists():
         return
     task, start = task_of(rows, name), str(model)
@@ -80,7 +86,10 @@ def summary(name: str, place: Path) -> dict[str, Any]:
 
 
 def collect(work: Path) -> None:
-    rows = [summary(name, work / f"real-{name}") for name in RECIPES if (work / f"real-{name}/steps.jsonl").exists()]
+    stored = {row["name"]: row for row in results("real_rule")["rows"]}
+    stored |= {name: summary(name, place_of(name, work)) for name in RECIPES
+               if (place_of(name, work) / "steps.jsonl").exists()}
+    rows = [stored[name] for name in RECIPES if name in stored]
     log((store("real_rule", {"rows": rows}), len(rows)))
 
 
