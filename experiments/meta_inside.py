@@ -31,7 +31,8 @@ from expunge.progress import silent
 from expunge.records.base import read_json, write_json
 from expunge.records.settings import AuditSettings
 
-METRICS = ("uds", "forget.logit_lens", "linear_probe", "transfer_probe", "forget.cka", "hidden_knowledge", "conflict")
+METRICS = ("uds", "forget.logit_lens", "linear_probe", "transfer_probe", "forget.cka", "forget.hidden_knowledge",
+           "conflict")
 UNLEARNING = ("npo + retain_nll(weight=3)", "rmu(layer=1, coefficient=60, alpha=3)", "undial + retain_nll(weight=3)")
 RATE = 4e-3
 SUITE = ",".join(METRICS)
