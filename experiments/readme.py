@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import demo_screen
+import inside_tables
 import meta_table
 import official_table
 import planted_table
