@@ -92,6 +92,6 @@ if __name__ == "__main__":
             parser.error("--pair says where the models are")
         rows_of_tofu = asked(expunge.load_task("tofu:forget10", data_dir=parsed.data_dir))
         part, parts = map(int, parsed.part.split("/"))
-        for method in ten_best()[part - 1:: parts]:
-            for run in range(2):
+        for run in range(2):
+            for method in ten_best()[part - 1:: parts]:
                 one(method, run, parsed, rows_of_tofu)
