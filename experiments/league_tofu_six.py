@@ -18,7 +18,6 @@ from typing import Any
 from cells import results
 from common import kept_rows, log, measure, started, store, study_parser
 from league import slug
-from league_all import LENGTH
 from league_tofu import asked, at_rate
 
 import expunge
@@ -60,10 +59,9 @@ def one(row: dict[str, Any], number: int, given: argparse.Namespace, task: Task)
         return
     recipe, lr = settings(row)[number]
     pair = given.pair
-    # The epochs of some methods walk other rows.
-    length = {"steps": EPOCHS * len(task.forget) // BATCH} if row["name"] in LENGTH else {"epochs": EPOCHS}
+    steps = EPOCHS * len(task.forget) // BATCH  # the epochs of some methods walk other rows
     found = measure(pair / "original", task, recipe, retrained=[pair / "retrained", pair / "retrained_seed2"], seed=0,
-                    suite=SUITE, resamples=200, lr=lr, keep="last", batch_size=BATCH, **length)
+                    suite=SUITE, resamples=200, lr=lr, keep="last", batch_size=BATCH, steps=steps)
     if found["scores"]:
         original = found["controls"]["retain.probability"]["original"]
         found["kept"] = found["scores"]["retain.probability"] / original
