@@ -8,6 +8,7 @@ import torch
 import expunge
 from expunge.console import Reporter
 from expunge.methods.edits.override_gap import OverrideGap
+from expunge.methods.edits.rocr import ROCR
 from expunge.methods.edits.rome import ROME
 from expunge.models.language import CausalLM
 from expunge.models.load import load_subject
@@ -61,3 +62,10 @@ def test_planted_latent_is_found_and_its_fact_removed(name: str, tmp_path: Path)
     assert planted.NAMES[int(fall.argmax())] == name
     left = planted.known(after)
     assert name not in left and len(left) >= 20
+
+
+def test_rocr_reads_a_name_that_no_token_comes_before() -> None:
+    """A tokenizer without a first token of its own, and a name of one token: the prompt is that token alone."""
+    subject, (block, _) = fresh(planted.planted()), planted.PLACES["Beth"]
+    ROCR(layers=[block]).apply(subject, planted.planted_task("Beth"), 0)
+    assert "Beth" not in planted.known(subject)

@@ -49,8 +49,8 @@ class Mentions:
         examples = examples or [Example(id=f"mention {name}", prompt=template.format(f"{name}."), answer="Answer:")
                                 for template in templates]
         found = [(subject.encoder.prompt(example), self.place(subject, name, example)) for example in examples]
-        # What follows its last token cannot reach back, so the prompt may end there.
-        self.batch = subject.collate([TokenRow(example.prompt, tuple(ids[: at + 1]), at, 1, 0)
+        # What follows its last token cannot reach back: the token itself stands there again, as the supervised one.
+        self.batch = subject.collate([TokenRow(example.prompt, (*ids[: at + 1], ids[at]), at + 1, 1, 0)
                                       for example, (ids, at) in zip(examples, found, strict=True)])
         self.at_B = torch.tensor([at for _, at in found], device=subject.device)
 
