@@ -26,9 +26,19 @@ def compare(
                                                              "compared row by row.")] = None,
     projection: Annotated[str, typer.Option("--projection", help="How the page draws hidden states: pca, or umap "
                                                                  "(extra: umap).")] = "pca",
+    serve: Annotated[bool, typer.Option("--serve", help="Serve that page on this machine, made anew when the folders "
+                                                        "change, until Ctrl-C.")] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of --serve; 0: any that is free.")] = 8765,
     as_json: Json = False,
 ) -> None:
     """Compare runs: mean and deviation over seeds, and which differences are beyond noise. Needs no torch."""
+    if serve:
+        if page is not None:
+            raise UsageError("--serve and --page exclude each other.", "One shows the page, the other writes it.",
+                             "Leave one of them out.")
+        from expunge.comparator.serve import serve as show
+
+        return show(folders, port=port, projection=projection, announce=reporter_for(as_json).note)
     if page is not None:
         return write_page(folders, page, projection, as_json)
     from expunge.report.comparison import compare as run

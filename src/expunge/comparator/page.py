@@ -69,10 +69,7 @@ def render(found: dict[str, Any], *, title: str | None = None, live: str = "") -
 
 def payload(folders: Sequence[Path], *, projection: str = "pca") -> dict[str, Any]:
     """Everything that the page shows, as JSON."""
-    if projection not in PROJECTIONS:
-        raise UsageError(f"There is no projection {projection!r}.", did_you_mean(projection, PROJECTIONS))
-    if projection == "umap":
-        inside.need_umap()
+    check_projection(projection)
     views = tuple(map(shortened, gather(folders, observations=False)))
     models = models_of(views)
     asked = rows.asked(models)
@@ -100,6 +97,14 @@ def payload(folders: Sequence[Path], *, projection: str = "pca") -> dict[str, An
         "texts": pool.texts,
         "common": sorted(text.COMMON_WORDS),
     }
+
+
+def check_projection(name: str) -> None:
+    """Raises UsageError for an unknown one, MissingExtra where its package is not installed."""
+    if name not in PROJECTIONS:
+        raise UsageError(f"There is no projection {name!r}.", did_you_mean(name, PROJECTIONS))
+    if name == "umap":
+        inside.need_umap()
 
 
 def _lacks(views: Sequence[RunView], table: rows.RowTable) -> list[str]:

@@ -10,7 +10,8 @@ function usual(values) {
 }
 
 function showSettings() {
-  const runs = state.kept.map((key) => BY[key]);
+  const order = (r) => (r.key === state.a ? 0 : r.key === state.b ? 1 : 2);
+  const runs = state.kept.map((key) => BY[key]).sort((p, q) => order(p) - order(q));
   if (!runs.length) return $("settings").replaceChildren(el("p", {}, "No run is kept."));
   // What every run has first, then the options of terms, then those of the command.
   const first = ["verdict", "recipe", "model", "task", "seed"], rank = (n) => (first.includes(n) ? 0 : n.includes(".") ? 1 : n === "folder" ? 3 : 2);

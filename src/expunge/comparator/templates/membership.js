@@ -113,14 +113,14 @@ function rowsFlagged(slot, pair, at) {
     el("label", { class: "wide-control" }, el("span", {}, "Threshold ", shown), slider)), about,
   el("div", { class: "two" }, panels.map((p) => el("div", {}, el("div", { class: "card" }, p.head, p.list), p.bars.node, p.lines.node))));
   let all = [0, 1];
-  go = (best) => {
+  go = (best, focus = true) => {
     attack.above = best.above;
     direction.querySelector("select").value = String(best.above);
     attack.step = Math.round(((best.at - all[0]) / (all[1] - all[0] || 1)) * (MEMBER.steps - 1));
     attack.exact = best.at; // which may lie between two steps of the slider
     slider.value = attack.step;
     render();
-    slider.focus();
+    if (focus) slider.focus();
   };
   function render() {
     const pairs = panels.map((p) => sides(state[p.slot])), known = pairs.filter(Boolean);
@@ -148,8 +148,6 @@ function rowsFlagged(slot, pair, at) {
   on("a", () => { // begin where A is told best
     if (host.dataset.begun || !sides(state.a)) return;
     host.dataset.begun = "yes";
-    const active = document.activeElement;
-    go(strongest(sides(state.a)));
-    active === document.body ? slider.blur() : active.focus();
+    go(strongest(sides(state.a)), false);
   });
 })();

@@ -77,7 +77,7 @@ function plane(x, y) {
       [draw("title", {}, `${said}. Click: A, Shift and click: B.`)]);
       marks.push(mark);
       frame.svg.append(mark);
-      if (m.kind === "run") frame.svg.append(draw("text", { x: cx, y: cy - 11, "text-anchor": "middle", "aria-hidden": "true" }, m.key));
+      if (m.kind === "run") frame.svg.append(draw("text", { class: "name", x: cx, y: cy - 11, "text-anchor": "middle", "aria-hidden": "true" }, m.key));
     }
     const kinds = { run: draw("circle", { cx: 11, cy: 6, r: 5 }), original: draw("rect", { x: 6, y: 1, width: 10, height: 10 }), retrained: draw("path", { d: "M11 -1l7 7l-7 7l-7 -7z" }) };
     view.legend.replaceChildren(...Object.keys(kinds).filter((kind) => shown.some((m) => m.kind === kind)).map((kind) => el("li", {},

@@ -36,5 +36,5 @@
       const now = await (await fetch("/state", { cache: "no-store" })).text();
       $("stale").hidden = now === live;
     } catch { /* the server was stopped: the page stays as it is */ }
-  }, 2000);
+  }, 1000);
 })();
