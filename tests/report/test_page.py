@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
 
 from expunge.errors import DataError, MissingError
+from expunge.judgement.checklist import checklist
 from expunge.judgement.power import worded_power
 from expunge.records.base import write_json, write_jsonl
-from expunge.records.score import Power, Score
+from expunge.records.score import Audit, Power, Score
 from expunge.report.answers import POWER, asked_about
 from expunge.report.differences import run_table
 from expunge.report.gather import gather, group
@@ -105,6 +107,20 @@ def test_single_page_has_every_section(make_run: Make, tmp_path: Path) -> None:
         assert said in html, said
     assert html.count('role="img" aria-label=') >= 9
     assert "prefers-color-scheme: dark" in html and "@media print" in html
+
+
+def test_the_checklist_leads_to_its_evidence(make_run: Make, tmp_path: Path) -> None:
+    run = make_run(attacks=True)
+    stored = Audit.read(run)
+    found = checklist(stored)
+    stored.model_copy(update={"checklist": found}).write(run / "audit.json")
+    html = page([run], tmp_path)
+    section = html.partition('id="checklist"')[2].partition("</section>")[0]
+    assert all(str(escape(text)) in section for item in found for text in (item.question, item.answer, item.found))
+    led = re.findall(r'href="#([^"]+)"', section)
+    assert len(led) == sum(len(item.evidence) for item in found) > 5
+    assert not [where for where in led if f'id="{where}"' not in html], "every name leads to its row"
+    assert 'id="checklist"' not in page([make_run("earlier", checklist=[])], tmp_path), "audits of earlier versions"
 
 
 def test_four_answers_stand_at_the_top(make_run: Make, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from expunge.audit.leak_shares import attacked_shares
 from expunge.audit.store import ObservationStore, read_store
 from expunge.audit.suite import Suite
 from expunge.errors import ExpungeError, UsageError, first_line
+from expunge.judgement.checklist import checklist
 from expunge.judgement.leaks import decided
 from expunge.judgement.splices import measured_power
 from expunge.judgement.verdict import verdict
@@ -187,6 +188,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
         prompt=prompt and prompt.without_row,  # no row stands in audit.json
         timing={"observe_s": observed - began, "score_s": time.perf_counter() - observed},
     )
+    audit = audit.model_copy(update={"checklist": checklist(audit)})
     audit.write(out / "audit.json")
     return audit
 
@@ -227,11 +229,12 @@ def rescore(folder: Path, suite: Suite, *, resamples: int | None = None) -> Audi
     attacks = tuple(describe(a, read(a, "subject", "forget"), asked_as=counted.get(a.text())) for a in suite.attacks)
     if not has_examples(folder):
         keep_examples(folder, suite, seen, evidence, read)
-    return stored.model_copy(update={"suite": suite.terms, "scores": scores, "attacks": attacks, "resamples": resamples,
-                                     "controls": examined, "primary": primary,
-                                     "verdict": verdict(scores, attacks, offered=evidence.offered,
-                                                        turned_down=_turned_down(examined),
-                                                        power=measured_power(evidence, seed=seed))})
+    judged = verdict(scores, attacks, offered=evidence.offered, turned_down=_turned_down(examined),
+                     power=measured_power(evidence, seed=seed))
+    again = stored.model_copy(update={
+        "suite": suite.terms, "scores": scores, "attacks": attacks, "resamples": resamples, "controls": examined,
+        "primary": primary, "verdict": judged})
+    return again.model_copy(update={"checklist": checklist(again)})
 
 
 def asked_aside(asked: Iterable[MetricTerm]) -> set[tuple[str, Split]]:

@@ -1,6 +1,10 @@
-"""Ways to test a model: which found something, raised an alarm, found nothing or were not tried."""
+"""Ways to test a model: which found something, raised an alarm, found nothing or were not tried; and a checklist."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 from expunge.records.base import Record
 
@@ -25,3 +29,22 @@ class Coverage(Record):
         groups = {"found by": self.brought_out, "alarm by": self.alarmed, "nothing found by": self.silent,
                   "not tried:": self.untested}
         return "; ".join(f"{head} {', '.join(ways)}" for head, ways in groups.items() if ways)
+
+
+class ChecklistItem(Record):
+    """One question that every audit answers, from what it ran."""
+
+    question: str
+    """Begins with "Whether"."""
+    answer: Literal["tested", "partly", "not tested", "does not apply"]
+    found: str
+    """What was done, or is missing, with figures."""
+    evidence: tuple[str, ...] = ()
+    """Keys of the scores that it rests on: `forget.probability`, `forget.probability@relearn(steps=16)`."""
+
+
+@dataclass
+class FolderPlace:
+    """Where an audit lies on disk. All are equal: the place is no part of what an audit says."""
+
+    path: Path | None = field(default=None, compare=False)

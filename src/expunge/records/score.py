@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -10,7 +9,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from expunge.errors import MissingError
 from expunge.records.base import Record
-from expunge.records.coverage import Coverage
+from expunge.records.coverage import ChecklistItem, Coverage, FolderPlace
 from expunge.records.examples import frame, read_examples
 from expunge.records.overview import Overview
 from expunge.records.prompt import PromptFormat
@@ -282,18 +281,11 @@ class ControlCheck(Record):
     """Why nothing rests on it, with the figure; None for a control that counts."""
 
 
-@dataclass
-class _Folder:
-    """Where an audit lies on disk. All are equal: the place is no part of what an audit says."""
-
-    path: Path | None = field(default=None, compare=False)
-
-
 class Audit(Record):
     """DIR/audit.json."""
 
     FILE: ClassVar[str] = "audit.json"
-    _folder: _Folder = PrivateAttr(default_factory=_Folder)
+    _folder: FolderPlace = PrivateAttr(default_factory=FolderPlace)
 
     schema_: str = Field(AUDIT_SCHEMA, alias="schema")
     model_config = Record.model_config | {"populate_by_name": True}
@@ -325,6 +317,8 @@ class Audit(Record):
     fails, unless it ends with "even if broken"."""
     prompt: PromptFormat | None = None
     """How the subject was asked, without a row; None in audits of earlier versions."""
+    checklist: tuple[ChecklistItem, ...] = ()
+    """What was tested and what was not, question by question; empty in audits of earlier versions."""
     run: str | None = None
     """Path of the run record this audit belongs to, relative to the audit's folder."""
     created: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from expunge.records.base import write_text
+from expunge.records.base import fingerprint, write_text
 from expunge.records.observation import Observations
 from expunge.report import attacks, charts, evidence, tables, text, under_attack
 from expunge.report.answers import four_answers
@@ -79,10 +80,15 @@ def environment() -> Environment:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )
     environment.filters |= {"number": text.number, "interval": text.interval, "explain": text.explain,
-                            "breakable": _breakable}
+                            "breakable": _breakable, "anchor": anchor}
     environment.globals |= {"reading": text.READING, "ideal": text.ideal, "threat_words": text.THREATS,
                             "holders": text.HOLDERS}
     return environment
+
+
+def anchor(key: str) -> str:
+    """Where a score stands on the page, by its key: `forget.probability@relearn(steps=16)`."""
+    return f"score-{re.sub(r'[^A-Za-z0-9]+', '-', key).strip('-')}-{fingerprint(key)[:4]}"
 
 
 def _breakable(name: str) -> Markup:
@@ -104,6 +110,7 @@ def _single(view: RunView) -> dict[str, Any]:
         "has_record": view.record is not None,
         "blocks": tables.blocks([s for s in scores if s.attack is None]),
         "under": under_attack.section(view),
+        "checklist": audit.checklist if audit else (),
         "no_scores": _no_scores(view),
         "reference_note": _reference_note(view),
         "trade_off": _trade_off(group([view]), single=True),
