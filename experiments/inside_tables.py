@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from cells import number, results
@@ -37,15 +38,21 @@ def league_tofu_six() -> str:
 
 
 def meta_inside() -> str:
-    """Faithfulness of each metric, its worst pair of kinds, and how it withstands relearning and rounding."""
-    lines = []
-    for name, row in sorted(results("meta_inside")["table"].items(), key=lambda pair: -pair[1]["faithfulness"]):
+    """Faithfulness of each metric, its worst pair of kinds, and its mean over groups of models."""
+    found, lines = results("meta_inside"), []
+    pool = [m for m in found["models"] if m["role"] == "pool"]
+    unlearned = [m for m in found["models"] if m["role"] == "unlearned"]
+    for name, row in sorted(found["table"].items(), key=lambda pair: -pair[1]["faithfulness"]):
         low, high = row["faithfulness_interval"]
-        strength = row["symmetric"] or {}
-        lines.append({"metric": f"`{name}`", "models": str(row["pool"]),
-                      "faithfulness": f"{row['faithfulness']:.2f} [{low:.2f}, {high:.2f}]",
-                      "worst pair of kinds": f"{row['worst_fold']}: {row['worst_fold_auc']:.2f}",
-                      "relearning": number(strength.get("relearning")),
-                      "quantisation": number(strength.get("quantisation")),
-                      "overall": number(strength.get("overall"))})
+        lines.append({
+            "metric": f"`{name}`", "faithfulness": f"{row['faithfulness']:.2f} [{low:.2f}, {high:.2f}]",
+            "worst pair of kinds": f"{row['worst_fold']}: {row['worst_fold_auc']:.2f}",
+            "knowing": _mean(name, [m for m in pool if m["knows"]]),
+            "ignorant": _mean(name, [m for m in pool if not m["knows"]]), "unlearned": _mean(name, unlearned),
+            "relearned": _mean(name, unlearned, "relearned"), "4 bits": _mean(name, unlearned, "quantised")})
     return table(lines, list(lines[0]))
+
+
+def _mean(name: str, models: list[dict[str, Any]], condition: str = "plain") -> str:
+    values = [m["readings"][condition][name] for m in models]
+    return number(statistics.fmean(v for v in values if v is not None))
