@@ -23,7 +23,7 @@ from league import METHODS as EARLIER
 import expunge
 from expunge.console import Reporter
 from expunge.demonstration import trained_world
-from expunge.errors import ExpungeError, InterruptedRun
+from expunge.errors import ExpungeError, InterruptedRun, PreflightError
 from expunge.records.base import read_json, write_json
 from expunge.records.run import RunRecord
 from expunge.records.score import Audit, Score
@@ -143,7 +143,7 @@ def tuned(name: str, work: Path) -> dict[str, Any]:
     except InterruptedRun:
         raise
     except ExpungeError as problem:  # these rows or this model do not allow it, or it leaves nothing to search
-        row |= {"refused": problem.what}
+        row |= {"refused": problem.problems[0].what if isinstance(problem, PreflightError) else problem.what}
     write_json(path, row)
     return row
 
