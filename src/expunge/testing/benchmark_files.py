@@ -102,8 +102,8 @@ def muse(folder: Path) -> Path:
             put(base / "knowmem" / f"{side}_qa_icl.json", [{"question": "Who?", "answer": "Ann"}])
         put(base / "verbmem" / "forget.json", [{"prompt": f"On day {i} the", "gt": "cat went to town and saw the sea."}
                                                for i in range(3)])
-        for split, word in (("forget", "cat"), ("retain", "dog"), ("holdout", "owl")):
-            put(base / "privleak" / f"{split}.json", passages(word))
+        for split, words in (("forget", "cat ape elk"), ("retain", "dog fox hen"), ("holdout", "owl bee yak")):
+            put(base / "privleak" / f"{split}.json", [passages(word)[i] for i, word in enumerate(words.split())])
         for split, word in (("forget", "cat"), ("retain1", "dog"), ("retain2", "fox"), ("holdout", "owl")):
             put(base / "raw" / f"{split}.json", passages(word))
     for config in ("scal", "sust"):
