@@ -1,8 +1,9 @@
 """How long the comparator's page takes to make, to open and to filter, in a real browser: 20 runs of 1,000 rows.
 
 The runs are written from records (`expunge.testing.stored_runs`). Opening is from the navigation to the first frame
-after the page has loaded; an action is from its event to the frame after the next, so that its drawing is in. Needs
-playwright and a chromium (extra `test`). Stores results/comparator.json with --keep, from a clean tree.
+after the page has loaded; an action is from its event to the frame after the next, so that its drawing is in. Beside
+the clock stands what the page's main thread spent on a processor, since the machine is shared. Needs playwright and a
+chromium (extra `test`). Stores results/comparator.json with --keep, from a clean tree.
 """
 
 from __future__ import annotations
@@ -43,31 +44,50 @@ ACTIONS = {
 }
 
 
+class Clock:
+    """Milliseconds on the clock, and of the page's main thread on a processor: others work on this machine too."""
+
+    def __init__(self, page: Any) -> None:
+        self._session = page.context.new_cdp_session(page)
+        self._session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def busy_ms(self) -> float:
+        found = self._session.send("Performance.getMetrics")["metrics"]
+        return float(next(m["value"] for m in found if m["name"] == "TaskDuration")) * 1000
+
+
 def measured(page_file: Path, repeats: int) -> dict[str, Any]:
     """Milliseconds of opening and of every action: median and largest."""
-    opened: list[float] = []
-    times: dict[str, list[float]] = {name: [] for name in ACTIONS}
+    opened: list[tuple[float, float]] = []
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ACTIONS}
     with sync_playwright() as api:
         browser = api.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for _ in range(repeats):
             page = browser.new_page(viewport={"width": 1280, "height": 900})
+            clock = Clock(page)
             page.goto(page_file.as_uri())
-            opened.append(page.evaluate(FRAME))
+            wall = page.evaluate(FRAME)
+            opened.append((wall, clock.busy_ms()))
             page.close()
         page = browser.new_page(viewport={"width": 1280, "height": 900})
+        clock = Clock(page)
         page.goto(page_file.as_uri())
         for name, action in ACTIONS.items():
             for i in range(repeats):
-                times[name].append(page.evaluate(
-                    f"async () => {{ const t = performance.now(); ({action})({i}); return await {FRAME} - t; }}"))
+                before = clock.busy_ms()
+                wall = page.evaluate(
+                    f"async () => {{ const t = performance.now(); ({action})({i}); return await {FRAME} - t; }}")
+                times[name].append((wall, clock.busy_ms() - before))
         version = browser.version
         browser.close()
     return {"browser": f"chromium {version}", "open_ms": spread(opened),
             "actions_ms": {name: spread(found) for name, found in times.items()}}
 
 
-def spread(found: list[float]) -> dict[str, float]:
-    return {"median": round(statistics.median(found), 1), "largest": round(max(found), 1)}
+def spread(found: list[tuple[float, float]]) -> dict[str, float]:
+    walls, busy = ([pair[i] for pair in found] for i in (0, 1))
+    return {"median": round(statistics.median(walls), 1), "largest": round(max(walls), 1),
+            "processor_median": round(statistics.median(busy), 1)}
 
 
 def main(runs: int, rows: int, repeats: int, keep: bool) -> None:

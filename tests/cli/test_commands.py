@@ -41,7 +41,8 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
         "--max-length", "--on-overlap", "--limit", "--template", "--data-dir", "--model", "--retrained",
         "--methods", "--seeds", "--trials", "--from", "--suite", "--jobs", "--keep",
         "--utility-floor", "--forget-target", "--stop-at-target", "--stop-at-floor", "--checkpoint-every", "--plugin"}),
-    "compare": (("folders",), {"--format", "--scores", "--page", "--projection", "--serve", "--port", "--json"}),
+    "compare": (("folders",), {"--format", "--scores", "--page", "--projection", "--redact", "--serve", "--port",
+                                "--json"}),
     "shadows": (("model",), TASK_OPTIONS - {"--max-length"} | RUN_OPTIONS | {
         "--method", "--trainer", "--holdout", "--count", "--train-epochs", "--train-lr", "--epochs", "--lr",
         "--batch-size", "--plugin"}),

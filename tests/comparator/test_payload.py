@@ -17,7 +17,7 @@ from expunge.errors import MissingError, MissingExtra, UsageError
 from expunge.metrics.cka import linear_cka
 from expunge.records.base import read_jsonl
 from expunge.records.score import Audit
-from expunge.testing.stored_runs import write_runs
+from expunge.testing.stored_runs import PEOPLE, TOWNS, write_runs
 from expunge.testing.support import once
 
 
@@ -143,7 +143,7 @@ def test_the_command_writes_the_page(cli: Any, two: list[Path], tmp_path: Path) 
     out = tmp_path / "page.html"
     assert cli("compare", *two, "--page", out).out.strip() == str(out)
     assert "2 runs compared" in out.read_text(encoding="utf-8")
-    assert cli("compare", *two, "--page", out, "--json").json == {"page": str(out)}
+    assert cli("compare", *two, "--page", out, "--json").json == {"page": str(out), "redacted": False}
 
 
 def test_bad_input(cli: Any, two: list[Path], tmp_path: Path) -> None:
@@ -159,3 +159,25 @@ def test_umap_is_an_extra(two: list[Path], monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="umap"):
         payload(two, projection="umap")
+
+
+def test_a_redacted_page_holds_no_row(own: list[Path], cli: Any, tmp_path: Path) -> None:
+    """Not in names of folders, labels of attacks and cautions either."""
+    named = own[1].rename(own[1].parent / "without-mara-olsen")
+    for path in named.glob("observations/*/attacks/*/source.json"):
+        path.write_text(path.read_text().replace('"relearn(', '"Mara Olsen relearn('), encoding="utf-8")
+    out = tmp_path / "page.html"
+    assert cli("compare", own[0], named, "--page", out, "--redact", "--json").json["redacted"]
+    made = out.read_text(encoding="utf-8")
+    found = payload([own[0], named], redact=True)
+    for said in (*PEOPLE, *TOWNS, *(word for name in (*PEOPLE, *TOWNS) for word in name.split() if len(word) > 4)):
+        assert said.casefold() not in made.casefold(), said
+    assert found["rows"]["prompt"][0] == "forget row 1 (13 words)" and found["rows"]["id"][8] == "retain row 1"
+    assert found["texts"][found["answers"]["original"][0]].startswith("6 words, ")
+    assert found["values"] == payload([own[0], named])["values"]
+
+
+def test_what_cannot_be_redacted_is_refused(own: list[Path], cli: Any, tmp_path: Path) -> None:
+    shutil.rmtree(own[1] / "observations")
+    cli.refused("compare", *own, "--page", tmp_path / "p.html", "--redact", says=["cannot be redacted"])
+    cli.refused("compare", *own, "--redact", says=["--redact needs --page"])

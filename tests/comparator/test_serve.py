@@ -95,7 +95,7 @@ def test_bad_input(runs: list[Path], address: str, tmp_path: Path, cli: Any) -> 
         serve([tmp_path / "nowhere"])
     with pytest.raises(UsageError, match="taken"):
         serve(runs, port=int(address.rpartition(":")[2]))
-    cli.refused("compare", *runs, "--serve", "--page", tmp_path / "p.html", says=["exclude each other"])
+    cli.refused("compare", *runs, "--serve", "--page", tmp_path / "p.html", says=["excludes --page"])
     cli.refused("compare", *runs, "--serve", "--projection", "tsne", says=["tsne"])
 
 

@@ -26,6 +26,8 @@ def compare(
                                                              "compared row by row.")] = None,
     projection: Annotated[str, typer.Option("--projection", help="How the page draws hidden states: pca, or umap "
                                                                  "(extra: umap).")] = "pca",
+    redact: Annotated[bool, typer.Option("--redact", help="Replace prompts, answers and names on the page by row "
+                                                          "numbers and lengths.")] = False,
     serve: Annotated[bool, typer.Option("--serve", help="Serve that page on this machine, made anew when the folders "
                                                         "change, until Ctrl-C.")] = False,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of --serve; 0: any that is free.")] = 8765,
@@ -33,14 +35,17 @@ def compare(
 ) -> None:
     """Compare runs: mean and deviation over seeds, and which differences are beyond noise. Needs no torch."""
     if serve:
-        if page is not None:
-            raise UsageError("--serve and --page exclude each other.", "One shows the page, the other writes it.",
-                             "Leave one of them out.")
+        if page is not None or redact:
+            raise UsageError("--serve excludes --page and --redact.", "It shows the page here, with its rows.",
+                             "Leave them out, or --serve.")
         from expunge.comparator.serve import serve as show
 
         return show(folders, port=port, projection=projection, announce=reporter_for(as_json).note)
     if page is not None:
-        return write_page(folders, page, projection, as_json)
+        return write_page(folders, page, projection, redact, as_json)
+    if redact:
+        raise UsageError("--redact needs --page.", "A table holds no rows, and nobody else sees --serve.",
+                         "Name the page with --page FILE.")
     from expunge.report.comparison import compare as run
     from expunge.report.comparison_text import FORMATS
 
@@ -54,11 +59,11 @@ def compare(
         print(FORMATS[form](found), end="")
 
 
-def write_page(folders: list[Path], out: Path, projection: str, as_json: bool) -> None:
+def write_page(folders: list[Path], out: Path, projection: str, redact: bool, as_json: bool) -> None:
     from expunge.comparator.page import comparator
 
-    made = comparator(folders, out=out, projection=projection)
-    print_json({"page": str(made)}) if as_json else print(made)
+    made = comparator(folders, out=out, projection=projection, redact=redact)
+    print_json({"page": str(made), "redacted": redact}) if as_json else print(made)
 
 
 def show_comparison(found: Comparison, reporter: Reporter) -> None:

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from expunge.comparator import back, inside, rows
 from expunge.comparator.membership import ABOUT, STEPS
 from expunge.comparator.models import ComparedModel, models_of
+from expunge.comparator.redact import redacted
 from expunge.comparator.screen import dimensions
 from expunge.errors import UsageError, did_you_mean
 from expunge.records.base import write_text
@@ -21,6 +22,7 @@ from expunge.report.comparison import cautions, lacking
 from expunge.report.differences import shown
 from expunge.report.gather import RunView, gather, options
 from expunge.report.paths import shortened
+from expunge.report.redact import Redaction, check_known
 
 SCHEMA = "expunge.comparator/1"
 PROJECTIONS = ("pca", "umap")
@@ -29,7 +31,7 @@ SCRIPTS = ("base", "plot", "build", "screen", "contrast", "inside", "membership"
 
 
 def comparator(folders: Sequence[str | Path], *, out: str | Path, title: str | None = None,
-               projection: str = "pca") -> Path:
+               projection: str = "pca", redact: bool = False) -> Path:
     """Write one self-contained page over runs, on which two of them are chosen and compared row by row.
 
     Args:
@@ -37,18 +39,20 @@ def comparator(folders: Sequence[str | Path], *, out: str | Path, title: str | N
         out: the page.
         title: its heading.
         projection: how hidden states are drawn: pca, or umap (extra `umap`).
+        redact: write row numbers and lengths in place of prompts, answers and names.
 
     Raises:
         MissingError: a folder is no run, audit or grid.
-        UsageError: an unknown projection.
+        UsageError: an unknown projection; or nothing says what is to be redacted.
     """
-    write_text(Path(out), page([Path(f) for f in folders], title=title, projection=projection))
+    write_text(Path(out), page([Path(f) for f in folders], title=title, projection=projection, redact=redact))
     return Path(out)
 
 
-def page(folders: Sequence[Path], *, title: str | None = None, projection: str = "pca", live: str = "") -> str:
+def page(folders: Sequence[Path], *, title: str | None = None, projection: str = "pca", live: str = "",
+         redact: bool = False) -> str:
     """The page as text. `live` is what a server calls this state of the folders; empty for a page of its own."""
-    found = payload(folders, projection=projection)
+    found = payload(folders, projection=projection, redact=redact)
     return render(found, title=title, live=live)
 
 
@@ -62,22 +66,31 @@ def render(found: dict[str, Any], *, title: str | None = None, live: str = "") -
     # Nothing in the data may end the element that holds it.
     data = json.dumps(found, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     made = environment.get_template("comparator.html.j2").render(
-        title=title or f"{runs} run{'s' * (runs != 1)} compared", cautions=found["cautions"], data=data, live=live,
+        title=title or f"{runs} run{'s' * (runs != 1)} compared", cautions=found["cautions"],
+        redacted=found["redacted"], data=data, live=live,
         scripts="\n".join((own / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS))
     return made.encode("utf-8", "replace").decode("utf-8")
 
 
-def payload(folders: Sequence[Path], *, projection: str = "pca") -> dict[str, Any]:
+def payload(folders: Sequence[Path], *, projection: str = "pca", redact: bool = False) -> dict[str, Any]:
     """Everything that the page shows, as JSON."""
     check_projection(projection)
-    views = tuple(map(shortened, gather(folders, observations=False)))
+    views = tuple(map(shortened, gather(folders, observations=redact)))
+    if redact:
+        check_known(views)
+        hide = Redaction(views)
+        return redacted(_payload(folders, tuple(map(hide.view, views)), projection), hide)
+    return _payload(folders, views, projection)
+
+
+def _payload(folders: Sequence[Path], views: Sequence[RunView], projection: str) -> dict[str, Any]:
     models = models_of(views)
     asked = rows.asked(models)
     table = rows.row_table(models, asked)
     pool = rows.TextPool()
     layers, states = inside.hidden(models)
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMA, "redacted": False,
         "cautions": [*lacking(folders), *cautions(views), *_lacks(views, table)],
         "models": [_model(m) for m in models],
         "dimensions": dimensions(models, asked),

@@ -51,13 +51,22 @@ function place(key) {
 const text = (number) => (number === null || number === undefined ? null : DATA.texts[number]);
 const words = (said) => said.toLowerCase().match(/[\p{L}\p{N}_]+/gu) || [];
 
+const telling = new Map();
+/** Words of a row's reference that its prompt does not give away. */
+function tellingWords(row) {
+  if (!telling.has(row)) {
+    const given = new Set(words(DATA.rows.prompt[row]));
+    telling.set(row, new Set(words(DATA.rows.reference[row]).filter((w) => !given.has(w) && !COMMON.has(w))));
+  }
+  return telling.get(row);
+}
+
 /** An answer with the words of the reference marked that the prompt did not give away. */
 function marked(said, row) {
   if (said === null) return [el("span", { class: "quiet" }, "(not asked)")];
   if (!said) return [el("span", { class: "quiet" }, "(empty answer)")];
-  const given = new Set(words(DATA.rows.prompt[row]));
-  const telling = new Set(words(DATA.rows.reference[row]).filter((w) => !given.has(w) && !COMMON.has(w)));
-  return said.split(/([\p{L}\p{N}_]+)/u).filter(Boolean).map((piece) => (telling.has(piece.toLowerCase()) ? el("mark", {}, piece) : piece));
+  const known = tellingWords(row);
+  return said.split(/([\p{L}\p{N}_]+)/u).filter(Boolean).map((piece) => (known.has(piece.toLowerCase()) ? el("mark", {}, piece) : piece));
 }
 
 const rowName = (row) => DATA.rows.prompt[row] || DATA.rows.reference[row] || DATA.rows.id[row];

@@ -42,9 +42,19 @@ function figure(title, caption = "") {
     numbers: (found) => { rows = found; if (details.open) show(); } };
 }
 
+/** Widths of places to draw in; asking for one after each change would lay out the whole page again. */
+let widths = new WeakMap();
+function widthOf(host) {
+  if (!widths.has(host)) {
+    if (!host.clientWidth) return 480;
+    widths.set(host, host.clientWidth);
+  }
+  return widths.get(host);
+}
+
 /** Axes in a fresh drawing. `x` and `y`: {domain, title, ticks?, text?}. */
 function axes(host, label, x, y, { height = 280, role = "img" } = {}) {
-  const width = Math.max(240, host.clientWidth || 480), left = 62, right = 12, top = 10, bottom = 44;
+  const width = Math.max(240, widthOf(host)), left = 62, right = 12, top = 10, bottom = 44;
   const sx = scale(x.domain, [left, width - right]), sy = scale(y.domain, [height - bottom, top]);
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role, "aria-label": label });
   for (const v of x.ticks || ticks(...x.domain, width < 420 ? 4 : 6)) {

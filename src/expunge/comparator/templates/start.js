@@ -15,7 +15,7 @@
   const known = (key, otherwise) => (BY[key] ? key : otherwise);
   const first = MODELS[0].key, second = (RUNS[1] || MODELS.find((m) => m.key === "retrained") || MODELS[MODELS.length - 1]).key;
   const splits = [...new Set(DATA.rows.split)], names = DATA.measures.map((m) => m.name);
-  if (Object.keys(DATA.answers).length) names.push(SAID);
+  if (Object.keys(DATA.answers).length && !DATA.redacted) names.push(SAID);
   const split = splits.includes(remembered.split) ? remembered.split : splits.includes("forget") ? "forget" : "";
   const measure = names.includes(remembered.measure) ? remembered.measure : names[0] || "";
   menu($("split"), [["", "all"], ...splits.map((s) => [s, s])], split);
@@ -26,7 +26,7 @@
     try { sessionStorage.setItem(PLACE, JSON.stringify({ a: state.a, b: state.b, split: state.split, measure: state.measure })); } catch { /* as above */ }
   });
   let wait = 0;
-  window.addEventListener("resize", () => { clearTimeout(wait); wait = setTimeout(() => set({ size: innerWidth }), 150); });
+  window.addEventListener("resize", () => { clearTimeout(wait); wait = setTimeout(() => { widths = new WeakMap(); set({ size: innerWidth }); }, 150); });
 
   const live = document.currentScript.dataset.live;
   if (!live) return;
