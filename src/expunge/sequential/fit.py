@@ -84,7 +84,7 @@ class FIT(Sequential):
                     "original's first choice, and its gradients add up over an epoch",
                     "retain rows are the task's: rows of later requests are not among them, as in the authors' stream",
                     "the cosine ends at 0 instead of at a tenth of the rate, and what does not move does not decay",
-                    "F.D. and R.U. are in expunge.metrics.request_stream",
+                    "F.D. and R.U. are the metric stream_degree, as the task pch asks it",
                     "uncertain: whether the paper's thresholds and its importance depend on the model; which epsilon "
                     "(0.2 in the script, 0.1 in the class) and which chunks (8 or 128 characters) its tables have"),
     )
