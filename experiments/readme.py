@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,7 +23,9 @@ import site_pages
 from cells import counted, number, results, spread
 from common import standing
 
+from expunge.records.bench import BenchTable
 from expunge.records.settings import RunSettings
+from expunge.report.bench import markdown
 from expunge.report.leaderboard import replace_between, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -434,6 +437,16 @@ def _in_brief(result: str) -> str:
     return "refused: has none" if "gradient checkpointing" in brief else brief
 
 
+def bench_tofu() -> str:
+    """The table of a benchmark as `expunge bench` wrote it, with how long it took."""
+    found = results("bench_tofu")
+    loads = [call[when] for call in found["calls"] for when in ("load_at_start", "load_at_end")]
+    took = (f"took {sum(call['seconds'] for call in found['calls']) / 60:.0f} minutes on {found['cores']} cores, whose "
+            f"load was {min(loads):g} to {max(loads):g}" if loads else "was not finished when this was stored")
+    return (f"`{shlex.join(found['command'])}` {took}; commit `{found['environment']['commit'][:7]}`.\n\n"
+            + markdown(BenchTable.model_validate(found["table"])))
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "run_settings": lambda: site_pages.options(RunSettings),
     "plugins": site_pages.index, "screen": demo_screen.screen,
@@ -452,7 +465,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "official": lambda: official_table.page(results("official")),
     "before_after": before_after, "linear": linear,
     "peer": lambda: peer("peer"), "peer_intel": lambda: peer("peer_intel"),
-    "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench,
+    "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench, "bench_tofu": bench_tofu,
     "real_facts": real_facts, "real_rule": real_rule, "families": families,
 }
 

@@ -74,6 +74,7 @@ def _check_kind(place: Path) -> None:
 
 NO_MODELS = {
     "grid.json": ("a grid", "Name one of its cells, which are run folders: `expunge ls` with its folder lists them."),
+    "bench.json": ("a benchmark", "Name one of its runs, which are run folders below `runs`."),
     "sweep.json": ("a sweep", "Run its best recipe with `expunge forget`, and name that run."),
     "shadows.json": ("shadow models' scores", "Name the run or the model itself."),
     "audit.json": ("an audit", "Name the run or the model that was audited."),
