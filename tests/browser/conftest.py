@@ -61,6 +61,8 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         page.on("request", lambda asked: problems.append(asked.url) if asked.url.startswith("http") and
                 "127.0.0.1" not in asked.url else None)
         page.goto(address if isinstance(address, str) else address.as_uri())
+        # What is not laid out while it is off the screen has no text for a test to read.
+        page.add_style_tag(content="* { content-visibility: visible !important; }")
         return page
 
     yield opened

@@ -82,7 +82,7 @@ function plane(x, y) {
     const kinds = { run: draw("circle", { cx: 11, cy: 6, r: 5 }), original: draw("rect", { x: 6, y: 1, width: 10, height: 10 }), retrained: draw("path", { d: "M11 -1l7 7l-7 7l-7 -7z" }) };
     view.legend.replaceChildren(...Object.keys(kinds).filter((kind) => shown.some((m) => m.kind === kind)).map((kind) => el("li", {},
       draw("svg", { viewBox: "0 0 22 12", "aria-hidden": "true" }, fill(kinds[kind], { class: `point ${kind}` }, [])), kind)));
-    view.note.textContent = `Ringed: no other run is better in every dimension (${best.size} of ${RUNS.length}).`;
+    view.note.textContent = `Ringed: on the Pareto front of all dimensions (${best.size} of ${RUNS.length} runs); no other is as good in each and better in one.`;
     view.numbers(() => [["Model", x.title, y.title], shown.map((m) => [m.label, figureOf(m.key, x.key), figureOf(m.key, y.key)])]);
   };
   on("kept a b size", render);
