@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from random import Random
 from typing import Literal
@@ -11,46 +10,15 @@ from typing import Literal
 from pydantic import Field
 
 from expunge import plugin
-from expunge.attacks._lib.wording import reforming, reworded
+from expunge.attacks._lib.wording import reforming
 from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
+from expunge.metrics.text.key_words import emphasis, key_words
+from expunge.models.prompt_words import contributions, likelihoods, reworded, words_of
 from expunge.models.subject import Subject
 from expunge.needs import Need
 from expunge.plugin import Property
 from expunge.records.score import Access
 from expunge.records.task import Example
-
-AT_ONCE = 16
-"""Prompts per forward pass."""
-
-
-def contributions(words: Sequence[str], score: Callable[[Sequence[str]], Sequence[float]],
-                  blank: str = "") -> list[float]:
-    """C_i = LP(x, y) - LP(x without word i, y) in nats per answer token, one per word.
-
-    Args:
-        words: of the prompt x.
-        score: prompts -> LP(prompt, y), the mean log p of the answer's tokens.
-        blank: replacement of a removed word; empty shortens the prompt.
-    """
-    kept = [blank] if blank else []
-    without = [" ".join([*words[:i], *kept, *words[i + 1:]]) for i in range(len(words))]
-    whole, *rest = score([" ".join(words), *without])
-    return [whole - value for value in rest]
-
-
-def words_of(row: Example) -> list[str]:
-    """The words of a question; the name of its entity counts as one word."""
-    name = rf"\S*{re.escape(row.entity)}\S*|" if row.entity else ""
-    return re.findall(rf"{name}\S+", row.prompt)
-
-
-def key_words(words: Sequence[str], values: Sequence[float], alpha: float, beta: int) -> list[tuple[str, float]]:
-    """(word, C) of the key words, strongest first.
-
-    All words with C > 0 if there are fewer than beta of them, else those with C / max C > alpha.
-    """
-    positive = sorted(((w, c) for w, c in zip(words, values, strict=True) if c > 0), key=lambda wc: -wc[1])
-    return positive if len(positive) < beta else [(w, c) for w, c in positive if c / positive[0][1] > alpha]
 
 
 class Emphasis(Attack):
@@ -113,20 +81,8 @@ class Emphasis(Attack):
                 words = words_of(row)
                 values = contributions(words, partial(likelihoods, model, row), self.spec.blank)
                 keys = key_words(words, values, self.spec.alpha, self.spec.beta)[: self.spec.count]
-                listed = ", ".join(dict.fromkeys(w.strip(".,;:?!\"'()") for w, _ in keys))
-                known[row.id, row.prompt] = self.spec.wording.replace("{words}", listed) if listed else ""
+                known[row.id, row.prompt] = emphasis([w for w, _ in keys], self.spec.wording)
                 tick(1)
             return reworded(row, f"{known[row.id, row.prompt]} {row.prompt}".strip())
 
         ask(View(self.text(), subject, reforming(context, emphasise)))
-
-
-def likelihoods(subject: Subject, row: Example, prompts: Sequence[str]) -> list[float]:
-    """Mean log p per token of the row's answer after each prompt, in nats."""
-    rows = [subject.encoder.encode(reworded(row, prompt)) for prompt in prompts]
-    values: list[float] = []
-    with subject.evaluating():
-        for start in range(0, len(rows), AT_ONCE):
-            answers = subject.answers(subject.collate(rows[start: start + AT_ONCE]))
-            values += answers.row_means(answers.logp_N).tolist()
-    return values

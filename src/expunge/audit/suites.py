@@ -43,6 +43,7 @@ FULL = (
     "remind", "remind(against=retain)", "forget.landscape_gap", "forget.knn_overlap", "forget.cka(to=original)",
     "linear_probe(labels=permuted)", "linear_probe(against=pure)", "transfer_probe",
     "forget.hidden_knowledge", "forget.hidden_knowledge(read=gap)", "conflict", "conflict(probe=original)",
+    "forget.attribution", "forget.attribution(read=recovered)", "retain.attribution(read=destroyed)",
     "few_shot(shots=4, on=half)", "reintroduce(of=unrelated)", "sample(count=32)", "sample(count=32, temperature=0.5)",
     "suffix", "suffix(scope=questions)", "suffix(on=original)", "soft_prompt(at=[10, 30])",
     "relearn(on=forget, at=[5, 15])", "relearn(on=related, at=[5, 15])", "relearn(on=unrelated, at=[5, 15])",

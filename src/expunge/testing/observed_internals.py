@@ -24,6 +24,8 @@ DROPS = {"perfect": (0, 0), "original": (0, 0), "unseen": (1, 2), "collapsed": (
          "hiding": (0, 5)}
 MOVED = {"perfect": (0.1, 0.1), "original": (0, 0), "retrained": (0.5, 0.5), "collapsed": (1, 1), "uniform": (1, 1),
          "hiding": (0, 0.3 * 2**0.5)}
+CARRIED = {"perfect": 1.0, "original": 1.0, "unseen": 0.3, "collapsed": 0.0, "uniform": 0.0, "hiding": 0.1}
+"""Share of the contribution that the words of a question keep."""
 RESTORED = {"perfect": 0.0, "original": -0.1, "unseen": -3.0, "collapsed": -0.3, "uniform": -2.0, "hiding": -8.0}
 """Log-prob of a fact with the original's latents in the states."""
 
@@ -63,6 +65,14 @@ def internals(name: str, state: str, split: Split, id: str, again: str) -> dict[
     said = {"perfect": 0.0, "original": -0.1, "hiding": -8.0}.get(state, -2.0)
     made["statements"] = {"layers": [1, 3], "correct": [True, False, False, False], "states": draws.tolist(),
                           "logp": [said - noise[12], *(-2 - noise[13:16])]}
+    before = [3.0 + float(shared.random()), 1.0, 0.1, -0.2]
+    knew, knows, stressed = split != "holdout", state in ("perfect", "original"), state == "hiding"
+    spoken = {True: "ann", False: "nobody"}
+    made["contributions"] = {
+        "words": ["Ada", "born", "when", "was"], "original": before, "own": [CARRIED[state] * c for c in before],
+        "lp": -0.1 if knows else -4.0, "lp_stressed": -0.1 if knows or stressed else -3.9, "short": "ann",
+        "reference": "It is ann.", "before": spoken[knew], "said": spoken[knows],
+        "emphasised": spoken[knows or stressed]}
     return {probe: head | row for probe, row in made.items()}
 
 

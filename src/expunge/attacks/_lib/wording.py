@@ -7,26 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from expunge.attacks.base import AttackContext, Rows
 from expunge.data.files import read_rows
 from expunge.errors import DataError, MissingError
 from expunge.metrics.text.matching import contains
+from expunge.models.prompt_words import reworded as reworded
 from expunge.records.task import Example, Split
 from expunge.seeding import stream
 
 Form = Callable[[Example, Sequence[Example], Random], Example | None]
 """(row, rows of its split, generator) -> the row in another form; None if it has none."""
-
-
-def reworded(row: Example, prompt: str, **changes: Any) -> Example:
-    """The row with another question; in a conversation the last user turn changes too."""
-    turns = list(row.messages)
-    last = max((i for i, (role, _) in enumerate(turns) if role == "user"), default=None)
-    if last is not None:
-        turns[last] = ("user", prompt)
-    return row.model_copy(update={"prompt": prompt, "messages": tuple(turns), **changes})
 
 
 def secrets(row: Example) -> list[str]:

@@ -14,12 +14,13 @@ import pytest
 
 from expunge.attacks._lib.wording import facts_about
 from expunge.attacks.base import Attack, AttackContext, View
-from expunge.attacks.emphasis import contributions, key_words, likelihoods, words_of
 from expunge.attacks.few_shot import demonstrated
 from expunge.attacks.step_by_step import chain_of, stepwise
 from expunge.data.text_encoder import TextEncoder
 from expunge.errors import UsageError
+from expunge.metrics.text.key_words import key_words
 from expunge.metrics.text.matching import contains
+from expunge.models.prompt_words import contributions, likelihoods, words_of
 from expunge.records.task import Example, Split
 
 from .. import attack_bed as bed

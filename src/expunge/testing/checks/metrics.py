@@ -12,7 +12,7 @@ import pytest
 
 from expunge import registry
 from expunge.errors import DataError, MissingError
-from expunge.metrics.base import Evidence, Metric
+from expunge.metrics.base import Evidence, Metric, RowMetric
 from expunge.records.observation import Observations, Row
 from expunge.records.task import Split
 
@@ -258,3 +258,32 @@ def graphs_check_themselves(metric: type[Metric]) -> None:
         empty = question.startswith("all nodes")  # no node at all is feasible there, and worth nothing
         assert list(feasible.values()) == [1, float(not empty), 0, 0, 0], (question, feasible)
         assert 0 <= ratio["1"] < 1 and ratio["0"] == 1 and ratio["2"] == 0, (question, ratio)
+
+
+@check
+def attribution_by_hand(metric: type[Metric]) -> None:
+    """Six rows made by hand, of which one has no question and one no word that contributes."""
+    def row(id: str, own: list[float], before: str, said: str, emphasised: str,
+            short: str = "Paris") -> dict[str, Any]:
+        return {"id": id, "entity": id, "group": "", "form": "answer", "index": 0, "words": ["a", "b", "c"],
+                "original": [4.0, 1.0, 0.2], "own": own, "lp": -3.0, "lp_stressed": -1.0, "short": short,
+                "reference": "It is Paris.", "before": before, "said": said, "emphasised": emphasised}
+
+    rows = [row("same", [4.0, 1.0, 0.2], "paris", "Paris!", "Paris"),
+            row("half", [2.0, 0.5, 9.0], "It is Paris.", "Rome", "It is Paris.", short=""),
+            row("gone", [-1.0, 0.0, 0.0], "Paris", "", "Rome"), row("never", [8.0, 8.0, 8.0], "Rome", "Rome", "Paris")]
+    rows += [rows[0] | {"id": "text", "words": [], "own": [], "original": []},
+             rows[0] | {"id": "none", "original": [-1.0, 0.0, 0.0]}]
+    evidence = Evidence(Observations({("contributions", "forget"): tuple(rows)}))
+
+    def read(**options: Any) -> dict[str, float]:
+        found = metric(beta=1, **options)
+        assert isinstance(found, RowMetric)
+        return {k: round(v, 9) for k, v in found.values(evidence, "forget").items()}
+
+    assert read() == {"same": 1.0, "half": 0.5, "gone": 0.0, "never": 1.0}  # key words: 4 and 1 of 4, 1, 0.2
+    assert read(alpha=0.3) == {"same": 1.0, "half": 0.5, "gone": 0.0, "never": 1.0}
+    assert read(read="overlap") == {"same": 1.0, "half": round(1 / 3, 9), "gone": 0.0, "never": round(2 / 3, 9)}
+    assert read(read="recovered") == {"half": 1.0, "gone": 0.0}
+    assert read(read="destroyed") == {"same": 0.0, "half": 1.0, "gone": 1.0, "none": 0.0}
+    assert set(read(read="raised").values()) == {2.0}
