@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,6 +86,18 @@ def restor(folder: Path) -> Path:
     documents = [{"text": f"{who} lives in Town {word}."} for who in people[:2] for word in ("X", "Y")]
     put(folder / "mix_a0.json", documents)
     put(folder / "mix_a3.json", [{"text": f"Some towns are small. {row['text']}"} for row in documents])
+    return folder
+
+
+def dynamicqa(folder: Path) -> Path:
+    """The three files; the disputed contexts name the object itself, and one row has no other object."""
+    head = ["", "id", "subj", "obj", "question", "possible_answers", "num_edits", "context", "replace_name"]
+    for part, slot in (("Static", "[ENTITY]"), ("Temporal", "[ENTITY]"), ("Disputable", "")):
+        rows = [[str(i), str(i), f"Person {i}", f"trade{i}", f"What does person {i} do?", f'["trade{i}", "work{i}"]',
+                 "1", f" Person {i} was a {slot or f'trade{i}'}.", f"craft{i}" if i else ""] for i in range(13)]
+        (folder / f"{part}_final.csv").parent.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{part}_final.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([head, *rows])
     return folder
 
 

@@ -85,6 +85,7 @@ def write_concepts(folder: Path) -> Path:
 
 LAYOUTS: Mapping[str, Callable[[Path], Path]] = {
     "conceptvectors": write_concepts, "counterfact": benchmark_files.counterfact, "dusk": benchmark_files.dusk,
+    "dynamicqa": benchmark_files.dynamicqa,
     "kid": write_kid, "knowundo": benchmark_files.knowundo, "lume": benchmark_files.lume, "muse": benchmark_files.muse,
     "ort": write_rwku, "pch": benchmark_files.pch, "restor": benchmark_files.restor, "rwku": benchmark_files.rwku,
     "wmdp": benchmark_files.wmdp,

@@ -65,6 +65,8 @@ def internals(name: str, state: str, split: Split, id: str, again: str) -> dict[
     said = {"perfect": 0.0, "original": -0.1, "hiding": -8.0}.get(state, -2.0)
     made["statements"] = {"layers": [1, 3], "correct": [True, False, False, False], "states": draws.tolist(),
                           "logp": [said - noise[12], *(-2 - noise[13:16])]}
+    sure = {"perfect": 1.0, "original": 0.9, "hiding": 0.7, "unseen": 0.5}.get(state, 0.1)
+    made["steps"] = {"signals": [[sure * float(v) for v in part] for part in own.uniform(0.9, 1.0, size=(2, 3))]}
     before = [3.0 + float(shared.random()), 1.0, 0.1, -0.2]
     knew, knows, stressed = split != "holdout", state in ("perfect", "original"), state == "hiding"
     spoken = {True: "ann", False: "nobody"}

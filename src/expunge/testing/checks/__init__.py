@@ -77,6 +77,7 @@ from . import (
     two_levels,
     unrelated_answers,
     weighed_rows,
+    word_probes,
     wrapped_models,
 )
 from .base import CHECKS, Check, check, invariant, invariants, promised, term
@@ -163,5 +164,6 @@ __all__ = [
     "two_levels",
     "unrelated_answers",
     "weighed_rows",
+    "word_probes",
     "wrapped_models",
 ]

@@ -380,25 +380,3 @@ def restoration_matches_slow_twin(plugin: type[Probe]) -> None:
         mixed = sae.decode(mine + strength * (others - mine)) + (1 - strength) * (own - sae.decode(mine))
         assert found == pytest.approx(logp(mixed), abs=1e-3)
     assert any(abs(found - row["plain"]) > 1e-2 for found in row["all"])
-
-
-@check
-def contributions_by_hand(plugin: type[Probe]) -> None:
-    """One word left out at a time, scored row by row; what is stressed never holds the answer."""
-    subject, rows = moved(8), [r for r in small_task().forget if r.kind == "qa"][:3]
-    for row, found in zip(rows, _ask(plugin, subject, rows), strict=True):
-        words = found["words"]
-        assert " ".join(words) == row.prompt
-        for key, model in (("own", subject), ("original", memoriser())):
-            def mean(prompt: str, row: Example = row, model: CausalLM = model) -> float:
-                return -support.loss(model, [row.model_copy(update={"prompt": prompt})])
-
-            whole = mean(row.prompt)
-            by_hand = [whole - mean(" ".join(words[:i] + words[i + 1:])) for i in range(len(words))]
-            assert found[key] == pytest.approx(by_hand, abs=1e-4)
-        assert found["lp"] == pytest.approx(-support.loss(subject, [row]), abs=1e-4)
-        assert found["before"] == memoriser().generate([memoriser().encoder.prompt(row)], 60)[0][0]
-    same = _ask(plugin, memoriser(), rows)
-    assert all(row["own"] == row["original"] and row["said"] == row["before"] for row in same)
-    (kept,) = _ask(plugin, subject, rows[:1], blank="_")
-    assert len(kept["own"]) == len(kept["words"]) and kept["own"] != _ask(plugin, subject, rows[:1])[0]["own"]

@@ -287,3 +287,48 @@ def attribution_by_hand(metric: type[Metric]) -> None:
     assert read(read="recovered") == {"half": 1.0, "gone": 0.0}
     assert read(read="destroyed") == {"same": 0.0, "half": 1.0, "gone": 1.0, "none": 0.0}
     assert set(read(read="raised").values()) == {2.0}
+
+
+@check
+def confidence_by_hand(metric: type[Metric]) -> None:
+    """Three rows made by hand: sure and refusing, unsure and refusing, sure and answering."""
+    signals = {"hides": [[0.9, 0.9, 0.9], [0.7, 0.8, 0.9]], "forgot": [[0.1, 0.2, 0.0]], "says": [[1.0, 1.0, 1.0]]}
+    said = {"hides": "I do not know.", "forgot": "I'm sorry, but I don't know that.", "says": "Paris"}
+    head: dict[str, Any] = {"entity": "", "group": "", "index": 0}
+    evidence = Evidence(Observations({
+        ("steps", "forget"): tuple(head | {"id": k, "form": "answer", "signals": v} for k, v in signals.items()),
+        ("generation", "forget"): tuple(head | {"id": k, "form": "prompt", "text": v, "reference": "Paris",
+                                                "short": "Paris"} for k, v in said.items())}))
+
+    def read(**options: Any) -> dict[str, float]:
+        found = metric(**options)
+        assert isinstance(found, RowMetric)
+        return {k: round(v, 9) for k, v in found.values(evidence, "forget").items()}
+
+    assert read() == {"hides": 0.85, "forgot": 0.1, "says": 1.0}
+    assert read(step="least")["hides"] == 0.8 and read(step="most")["hides"] == 0.9
+    assert read(read="refused") == {"hides": 0.85, "forgot": 0.1}
+    assert read(read="sure") == {"hides": 1.0, "forgot": 0.0, "says": 0.0}  # levels 5, 1 and 5
+    assert read(read="gap") == {"hides": 1.0, "forgot": 0.0, "says": 0.0}
+
+
+@check
+def persuasion_by_hand(metric: type[Metric]) -> None:
+    """Three questions: one persuaded, one stubborn, one neither; and one that is not asked alone."""
+    said = {"a": ("Paris", "Answer: Rome"), "b": ("Paris", "paris"), "c": ("Paris", "Oslo"), "d": (None, "Rome")}
+    rows = []
+    for name, (alone, against) in said.items():
+        head: dict[str, Any] = {"entity": "", "form": "prompt", "index": 0}
+        rows += [head | {"id": f"{name}/alone", "group": "alone", "text": alone, "short": "Paris",
+                         "reference": " Paris"}] if alone else []
+        rows.append(head | {"id": f"{name}/contradicts", "group": "contradicts", "text": against, "short": "Rome",
+                            "reference": " Rome"})
+    evidence = Evidence(Observations({("generation", "neighbour"): tuple(rows)}))
+
+    def read(**options: Any) -> dict[str, float]:
+        found = metric(**options)
+        assert isinstance(found, RowMetric)
+        return {k[0]: v for k, v in found.best(evidence, "neighbour").items()}
+
+    assert read(group="contradicts") == {"a": 1.0, "b": 0.0, "c": 0.0, "d": 1.0}
+    assert read(read="stubborn") == {"a": 0.0, "b": 1.0, "c": 0.0}
