@@ -83,9 +83,8 @@ def chosen_by(units: Mapping[str, Sequence[Example]], start: Callable[[int], Any
     the loss that a unit then has.
 
     Args:
-        start: round -> the model that the inner level begins with. New weights are the authors' option "retrain". On
-            small language models that know all rows by heart, their other option (some steps from the original) says
-            little: the rows that it ranks correlate with the loss of retrained models by 0.2, new weights by 0.7.
+        start: round -> the model that the inner level begins with. New weights are the authors' option "retrain". Some
+            steps from the original, their other option, hardly change a small model that knows all rows by heart.
 
     Returns:
         names of the units, and their mean loss after each round of the inner level.
