@@ -23,7 +23,8 @@ from expunge.errors import DataError, MissingError, UsageError
 from expunge.records.settings import AuditSettings, RunSettings
 from expunge.records.task import Example, Image, Task
 
-BUILT_IN = ("authors", "code_leaks", "crosslingual", "digits", "faithun", "graph_reasoning", "impossible", "ocr")
+BUILT_IN = ("authors", "code_leaks", "crosslingual", "digits", "faithun", "graph_reasoning", "impossible",
+            "knowledge_preference", "ocr")
 """Tasks that need no files."""
 
 
