@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import fmean
 from typing import ClassVar, Literal
 
@@ -56,7 +57,8 @@ class StepConfidence(RowMetric):
     )
 
     def values(self, evidence: Evidence, split: Split) -> dict[str, float]:
-        choose = {"mean": fmean, "least": min, "most": max}[self.spec.step]
+        ways: dict[str, Callable[[list[float]], float]] = {"mean": fmean, "least": min, "most": max}
+        choose = ways[self.spec.step]
         inside = {key: float(choose([fmean(one) for one in row["signals"]]))
                   for key, row in rows_by_id(evidence, "steps", split).items()}
         refused = {r["id"]: is_refusal(r["text"]) for r in evidence.rows("generation", split, "prompt")}
