@@ -55,7 +55,7 @@ def table_of(task: Task, folders: Sequence[Path], *, data_dir: Path | None, repo
 
 
 def _trials(folder: Path) -> dict[str, int]:
-    """Recipe -> trials that are in a benchmark's folder, counted, not read from what it says."""
+    """Recipe -> how many trials a benchmark says that it was chosen from; 0 where its folder holds none of them."""
     plan, grid = Bench.read(folder), folder / "trials"
     cells = Grid.read(grid).cells if (grid / Grid.FILE).is_file() else ()
     there = {cell.method for cell in cells if (grid / cell.folder / Audit.FILE).is_file() or cell.status == "failed"}
@@ -82,10 +82,10 @@ def _scored_again(view: RunView, task: Task) -> RunView:
         raise DataError(f"{view.name} was audited on other rows than those of {task.name}.",
                         f"Its task is {stored.task}; the fingerprints of the rows differ.",
                         "Leave it out, or audit it on this task.")
-    source = source_of(folder / "observations" / "subject")
-    if (source.get("subject"), source.get("task")) != (stored.subject.fingerprint, stored.task_fingerprint):
-        raise DataError(f"The observations in {view.name} are not those of the model that its audit names.",
-                        "Their fingerprints differ.", "Audit the run again: expunge audit RUN --overwrite.")
+    if strangers := _not_of_their_models(stored, folder / "observations"):
+        raise DataError(f"The observations in {view.name} are not those of the model that its audit names: "
+                        f"{', '.join(strangers)}.", "Their fingerprints differ.",
+                        "Audit the run again: expunge audit RUN --overwrite.")
     again = score_again(folder)
     if differs := _differing(stored, again):
         more = f" So do {len(differs) - 1} more." if len(differs) > 1 else ""
@@ -93,6 +93,17 @@ def _scored_again(view: RunView, task: Task) -> RunView:
                         "They were edited, or another version of expunge made them. Audit the run again, or leave it "
                         "out.")
     return replace(view, audit=again)
+
+
+def _not_of_their_models(stored: Audit, observations: Path) -> list[str]:
+    """Which of subject, original and retrained models have rows of another model: excess and leaks rest on all."""
+    source = source_of(observations / "subject")
+    found = ["subject"] * ((source.get("subject"), source.get("task")) != (stored.subject.fingerprint,
+                                                                            stored.task_fingerprint))
+    beside = {"original": stored.original} if stored.original else {}
+    beside |= {"retrained" if i == 0 else f"retrained{i + 1}": ref for i, ref in enumerate(stored.retrained)}
+    return found + [role for role, ref in beside.items() if any((observations / role).glob("*.jsonl"))
+                    and source_of(observations / role).get("subject") != ref.fingerprint]
 
 
 def _differing(stored: Audit, again: Audit) -> list[str]:

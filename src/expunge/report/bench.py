@@ -32,8 +32,9 @@ INTERVALS = ("Brackets hold all seeds' 95 % intervals: from the lowest lower end
              "where there are five or more, else by row.")
 ATTACKED = ("Under attack: what it brought out in {metric} beyond the same attack on the control; a number "
             "in parentheses says in how many seeds it succeeded.")
-RESCORED = ("Every number of a method was computed again from the stored observations of its run folder; none was "
-            "typed in. Published rows are taken from their source; models, prompts and training rows are others there.")
+RESCORED = ("Every score of a method was computed again from the stored observations of its run folder; none was typed "
+            "in. Steps, times and recipes are what its run record says. Published rows are taken from their source; "
+            "models, prompts and training rows are others there.")
 
 
 def penalty(leak: float | None, kept: float | None) -> float:
