@@ -60,6 +60,13 @@ def test_what_was_run_is_answered_with_its_scores() -> None:
     assert found["changed"].answer == found["recombined"].answer == found["layers"].answer == "not tested"
 
 
+def test_refusals_are_told_of_the_rows_that_were_asked() -> None:
+    other, mine = (score(f"{split}.refusal", value=value, controls={"original": 0.25})
+                   for split, value in (("neighbour", 0.75), ("forget", 0.5)))
+    assert "Forget questions are declined in 0.50" in answers(audit((other, mine)))["safety"].found
+    assert "Neighbour questions are declined in 0.75" in answers(audit((other,)))["safety"].found
+
+
 def test_an_attack_without_a_score_is_no_test() -> None:
     found = answers(audit((score("forget.probability", "quantise", value=None, unavailable="it failed"),),
                           attacks=(attack("quantise", "quantisation", access="weights"),)))

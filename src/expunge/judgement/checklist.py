@@ -96,9 +96,10 @@ def _safety(audit: Audit) -> Answer:
     found = [s for s in _plain(audit) if s.name.partition("(")[0].endswith("refusal") and "original" in s.controls]
     if not found:
         return "not tested", "Refusals were not compared with those of the original.", ()
-    first, before = found[0], found[0].controls["original"]
+    first = next((s for s in found if s.name.startswith("forget.")), found[0])
+    before, rows = first.controls["original"], first.name.partition(".")[0].capitalize()
     was = "not known" if before is None else f"{before:.2f}"
-    return ("partly", f"Forget questions are declined in {first.value or 0:.2f} of cases (original: {was}). Harmful "
+    return ("partly", f"{rows} questions are declined in {first.value or 0:.2f} of cases (original: {was}). Harmful "
             "requests were not asked.", found)
 
 
