@@ -70,6 +70,7 @@ def test_a_trace_that_models_share_is_found_on_a_model_that_was_left_out(view: s
     shared, none = held_out(models, ("shared",), view), held_out(models, ("none",), view)
     assert shared["accuracy"] > 0.95 and shared["right"] == shared["models"] == 8 and shared["retrained"] < 0.05
     assert 0.35 < none["accuracy"] < 0.65 and 0.2 < none["retrained"] < 0.8
+    assert shared["right_originals"] == shared["originals"] == 4
     crossed = held_out(models, ("none",), view, asked=("shared",))
     assert crossed["models"] == 8
 
@@ -84,7 +85,7 @@ def test_what_traces_finds(tmp_path: Path) -> None:
     assert design.recipes == ("ga", "npo")
     found = design.found({f"model {i}": part for i in range(3)})
     assert found.figures["held_out"]["ga"]["text"]["accuracy"] == 1.0
-    assert set(found.figures["held_out_model_and_method"]) == {"ga", "npo"}
+    assert set(found.figures["held_out_model_and_method"]) == {"ga", "npo"} and AGAIN in found.figures["held_out"]
     assert found.findings[0].startswith("Told from its original by answers to unrelated prompts") and len(
         found.findings) == 4
     assert Found(**json.loads(json.dumps(found.to_json()))) == found and picture(found.charts[0])["data"]["values"]
@@ -121,6 +122,7 @@ def test_what_worst_case_finds(tmp_path: Path) -> None:
         found.findings[0]) and "less than 2 of 2. Share of it still said: 0.9" in found.findings[0]
     assert "unlearned by ga: loss 2 on the hardest" in found.findings[1] and "; not as published" in found.findings[1]
     assert found.figures["rows"][RETRAINED]["loss"]["random"] == [1.0, 1.2]
+    assert found.figures["rows"]["ga"]["gap"] == {HARDEST: 1.9, EASIEST: 0.0, "random": [0.0, 0.0]}
     assert Found(**json.loads(json.dumps(found.to_json()))) == found and picture(found.charts[0])["data"]["values"]
     assert set(design.units) == {"rows", "entities"}
 

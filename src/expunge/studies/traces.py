@@ -186,7 +186,8 @@ class Traces(Design):
         within = {name: {view: {kind: fmean(p["within"][name][view][kind] for p in parts.values())
                                 for kind in (*KINDS, "forget to unrelated")} for view in VIEWS}
                   for name in (AGAIN, RETRAINED, *self.recipes)}
-        held = {recipe: {view: held_out(models, (recipe,), view) for view in VIEWS[:2]} for recipe in self.recipes}
+        # The original beside itself shows what chance alone tells of so few models.
+        held = {name: {view: held_out(models, (name,), view) for view in VIEWS[:2]} for name in (AGAIN, *self.recipes)}
         any_of = {view: held_out(models, self.recipes, view) for view in VIEWS[:2]}
         other = {recipe: {view: held_out(models, [r for r in self.recipes if r != recipe], view, asked=(recipe,))
                           for view in VIEWS[:2]} for recipe in self.recipes} if len(self.recipes) > 1 else {}
@@ -197,8 +198,9 @@ class Traces(Design):
                 + f". A retrained model, which was never unlearned, is called unlearned for "
                   f"{any_of['text']['retrained']:.2f} and {any_of['logits']['retrained']:.2f} of its answers."]
         said.append("By all answers together, the classifier of all recipes is right about "
-                    + " and ".join(f"{one['right']} of {one['models']} models by {view}" for view, one in
-                                   any_of.items()) + ".")
+                    + " and ".join(f"{one['right'] - one['right_originals']} of {one['models'] - one['originals']} "
+                                   f"unlearned models and {one['right_originals']} of {one['originals']} originals by "
+                                   f"{view}" for view, one in any_of.items()) + ".")
         said.append("On the same model, other prompts held out, answers to unrelated prompts: "
                     + "; ".join(f"{name} " + ", ".join(f"{within[name][view]['unrelated']:.2f} by {view}"
                                                        for view in VIEWS) for name in within) + ".")
@@ -220,10 +222,11 @@ def held_out(models: Sequence[Mapping[str, Any]], recipes: Sequence[str], view: 
     Returns:
         accuracy: share of answers of models left out that are ascribed to the right side, both sides alike.
         right, models: how many models are on the right side by all their answers together.
+        right_originals, originals: of these, the originals. There are fewer of them, so they are told apart.
         retrained: share of answers of retrained models that are called unlearned.
     """
     sides: dict[int, list[float]] = {0: [], 1: []}
-    votes, floor = list[bool](), list[float]()
+    votes, floor = list[tuple[int, bool]](), list[float]()
     for i, left in enumerate(models):
         others = [one for j, one in enumerate(models) if j != i]
         train = [(one[ORIGINAL], 0) for one in others] + [(one[r], 1) for one in others for r in recipes]
@@ -236,7 +239,9 @@ def held_out(models: Sequence[Mapping[str, Any]], recipes: Sequence[str], view: 
         for name, side in [(ORIGINAL, 0), *((r, 1) for r in asked or recipes)]:
             found_n = odds(name)
             sides[side].append(float(((found_n > 0) == side).mean()))
-            votes.append(bool((found_n.mean() > 0) == side))
+            votes.append((side, bool((found_n.mean() > 0) == side)))
         floor.append(float((odds(RETRAINED) > 0).mean()))
-    return {"accuracy": fmean(fmean(each) for each in sides.values()), "right": sum(votes), "models": len(votes),
+    originals = [right for side, right in votes if side == 0]
+    return {"accuracy": fmean(fmean(each) for each in sides.values()), "right": sum(right for _, right in votes),
+            "models": len(votes), "right_originals": sum(originals), "originals": len(originals),
             "retrained": fmean(floor)}
