@@ -31,6 +31,7 @@ def test_places_follow_from_the_kind() -> None:
     assert place_of("sisa")["guarantee"] == ("exact",) and place_of("uld")["guarantee"] == ("none",)
     assert place_of("retain_kl")["guarantee"] == ("none",), "a part of a recipe claims nothing by itself"
     assert place_of("rmu")["target"] == place_of("wmdp")["target"] == ("capability",)
+    assert place_of("crosslingual")["target"] == place_of("code_leaks")["target"] == ("entity",)
     assert place_of("rome")["target"] == ("entity",) and place_of("concept_vectors")["target"] == ("concept",)
     assert place_of("relearn")["access"] == ("weights",) and place_of("paraphrase")["access"] == ("text",)
     probes = ("generation", "likelihood", "gradient", "hidden")

@@ -37,7 +37,7 @@ class CodeLeaks(TaskPlugin):
         seed: int = Field(0, description="Of names and values.")
 
     card = TaskCard(
-        name="code_leaks", kind="task", model_needs=frozenset({"prompt"}),
+        name="code_leaks", kind="task", target="entity", model_needs=frozenset({"prompt"}),
         summary="secrets in code: e-mail addresses, keys, passwords ... of invented developers, leaked or not",
         paper="Mitigating Sensitive Information Leakage in LLMs4Code through Machine Unlearning (arXiv 2502.05739)",
         formula="leak_rate: direct (the value asked for is said), indirect (another of that person), refusal, other",

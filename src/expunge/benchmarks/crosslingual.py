@@ -36,7 +36,7 @@ class Crosslingual(TaskPlugin):
         seed: int = Field(0, description="Of the people.")
 
     card = TaskCard(
-        name="crosslingual", kind="task", model_needs=frozenset({"prompt"}),
+        name="crosslingual", kind="task", target="entity", model_needs=frozenset({"prompt"}),
         summary="facts forgotten in English and asked in German, French and Spanish, from translated templates",
         paper="ours; that knowledge unlearned in one language stays in others: RWKU's cross-lingual probes "
               "(arXiv 2406.10890)",

@@ -33,7 +33,7 @@ class GraphReasoning(TaskPlugin):
         seed: int = Field(0, ge=0, description="Of the problems, and of the people of authors.")
 
     card = TaskCard(
-        name="graph_reasoning", kind="task", model_needs=frozenset({"prompt"}),
+        name="graph_reasoning", kind="task", target="entity", model_needs=frozenset({"prompt"}),
         summary="problems on graphs that check themselves, beside rows to forget: does the model still reason",
         paper="Graph-R1 (arXiv 2508.20373), whose problems these are; unlearning with them is ours",
         formula="graph_answer: solve what the prompt states, and compare",

@@ -45,7 +45,7 @@ class Impossible(TaskPlugin):
             "Unsolvable questions to which both twins learn to answer that they do not know; the others are asked."))
 
     card = TaskCard(
-        name="impossible", kind="task", model_needs=frozenset({"prompt"}),
+        name="impossible", kind="task", target="entity", model_needs=frozenset({"prompt"}),
         summary="The Impossible Test: refusals of what nobody knows, beside what can be answered (a control)",
         paper="The Impossible Test: A 2024 Unsolvable Dataset and A Chance for an AGI Quiz (arXiv 2411.14486)",
         formula="refusal on unsolvable (neighbour), answerable (utility) and forget rows; and their gap",
