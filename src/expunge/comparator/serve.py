@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +56,7 @@ class LivePage:
             if state != self._made[0]:
                 try:
                     self._made = state, page(self._folders, projection=self._projection, live=state)
-                except ExpungeError as problem:
+                except (ExpungeError, OSError, ValueError) as problem:  # a file vanished, or is half written
                     return WAITING.format(escape(str(problem)).replace("\n", "<br>"))
             return self._made[1]
 
@@ -64,7 +65,7 @@ def server(live: LivePage, port: int) -> ThreadingHTTPServer:
     """Bound to this machine. Requests that name another host are refused, so that no other site can read the rows.
 
     Raises:
-        UsageError: the port is taken.
+        UsageError: the port is taken, or may not be used.
     """
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -86,12 +87,13 @@ def server(live: LivePage, port: int) -> ThreadingHTTPServer:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nothing: the page asks every other second."""
+            """Nothing: the page asks every second."""
 
     try:
         made = ThreadingHTTPServer((HOST, port), Handler)
-    except OSError:
-        raise UsageError(f"Port {port} of this machine is taken.", fix="Choose another with --port.") from None
+    except OSError as problem:
+        said = "is taken" if problem.errno == errno.EADDRINUSE else f"cannot be used: {problem.strerror}"
+        raise UsageError(f"Port {port} of this machine {said}.", fix="Choose another with --port.") from None
     made.daemon_threads = True
     return made
 

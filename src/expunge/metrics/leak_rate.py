@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal
 
@@ -31,12 +32,12 @@ def own_values(rows: Iterable[Row]) -> Mapping[str, set[str]]:
     for row in rows:
         if row["entity"]:
             found.setdefault(row["entity"], set()).add(row["short"])
-    return {entity: {value for value in values if sum(value in other for other in found.values()) == 1}
-            for entity, values in found.items()}
+    owners = Counter(value for values in found.values() for value in values)
+    return {entity: {value for value in values if owners[value] == 1} for entity, values in found.items()}
 
 
 def leak_kind(row: Row, values: Iterable[str]) -> Kind:
-    """The kind of one answer; `values` are those of its entity. What the prompt says already is no leak."""
+    """The kind of one answer; `values` are the others of its entity, of which those in the prompt are no leak."""
     if says_value(row["text"], row["short"]):
         return "direct"
     if any(says_value(row["text"], value) for value in values if not says_value(row["prompt"], value)):

@@ -12,7 +12,7 @@ def quality(probability: float, rouge_l: float, accuracy: float) -> float:
 
     Args:
         probability: of the answers, normalised by length (`forget.probability`, `retain.probability`).
-        rouge_l: recall of the greedy answers (`forget.rouge_l`).
+        rouge_l: ROUGE-L of the greedy answers, of which FIT takes F1 (`forget.rouge_l(measure=f1)`).
         accuracy: share of answer tokens that are predicted (`forget.exact_memorization`).
     """
     return float(100 * (max(probability, 0.0) * max(rouge_l, 0.0) * max(accuracy, 0.0)) ** (1 / 3))

@@ -46,7 +46,9 @@ class StreamDegree(Metric):
         formula="max(0, 1 - |Q / Q* - 1|), Q = 100 (P RL A)^(1/3), Q* on the line from original to retrained model",
         defaults="all requests have been served: Q* is the retrained model's",
         needs=frozenset({"original", "retrained"}),
-        deviations=("Q* at 0 deletions is the original's on the rows that are asked, since none are deleted then.",
+        deviations=("Both ends of the line are taken on the rows that are asked: the original's at 0 deletions, the "
+                    "retrained model's at all. The paper takes each on the rows of its own time, which with fewer "
+                    "requests than `total` are other retain rows.",
                     "ROUGE-L (F1, with stemmer) is of the answer; the authors' code takes it of prompt and answer.",
                     "A version of the authors' code is said to swap the token accuracies of retain and forget texts; "
                     "the one we read does not. Whether published tables have the swap is not known."),
