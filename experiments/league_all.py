@@ -97,6 +97,12 @@ def judged(place: Path, seed: int, suite: str, resamples: int) -> dict[str, Scor
         str(s.attack): s for s in found.scores if s.attack and s.name == "forget.probability"}
 
 
+def why(problem: Exception) -> str:
+    """What is wrong, in a line."""
+    first = problem.problems[0] if isinstance(problem, PreflightError) else problem
+    return first.what if isinstance(first, ExpungeError) else repr(first)[:200]
+
+
 def run(name: str, recipe: str, rate: Any, seed: int, place: Path) -> RunRecord:
     task, original, _ = world(seed)
     record = expunge.forget(original, task=task, method=recipe, out=place, seed=seed, lr=rate, keep="last",
@@ -134,7 +140,7 @@ def tuned(name: str, work: Path) -> dict[str, Any]:
             except InterruptedRun:
                 raise
             except Exception as problem:  # it diverged, or it is a defect: a finding, not the end
-                trial |= {"failed": problem.what if isinstance(problem, ExpungeError) else repr(problem)[:200]}
+                trial |= {"failed": why(problem)}
             finally:
                 shutil.rmtree(place, ignore_errors=True)
             row["trials"].append(trial)
@@ -143,7 +149,7 @@ def tuned(name: str, work: Path) -> dict[str, Any]:
     except InterruptedRun:
         raise
     except ExpungeError as problem:  # these rows or this model do not allow it, or it leaves nothing to search
-        row |= {"refused": problem.problems[0].what if isinstance(problem, PreflightError) else problem.what}
+        row |= {"refused": why(problem)}
     write_json(path, row)
     return row
 
@@ -163,7 +169,7 @@ def measure(name: str, seed: int, work: Path) -> None:
     except InterruptedRun:
         raise
     except Exception as problem:
-        row |= {"failed": problem.what if isinstance(problem, ExpungeError) else repr(problem)[:200]}
+        row |= {"failed": why(problem)}
     finally:
         shutil.rmtree(place, ignore_errors=True)
     write_json(path, row)
