@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import league_all
@@ -41,6 +42,10 @@ INSIDE = ("kuda", "srmu", "probe_geometry", "sae_guided", "roka", "cir", "attent
 """Representation objectives, scopes and edits; npo to compare with."""
 
 
+SAYS_ALL = 0.9
+"""Leak share as asked."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One unlearned model."""
@@ -62,10 +67,14 @@ def tuned() -> Iterator[Job]:
 
 
 def inside() -> Iterator[Job]:
-    """What looks or edits inside, with the setting that the league of every method chose."""
+    """What looks or edits inside, with the setting that the league of every method chose.
+
+    A model that says as good as everything when asked plainly is left out: there is nothing for an attack to bring out.
+    """
     rows = {r["name"]: r for r in read_json(RESULTS / "league_all.json")["rows"] if "recipe" in r}
     for name in INSIDE:
-        if name in rows:
+        leaks = [w["scores"]["leak_share"]["value"] for w in rows.get(name, {}).get("worlds", ()) if "scores" in w]
+        if leaks and median(leaks) < SAYS_ALL:
             yield Job(name, rows[name]["recipe"], rows[name]["lr"], league_all.LENGTH.get(name, {"epochs": EPOCHS}))
 
 
