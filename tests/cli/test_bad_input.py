@@ -175,7 +175,8 @@ def test_a_tokenizer_that_does_not_fit(cli: Any, refused: Any, model: Path, rows
 
 def test_no_task(cli: Any, refused: Any, model: Path, out: Path) -> None:
     says = ("No task was given", "authors, blur_bench:tofu, code_leaks, conceptvectors, counterfact, crosslingual",
-            "digits, dusk, faithun, graph_reasoning, impossible, kid", "--forget FILE")
+            "digits, dusk, dynamicqa:static, dynamicqa:temporal, dynamicqa:disputable, faithun, graph_reasoning, "
+            "impossible, kid, knowledge_preference, ", "--forget FILE")
     refused(data=(), says=says)
     cli.refused("audit", model, "--out", out, says=says)
     cli.refused("train", "tiny", "--out", out, says=says)
