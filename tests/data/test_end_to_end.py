@@ -53,6 +53,7 @@ MADE = (
     Walk("wmdp:cyber"), Walk("wmdp:chem"), Walk("dusk(words=20)"), Walk("knowundo:privacy"),
     Walk("knowundo:copyright"), Walk("lume"), Walk("pch(requests=4)"), Walk("ort"), Walk("kid"),
     Walk("conceptvectors(words=20)"), Walk("counterfact(edits=3)"),
+    Walk("dynamicqa:static(every=4)"), Walk("dynamicqa:temporal(every=4)"), Walk("dynamicqa:disputable(every=4)"),
 )
 """Made-up files in the published layout."""
 BUILT_IN = (
@@ -60,7 +61,7 @@ BUILT_IN = (
     Walk("faithun(forget=2,retain=4,test=2)"), Walk("ocr(subjects=16,values=2,forget=2)"),
     Walk("code_leaks(forget=2,retain=2,holdout=3)"),
     Walk("crosslingual(forget=2,retain=4,holdout=2,taught=0.5)"), Walk("impossible(limit=4)", FEW),
-    Walk("graph_reasoning(problems=7,asked=7,limit=9)", FEW),
+    Walk("graph_reasoning(problems=7,asked=7,limit=9)", FEW), Walk("knowledge_preference(forget=2,retain=6)"),
 )
 """No files."""
 PUBLISHED = (
