@@ -148,7 +148,7 @@ def test_attacks_have_a_section_and_a_verdict_per_access(make_run: Make, tmp_pat
         "–</span> not tested",
         "Not tried: prompts searched.",
         "relearn brings it back",
-        "<tr class=\"leak\"><th scope=\"row\">relearn<span",
+        "class=\"leak\"><th scope=\"row\">relearn<span",
         "0.220 to 0.380",
         "weights: who has the weights",
         "2 scores): utility, not leaks",
