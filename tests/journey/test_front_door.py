@@ -86,7 +86,7 @@ def test_a_wheel_elsewhere(tmp_path: Path) -> None:
                            capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("expunge-*.whl")
-    assert wheel.stat().st_size < 1_500_000, "sources alone"
+    assert wheel.stat().st_size < 2_000_000, "sources alone: 700 modules, no data, no weights"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", tmp_path / "site", wheel]
     subprocess.run(install, check=True)
     write_rows(tmp_path / "forget.jsonl", [question(who, "Rome") for who in PEOPLE])
