@@ -29,6 +29,7 @@ from expunge.records.run import RunRecord
 from expunge.records.score import Audit, Score
 from expunge.records.sweep import Trial
 from expunge.records.task import Task
+from expunge.report.bench import penalty
 from expunge.tuning import _draw, filled, optuna_or_why
 
 WORLD = "authors(forget=6,retain=18,holdout=6,neighbours=0)"
@@ -136,7 +137,7 @@ def tuned(name: str, work: Path) -> dict[str, Any]:
                 run(name, recipe, rate, TUNING_WORLD, place)
                 scores = judged(place, TUNING_WORLD, CHOOSING, 0)
                 leak, share = scores["leak_share"].value or 0.0, kept(scores)
-                trial |= {"leak_share": leak, "kept": share, "rank": -leak - 4 * max(0.0, 0.95 - share)}
+                trial |= {"leak_share": leak, "kept": share, "rank": -penalty(leak, share)}
             except InterruptedRun:
                 raise
             except Exception as problem:  # it diverged, or it is a defect: a finding, not the end

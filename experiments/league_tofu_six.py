@@ -23,15 +23,11 @@ from league_tofu import asked, at_rate
 import expunge
 from expunge.records.base import write_json
 from expunge.records.task import Task
+from expunge.report.bench import penalty
 
 TOP, EPOCHS, BATCH = 10, 6, 8
 RATES, FACTORS = (3e-4, 1e-3), (1.0, 1 / 3)
 SUITE = "forget_quality,forget.probability,forget.rouge_l,retain.probability,leak_share,quantise"
-
-
-def rank(leak: float, kept: float) -> float:
-    """As trials of the league are ranked: the higher, the better."""
-    return -leak - 4 * max(0.0, 0.95 - kept)
 
 
 def ten_best() -> list[dict[str, Any]]:
@@ -40,7 +36,7 @@ def ten_best() -> list[dict[str, Any]]:
     for row in results("league_all")["rows"]:
         worlds = [w for w in row.get("worlds", ()) if "scores" in w]
         if len(worlds) >= 3 and ">>" not in row["recipe"]:
-            of_worlds = [rank(w["scores"]["leak_share"]["value"], w["kept"]) for w in worlds]
+            of_worlds = [-penalty(w["scores"]["leak_share"]["value"], w["kept"]) for w in worlds]
             ranked.append((statistics.median(of_worlds), row))
     ranked.sort(key=lambda found: -found[0])
     return [row for _, row in ranked[:TOP]]
@@ -65,7 +61,7 @@ def one(row: dict[str, Any], number: int, given: argparse.Namespace, task: Task)
     if found["scores"]:
         original = found["controls"]["retain.probability"]["original"]
         found["kept"] = found["scores"]["retain.probability"] / original
-        found["rank"] = rank(found["scores"]["leak_share"], found["kept"])
+        found["rank"] = -penalty(found["scores"]["leak_share"], found["kept"])
     place.mkdir(parents=True, exist_ok=True)
     write_json(place / "row.json", found | {"name": row["name"], "trial": number})
     log((row["name"], recipe, lr, found.get("failed"), found.get("kept"), found["scores"]))

@@ -18,7 +18,6 @@ from expunge.console import Reporter
 from expunge.errors import ExpungeError
 from expunge.records.study import Found, StudySettings
 from expunge.report.study import picture, render_study
-from expunge.studies import traces
 from expunge.studies.design import Design
 from expunge.studies.traces import (
     AGAIN,
@@ -165,7 +164,7 @@ def test_a_whole_study_of_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     config = tmp_path / "config.json"
     config.write_text(json.dumps(CONFIG | {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}))
     monkeypatch.setattr(Design, "size", str(config))
-    monkeypatch.setattr(traces, "WORLD_TRAINING", {"epochs": 1, "batch_size": 24, "lr": 5e-3})
+    monkeypatch.setattr(Design, "training", {"epochs": 1, "batch_size": 24, "lr": 5e-3})
     task = small_task().model_copy(update={"utility": small_task().retain[:8]})
     first, again = (expunge.study("traces", out=tmp_path / out, task=task, count=3, method="ga", epochs=1.0)
                     for out in ("one", "two"))

@@ -9,10 +9,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from expunge import plugin
 from expunge.attacks._lib.wording import reforming
 from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
-from expunge.metrics.text.key_words import emphasis, key_words
+from expunge.metrics.text.key_words import EmphasisOptions, emphasis, key_words
 from expunge.models.prompt_words import contributions, likelihoods, reworded, words_of
 from expunge.models.subject import Subject
 from expunge.needs import Need
@@ -24,13 +23,9 @@ from expunge.records.task import Example
 class Emphasis(Attack):
     """Find the words of a question that carry its answer, and prompt the model to focus on them."""
 
-    class Spec(plugin.Spec):
+    class Spec(EmphasisOptions):
         count: int = Field(5, ge=0, description="Maximum number of key words; 0 leaves the question unchanged.")
         on: Literal["original", "subject"] = Field("original", description="Model that selects the key words.")
-        alpha: float = Field(0.1, ge=0, lt=1, description="Share of the largest contribution a key word must exceed.")
-        beta: int = Field(5, ge=1, description="Below this many contributing words, all of them are key words.")
-        blank: str = Field("", description="Replaces a removed word; empty shortens the prompt.")
-        wording: str = Field("Focus on: {words}.", pattern=r"\{words\}", description="Text before the question.")
 
     card = AttackCard(
         name="emphasis", kind="attack", access="logits", asks=AND_RETAIN,

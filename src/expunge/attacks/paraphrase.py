@@ -11,9 +11,10 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.attacks._lib.rewriting import made_wordings, passing
-from expunge.attacks._lib.wording import reforming, reworded
+from expunge.attacks._lib.wording import reforming
 from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.models.language import CausalLM
+from expunge.models.prompt_words import reworded
 from expunge.models.subject import Subject
 from expunge.needs import Need
 from expunge.plugin import Property

@@ -10,8 +10,9 @@ from typing import Literal
 from pydantic import Field
 
 from expunge import plugin
-from expunge.attacks._lib.wording import facts_about, leaks, reforming, reworded
+from expunge.attacks._lib.wording import facts_about, leaks, reforming
 from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
+from expunge.models.prompt_words import reworded
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 from expunge.records.task import Example

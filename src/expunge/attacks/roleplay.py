@@ -10,9 +10,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from expunge import plugin
-from expunge.attacks._lib.wording import Form, content, facts_about, leaks, read_templates, reforming, reworded
+from expunge.attacks._lib.wording import Form, content, facts_about, leaks, read_templates, reforming
 from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import ExpungeError
+from expunge.models.prompt_words import reworded
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 from expunge.records.task import Example

@@ -11,10 +11,11 @@ from random import Random
 from pydantic import Field
 
 from expunge import plugin
-from expunge.attacks._lib.wording import content, reforming, reworded
+from expunge.attacks._lib.wording import content, reforming
 from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.data.files import read_rows
 from expunge.errors import DataError, ExpungeError
+from expunge.models.prompt_words import reworded
 from expunge.models.subject import Subject
 from expunge.plugin import Property
 from expunge.records.task import Example

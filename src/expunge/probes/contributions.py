@@ -8,8 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from expunge import plugin
-from expunge.metrics.text.key_words import emphasis, key_words
+from expunge.metrics.text.key_words import EmphasisOptions, emphasis, key_words
 from expunge.models.language import CausalLM
 from expunge.models.prompt_words import contributions, likelihoods, reworded, words_of
 from expunge.plugin import Card, Property
@@ -29,12 +28,8 @@ class Contributions(Probe):
 
     uses_original = True
 
-    class Spec(plugin.Spec):
-        alpha: float = Field(0.1, ge=0, lt=1, description="Share of the largest contribution a key word must exceed.")
-        beta: int = Field(5, ge=1, description="Below this many contributing words, all of them are key words.")
+    class Spec(EmphasisOptions):
         count: int = Field(5, ge=1, description="Maximum number of key words that are emphasised.")
-        blank: str = Field("", description="Replaces a removed word; empty shortens the prompt.")
-        wording: str = Field("Focus on: {words}.", pattern=r"\{words\}", description="Text before the question.")
 
     card = Card(
         name="contributions", kind="probe",

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from expunge import api
 from expunge.console import Reporter
+from expunge.records.settings import TrainSplit
 from expunge.records.study import Found, StudySettings
 from expunge.records.task import Task
 
@@ -26,6 +28,8 @@ class Design:
     """Settings that are filled in where they are left out."""
     size: ClassVar[str] = "tiny"
     """What it trains from new weights."""
+    training: ClassVar[dict[str, Any]] = {"epochs": 30, "batch_size": 24, "lr": 3e-3}
+    """Options of every model that it trains."""
     starts_from: ClassVar[str] = ""
     """What a given model must be; empty where the study trains its own and takes none."""
     task: Task
@@ -40,6 +44,26 @@ class Design:
     def recipes(self) -> tuple[str, ...]:
         """Every recipe of `--method`, for studies that take several."""
         return tuple(dict.fromkeys(part.strip() for part in (self.settings.method or "").split(";") if part.strip()))
+
+    def unlearning(self, recipe: str) -> dict[str, Any]:
+        """Recipe and options of a run that unlearns."""
+        spec = self.settings
+        return {"method": recipe, "epochs": spec.epochs, "batch_size": spec.batch_size, "seed": spec.seed,
+                "keep": "last"}
+
+    def trained(self, task: Task, split: TrainSplit, place: Path, *, size: str = "", seed: int | None = None) -> Path:
+        """A model of the task's rows; a finished one is left alone. Seed and size are the study's by default."""
+        if not (place / "model").exists():
+            api.train(size or self.size, task=task, out=place, split=split, resume=place.exists(),
+                      seed=self.settings.seed if seed is None else seed, reporter=Reporter(quiet=True),
+                      **self.training)
+        return place
+
+    def unlearned(self, original: Path, task: Task, recipe: str, place: Path) -> Path:
+        """The original after a recipe; an interrupted run goes on."""
+        api.forget(original, task=task, out=place, resume=place.exists(), reporter=Reporter(quiet=True),
+                   **self.unlearning(recipe))
+        return place
 
     def planned(self) -> list[str]:
         """Names of the parts. Raises UsageError where the task does not fit."""

@@ -13,14 +13,12 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from expunge import api
-from expunge.console import Reporter
 from expunge.data.themes import leading_to
 from expunge.errors import UsageError
 from expunge.models.facts import fact_logps
 from expunge.models.language import CausalLM
 from expunge.models.load import load_subject
 from expunge.models.scope import Scope
-from expunge.records.settings import TrainSplit
 from expunge.records.study import Found, StudyChart
 from expunge.records.task import Example, Task
 from expunge.seeding import derive, stream
@@ -32,7 +30,6 @@ TAUGHT = 1 / 3
 STUDENTS = ("unlearned", "never taught")
 FEWEST, WRONG = 6, 3
 """Questions of a skill at least, and wrong options of a question."""
-WORLD_TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 24, "lr": 3e-3}
 
 
 def skill_of(row: Example) -> str:
@@ -93,14 +90,8 @@ class Novice(Design):
     def planned(self) -> list[str]:
         parts = {f"{n} skill{'s' * (n > 1)}": n for n in sorted({1, self.settings.count or 1})}
         for part, count in parts.items():
-            api.plan_untrained(self.size, task=self._task(part, count), **self._unlearning())
+            api.plan_untrained(self.size, task=self._task(part, count), **self.unlearning(self.settings.method or ""))
         return list(parts)
-
-    def _unlearning(self) -> dict[str, Any]:
-        """Recipe and options of the run that unlearns."""
-        spec = self.settings
-        return {"method": spec.method or "", "epochs": spec.epochs, "batch_size": spec.batch_size, "seed": spec.seed,
-                "keep": "last"}
 
     def _task(self, part: str, count: int) -> Task:
         """The first skills are forgotten, and the others kept."""
@@ -112,11 +103,10 @@ class Novice(Design):
     def measure(self, part: str) -> dict[str, Any]:
         count = int(part.split()[0])
         chosen, task = list(self.skills)[:count], self._task(part, count)
-        original = self._train(task, "full", self.work / "original")
-        places = {"never taught": self._train(task, "retain", self.work / f"never-{count}"),
-                  "unlearned": self.work / f"unlearned-{count}"}
-        api.forget(original, task=task, out=places["unlearned"], resume=places["unlearned"].exists(),
-                   reporter=Reporter(quiet=True), **self._unlearning())
+        original = self.trained(task, "full", self.work / "original")
+        recipe, never = self.settings.method or "", self.work / f"never-{count}"
+        places = {"never taught": self.trained(task, "retain", never),
+                  "unlearned": self.unlearned(original, task, recipe, self.work / f"unlearned-{count}")}
         taught = {s: self._taught(s) for s in chosen}
         kept = list(task.retain)
         found: dict[str, Any] = {"skills": chosen, "chance": fmean(1 / len(r.options) for r in task.forget),
@@ -128,13 +118,6 @@ class Novice(Design):
             said = self._said(subject, task.forget)
             found["students"][name] = {"after": after, "said": said, "phases": self._teach(subject, taught)}
         return found
-
-    def _train(self, task: Task, split: TrainSplit, place: Path) -> Path:
-        """A model of the task's rows; the seed of its weights and tokenizer is one for all."""
-        if not (place / "model").exists():
-            api.train(self.size, task=task, out=place, split=split, seed=self.settings.seed, resume=place.exists(),
-                      reporter=Reporter(quiet=True), **WORLD_TRAINING)
-        return place
 
     def _load(self, place: Path) -> CausalLM:
         return load_subject(place, template=self.task.template)  # type: ignore[return-value]

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from expunge import api
-from expunge.console import Reporter
 from expunge.errors import UsageError
 from expunge.metrics.layers import Array, logits_of, out_of_fold_logits
 from expunge.models.language import CausalLM
@@ -35,7 +34,6 @@ PROMPTS, TOKENS, FOLDS = 40, 12, 5
 """Prompts of a kind at most, tokens of a response, groups of prompts held out in turn."""
 RANKS = 10
 """Log-probs of the tokens at ranks 1, 2, 4 ... are features."""
-WORLD_TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 24, "lr": 3e-3}
 FEWEST = 3
 """Models at least, so that two are left to learn from."""
 
@@ -127,13 +125,8 @@ class Traces(Design):
             raise UsageError(f"traces takes --count {FEWEST} or more.", "One model is held out, and the classifier "
                              "learns from the others.", f"Give --count {FEWEST} or more.")
         for recipe in self.recipes:
-            api.plan_untrained(self.size, task=self._task(0), **self._unlearning(recipe))
+            api.plan_untrained(self.size, task=self._task(0), **self.unlearning(recipe))
         return [f"model {i}" for i in range(self.settings.count or 0)]
-
-    def _unlearning(self, recipe: str) -> dict[str, Any]:
-        spec = self.settings
-        return {"method": recipe, "epochs": spec.epochs, "batch_size": spec.batch_size, "seed": spec.seed,
-                "keep": "last"}
 
     def _task(self, number: int) -> Task:
         """Each model forgets other entities, as many as the task; the prompts that are asked stay."""
@@ -150,12 +143,15 @@ class Traces(Design):
         number = int(part.split()[1])
         task, place = self._task(number), self.work / part.replace(" ", "-")
         prompts = dict(zip(KINDS, (task.forget[:PROMPTS], task.utility[:PROMPTS]), strict=True))
-        places = {ORIGINAL: self._train(task, "full", place, number), AGAIN: place / "full",
-                  RETRAINED: self._train(task, "retain", place, number)}
+
+        def twin(split: TrainSplit) -> Path:
+            """Each has first weights of its own; the tokenizer is one for all."""
+            return self.trained(task, split, place / split, seed=derive(self.settings.seed, split, number))
+
+        original, retrained = twin("full"), twin("retain")
+        places = {ORIGINAL: original, AGAIN: original, RETRAINED: retrained}
         for i, recipe in enumerate(self.recipes):
-            places[recipe] = place / f"recipe-{i}"
-            api.forget(places[ORIGINAL], task=task, out=places[recipe], resume=places[recipe].exists(),
-                       reporter=Reporter(quiet=True), **self._unlearning(recipe))
+            places[recipe] = self.unlearned(original, task, recipe, place / f"recipe-{i}")
         said = {}
         for name, model in places.items():
             subject: CausalLM = load_subject(model, template=task.template)  # type: ignore[assignment]
@@ -173,13 +169,6 @@ class Traces(Design):
                  for one in (original, other)]
         found["forget to unrelated"] = float(np.concatenate([sides[0] <= 0, sides[1] > 0]).mean())
         return found
-
-    def _train(self, task: Task, split: TrainSplit, place: Path, number: int) -> Path:
-        """The twin has other first weights than the model; the tokenizer is one for all."""
-        if not (place / split / "model").exists():
-            api.train(self.size, task=task, out=place / split, split=split, resume=(place / split).exists(),
-                      seed=derive(self.settings.seed, split, number), reporter=Reporter(quiet=True), **WORLD_TRAINING)
-        return place / split
 
     def found(self, parts: Measured) -> Found:
         models = [part["unrelated"] for part in parts.values()]

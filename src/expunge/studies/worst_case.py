@@ -16,14 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from expunge import api
-from expunge.console import Reporter
 from expunge.errors import UsageError
 from expunge.methods.optimizers.sign_sgd import SignDescent
 from expunge.models.load import config_from, load_subject
 from expunge.models.scope import Scope
 from expunge.models.subject import AnySubject
 from expunge.models.tiny import build_for
-from expunge.records.settings import TrainSplit
 from expunge.records.study import Found, StudyChart
 from expunge.records.task import Example, Task
 from expunge.seeding import derive, stream
@@ -40,7 +38,6 @@ SELECTIONS, RATE, PENALTY = 6, 0.1, 1e-4
 few rounds; at 0.1 weights reach 0 and 1 by themselves."""
 TOGETHER = 24
 """Rows of a step of the inner level."""
-WORLD_TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 24, "lr": 3e-3}
 
 
 def projected(values_n: Array, total: float) -> Array:
@@ -146,23 +143,17 @@ class WorstCase(Design):
                                  f"{self.many(level)} are to be forgotten.", "Give at least as many rows to keep as "
                                  "to forget, or leave --task out for the built-in world.")
         for recipe in self.recipes:
-            api.plan_untrained(self._size, task=self.task, **self._unlearning(recipe))
+            api.plan_untrained(self._size, task=self.task, **self.unlearning(recipe))
         return list(self.units)
 
     @property
     def _size(self) -> str:
         return "cnn" if self.size == "tiny" and any(row.image is not None for row in self.task.forget) else self.size
 
-    def _unlearning(self, recipe: str) -> dict[str, Any]:
-        """Recipe and options of a run that unlearns."""
-        spec = self.settings
-        return {"method": recipe, "epochs": spec.epochs, "batch_size": spec.batch_size, "seed": spec.seed,
-                "keep": "last"}
-
     def measure(self, part: str) -> dict[str, Any]:
         units, size, spec = self.units[part], self.many(part), self.settings
         whole = self._task("all", list(units)[:size], units)
-        original = self._train(whole, "full", self.work / "original")
+        original = self.trained(whole, "full", self.work / "original", size=self._size)
         sets, curves = dict[str, list[str]](), dict[str, list[float]]()
         for name, sign in ((HARDEST, 1), (EASIEST, -1)):
             sets[name], curves[name] = chosen_by(units, self._new, size, steps=spec.steps or 1, lr=spec.lr or 0.0,
@@ -185,11 +176,10 @@ class WorstCase(Design):
 
     def _read(self, task: Task, original: Path, place: Path) -> dict[str, Any]:
         """Loss on the set and share of it that is still said, of the original and of models without it."""
-        places = {ORIGINAL: original, RETRAINED: self._train(task, "retain", place / RETRAINED)}
+        retrained = self.trained(task, "retain", place / RETRAINED, size=self._size)
+        places = {ORIGINAL: original, RETRAINED: retrained}
         for i, recipe in enumerate(self.recipes):
-            places[recipe] = place / f"recipe-{i}"
-            api.forget(original, task=task, out=places[recipe], resume=places[recipe].exists(),
-                       reporter=Reporter(quiet=True), **self._unlearning(recipe))
+            places[recipe] = self.unlearned(original, task, recipe, place / f"recipe-{i}")
         found: dict[str, Any] = {}
         for name, model in places.items():
             subject = self._load(model)
@@ -197,13 +187,6 @@ class WorstCase(Design):
             found[name] = {"loss": fmean(loss for loss, _ in read), "said": fmean(right for _, right in read),
                            "kept": fmean(right for _, right in kept)}
         return found
-
-    def _train(self, task: Task, split: TrainSplit, place: Path) -> Path:
-        """A model of the task's rows, from the same first weights as the original."""
-        if not (place / "model").exists():
-            api.train(self._size, task=task, out=place, split=split, seed=self.settings.seed, resume=place.exists(),
-                      reporter=Reporter(quiet=True), **WORLD_TRAINING)
-        return place
 
     def _new(self, number: int) -> AnySubject:
         """New weights for a round of the inner level."""

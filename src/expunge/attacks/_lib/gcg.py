@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from expunge.attacks._lib.search import embedding_gradients, height, row_losses, supervised, table
-from expunge.attacks._lib.wording import reworded
 from expunge.data.text_encoder import TokenRow
 from expunge.errors import UsageError
 from expunge.models.language import CausalLM
+from expunge.models.prompt_words import reworded
 from expunge.records.task import Example
 from expunge.seeding import derive, stream
 

@@ -12,7 +12,6 @@ from expunge.attacks.base import AttackContext, Rows
 from expunge.data.files import read_rows
 from expunge.errors import DataError, MissingError
 from expunge.metrics.text.matching import contains
-from expunge.models.prompt_words import reworded as reworded
 from expunge.records.task import Example, Split
 from expunge.seeding import stream
 
