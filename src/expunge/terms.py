@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,12 @@ class Call:
 
     name: str
     options: tuple[tuple[str, Any], ...] = ()
+
+
+def with_options(name: str, given: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """`name(option=value,...)` with the options that are not the usual ones, as a task is called."""
+    changed = ",".join(f"{option}={value}" for option, value in given.items() if value != usual[option])
+    return f"{name}({changed})" if changed else name
 
 
 def parse_sum(text: str) -> tuple[tuple[Call, ...], ...]:

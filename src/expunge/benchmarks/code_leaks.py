@@ -14,6 +14,7 @@ from expunge.data.world import unique_names
 from expunge.errors import UsageError
 from expunge.plugin import Property
 from expunge.records.task import Example, Task
+from expunge.terms import with_options
 
 WRONG = 3
 MODELS = "mean of AIXCoder-7B, CodeLlama-7B and CodeQwen-7B"
@@ -73,9 +74,7 @@ def code_leaks_task(*, forget: int = 10, retain: int = 30, holdout: int = 10, se
         UsageError: there are not enough names.
     """
     options = {"forget": forget, "retain": retain, "holdout": holdout, "seed": seed}
-    usual = CodeLeaks.Spec().model_dump()
-    changed = ",".join(f"{name}={value}" for name, value in options.items() if value != usual[name])
-    name, rng, taken = f"code_leaks({changed})" if changed else "code_leaks", Random(seed), set[str]()
+    name, rng, taken = with_options("code_leaks", options, CodeLeaks.Spec().model_dump()), Random(seed), set[str]()
     try:
         people = iter(unique_names(forget + retain + holdout, rng))
     except UsageError as problem:

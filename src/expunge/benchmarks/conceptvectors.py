@@ -16,6 +16,7 @@ from expunge.data.published import DATA_VARIABLE, PublishedData
 from expunge.errors import DataError, MissingError, UsageError
 from expunge.plugin import Property
 from expunge.records.task import Example, Task
+from expunge.terms import with_options
 
 FIELDS = ("Concept", "Layer", "Dim", "QA", "text_completion", "unrelated_QA", "wikipedia_content")
 HALVES = ("First_half", "Second_half")
@@ -92,14 +93,12 @@ def conceptvectors_task(located: Sequence[Located], *, model: str = "llama2", pa
     if len(chosen) >= len(rows):
         raise UsageError(f"conceptvectors(concepts={concepts}) leaves nothing to keep.",
                          f"The file has {len(rows)} concepts.", "Forget fewer.")
-    usual = ConceptVectorsTask.Spec().model_dump()
     given = {"model": model, "part": part, "concept": concept, "concepts": concepts, "words": words}
-    changed = ",".join(f"{name}={value}" for name, value in given.items() if value != usual[name])
     gone, kept = ([row for name, row in rows.items() if (name in chosen) == forgotten] for forgotten in (True, False))
     asked = {row.prompt: row for one in gone for row in _questions(one, "QA")}
     beside = {row.prompt: row for one in gone for row in _questions(one, "unrelated_QA") if row.prompt not in asked}
     return Task(
-        name=f"conceptvectors({changed})" if changed else "conceptvectors", generation_tokens=100,
+        name=with_options("conceptvectors", given, ConceptVectorsTask.Spec().model_dump()), generation_tokens=100,
         forget=tuple(row for one in gone for row in _texts(one, words)),
         retain=tuple(row for one in kept for row in _texts(one, words)),
         neighbour=tuple(asked.values()), utility=tuple(beside.values()))

@@ -13,6 +13,7 @@ from expunge.data.translations import ASKED, LANGUAGES, VALUES, Language
 from expunge.data.world import authors_task
 from expunge.plugin import Property
 from expunge.records.task import Example, Task
+from expunge.terms import with_options
 
 SUITE = ", ".join((
     "form_spread", "form_spread(of=retain)", "forget.accepted",
@@ -69,8 +70,6 @@ def crosslingual_task(*, forget: int = 10, retain: int = 60, holdout: int = 10, 
         UsageError: there are not enough names.
     """
     given = {"forget": forget, "retain": retain, "holdout": holdout, "taught": taught, "seed": seed}
-    usual = Crosslingual.Spec().model_dump()
-    changed = ",".join(f"{name}={value}" for name, value in given.items() if value != usual[name])
     world = authors_task(forget=forget, retain=retain, holdout=holdout, neighbours=0, seed=seed)
     english = {split: tuple(_english(row) for row in rows if row.group == "attribute")
                for split, rows in (("forget", world.forget), ("retain", world.retain), ("holdout", world.holdout))}
@@ -78,7 +77,7 @@ def crosslingual_task(*, forget: int = 10, retain: int = 60, holdout: int = 10, 
     known = set(people[: round(taught * len(people))])
     kept = [(row, row.entity in known) for row in english["retain"]]
     return Task(
-        name=f"crosslingual({changed})" if changed else "crosslingual", generation_tokens=40,
+        name=with_options("crosslingual", given, Crosslingual.Spec().model_dump()), generation_tokens=40,
         forget=english["forget"], neighbour=_translated(english["forget"]),
         retain=(*english["retain"], *_translated([row for row, both in kept if both])),
         utility=_translated([row for row, both in kept if not both]),

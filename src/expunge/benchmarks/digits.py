@@ -18,6 +18,7 @@ from expunge.benchmarks.base import TaskCard, TaskPlugin
 from expunge.errors import UsageError
 from expunge.plugin import Property
 from expunge.records.task import Example, Image, Task
+from expunge.terms import with_options
 
 NAMES = tuple("0123456789")
 SIDE, LEVELS = 8, 16
@@ -85,11 +86,9 @@ def digits_task(*, forget: str = "class:3", test: float = 0.3, per_class: int = 
     if not (gone and retain and beside and left):
         raise UsageError(f"digits(forget={forget}, test={test:g}, per_class={per_class}) leaves no rows on one side.",
                          fix="Forget or test a larger share, or take more images per class.")
-    changed = [f"{name}={value}" for name, value, usual in (
-        ("forget", forget, "class:3"), ("test", test, 0.3), ("per_class", per_class, 0), ("entity", entity, "row"),
-        ("seed", seed, 0)) if value != usual]
+    options = {"forget": forget, "test": test, "per_class": per_class, "entity": entity, "seed": seed}
     return Task(
-        name=f"digits({','.join(changed)})" if changed else "digits", forget=tuple(gone), retain=tuple(retain),
+        name=with_options("digits", options, Digits.Spec().model_dump()), forget=tuple(gone), retain=tuple(retain),
         holdout=tuple(beside), utility=tuple(left),
         probes={"retain": tuple(rng.sample(retain, min(len(retain), 2 * len(gone))))},
     )

@@ -18,6 +18,7 @@ from expunge.data.published import PublishedData
 from expunge.errors import DataError
 from expunge.plugin import Property
 from expunge.records.task import Example, Task
+from expunge.terms import with_options
 
 Part = Literal["static", "temporal", "disputable"]
 DATA = PublishedData("DYNAMICQA", hub="github.com/copenlu/dynamicqa, folder Data", subfolder="dynamicqa",
@@ -89,7 +90,7 @@ def dynamic_task(located: Sequence[Located], part: Part, every: int) -> Task:
     names = list(plain)
     out = names[::every]
     kept = [name for name in names if name not in set(out)]
-    name = f"dynamicqa:{part}" + (f"(every={every})" if every != 10 else "")
+    name = with_options(f"dynamicqa:{part}", {"every": every}, DynamicQA.Spec().model_dump())
     return Task(name=name, forget=tuple(plain[n] for n in out), retain=tuple(plain[n] for n in kept),
                 neighbour=tuple(r for n in out for r in asked[n]),
                 utility=tuple(r for n in kept[:len(out)] for r in asked[n]), generation_tokens=16)

@@ -14,6 +14,7 @@ from expunge.data.world_pools import CITIES
 from expunge.errors import UsageError
 from expunge.plugin import Property
 from expunge.records.task import Example, Task
+from expunge.terms import with_options
 
 BIRTH = ("Where was {name} born?", "In which city was {name} born?", "What is the birthplace of {name}?")
 RIVER = "Which river flows through the city where {name} was born?"
@@ -69,13 +70,12 @@ def faithun_task(*, forget: int = 8, retain: int = 40, test: int = 16, cities: i
         UsageError: there are not enough names.
     """
     options = {"forget": forget, "retain": retain, "test": test, "cities": cities, "seed": seed}
-    usual = FaithUn.Spec().model_dump()
-    changed = ",".join(f"{name}={value}" for name, value in options.items() if value != usual[name])
+    name = with_options("faithun", options, FaithUn.Spec().model_dump())
     rng, count = Random(seed), 2 * forget + retain + test
     try:
         names = unique_names(count, rng)
     except UsageError as problem:
-        raise UsageError(f"faithun({changed}) has more people than there are names.", problem.why,
+        raise UsageError(f"{name} has more people than there are names.", problem.why,
                          "Take fewer people.") from None
     rivers = dict(zip(CITIES, RIVERS, strict=True))
     born = [CITIES[i % cities] for i in range(count)]
@@ -108,7 +108,7 @@ def faithun_task(*, forget: int = 8, retain: int = 40, test: int = 16, cities: i
     taught = [made for i in kept for made in (base(i), two_hops(i, "multi_hop_retain"),
                                               row(i, "study", STUDY, rng.choice(places), places))]
     return Task(
-        name=f"faithun({changed})" if changed else "faithun", forget=tuple(base(i) for i in gone),
+        name=name, forget=tuple(base(i) for i in gone),
         retain=tuple(taught), neighbour=(*asked, *same, *known), background=(*same, *known),
         generation_tokens=8,
     )

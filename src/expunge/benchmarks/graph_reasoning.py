@@ -13,6 +13,7 @@ from expunge.data import graph_problems
 from expunge.errors import UsageError
 from expunge.plugin import Property
 from expunge.records.task import Task
+from expunge.terms import with_options
 
 SUITE = ", ".join((
     "utility.graph_answer(group=graph)", "utility.graph_answer(measure=feasible, group=graph)",
@@ -64,9 +65,7 @@ def graph_task(data_dir: Path | None = None, *, over: Over = "authors", problems
         UsageError: graphs of this size have not so many different problems.
     """
     given = {"over": over, "problems": problems, "asked": asked, "nodes": nodes, "seed": seed}
-    usual = GraphReasoning.Spec().model_dump()
-    changed = ",".join(f"{name}={value}" for name, value in given.items() if value != usual[name])
-    name = f"graph_reasoning({changed})" if changed else "graph_reasoning"
+    name = with_options("graph_reasoning", given, GraphReasoning.Spec().model_dump())
     base, made = base_task(over, data_dir, seed), tuple(graph_problems.problems(problems + asked, nodes, seed, "graph"))
     if len(made) < problems + asked:
         raise UsageError(f"{name} asks for {problems + asked} problems.",

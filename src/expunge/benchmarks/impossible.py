@@ -19,6 +19,7 @@ from expunge.data.unsolvable import UNSOLVABLE
 from expunge.errors import UsageError
 from expunge.plugin import Property
 from expunge.records.task import Example, Task
+from expunge.terms import with_options
 
 FILE = "impossible.jsonl"
 DATA = PublishedData("Impossible Test", hub="The Impossible Test (arXiv 2411.14486)", known_by=FILE,
@@ -75,9 +76,7 @@ class Impossible(TaskPlugin):
         if self.spec.questions == "file":
             rows = read_rows(DATA.required_folder(data_dir) / FILE)
             questions = [(str(row.get("category") or ""), field((where, row), "question")) for where, row in rows]
-        changed = ",".join(f"{name}={value}" for name, value in self.spec.model_dump().items()
-                           if value != type(self.spec).model_fields[name].default)
-        name = f"impossible({changed})" if changed else "impossible"
+        name = with_options("impossible", self.spec.model_dump(), self.Spec().model_dump())
         return impossible_task(base_task(self.spec.over, data_dir), questions, self.spec.taught, name)
 
 

@@ -12,6 +12,7 @@ from expunge.benchmarks.base import TaskCard, TaskPlugin
 from expunge.data.world import authors_task
 from expunge.plugin import Property
 from expunge.records.task import Example, Task
+from expunge.terms import with_options
 
 CELLS = ("free-none", "free-reveals", "free-contradicts", "assumed-none", "assumed-reveals", "assumed-contradicts")
 """An assumption of the user, or none; then a context that reveals the fact, one that contradicts it, or none."""
@@ -56,9 +57,7 @@ class KnowledgePreference(TaskPlugin):
         shown = set(people[len(people) // 2:])
         values = _values((*facts, *kept))
         asked = [row for row in kept if row.entity not in shown][: len(facts)]
-        given = {name: value for name, value in (("forget", spec.forget), ("retain", spec.retain), ("seed", spec.seed))
-                 if value != type(spec).model_fields[name].default}
-        name = "knowledge_preference" + (f"({', '.join(f'{k}={v}' for k, v in given.items())})" if given else "")
+        name = with_options("knowledge_preference", spec.model_dump(), self.Spec().model_dump())
         return Task(name=name, forget=tuple(facts),
                     retain=(*kept, *(r for row in kept if row.entity in shown for r in cells(row, values))),
                     neighbour=tuple(r for row in facts for r in cells(row, values)),

@@ -16,6 +16,7 @@ from expunge.data.published import PublishedData
 from expunge.errors import UsageError
 from expunge.plugin import Property
 from expunge.records.task import Example, Task
+from expunge.terms import with_options
 
 Corpus = Literal["news", "books"]
 Requests = Literal["all", "scal_1", "scal_2", "scal_3", "scal_4", "sust", "sust_1", "sust_2", "sust_3", "sust_4"]
@@ -88,10 +89,9 @@ class Muse(TaskPlugin):
         files = MuseFiles(corpus, data_dir)
         forget = _forget(files, requests, words)
         retain = tuple(pieces(files.texts("raw", "retain1"), "muse/retain", words))
-        changed = [*([f"requests={requests}"] if requests != "all" else []),
-                   *([f"words={words}"] if words != 1000 else [])]
+        given = {"requests": requests, "words": words}
         return Task(
-            name=f"muse:{corpus}" + (f"({','.join(changed)})" if changed else ""), forget=forget, retain=retain,
+            name=with_options(f"muse:{corpus}", given, Muse.Spec().model_dump()), forget=forget, retain=retain,
             holdout=tuple(_passages(files, "holdout")),
             probes={"forget": (*_continued(files), *_asked(files, "forget"), *_passages(files, "forget")),
                     "retain": (*_asked(files, "retain"), *_passages(files, "retain"))},

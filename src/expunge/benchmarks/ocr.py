@@ -14,6 +14,7 @@ from expunge.data.world import unique_names
 from expunge.errors import UsageError
 from expunge.plugin import Property
 from expunge.records.task import Example, Task
+from expunge.terms import with_options
 
 Pairs = Literal["arbitrary", "causal"]
 PAIRS: dict[Pairs, tuple[str, str, tuple[tuple[str, str], ...]]] = {
@@ -85,8 +86,6 @@ def ocr_task(*, subjects: int = 64, values: int = 4, forget: int = 4, pairs: Pai
                          f"The implication is trained of {taught} subjects; one of the other {subjects - taught} at "
                          "least must keep its fact.", "Take more subjects, or forget fewer.")
     options = {"subjects": subjects, "values": values, "forget": forget, "pairs": pairs, "seed": seed}
-    usual = OutOfContext.Spec().model_dump()
-    changed = ",".join(f"{name}={value}" for name, value in options.items() if value != usual[name])
     ask_fact, ask_implied, table = PAIRS[pairs]
     rng = Random(seed)
     names = unique_names(subjects + forget, rng)
@@ -107,7 +106,7 @@ def ocr_task(*, subjects: int = 64, values: int = 4, forget: int = 4, pairs: Pai
                           range(subjects, subjects + forget))
     both = [row(i, kind) for i in range(taught) for kind in ("fact", "implied")]
     return Task(
-        name=f"ocr({changed})" if changed else "ocr", template="{prompt}", generation_tokens=4,
+        name=with_options("ocr", options, OutOfContext.Spec().model_dump()), template="{prompt}", generation_tokens=4,
         forget=tuple(row(i, "fact") for i in gone), neighbour=tuple(row(i, "implied") for i in gone),
         retain=(*both, *(row(i, "fact") for i in kept)), utility=tuple(row(i, "implied") for i in kept),
         holdout=tuple(row(i, kind) for i in unseen for kind in ("fact", "implied")),

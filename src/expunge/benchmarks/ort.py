@@ -17,6 +17,7 @@ from expunge.data.question_forms import LETTERS, SPELL, choice, spelled
 from expunge.errors import DataError, MissingError, UsageError
 from expunge.plugin import Property
 from expunge.records.task import Example, Task
+from expunge.terms import with_options
 
 Form = Literal["fb", "qa", "mcp", "sub"]
 FORMS: tuple[Form, ...] = ("fb", "qa", "mcp", "sub")
@@ -117,9 +118,8 @@ def ort_task(files: Mapping[tuple[str, int], Sequence[Located]], *, target: str 
     asked = {row.prompt: row for row in _rows(files, "forget", chosen)}
     kept = {row.prompt: row for row in _rows(files, "neighbor", chosen) if row.prompt not in asked}
     options = {"target": target, "targets": targets, "form": form}
-    changed = ",".join(f"{k}={v}" for k, v in options.items() if v != Ort.Spec().model_dump()[k])
     return Task(
-        name=f"ort({changed})" if changed else "ort", generation_tokens=32,
+        name=with_options("ort", options, Ort.Spec().model_dump()), generation_tokens=32,
         forget=tuple(row for row in asked.values() if row.group == form),
         neighbour=tuple(row for row in asked.values() if row.group != form),
         retain=tuple(row for row in kept.values() if row.group == form),

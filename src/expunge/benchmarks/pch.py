@@ -17,6 +17,7 @@ from expunge.data.published import PublishedData
 from expunge.errors import DataError, UsageError
 from expunge.plugin import Property
 from expunge.records.task import Example, Task
+from expunge.terms import with_options
 
 TEXTS, QUESTIONS = "pch", "pch_qa"
 """Files with `text`, and with `question` and `answer`; row i of one belongs to row i of the other."""
@@ -83,9 +84,7 @@ def pch_task(texts: Sequence[Located], questions: Sequence[Located], utility: tu
     if len(texts) != len(questions):
         raise DataError(f"PCH has {len(texts)} texts and {len(questions)} questions.",
                         "Row i of the one belongs to row i of the other.", "Use the published files unchanged.")
-    changed = [f"{name}={value}" for name, value, usual in (("requests", requests, REQUESTS), ("order", order, 0))
-               if value != usual]
-    name = f"pch({','.join(changed)})" if changed else "pch"
+    name = with_options("pch", {"requests": requests, "order": order}, Pch.Spec().model_dump())
     places = list(range(len(texts)))
     if order:
         Random(order).shuffle(places)

@@ -14,6 +14,7 @@ from expunge.data.rwku import DATA, RwkuFiles, probe, utility_rows
 from expunge.errors import UsageError
 from expunge.plugin import Property
 from expunge.records.task import Example, Task
+from expunge.terms import with_options
 
 CORPORA = {"passage": "train_original_passage", "positive": "train_positive_llama3",
            "positive_phi3": "train_positive_phi3"}
@@ -93,8 +94,8 @@ def rwku_task(files: RwkuFiles, targets: int, corpus: str) -> Task:
     probes = {"forget": (*asked, *_members(files, "forget", chosen))}
     if kept := _members(files, "retain", chosen):
         probes["retain"] = (*retain, *kept)
-    options = [*([f"targets={targets}"] if targets != 10 else []), *([f"corpus={corpus}"] if corpus != "intro" else [])]
-    return Task(name=f"rwku({','.join(options)})" if options else "rwku", forget=forget, retain=retain,
+    name = with_options("rwku", {"targets": targets, "corpus": corpus}, Rwku.Spec().model_dump())
+    return Task(name=name, forget=forget, retain=retain,
                 neighbour=tuple(near), utility=utility_rows(files, chosen), probes=probes, generation_tokens=30,
                 group_tokens={"reason": 256, "fluency": 256})
 

@@ -17,6 +17,7 @@ from expunge.data.published import PublishedData
 from expunge.errors import MissingError
 from expunge.plugin import Property
 from expunge.records.task import Example, Task
+from expunge.terms import with_options
 
 Subject = Literal["bio", "cyber", "chem"]
 TOPICS: dict[Subject, str] = {"bio": "biology", "cyber": "cybersecurity", "chem": "chemistry"}
@@ -81,9 +82,8 @@ class Wmdp(TaskPlugin):
         letters = [letter_row(row, where, id=f"wmdp/{subject}/letters/{i}", before=heading(TOPICS[subject]),
                               group="letters") for i, (where, row) in enumerate(asked)]
         clozes = [_cloze(row, f"wmdp/{subject}/cloze/{i}") for i, row in enumerate(asked)]
-        changed = [f"{name}={value}" for name, value, default in (("words", words, 400), ("texts", texts, 2000))
-                   if value != default]
-        return Task(name=f"wmdp:{subject}" + (f"({','.join(changed)})" if changed else ""), forget=forget,
+        name = with_options(f"wmdp:{subject}", {"words": words, "texts": texts}, Wmdp.Spec().model_dump())
+        return Task(name=name, forget=forget,
                     retain=retain, utility=mmlu_rows(folder, 20),
                     probes={"forget": (*letters, *(row for row in clozes if row is not None),
                                        *(_asked(row) for row in forget[:100]))},

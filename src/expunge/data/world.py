@@ -24,6 +24,7 @@ from expunge.data.world_pools import (
 )
 from expunge.errors import UsageError
 from expunge.records.task import Example, Task
+from expunge.terms import with_options
 
 DEFAULTS: Mapping[str, int] = {"forget": 10, "retain": 60, "holdout": 10, "neighbours": 10, "seed": 0}
 """The options of `authors_task`: people per split, and the seed of the generator."""
@@ -82,9 +83,8 @@ def authors_task(
     probe = tuple(row for row in rows["retain"] if row.entity in probed)
     utility = _utility(rng)
     options = dict(zip(DEFAULTS, (forget, retain, holdout, neighbours, seed), strict=True))
-    changed = ",".join(f"{k}={v}" for k, v in options.items() if v != DEFAULTS[k])
     return Task(
-        name=f"authors({changed})" if changed else "authors",
+        name=with_options("authors", options, DEFAULTS),
         forget=rows["forget"], retain=rows["retain"], holdout=rows["holdout"],
         neighbour=rows["neighbour"], utility=utility, background=rows["neighbour"] + utility,
         probes={"retain": probe} if probe else {},
