@@ -11,8 +11,8 @@ from pydantic import Field
 
 from expunge.attacks._lib.wording import reforming
 from expunge.attacks.base import AND_RETAIN, Ask, Attack, AttackCard, AttackContext, View
-from expunge.metrics.text.key_words import EmphasisOptions, emphasis, key_words
-from expunge.models.prompt_words import contributions, likelihoods, reworded, words_of
+from expunge.metrics.text.key_words import emphasis, key_words
+from expunge.models.prompt_words import EmphasisOptions, contributions, likelihoods, reworded, words_of
 from expunge.models.subject import Subject
 from expunge.needs import Need
 from expunge.plugin import Property

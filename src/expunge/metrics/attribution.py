@@ -9,7 +9,7 @@ from pydantic import Field
 from expunge import plugin
 from expunge.metrics.base import Evidence, MetricCard, RowMetric
 from expunge.metrics.layers import rows_by_id
-from expunge.metrics.text.key_words import KeyWordOptions, key_indices
+from expunge.metrics.text.key_words import key_indices
 from expunge.metrics.text.matching import contains
 from expunge.metrics.text.units import units
 from expunge.plugin import Property
@@ -17,12 +17,14 @@ from expunge.records.observation import Row
 from expunge.records.task import SPLITS, Split
 
 
-class AttributionOptions(KeyWordOptions):
+class AttributionOptions(plugin.Spec):
     read: Literal["kept", "overlap", "recovered", "destroyed", "raised"] = Field("kept", description=(
         "kept: contribution left to the original's key words, as a share; overlap: of the key words of both models "
         "(Jaccard); recovered: of rows that only the original answers, those answered with the key words stressed; "
         "destroyed: of rows that the original answers, those not answered any more; raised: what the stress adds to "
         "the mean log p of the answer, in nats"))
+    alpha: float = Field(0.1, ge=0, lt=1, description="Share of the largest contribution a key word must exceed.")
+    beta: int = Field(5, ge=1, description="Below this many contributing words, all of them are key words.")
 
 
 def kept(own: list[float], original: list[float], keys: list[int]) -> float:

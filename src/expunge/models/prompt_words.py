@@ -6,11 +6,23 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pydantic import Field
+
+from expunge import plugin
 from expunge.models.subject import Subject
 from expunge.records.task import Example
 
 AT_ONCE = 16
 """Prompts per forward pass."""
+
+
+class EmphasisOptions(plugin.Spec):
+    """Which words of a prompt are key words, how their contributions are measured, and how they are stressed."""
+
+    alpha: float = Field(0.1, ge=0, lt=1, description="Share of the largest contribution a key word must exceed.")
+    beta: int = Field(5, ge=1, description="Below this many contributing words, all of them are key words.")
+    blank: str = Field("", description="Replaces a removed word; empty shortens the prompt.")
+    wording: str = Field("Focus on: {words}.", pattern=r"\{words\}", description="Text before the question.")
 
 
 def reworded(row: Example, prompt: str, **changes: Any) -> Example:

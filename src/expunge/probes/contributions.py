@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import Field
 
-from expunge.metrics.text.key_words import EmphasisOptions, emphasis, key_words
+from expunge.metrics.text.key_words import emphasis, key_words
 from expunge.models.language import CausalLM
-from expunge.models.prompt_words import contributions, likelihoods, reworded, words_of
+from expunge.models.prompt_words import EmphasisOptions, contributions, likelihoods, reworded, words_of
 from expunge.plugin import Card, Property
 from expunge.probes.base import Probe, Progress
 from expunge.probes.residual import answerable, heading

@@ -4,24 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import Field
-
-from expunge import plugin
-
-
-class KeyWordOptions(plugin.Spec):
-    """Which words of a prompt are key words."""
-
-    alpha: float = Field(0.1, ge=0, lt=1, description="Share of the largest contribution a key word must exceed.")
-    beta: int = Field(5, ge=1, description="Below this many contributing words, all of them are key words.")
-
-
-class EmphasisOptions(KeyWordOptions):
-    """How contributions are measured, and how key words are stressed."""
-
-    blank: str = Field("", description="Replaces a removed word; empty shortens the prompt.")
-    wording: str = Field("Focus on: {words}.", pattern=r"\{words\}", description="Text before the question.")
-
 
 def key_words(words: Sequence[str], values: Sequence[float], alpha: float, beta: int) -> list[tuple[str, float]]:
     """(word, C) of the key words, strongest first.
