@@ -74,3 +74,14 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
 @pytest.fixture
 def page(visit: Callable[..., Any], stored: Path) -> Any:
     return visit(stored / "page.html")
+
+
+@pytest.fixture
+def unfold() -> Callable[[Any], None]:
+    """Open what is folded and wait for its rows: a browser tells the page of it some time after the click."""
+
+    def opened(fold: Any) -> None:
+        fold.locator(":scope > summary").click()
+        fold.locator("tbody tr").first.wait_for()
+
+    return opened

@@ -24,11 +24,11 @@ def test_every_control_and_drawing_has_a_name(page: Any) -> None:
     assert page.evaluate(NAMELESS, NAMED) == []
 
 
-def test_every_drawing_is_named_and_is_a_table_as_well(page: Any) -> None:
+def test_every_drawing_is_named_and_is_a_table_as_well(page: Any, unfold: Callable[[Any], None]) -> None:
     for figure in page.locator("figure:not([hidden])").all():
         drawing = figure.locator(".plot svg")
         assert drawing.get_attribute("role") in ("img", "group") and len(drawing.get_attribute("aria-label")) > 20
-        figure.locator(":scope > details > summary").click()
+        unfold(figure.locator(":scope > details"))
         table = figure.locator(":scope > details table")
         assert table.locator("th[scope=col]").count() >= 2 and table.locator("tbody tr").count() >= 2
         assert table.locator("caption").text_content()

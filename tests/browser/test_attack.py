@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -89,22 +90,22 @@ def test_a_model_is_not_told_from_itself(page: Any) -> None:
     assert page.inner_text("[data-strongest=a]") == "0.000"
 
 
-def test_flagged_rows_are_listed(page: Any, data: dict[str, Any]) -> None:
+def test_flagged_rows_are_listed(page: Any, data: dict[str, Any], unfold: Callable[[Any], None]) -> None:
     flagged = counts(page, 1)[0][0]
     folded = page.locator("#membership details", has_text="Flagged forget rows of B")
     assert folded.locator("summary").inner_text() == f"Flagged forget rows of B: {flagged}"
-    folded.locator("summary").click()
+    unfold(folded)
     rows = folded.locator("tbody tr").all_inner_texts()
     assert len(rows) == flagged and rows[0].startswith("In which town")
     numbers = [float(row.split("\t")[1].replace("−", "-")) for row in rows]
     assert numbers == sorted(numbers, reverse=True)
 
 
-def test_curves_of_relearning(page: Any, data: dict[str, Any]) -> None:
+def test_curves_of_relearning(page: Any, data: dict[str, Any], unfold: Callable[[Any], None]) -> None:
     page.select_option("#curve-score", "forget.probability")
     figure = page.locator("#relearning figure")
     assert figure.locator("path.line.a, path.line.b").count() >= 2
-    figure.locator("figure > details > summary, :scope > details > summary").first.click()
+    unfold(figure.locator("details").first)
     rows = [line.split("\t") for line in figure.locator("table").inner_text().splitlines()[1:]]
     mine = [row[1:] for row in rows if row[0].startswith("1: ")]
     points = data["back"]["curves"]["forget.probability"]["relearn"]["1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -160,11 +161,11 @@ def test_weights_part_by_part(page: Any, data: dict[str, Any]) -> None:
         [number(data["inside"]["weights"][key][i][1]) for key in "12"] for i in range(3)]
 
 
-def test_hidden_states_of_another_layer(page: Any, data: dict[str, Any]) -> None:
+def test_hidden_states_of_another_layer(page: Any, data: dict[str, Any], unfold: Callable[[Any], None]) -> None:
     figure = page.locator("#inside figure").nth(1)
     before = figure.locator(".plot .dots.forget").get_attribute("d")
     assert figure.locator(".plot .dots").count() == 3 and "% of the variance" in figure.inner_text()
     page.select_option("[data-inside=layer]", "0")
     assert figure.locator(".plot .dots.forget").get_attribute("d") != before
-    figure.locator("summary").click()
+    unfold(figure.locator("details"))
     assert figure.locator("tbody tr").count() == len(data["inside"]["map"]["0"]["points"]["1"]) == 60
