@@ -82,6 +82,11 @@ def _scored_again(view: RunView, task: Task) -> RunView:
         raise DataError(f"{view.name} was audited on other rows than those of {task.name}.",
                         f"Its task is {stored.task}; the fingerprints of the rows differ.",
                         "Leave it out, or audit it on this task.")
+    if stored.original and stored.original.fingerprint != view.record.model_fingerprint:
+        raise DataError(f"The run of {view.name} did not start from the original of its audit.",
+                        f"It started from weights {view.record.model_fingerprint}; the audit's original is "
+                        f"{stored.original.fingerprint}.",
+                        "Audit the run against the model that it started from: expunge audit RUN --overwrite.")
     if strangers := _not_of_their_models(stored, folder / "observations"):
         raise DataError(f"The observations in {view.name} are not those of the model that its audit names: "
                         f"{', '.join(strangers)}.", "Their fingerprints differ.",

@@ -181,3 +181,11 @@ def test_what_cannot_be_redacted_is_refused(own: list[Path], cli: Any, tmp_path:
     shutil.rmtree(own[1] / "observations")
     cli.refused("compare", *own, "--page", tmp_path / "p.html", "--redact", says=["cannot be redacted"])
     cli.refused("compare", *own, "--redact", says=["--redact needs --page"])
+
+
+def test_an_option_without_effect_is_refused(own: list[Path], cli: Any, tmp_path: Path) -> None:
+    page = tmp_path / "p.html"
+    cli.refused("compare", *own, "--page", page, "--format", "csv", says=["--format would have no effect"])
+    cli.refused("compare", *own, "--page", page, "--scores", "all", says=["--scores would have no effect"])
+    cli.refused("compare", *own, "--projection", "umap", says=["--projection needs --page or --serve"])
+    assert not page.exists()

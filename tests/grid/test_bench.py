@@ -129,6 +129,9 @@ def test_typed_scores_are_refused(done: tuple[Path, BenchTable], world: Any, tmp
     (run / "audit.json").write_text(json.dumps(stored | {"retrained": other}))
     with pytest.raises(DataError, match=r"not those of the model that its audit names: retrained\."):
         expunge.bench(world.task, out=tmp_path / "table", submissions=[run])
+    (run / "audit.json").write_text(json.dumps(stored | {"original": stored["original"] | {"fingerprint": "another"}}))
+    with pytest.raises(DataError, match="did not start from the original of its audit"):
+        expunge.bench(world.task, out=tmp_path / "table", submissions=[run])
     (run / "audit.json").write_text(json.dumps(stored))
     with pytest.raises(DataError, match="on other rows"):
         expunge.bench("authors(forget=1,retain=3,holdout=1,neighbours=0)", out=tmp_path / "table", submissions=[run])

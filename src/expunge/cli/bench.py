@@ -25,8 +25,7 @@ COLUMNS = ("forget_quality", "forget.probability", "retain.probability", "privle
 @with_options("settings", RunSettings, *OPTIONS)
 def bench(
     settings: RunSettings,
-    task: Annotated[str, typer.Argument(metavar="SUITE", help="The benchmark: a task such as tofu:forget01 "
-                                                              "(`expunge ls tasks`).")],
+    task: Annotated[str, typer.Argument(help="The benchmark: a task such as tofu:forget01 (`expunge ls tasks`).")],
     out: Annotated[Path, typer.Option("--out", help="Folder of trials, runs and the table.")] = Path("expunge-bench"),
     methods: Annotated[list[str] | None, typer.Option("--methods", help="Recipe; may be given several times, or "
                                                                         "several by commas.")] = None,

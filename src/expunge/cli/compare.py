@@ -34,6 +34,13 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare runs: mean and deviation over seeds, and which differences are beyond noise. Needs no torch."""
+    given = {"--format": form != "table", "--scores": scores is not None}
+    if (serve or page is not None) and any(given.values()):
+        raise UsageError(f"{' and '.join(n for n, is_given in given.items() if is_given)} would have no effect.",
+                         "The page shows every score in a form of its own.", "Leave it out, or leave out the page.")
+    if projection != "pca" and not (serve or page is not None):
+        raise UsageError("--projection needs --page or --serve.", "A table draws no hidden states.",
+                         "Name the page with --page FILE.")
     if serve:
         if page is not None or redact:
             raise UsageError("--serve excludes --page and --redact.", "It shows the page here, with its rows.",
