@@ -178,6 +178,48 @@ def test_training_that_could_not_be_taken_back(cli: Any, model: Path, original: 
     assert not (tmp_path / "out").exists()
 
 
+# Orders of slices
+
+ORDERS = "s3t(shards=1, slices=2, rank=4, batches=2)"
+
+
+@pytest.mark.slow
+def test_orders_the_whole_way(cli: Any, model: Path, rows: Any, tmp_path: Path) -> None:
+    """A deletion that leaves an order trains nothing; one that leaves none trains the shard again; all rows are too
+    many."""
+    out, one = tmp_path / "original", tmp_path / "one.jsonl"
+    words = ("train", model, "--forget", rows.forget, "--retain", rows.retain, "--method", ORDERS, *ROUTE)
+    cli(*words, "--out", out)
+    lines = rows.forget.read_text(encoding="utf-8").splitlines(keepends=True)
+    one.write_text(lines[0], encoding="utf-8")
+    rest = tmp_path / "rest.jsonl"
+    rest.write_text("".join(lines[1:]) + rows.retain.read_text(encoding="utf-8"), encoding="utf-8")
+    cli("forget", out, "--forget", one, "--retain", rest, "--method", "s3t", "--out", tmp_path / "run")
+    found = read(tmp_path / "run" / "record.json")["best"]
+    assert found["retrained"] == {} and found["dropped"] and found["saw_them_after"] == []
+    assert found["serving"]["0"]["stages"] == 1 and found["rows_walked"] == 0
+    cli("audit", tmp_path / "run", *rows.words, "--suite", "forget.probability")
+
+    cli("forget", out, *rows.words, "--method", "s3t", "--out", tmp_path / "again")
+    cli(*words, "--split", "retain", "--out", tmp_path / "twin")
+    assert files(tmp_path / "again") == files(tmp_path / "twin") != files(out)
+
+    every = tmp_path / "every.jsonl"
+    every.write_text(rows.forget.read_text(encoding="utf-8") + rows.retain.read_text(encoding="utf-8"),
+                     encoding="utf-8")
+    cli.refused("forget", out, "--forget", every, "--method", "s3t", "--out", tmp_path / "none", code=3,
+                says=["No stage would be left"])
+    cli.refused("forget", out, *rows.words, "--method", "s3t(orders=1)", "--out", tmp_path / "none", code=3,
+                says=["this model was trained with 2"])
+    cli.refused("forget", out, *rows.words, "--method", "sisa", "--out", tmp_path / "none", code=3,
+                says=["sisa cannot start from a model that s3t has made"])
+    cli.refused("train", model, "--forget", rows.forget, "--retain", rows.retain, "--method", "s3t(slices=4)",
+                "--out", tmp_path / "none", code=3, says=["needs as many blocks"])
+    cli.refused("train", model, "--forget", rows.forget, "--method", "s3t(slices=2, orders=3)", "--out",
+                tmp_path / "none", says=["2 slices have 2 orders"])
+    assert not (tmp_path / "none").exists()
+
+
 # Families
 
 

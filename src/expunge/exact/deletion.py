@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import DataError, ExpungeError, UsageError
-from expunge.exact.ledger import NAME, Ledger, content, name_of
+from expunge.exact.ledger import NAME, Ledger, ShardStage, content
 from expunge.records.base import canonical
 from expunge.records.run import RunRecord
 from expunge.records.task import Example, Task
@@ -25,60 +25,71 @@ class Deletion:
     """Remaining rows of the shards that are trained again, by id."""
 
     @property
-    def first(self) -> dict[int, int]:
-        """Shard -> the first slice that is trained again."""
-        return self.before.first_slices(self.deleted)
+    def again(self) -> list[ShardStage]:
+        """The stages that are trained again."""
+        return self.before.again(self.deleted)
 
     @property
     def after(self) -> Ledger:
-        """The ledger without the deleted rows; its checkpoints are still the old ones."""
-        rows = {name: p for name, p in self.before.rows.items() if name not in set(self.deleted)}
-        return self.before.model_copy(update={"rows": rows})
+        """The ledger without the deleted rows; checkpoints that are trained again are still the old ones."""
+        return self.before.without(self.deleted)
 
     def figures(self, after: Ledger) -> dict[str, Any]:
-        """Figures for the record: retrained and unchanged checkpoints, and the checkpoints that saw the rows."""
-        again = {name_of(k, r) for k, first in self.first.items() for r in range(first, after.plan.slices)}
+        """Figures for the record: retrained, dropped and unchanged checkpoints, and those that saw the rows."""
+        again = {stage.name for stage in self.again}
         figures = {
             "deleted": list(self.deleted), "saw_them_before": self.before.checkpoints_with(self.deleted),
             "saw_them_after": after.checkpoints_with(self.deleted),
-            "retrained": {n: {"before": self.before.checkpoints[n].checksum, "after": c.checksum}
-                          for n, c in after.checkpoints.items() if n in again},
+            "retrained": {n: {"before": self.before.checkpoints[n].checksum if n in self.before.checkpoints else None,
+                              "after": c.checksum} for n, c in after.checkpoints.items() if n in again},
             "untouched": {n: {"before": self.before.checkpoints[n].checksum, "after": c.checksum}
                           for n, c in after.checkpoints.items() if n not in again},
             "share_of_work": self.before.share(self.deleted),
             "rows_walked": sum(after.checkpoints[n].visits for n in again), "plan": after.plan.to_json(),
         }
+        if after.plan.orders:
+            served = {name for run in after.serving() for name in after.members(run[-1])}
+            figures |= {"dropped": sorted(set(self.before.checkpoints) - set(after.checkpoints)),
+                        "serving": {run[0].shard: {"order": run[0].order, "stages": len(run)}
+                                    for run in after.serving()},
+                        "rows_in_no_served_stage": len(after.rows) - len(served)}
         return figures | ({} if self.deleted else {"note": "no checkpoint saw these rows, so nothing was changed"})
 
 
-def deletion_of(folder: Path, task: Task, options: Mapping[str, Any]) -> Deletion:
+def deletion_of(folder: Path, task: Task, options: Mapping[str, Any], method: str = "sisa") -> Deletion:
     """Look a task's forget rows up in the ledger of a model folder.
 
     Args:
         options: options of the plan that were given; they must equal those the model was trained with.
+        method: name of the plug-in that deletes.
 
     Raises:
-        UsageError: the model is not sharded, or was trained with other options.
+        UsageError: the model is not sharded, or was trained with other options; or no row would be left to serve.
         DataError: rows that are needed are not in the task, or their text differs.
     """
     if not (folder / NAME).is_file():
-        raise UsageError(f"{folder} is not a model that sisa can delete from.",
+        raise UsageError(f"{folder} is not a model that {method} can delete from.",
                          f"It holds no {NAME}: it was trained without shards, or another method changed it since.",
-                         'Train one: expunge train BASE --task T --method "sisa(shards=3)" --out ORIGINAL.')
+                         f'Train one: expunge train BASE --task T --method "{method}(shards=3)" --out ORIGINAL.')
     before = Ledger.read(folder / NAME)
     for name, value in options.items():
-        known = getattr(before.plan, name)
+        known = before.plan.option(name)
         if canonical(value) != canonical(known):
-            raise UsageError(f"sisa({name}={value!r}): this model was trained with {known!r}.",
-                             "A deletion repeats the original training.", "Leave the options out: --method sisa.")
+            raise UsageError(f"{method}({name}={value!r}): this model was trained with {known!r}.",
+                             "A deletion repeats the original training.", f"Leave the options out: --method {method}.")
     deleted = before.find(task.forget)
-    shards = before.first_slices(deleted)
+    again = before.again(deleted)
+    if before.plan.orders and not again and not before.without(deleted).serving():
+        raise UsageError("No stage would be left that could answer.",
+                         "The rows to forget touch every order of every shard, and too few others are left.",
+                         "Serve the base model; or train anew on the rows that stay.")
     texts = {content(row): row for row in task.training_rows("full")}
-    needed = {n: p.content for n, p in before.rows.items() if p.shard in shards and n not in set(deleted)}
+    after = before.without(deleted)
+    needed = {name: after.rows[name].content for stage in again for name in after.members(stage)}
     missing = sorted(name for name, digest in needed.items() if digest not in texts)
     if missing:
         raise DataError(f"{len(missing)} rows that must be trained on again are not in the task, such as {missing[0]}.",
-                        f"The rows to forget share their {len(shards)} shards with them.",
+                        f"The rows to forget share their {len({s.shard for s in again})} shards with them.",
                         "Name the task the model was trained on.")
     return Deletion(before, tuple(deleted), {name: texts[digest] for name, digest in needed.items()})
 

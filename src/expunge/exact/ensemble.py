@@ -177,23 +177,26 @@ def _with_weights_of(linear: nn.Linear, kind: type[Any]) -> Any:
     return layer
 
 
-def assemble(base: Any, adapters: Sequence[Mapping[str, Tensor]], *, scale: float, average: Average) -> SisaForCausalLM:
+def assemble(base: Any, adapters: Sequence[Mapping[str, Tensor]], *, scale: float, average: Average,
+             kind: type[SisaForCausalLM] = SisaForCausalLM) -> SisaForCausalLM:
     """An ensemble around `base`, whose modules it modifies.
 
     Args:
-        adapters: per shard, "module.down_SRI" of shape R I and "module.up_SOR" of shape O R for every target.
+        adapters: per shard, "module.down_SRI" of shape R I and "module.up_SOR" of shape O R for its targets; a module
+            that another shard alone names stays as it is.
     """
-    targets = sorted({name.rpartition(".")[0] for name in adapters[0]})
+    targets = sorted({name.rpartition(".")[0] for adapter in adapters for name in adapter})
     rank = next(iter(t.shape[0] for n, t in adapters[0].items() if n.endswith(DOWN)))
-    config = SisaConfig(text_config=base.config, shards=len(adapters), rank=rank, scale=scale, targets=targets,
+    config = kind.config_class(text_config=base.config, shards=len(adapters), rank=rank, scale=scale, targets=targets,
                         average=average, dtype=base.dtype)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(config, name, getattr(base.config, name, None))
-    model = SisaForCausalLM(config, base)
+    model = kind(config, base)
     with torch.no_grad():
         for number, adapter in enumerate(adapters):
             for name, value in model.shard(number).items():
-                value.copy_(adapter[name])
+                if name in adapter:
+                    value.copy_(adapter[name])
     return model.eval()
 
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,13 +23,15 @@ from torch import Tensor
 from expunge.data.text_encoder import TextEncoder
 from expunge.errors import DataError
 from expunge.exact.ensemble import DOWN, UP, SisaForCausalLM, assemble
-from expunge.exact.ledger import NAME, Checkpoint, Ledger, ShardPlan, name_of
+from expunge.exact.ledger import NAME, Checkpoint, Ledger, ShardPlan, ShardStage
+from expunge.exact.orders import group_of
 from expunge.methods.optimizers.adamw import AdamW
 from expunge.methods.recipe import Stage, training_stage
 from expunge.methods.run_context import RunContext
 from expunge.methods.scopes.lora import LoRA
 from expunge.methods.stage import StageMethod
 from expunge.models.language import CausalLM
+from expunge.models.scope import Scope
 from expunge.models.subject import checksum
 from expunge.progress import Announce
 from expunge.records.task import Example, Task
@@ -101,9 +103,9 @@ def optimizer_state(flat: Mapping[str, Tensor], names: Sequence[str]) -> dict[st
         if kinds else {}
 
 
-def path_of(store: Path, shard: int, slice_: int) -> Path:
+def path_of(store: Path, stage: ShardStage) -> Path:
     """Where a checkpoint stands."""
-    return store / str(shard) / f"{slice_}.safetensors"
+    return store / f"{stage.name.replace('.', '/')}.safetensors"
 
 
 def bytes_of(path: Path) -> str:
@@ -120,57 +122,93 @@ def copy_into(source: Path, target: Path) -> None:
     os.replace(fresh, target)
 
 
-def schedule_of(plan: ShardPlan, shard: int, slice_: int, rows: Sequence[Example], encoder: TextEncoder) -> Keyed:
+def schedule_of(plan: ShardPlan, stage: ShardStage, rows: Sequence[Example], encoder: TextEncoder) -> Keyed:
     """The batches of a stage."""
-    return Keyed(rows, encoder, steps=plan.stage_steps(slice_), batches=plan.batches * (slice_ + 1),
-                 batch_size=plan.batch_size, seed=derive(plan.seed, "sisa", shard, slice_))
+    return Keyed(rows, encoder, steps=plan.stage_steps(stage.number), batches=plan.batches * (stage.number + 1),
+                 batch_size=plan.batch_size, seed=derive(plan.seed, "sisa", *stage.key))
 
 
-def train_stage(base: CausalLM, plan: ShardPlan, shard: int, slice_: int, rows: Sequence[Example], store: Path,
+def modules_of(subject: CausalLM, plan: ShardPlan, number: int) -> list[str]:
+    """Names of the modules that get their adapter in this stage of an order: those of its group of blocks.
+
+    The blocks are cut into as many groups as there are slices, and the first group is the last blocks.
+    """
+    wanted = subject.adapted if isinstance(plan.targets, str) and plan.targets == "all-linear" else plan.targets
+    wanted = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    group = [f"{name}." for name in group_of(list(subject.blocks), plan.slices, number)]
+    return [name for name, _ in subject.model.named_modules()
+            if name.startswith(tuple(group)) and any(f".{name}".endswith(f".{end}") for end in wanted)]
+
+
+def scope_of(subject: CausalLM, plan: ShardPlan, stage: ShardStage, store: Path) -> tuple[LoRA, Scope]:
+    """The adapter of a stage, on the subject: with the weights of the stages before it, which do not move where every
+    stage trains a group of blocks of its own."""
+    targets: str | list[str] = plan.targets if isinstance(plan.targets, str) else list(plan.targets)
+    if plan.orders:
+        targets = [name for number in range(stage.number + 1) for name in modules_of(subject, plan, number)]
+        own = tuple(f"base_model.model.{name}." for name in modules_of(subject, plan, stage.number))
+    lora = LoRA(rank=plan.rank, alpha=plan.alpha, dropout=plan.dropout, targets=targets,
+                seed=derive(plan.seed, "sisa", stage.shard))
+    scope = lora.apply(subject)
+    if plan.orders:
+        for number in range(stage.number):
+            before = load_file(path_of(store, stage._replace(number=number)))
+            put({n: scope.parameters[n] for n in map(_parameter, before)},
+                {_parameter(n): value for n, value in before.items()})
+        scope = Scope(subject, tuple(n for n in scope.names if n.startswith(own)), adapter=True)
+    return lora, scope
+
+
+def _parameter(name: str) -> str:
+    """The parameter of a tensor in a checkpoint."""
+    return name.partition("/")[2]
+
+
+def train_stage(base: CausalLM, plan: ShardPlan, stage: ShardStage, rows: Sequence[Example], store: Path,
                 folder: Path, announce: Announce) -> None:
-    """Train a shard on its slices up to `slice_` from the checkpoint before, and write the next one.
+    """Train a stage of a shard on its rows from the checkpoint before, and write the next one.
 
     Args:
         base: a plain model, which comes back as it was.
-        rows: all rows of the shard in these slices, under the ids of the ledger.
+        rows: all rows of the stage, under the ids of the ledger.
         store: where checkpoints stand, see `path_of`.
         folder: for what a killed stage goes on from.
     """
-    name, seed = name_of(shard, slice_), derive(plan.seed, "sisa", shard, slice_)
-    targets = plan.targets if isinstance(plan.targets, str) else list(plan.targets)
-    lora = LoRA(rank=plan.rank, alpha=plan.alpha, dropout=plan.dropout, targets=targets,
-                seed=derive(plan.seed, "sisa", shard))
-    stage = replace(training_stage(), scope=lora, optimizer=AdamW(lr=plan.lr, weight_decay=0.0))
+    seed = derive(plan.seed, "sisa", *stage.key)
     subject = CausalLM(base.model, TextEncoder(base.encoder.processor, plan.template, plan.max_length))
-    scope = lora.apply(subject)
     try:
-        before = load_file(path_of(store, shard, slice_ - 1)) if slice_ else {}
-        kinds = {k: v for k, v in before.items() if not k.startswith(f"{WEIGHT}/")}
-        if before:
+        lora, scope = scope_of(subject, plan, stage, store)
+        recipe = replace(training_stage(), scope=lora, optimizer=AdamW(lr=plan.lr, weight_decay=0.0))
+        kinds: dict[str, Tensor] = {}
+        if stage.number and not plan.orders:
+            before = load_file(path_of(store, stage._replace(number=stage.number - 1)))
+            kinds = {k: v for k, v in before.items() if not k.startswith(f"{WEIGHT}/")}
             put(scope.parameters, {n: before[f"{WEIGHT}/{n}"] for n in scope.parameters})
-        schedule = schedule_of(plan, shard, slice_, rows, subject.encoder)
+        schedule = schedule_of(plan, stage, rows, subject.encoder)
         if schedule.filled:
             steps, names = len(schedule.filled), tuple(scope.parameters)
-            tick = announce(f"shard {shard + 1}/{plan.shards}, slices 1-{slice_ + 1}", steps)
-            state = fit(ShardMethod(stage, subject, rows, seed, schedule), subject, scope, schedule,
+            order = "" if stage.order is None else f", order {stage.order + 1}"
+            tick = announce(f"shard {stage.shard + 1}/{plan.shards}{order}, slices 1-{stage.number + 1}", steps)
+            state = fit(ShardMethod(recipe, subject, rows, seed, schedule), subject, scope, schedule,
                         Loop(steps=steps, seed=seed), FitState(optimizer=optimizer_state(kinds, names)),
-                        folder=folder / name, on_step=lambda line: tick(1))
-            kinds = flat_state(state.optimizer, names)
+                        folder=folder / stage.name, on_step=lambda line: tick(1))
+            kinds = {} if plan.orders else flat_state(state.optimizer, names)
         weights = {f"{WEIGHT}/{n}": p.detach().cpu().clone().contiguous() for n, p in scope.parameters.items()}
-        target = path_of(store, shard, slice_)
+        target = path_of(store, stage)
         target.parent.mkdir(parents=True, exist_ok=True)
         save_file(weights | kinds, target.with_suffix(".new"))
         os.replace(target.with_suffix(".new"), target)
-        shutil.rmtree(folder / name, ignore_errors=True)
+        shutil.rmtree(folder / stage.name, ignore_errors=True)
     finally:
-        base.model = subject.model.unload()
-        vars(base.model).pop("peft_config", None)
+        if hasattr(subject.model, "peft_config"):
+            base.model = subject.model.unload()
+            vars(base.model).pop("peft_config", None)
 
 
-def adapter_of(path: Path) -> dict[str, Tensor]:
-    """The adapter in a checkpoint, named as `ensemble.assemble` takes it."""
+def adapter_of(*paths: Path) -> dict[str, Tensor]:
+    """The adapter in some checkpoints, each of other modules, named as `ensemble.assemble` takes it."""
     adapter = {}
-    for name, value in load_file(path).items():
+    for name, value in (pair for path in paths for pair in load_file(path).items()):
         kind, _, parameter = name.partition("/")
         if kind == WEIGHT:
             module, half = parameter.removeprefix("base_model.model.").split(".lora_")
@@ -178,15 +216,17 @@ def adapter_of(path: Path) -> dict[str, Tensor]:
     return adapter
 
 
-def carry_out(base: CausalLM, ledger: Ledger, texts: Mapping[str, Example], first: Mapping[int, int], run: RunContext,
-              kept: Path | None = None) -> tuple[CausalLM, Ledger]:
-    """Train the stages of every shard in `first` from that slice on, and make the ensemble of all shards.
+def carry_out(base: CausalLM, ledger: Ledger, texts: Mapping[str, Example], again: Collection[ShardStage],
+              run: RunContext, kept: Path | None = None,
+              kind: type[SisaForCausalLM] = SisaForCausalLM) -> tuple[CausalLM, Ledger]:
+    """Train the stages in `again`, and make the ensemble of all shards.
 
     Args:
         base: a plain model, which the ensemble takes over.
-        ledger: plan and rows as they are to be.
-        texts: id -> row, of the shards to train.
+        ledger: plan and rows as they are to be, and the checkpoints to keep.
+        texts: id -> row, of the stages to train.
         kept: where the other checkpoints stand.
+        kind: class of the ensemble.
 
     Returns:
         The ensemble, which saves with its checkpoints and ledger; and that ledger.
@@ -197,26 +237,27 @@ def carry_out(base: CausalLM, ledger: Ledger, texts: Mapping[str, Example], firs
     plan, checkpoints = ledger.plan, {}
     folder = run.folder or Path(tempfile.mkdtemp(prefix="expunge-sisa-"))
     store = folder / STORE
-    for shard in range(plan.shards):
-        for slice_ in range(plan.slices):
-            name, path = name_of(shard, slice_), path_of(store, shard, slice_)
-            again = slice_ >= first.get(shard, plan.slices)
-            members = ledger.members(shard, slice_)
-            rows = [texts[m].model_copy(update={"id": m}) for m in members] if again else []
-            if again and not path.exists():  # else it was finished before an interruption
-                train_stage(base, plan, shard, slice_, rows, store, folder, run.announce)
-            elif not again and kept is not None:
-                copy_into(path_of(kept, shard, slice_), path)
-            checksum_now = bytes_of(path)
-            if not again and checksum_now != ledger.checkpoints[name].checksum:
-                raise DataError(f"The checkpoint {name} is not the one the ledger speaks of.",
-                                "Its bytes have changed since it was written.", "Restore the model from a copy.")
-            batches = schedule_of(plan, shard, slice_, rows, base.encoder).filled
-            checkpoints[name] = ledger.checkpoints[name] if not again else Checkpoint(
-                saw=tuple(members), checksum=checksum_now, visits=sum(map(len, batches.values())))
-    last = [adapter_of(path_of(store, shard, plan.slices - 1)) for shard in range(plan.shards)]
-    model = assemble(base.model, last, scale=plan.alpha / plan.rank, average=plan.average)
-    ledger = ledger.model_copy(update={"checkpoints": checkpoints, "served": checksum(model.state_dict())})
+    for stage in ledger.stages():
+        name, path = stage.name, path_of(store, stage)
+        if stage not in again and name not in ledger.checkpoints:
+            continue
+        members = ledger.members(stage) if stage in again else []
+        rows = [texts[m].model_copy(update={"id": m}) for m in members]
+        if stage in again and not path.exists():  # else it was finished before an interruption
+            train_stage(base, plan, stage, rows, store, folder, run.announce)
+        elif stage not in again and kept is not None:
+            copy_into(path_of(kept, stage), path)
+        checksum_now = bytes_of(path)
+        if stage not in again and checksum_now != ledger.checkpoints[name].checksum:
+            raise DataError(f"The checkpoint {name} is not the one the ledger speaks of.",
+                            "Its bytes have changed since it was written.", "Restore the model from a copy.")
+        batches = schedule_of(plan, stage, rows, base.encoder).filled
+        checkpoints[name] = ledger.checkpoints[name] if stage not in again else Checkpoint(
+            saw=tuple(members), checksum=checksum_now, visits=sum(map(len, batches.values())))
+    ledger = ledger.model_copy(update={"checkpoints": checkpoints})
+    adapters = [adapter_of(*(path_of(store, stage) for stage in stages)) for stages in ledger.serving()]
+    model = assemble(base.model, adapters, scale=plan.alpha / plan.rank, average=plan.average, kind=kind)
+    ledger = ledger.model_copy(update={"served": checksum(model.state_dict())})
     if run.folder is None:
         weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
     model.archive = partial(archive, ledger, store)
@@ -230,7 +271,7 @@ def archive(ledger: Ledger, store: Path, model: SisaForCausalLM, folder: Path) -
     """
     if not store.exists() or checksum(model.state_dict()) != ledger.served:
         return
-    for shard in range(ledger.plan.shards):
-        for slice_ in range(ledger.plan.slices):
-            copy_into(path_of(store, shard, slice_), path_of(folder / STORE, shard, slice_))
+    for stage in ledger.stages():
+        if stage.name in ledger.checkpoints:
+            copy_into(path_of(store, stage), path_of(folder / STORE, stage))
     ledger.write(folder / NAME)

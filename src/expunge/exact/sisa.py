@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from expunge import plugin
 from expunge.errors import DataError, ExpungeError, UsageError
 from expunge.exact.deletion import Deletion, deletion_of
+from expunge.exact.ensemble import SisaForCausalLM
 from expunge.exact.ledger import Average, Ledger, ShardPlace, ShardPlan, content, place
 from expunge.exact.shards import STORE, archive, carry_out
 from expunge.methods.base import Exact
@@ -69,20 +70,23 @@ class Sisa(Exact):
         Property("averages_its_shards", {}, "predictions are those of a loop over the shards"),
     )
 
+    model_class: ClassVar[type[SisaForCausalLM]] = SisaForCausalLM
+
     def training_problems(self, subject: CausalLM, rows: Sequence[Example]) -> list[ExpungeError]:
         problems: list[ExpungeError] = []
+        name = self.card.name
         if made_by(subject.model.config):
-            problems.append(UsageError("sisa trains on a plain model, and this one is wrapped by a method.",
+            problems.append(UsageError(f"{name} trains on a plain model, and this one is wrapped by a method.",
                                        fix="Name the base it was made from."))
         if (Path(resolve(subject.path)) / "adapter_config.json").exists():
-            problems.append(UsageError("sisa needs a whole model as its base, and this is an adapter.",
+            problems.append(UsageError(f"{name} needs a whole model as its base, and this is an adapter.",
                                        "What the adapter learned could not be deleted.",
                                        "Name its base, or merge the two and save the result."))
         inside = {n.rpartition(".")[2] for n, _ in subject.model.named_modules() if "experts" in n}
         if inside and (self.spec.targets == "all-linear" or inside & set(self.spec.targets)):
-            problems.append(UsageError("sisa cannot put adapters on experts.",
+            problems.append(UsageError(f"{name} cannot put adapters on experts.",
                                        "They process tokens of all shards in an order set by the router.",
-                                       "Name other modules, such as sisa(targets=['q_proj', 'v_proj'])."))
+                                       f"Name other modules, such as {name}(targets=['q_proj', 'v_proj'])."))
         if len({row.id for row in rows}) < len(rows):
             problems.append(DataError("Two rows have the same id, so the ledger cannot distinguish them."))
         return problems
@@ -97,18 +101,22 @@ class Sisa(Exact):
             alpha=spec.alpha or 2.0 * spec.rank, epochs=settings.epochs or 1.0, steps=settings.steps,
             batches=spec.batches or math.ceil(len(rows) / rows_per_step), batch_size=settings.batch_size,
             seed=settings.seed,
-            template=None if tokens.chat else tokens.template, max_length=tokens.max_length)
+            template=None if tokens.chat else tokens.template, max_length=tokens.max_length, **self.orders())
         places = {}
         for row in rows:
             shard, slice_ = place(row.id, plan.shards, plan.slices, plan.seed)
             places[row.id] = ShardPlace(shard=shard, slice=slice_, content=content(row))
         start = Ledger(plan=plan, base=checksum(subject.model.state_dict()), rows=places, checkpoints={}, served="")
-        first_slices = {k: 0 for k in range(plan.shards)}
-        model, ledger = carry_out(subject, start, {row.id: row for row in rows}, first_slices, run)
+        again = [stage for shard in range(plan.shards) for stage in start.possible(shard)]
+        model, ledger = carry_out(subject, start, {row.id: row for row in rows}, again, run, kind=self.model_class)
         return model, {"plan": plan.to_json(), "base": ledger.base,
                        "base_and_tokenizer": "declared free of the rows, not proven",
                        "rows": {n: len(c.saw) for n, c in ledger.checkpoints.items()},
                        "checkpoints": {n: c.checksum for n, c in ledger.checkpoints.items()}}
+
+    def orders(self) -> dict[str, Any]:
+        """What the plan says of the order of slices."""
+        return {}
 
     def problems(self, task: Task, config: Any) -> list[ExpungeError]:
         try:
@@ -129,9 +137,11 @@ class Sisa(Exact):
         base = subject.around(subject.model.unwrap())
         if checksum(base.model.state_dict()) != deletion.before.base:
             raise DataError("The base is not the one the shards were trained on.")
-        model, after = carry_out(base, deletion.after, deletion.texts, deletion.first, run, folder / STORE)
+        model, after = carry_out(base, deletion.after, deletion.texts, deletion.again, run, folder / STORE,
+                                 self.model_class)
         return model, deletion.figures(after)
 
     def _deletion(self, path: str, task: Task) -> Deletion:
         options = {name: getattr(self.spec, name) for name in self.spec.model_fields_set}
-        return deletion_of(Path(resolve(path)), task, {n: v for n, v in options.items() if v is not None})
+        return deletion_of(Path(resolve(path)), task, {n: v for n, v in options.items() if v is not None},
+                           self.card.name)

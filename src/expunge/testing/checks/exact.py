@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge.exact.ledger import NAME, Checkpoint, Ledger, ShardPlace, ShardPlan, name_of, place
+from expunge.exact.ledger import NAME, Checkpoint, Ledger, ShardPlace, ShardPlan, ShardStage, place
 from expunge.exact.shards import STORE, adapter_of, path_of, schedule_of
 from expunge.methods.optimizers.adamw import AdamW
 from expunge.methods.run_context import RunContext
@@ -81,8 +81,9 @@ def alone(ledger: Ledger) -> str:
     """A row that is the only one of some batch in the first stage of its shard, and of the first slice."""
     texts = {r.id: r for r in all_rows()}
     for shard in range(ledger.plan.shards):
-        rows = [texts[n] for n in ledger.members(shard, 0)]
-        for batch in schedule_of(ledger.plan, shard, 0, rows, memoriser().encoder).filled.values():
+        stage = ShardStage(shard, 0)
+        rows = [texts[n] for n in ledger.members(stage)]
+        for batch in schedule_of(ledger.plan, stage, rows, memoriser().encoder).filled.values():
             if len(batch) == 1:
                 return batch[0].id
     raise AssertionError("no batch has one row")
@@ -117,7 +118,7 @@ def spares_the_rest(plugin: type[Plugin]) -> None:
     ledger, before = Ledger.read(folder / NAME), files(folder)
     found, figures = delete(plugin, folder, [of_slice(ledger, 1, 1)])
     after = files(found)
-    kept = {str(path_of(Path(STORE), k, r)) for k, r in ((0, 0), (0, 1), (1, 0))}
+    kept = {str(path_of(Path(STORE), ShardStage(k, r))) for k, r in ((0, 0), (0, 1), (1, 0))}
     assert {name for name in before if before[name] == after[name]} == kept
     assert set(figures["untouched"]) == {"0.0", "0.1", "1.0"} and set(figures["retrained"]) == {"1.1"}
     assert all(c["before"] == c["after"] for c in figures["untouched"].values())
@@ -140,8 +141,7 @@ def drawn_ledger(shards: int, slices: int, count: int) -> Ledger:
         shard, slice_ = place(f"row/{i}", shards, slices, 0)
         rows[f"row/{i}"] = ShardPlace(shard=shard, slice=slice_, content=str(i))
     blank = Ledger(plan=plan, base="", rows=rows, checkpoints={}, served="")
-    seen = {name_of(k, r): Checkpoint(saw=tuple(blank.members(k, r)), checksum="", visits=0)
-            for k in range(shards) for r in range(slices)}
+    seen = {stage.name: Checkpoint(saw=tuple(blank.members(stage)), checksum="", visits=0) for stage in blank.stages()}
     return blank.model_copy(update={"checkpoints": seen})
 
 
@@ -151,7 +151,8 @@ def costs_as_stated(plugin: type[Plugin]) -> None:
     for shards, slices in ((1, 1), (5, 1), (4, 3), (3, 8)):
         ledger = drawn_ledger(shards, slices, 3000)
         law = (2 / 3 + 1 / (3 * slices)) / shards
-        even = sum(ledger.plan.share(r) for r in range(slices)) / slices / shards
+        steps = [ledger.plan.stage_steps(r) for r in range(slices)]
+        even = sum(sum(steps[r:]) for r in range(slices)) / sum(steps) / slices / shards
         assert even == pytest.approx(law, rel=2e-3)
         costs = [ledger.share([name]) for name in ledger.rows]
         assert sum(costs) / len(costs) == pytest.approx(law, rel=0.05)  # slices are of uneven size
@@ -162,7 +163,7 @@ def costs_as_stated(plugin: type[Plugin]) -> None:
         pair = [n for n, p in ledger.rows.items() if p.shard == 0][:2]
         assert ledger.share(pair) == max(ledger.share([n]) for n in pair)  # once per shard
         later = range(ledger.rows[pair[0]].slice, slices)
-        assert set(ledger.checkpoints_with(pair[:1])) == {name_of(0, r) for r in later}
+        assert set(ledger.checkpoints_with(pair[:1])) == {ShardStage(0, r).name for r in later}
 
 
 @check(trains=True)
@@ -170,12 +171,13 @@ def keeps_rows_in_place(plugin: type[Plugin]) -> None:
     """A row's shard, slice and batches do not depend on who else is there; a batch left empty is skipped."""
     rows, tokens = all_rows(), memoriser().encoder
     plan = Ledger.read(sharded(plugin) / NAME).plan  # type: ignore[arg-type]
-    schedule = schedule_of(plan, 0, 0, rows, tokens)
+    stage = ShardStage(0, 0)
+    schedule = schedule_of(plan, stage, rows, tokens)
     whole = {step: [r.id for r in batch] for step, batch in schedule.filled.items()}
     assert max(whole) < plan.stage_steps(0)
     for gone in (rows[0], rows[5], *rows[-3:]):
         others = [r for r in rows if r is not gone][::-1]
-        left = {step: [r.id for r in batch] for step, batch in schedule_of(plan, 0, 0, others, tokens).filled.items()}
+        left = {step: [r.id for r in batch] for step, batch in schedule_of(plan, stage, others, tokens).filled.items()}
         assert left == {step: kept for step, names in whole.items() if (kept := [n for n in names if n != gone.id])}
 
 
@@ -190,8 +192,9 @@ def one_shard_is_lora(plugin: type[Plugin]) -> None:
         parameters = list(scope.parameters.values())
         optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0)
         for slice_ in range(slices):
-            members = [texts[name] for name in ledger.members(0, slice_)]
-            for step, rows in schedule_of(plan, 0, slice_, members, subject.encoder).filled.items():
+            stage = ShardStage(0, slice_)
+            members = [texts[name] for name in ledger.members(stage)]
+            for step, rows in schedule_of(plan, stage, members, subject.encoder).filled.items():
                 optimizer.param_groups[0]["lr"] = AdamW(lr=2e-3).learning_rate(
                     step, plan.stage_steps(slice_), plan.batches * (slice_ + 1))
                 optimizer.zero_grad()
@@ -245,11 +248,13 @@ def single(folder: Path, shard: int) -> CausalLM:
     """One shard's model: the base with that adapter, by peft."""
     subject = fresh()
     scope = LoRA(rank=FEW["rank"]).apply(subject)
-    adapter = adapter_of(path_of(folder / STORE, shard, 1))
+    stages = Ledger.read(folder / NAME).serving()[shard]
+    adapter = adapter_of(*(path_of(folder / STORE, stage) for stage in stages))
     with torch.no_grad():
         for name, parameter in scope.parameters.items():
             module, half = name.removeprefix("base_model.model.").split(".lora_")
-            parameter.copy_(adapter[f"{module}.{'down_SRI' if half[0] == 'A' else 'up_SOR'}"])
+            found = adapter.get(f"{module}.{'down_SRI' if half[0] == 'A' else 'up_SOR'}")
+            parameter.copy_(torch.zeros_like(parameter) if found is None else found)
     subject.model.eval()
     return subject
 

@@ -39,7 +39,8 @@ from ..support import batch_of, fresh, hooks, memoriser, new_folder, small_task
 from .base import invariant
 from .cards import required
 
-OPTIONS: dict[str, dict[str, Any]] = {"uld": {"lr": 1e-2, "batch": 8}, "sisa": {"shards": 2, "slices": 1, "lr": 5e-3}}
+OPTIONS: dict[str, dict[str, Any]] = {"uld": {"lr": 1e-2, "batch": 8}, "sisa": {"shards": 2, "slices": 1, "lr": 5e-3},
+                                      "s3t": {"shards": 2, "slices": 1, "lr": 5e-3}}
 """Enough to differ from the bare model after a few steps."""
 
 
