@@ -99,7 +99,7 @@ class ShardHead(nn.Linear):
 class SisaForCausalLM(PreTrainedModel, GenerationMixin):
     """Predicts the average of its shards' predictions."""
 
-    config_class = SisaConfig
+    config_class: type[SisaConfig] = SisaConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
