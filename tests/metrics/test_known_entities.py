@@ -230,7 +230,10 @@ def test_one_line_says_it_all() -> None:
     one = leak_line([plain, alone], None)
     assert one.endswith("0.05 under relearn (logits) (worst entity Ann: 20 of 20 rows)."), one
     assert leak_line([share(), alone], None).endswith("no more under attack."), "it is known as asked"
-    assert none == "Leak share 0.04 as asked (worst entity Ann: 6 of 20 rows), no more under attack."
+    assert none == ("Leak share 0.04 as asked (worst entity Ann: 6 of 20 rows), not clearly more under attack (0.05 at "
+                    "most, paraphrase).")
+    same = leak_line([plain, under.model_copy(update={"value": 0.04})], None)
+    assert same == "Leak share 0.04 as asked (worst entity Ann: 6 of 20 rows), no more under attack."
 
 
 def test_a_gate_on_it() -> None:

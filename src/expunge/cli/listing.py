@@ -45,7 +45,7 @@ def listing_by(axis: str, what: str = "all") -> dict[str, dict[str, str]]:
     a plug-in."""
     if axis not in AXES:
         raise UsageError(f"There is no axis {axis!r} of the taxonomy.", did_you_mean(axis, AXES),
-                         f"Give --by {', '.join(AXES)}.")
+                         "Type: expunge ls --by guarantee")
     known = entries()
     names = [name for rows in listing(what).values() for name in rows if name in known]
     found: dict[str, dict[str, str]] = {}

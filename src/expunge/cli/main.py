@@ -241,6 +241,9 @@ def ls(
     from expunge.cli.runs import is_folder, show_runs
 
     if by is not None:
+        if is_folder(what):
+            raise UsageError("--by groups plug-ins, not runs.", f"{what} is a folder.",
+                             f"Leave out --by, or name a kind: expunge ls methods --by {by}.")
         found = listing_by(by, what)
         return print_json(found) if as_json else print(listing_text(found))
     if is_folder(what):

@@ -24,7 +24,7 @@ def leak_line(scores: Sequence[Score], power: Power | None) -> str:
     if leak is None:
         return ""
     beside = "" if leak.controls.get("retrained") is not None else " (beside holdout rows)"
-    parts = [f"{leak.value:.2f} as asked{beside}{_worst(leak)}", *_attacked(scores)]
+    parts = [f"{leak.value:.2f} as asked{beside}{_worst(leak)}", *_attacked(scores, leak.value or 0.0)]
     said = [f"Leak share {', '.join(parts)}"]
     if (lost := plain.get("over_forget_share")) is not None:
         said.append(f"over-forgotten {lost.value:.2f}")
@@ -39,7 +39,11 @@ def _worst(leak: Score) -> str:
         f" (worst entity {leak.worst.entity}: {round(leak.worst.share * leak.worst.rows)} of {leak.worst.rows} rows)")
 
 
-def _attacked(scores: Sequence[Score]) -> list[str]:
+ROUNDED = 0.005
+"""A difference that two decimals do not show."""
+
+
+def _attacked(scores: Sequence[Score], asked: float) -> list[str]:
     """An attack that learns from some entities is tested on the rows of others, so each is set beside its own rows."""
     under = [s for s in scores if s.attack is not None and base(s) == LEAK and s.value is not None and s.counted]
     found, most = dict[str | None, str](), 0.0
@@ -53,7 +57,12 @@ def _attacked(scores: Sequence[Score]) -> list[str]:
     known = next((s for s in under if s.worst is not None and s.worst.share > MOST), None)
     if known is not None and not found and known_entity(scores) is None:
         found[known.attack] = f"{known.value:.2f} under {known.attack} ({known.access}){_worst(known)}"
-    return list(found.values()) or (["no more under attack"] if under else [])
+    if found or not under:
+        return list(found.values())
+    most_known = max(under, key=lambda s: s.value or 0.0)
+    if (most_known.value or 0.0) - asked < ROUNDED:
+        return ["no more under attack"]
+    return [f"not clearly more under attack ({most_known.value:.2f} at most, {most_known.attack})"]
 
 
 def _rise(score: Score) -> float:

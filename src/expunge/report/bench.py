@@ -26,8 +26,10 @@ METRICS = ("forget.probability", "forget.accuracy", "forget.rouge_l")
 """What the attack columns show: the first that an audit took under an attack."""
 FLOOR, PRICE = 0.95, 4.0
 """Share of the original's retain probability that costs nothing, and what each share below it costs in leak share."""
-RULE = (f"Methods stand in the order of their leak share under the strongest attack, plus {PRICE:g} for every share "
-        f"of the original's retain probability below {FLOOR:g}; trials were chosen by the same without attacks.")
+RULE = (f"Methods are ranked, the lowest first, by their leak share under the strongest attack plus {PRICE:g} x "
+        f"({FLOOR:g} - kept), where the retain probability that is kept is below {FLOOR:g} of the original's. Trials "
+        "were chosen by the same without attacks.")
+NO_BEST = "No method is the best beyond noise in any score."
 INTERVALS = ("Brackets hold all seeds' 95 % intervals: from the lowest lower end to the highest upper end, by entity "
              "where there are five or more, else by row.")
 ATTACKED = ("Under attack: what it brought out in {metric} beyond the same attack on the control; a number "
@@ -81,7 +83,8 @@ def made(suite: str, groups: Sequence[Group], *, published: Iterable[BenchRow] =
         suite=suite, columns=plain, attacked=attacked, metric=metric, rescored=len(audits), notes=said,
         rows=(*(r for r in references if r.scores), *rows, *_beside(published, plain)),
         cautions=(*cautions, *_budgets(rows)),
-        findings=tuple(map(finding, found.scores)) if len(rows) > 1 and max(r.seeds for r in rows) > 1 else ())
+        findings=(*[NO_BEST] * (not any(s.marked for s in found.scores)), *map(finding, found.scores))
+        if len(rows) > 1 and max(r.seeds for r in rows) > 1 else ())
 
 
 def _ordered(groups: Sequence[Group]) -> list[Group]:
@@ -190,8 +193,14 @@ def leak_text(row: BenchRow) -> str:
     return f"{most} by {row.strongest}" if row.strongest and row.leaks[row.strongest] > row.leaks.get("", -1) else most
 
 
+def rank_text(row: BenchRow) -> str:
+    """The figure by which it has its place."""
+    return number(penalty(row.leaks[row.strongest], row.kept)) if row.leaks and row.kept is not None else "–"
+
+
 def verdict_text(row: BenchRow) -> str:
-    return ", ".join(f"{outcome} {count}" if row.seeds > 1 else outcome for outcome, count in row.verdicts.items())
+    return ", ".join(f"{outcome} {count} of {row.seeds}" if row.seeds > 1 else outcome
+                     for outcome, count in row.verdicts.items())
 
 
 def attack_text(row: BenchRow, label: str) -> str:
@@ -199,9 +208,13 @@ def attack_text(row: BenchRow, label: str) -> str:
     return "–" if cell is None else cell.text + f" ({cell.won})" * bool(cell.won)
 
 
+def costs(methods: Sequence[BenchRow]) -> list[dict[str, str]]:
+    """What each method cost, without the columns that none of them fills."""
+    found = [cost_text(row) for row in methods]
+    return [{name: text for name, text in one.items() if any(other[name] != "–" for other in found)} for one in found]
+
+
 def cost_text(row: BenchRow) -> dict[str, str]:
-    if row.kind != "method":
-        return {}
     return {"seeds": str(row.seeds), "trials": "–" if row.trials is None else str(row.trials),
             "steps": "–" if row.steps is None else f"{row.steps:g}",
             "rows read": "none" if row.rows is None else f"{row.rows:g}",
@@ -221,13 +234,15 @@ def markdown(found: BenchTable) -> str:
     ours = [row for row in found.rows if row.kind != "published"]
     methods = [row for row in ours if row.kind == "method"]
     tables = [[{"": named(row), "verdicts": verdict_text(row) or "–", "leak share, strongest": leak_text(row),
-                "utility kept": kept_text(row), **cells(row, found.own)} for row in ours],
+                "retain probability kept": kept_text(row), "ranked by": rank_text(row),
+                **cells(row, found.own)} for row in ours],
               [{"": named(row), **cells(row, found.published),
                 "source": row.about if row.kind == "published" else "ours"} for row in found.rows]
               if found.published else [],
               [{"": named(row), **{label: attack_text(row, label) for label in found.attacked}} for row in methods]
               if found.attacked else [],
-              [{"": named(row), **cost_text(row), "recipe": f"`{row.about}`"} for row in methods]]
+              [{"": named(row), **cost, "recipe": f"`{row.about}`"}
+               for row, cost in zip(methods, costs(methods), strict=True)]]
     parts = [f"**{found.suite}**, {found.rescored} runs, scored again from their observations.",
              *(f"Caution: {said}" for said in found.cautions),
              *(markdown_table(rows, list(rows[0])) for rows in tables if rows),
@@ -237,9 +252,11 @@ def markdown(found: BenchTable) -> str:
 
 def html(found: BenchTable) -> str:
     """One page that loads nothing."""
+    methods = [row for row in found.rows if row.kind == "method"]
     return environment().get_template("bench.html.j2").render(
-        found=found, verdict=verdict_text, leak=leak_text, kept=kept_text, cost=cost_text, explain=explain,
-        columns=list(cost_text(next((r for r in found.rows if r.kind == "method"), found.rows[0]))))
+        found=found, verdict=verdict_text, leak=leak_text, kept=kept_text, rank=rank_text, explain=explain,
+        costs=dict(zip((r.letter for r in methods), costs(methods), strict=True)),
+        any_best=any(cell.marked for r in methods for cell in r.scores.values()))
 
 
 def write(found: BenchTable, out: Path) -> None:

@@ -13,10 +13,10 @@ from expunge.report.comparison import comparison
 from expunge.report.gather import Group
 from expunge.report.text import number
 
-LEGEND = f"± is the standard deviation over seeds. {MARK} marks the best where it is beyond noise of every other group."
+LEGEND = (f"± is the standard deviation over seeds. {MARK} marks the best where it is beyond noise of every other "
+          "group. Scores are as stored; `expunge bench` computes them again.")
 UNEQUAL_SEEDS = ("Not all groups have the same seeds. Means in the table are over all seeds of a group; which is the "
                  "best, and what is beyond noise, is judged by seeds in common.")
-FEW_SEEDS = "With two seeds only large and steady differences are beyond noise; three to five tell much more."
 
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -72,7 +72,7 @@ def finding(score: ComparedScore) -> str:
     if all(d.p is None for d in score.differences):
         return f"{head}, but no claim: {'; '.join(sorted({_why_not(d, score) for d in score.differences}))}."
     if not told:
-        return f"{head}, not told from any other group."
+        return f"{head} comes first, but no difference from another group is beyond noise."
     return f"{head}, not told from {', '.join(score.level_with_best)}. Beyond noise of {', '.join(told)}."
 
 
@@ -88,7 +88,15 @@ def notes(found: Comparison) -> list[str]:
     """How the table is to be read."""
     seeds = [len(v.values) for s in found.scores for v in s.values.values()]
     unequal = len({frozenset(g.seeds) for g in found.groups}) > 1
-    return [LEGEND, found.test, *[UNEQUAL_SEEDS] * unequal, *([FEW_SEEDS] if seeds and max(seeds) == 2 else [])]
+    return [LEGEND, found.test, *[UNEQUAL_SEEDS] * unequal,
+            *([few_seeds(len(found.groups))] if seeds and max(seeds) == 2 else [])]
+
+
+def few_seeds(groups: int) -> str:
+    """What two seeds can tell, and why it is less the more groups there are."""
+    pairs = groups * (groups - 1) // 2
+    of_pairs = f" Here {groups} groups make {pairs} pairs, and every p-value is adjusted for them." if pairs > 1 else ""
+    return f"Two seeds tell only large and steady differences from noise; three to five tell much more.{of_pairs}"
 
 
 NAMED = 8

@@ -92,8 +92,8 @@ def anchor(key: str) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """A score name that a narrow screen may break after a dot or an underscore."""
-    return Markup(str(escape(name)).replace(".", ".<wbr>").replace("_", "_<wbr>"))
+    """A score name that a narrow screen may break at a dot, an underscore, an equals sign, a comma or a bracket."""
+    return Markup(re.sub(r"([._=,])|(?=\()", r"\1<wbr>", str(escape(name))))
 
 
 def _single(view: RunView) -> dict[str, Any]:

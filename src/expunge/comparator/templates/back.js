@@ -81,8 +81,9 @@ function comesBack(before, under, control, original) {
     const strength = ({ sides }) => Math.max(...sides.map((s) => (s.gain === null ? -9 : s.gain + 2 * s.back)));
     rows.sort((p, q) => strength(q) - strength(p) || p.row - q.row);
     said.textContent = rows.length ? `${slots.map((s, i) => (s.got.size ? `${s.slot.toUpperCase()}: ${rows.filter((r) => r.sides[i].back).length} of ${s.got.size} rows come back` : `${s.slot.toUpperCase()}: not attacked`)).join(". ")}. ` +
-      "A row comes back where the attack brings it half of the way to the original or more, and above the retrained model under the same attack." : "Neither A nor B was attacked in this way.";
-    const cell = (s) => el("td", { class: "num" }, s.value === null ? "–" : `${fmt(s.before)} → ${fmt(s.value)}`, s.back ? el("span", { class: "spread back-yes" }, "comes back") : null);
+      "A row comes back where the attack brings it half of the way to the original or more, and above the retrained model under the same attack. An attack that trains asks only rows that it did not train on." : "Neither A nor B was attacked in this way.";
+    const cell = (s, original) => el("td", { class: "num" }, s.value === null ? "–" : `${fmt(s.before)} → ${fmt(s.value)}`, s.back ? el("span", { class: "spread back-yes" }, "comes back")
+      : s.value !== null && original !== null && original - s.before <= 0.05 ? el("span", { class: "spread" }, "was never gone") : null);
     const spoken = slots.map((s) => new Map(((BACK.answers[choice.attack] || {})[s.key]) || []));
     const lines = rows.slice(0, choice.shown).flatMap((r) => {
       const told = spoken.some((m) => m.has(r.row)), isOpen = opened.has(r.row);
@@ -91,7 +92,7 @@ function comesBack(before, under, control, original) {
         render();
         body.querySelector(`button[data-row="${r.row}"]`).focus();
       } }, rowName(r.row)) : rowName(r.row);
-      const line = el("tr", {}, el("th", { scope: "row" }, name), r.sides.map(cell), el("td", { class: "num" }, fmt(r.beside)), el("td", { class: "num" }, fmt(r.original)));
+      const line = el("tr", {}, el("th", { scope: "row" }, name), r.sides.map((s) => cell(s, r.original)), el("td", { class: "num" }, fmt(r.beside)), el("td", { class: "num" }, fmt(r.original)));
       if (!isOpen || !told) return [line];
       const answers = slots.map((s, i) => el("div", { class: `slot-${s.slot}` }, el("h4", {}, `${s.slot.toUpperCase()} before`), el("p", {}, marked(answer(s.key, r.row), r.row)),
         el("h4", {}, `${s.slot.toUpperCase()} under the attack`), el("p", {}, marked(text(spoken[i].get(r.row)), r.row))));

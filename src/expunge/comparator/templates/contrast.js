@@ -55,6 +55,7 @@ function told(pair) {
 }
 
 function showTop() {
+  $("top-title").textContent = `The three rows that differ most in ${state.measure === SAID ? "their answers" : state.measure}`;
   const three = biggest(found).slice(0, 3).filter((p) => p.difference);
   $("top").replaceChildren(...(three.length ? three.map((pair, i) => el("article", { class: "card answer", "data-row": pair.row },
     el("p", { class: "rank" }, `${i + 1}. ${DATA.rows.split[pair.row]} row`),
@@ -73,7 +74,7 @@ function showSummary() {
   const mean = scored.reduce((sum, p) => sum + p.difference, 0) / (scored.length || 1);
   const about = DATA.measures.find((m) => m.name === state.measure);
   $("summary").textContent = !found.length ? "No rows." : scored.length
-    ? `${scored.length} rows: ${higher} are higher in A, ${lower} in B, ${scored.length - higher - lower} differ by less than ${near}. Mean of A − B: ${fmt(mean)}. ${about ? about.about : ""}`
+    ? `${scored.length} rows: ${higher} are higher in A, ${lower} in B, ${scored.length - higher - lower} differ by less than ${near}. Mean of A − B: ${fmt(mean)}.${about && about.about ? ` ${state.measure}: ${about.about}` : ""}`
     : `${found.length} rows: ${found.filter((p) => p.difference === 0).length} have the same answer.`;
 }
 

@@ -35,11 +35,12 @@ function showWeights(host) {
   const sides = ["a", "b"].map((s) => new Map(INSIDE.weights[state[s]] || []));
   const parts = [...new Set(sides.flatMap((m) => [...m.keys()]))], most = Math.max(1e-12, ...sides.flatMap((m) => [...m.values()]));
   const cell = (m, part, s) => el("td", {}, el("span", { class: "barcell" }, el("i", { class: s, style: `width:${((m.get(part) || 0) / most) * 90}px`, "aria-hidden": "true" }), fmt(m.get(part))));
-  host.replaceChildren(el("h3", {}, "How far the weights moved"), parts.length ? el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Change of weights" },
+  host.replaceChildren();
+  fill(host, {}, [el("h3", {}, "How far the weights moved"), parts.length ? el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Change of weights" },
     table("Change of weights by part, as a share of the original's norm", ["Part", "A", "B"],
       parts.map((part) => el("tr", {}, el("th", { scope: "row" }, part), cell(sides[0], part, "a"), cell(sides[1], part, "b")))))
     : missing("The audits of A and B have not stored it.", "expunge audit RUN --suite weight_distance"),
-  parts.length ? el("p", { class: "quiet" }, "Distance from the original's weights over their norm, part by part.") : null);
+  parts.length ? el("p", { class: "quiet" }, "Distance from the original's weights over their norm, part by part.") : null]);
 }
 
 /** States of forget, retain and holdout rows of one model; the row that is chosen is ringed in both drawings. */

@@ -23,15 +23,24 @@ function keep() {
     const [low, high] = limits[d.key], value = figureOf(key, d.key);
     return (low === null && high === null) || (value !== null && (low === null || value >= low) && (high === null || value <= high));
   }));
-  set({ kept, ...follow(kept) });
+  const moved = follow(kept);
+  for (const slot of Object.keys(moved)) away[slot] = moved[slot] === away[slot] ? null : away[slot] ?? state[slot];
+  filtering = true;
+  set({ kept, ...moved });
+  filtering = false;
 }
+
+/** The models that a filter took away from A and B; each comes back with its run, unless another was chosen. */
+const away = { a: null, b: null };
+let filtering = false;
+for (const slot of ["a", "b"]) on(slot, () => { if (!filtering) away[slot] = null; });
 
 /** A model that was filtered out gives its place to the first one that is kept. */
 function follow(kept) {
   const keys = [...kept, ...MODELS.filter((m) => m.kind !== "run").map((m) => m.key)];
   if (!keys.length) return {};
-  const first = (other) => keys.find((key) => key !== other) || keys[0];
-  const a = keys.includes(state.a) ? state.a : first(state.b), b = keys.includes(state.b) ? state.b : first(a);
+  const first = (other) => keys.find((key) => key !== other) || keys[0], wish = (slot) => [away[slot], state[slot]].find((key) => keys.includes(key));
+  const a = wish("a") ?? first(state.b), b = wish("b") ?? first(a);
   return { ...(a === state.a ? {} : { a }), ...(b === state.b ? {} : { b }) };
 }
 
@@ -110,7 +119,7 @@ function choose(slot, key) {
 
 function brushable(frame, x, y) {
   const box = draw("rect", { class: "brush", "pointer-events": "none" });
-  const area = draw("rect", { class: "area brushable", x: frame.left, y: frame.top, width: frame.right - frame.left, height: frame.bottom - frame.top });
+  const area = draw("rect", { class: "area brushable", x: frame.left - 20, y: 0, width: frame.right - frame.left + 32, height: frame.bottom + 10 }); // a box may begin beside the axes
   frame.svg.append(area, box);
   const at = (event) => {
     const box = frame.svg.getBoundingClientRect(), k = frame.svg.viewBox.baseVal.width / box.width;
@@ -166,7 +175,8 @@ function showRuns() {
 }
 
 function showKept() {
-  $("kept").textContent = `${state.kept.length} of ${RUNS.length} run${RUNS.length === 1 ? "" : "s"}`;
+  const gone = ["a", "b"].filter((slot) => away[slot] !== null).map((slot) => `${label(away[slot])} is left out, so ${slot.toUpperCase()} is ${label(state[slot])}`);
+  $("kept").textContent = [`${state.kept.length} of ${RUNS.length} run${RUNS.length === 1 ? "" : "s"}`, ...gone].join(". ");
   $("all").hidden = state.kept.length === RUNS.length;
 }
 $("all").addEventListener("click", () => {
