@@ -42,10 +42,9 @@ def run(work: Path) -> None:
 
 
 def collect(work: Path) -> None:
-    """Store the table; while runs are missing, that of those which are there."""
+    """Score the runs again and store the table; while runs are missing, that of those which are there."""
+    table = expunge.bench(TASK, out=work / "table", submissions=[work / "bench"], overwrite=(work / "table").exists())
     whole = (work / "bench" / BenchTable.FILE).exists()
-    table = BenchTable.read(work / "bench") if whole else expunge.bench(
-        TASK, out=work / "table", submissions=[work / "bench"], overwrite=(work / "table").exists())
     log((store("bench_tofu", {"task": TASK, "command": ["expunge", "bench", TASK, *OPTIONS], "cores": os.cpu_count(),
                               "calls": read_json(work / "times.json") if whole else [], "table": table.to_json()}),
          table.rescored))
