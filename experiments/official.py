@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import importlib
 import pkgutil
-import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +23,7 @@ import official
 import torch
 from common import RESULTS, log, store
 from official.bed import Difference
+from official.taken import check_commit, checkout
 
 from expunge.records.base import read_json
 from expunge.records.run import environment
@@ -35,24 +35,6 @@ SEEDS = 3
 
 def comparator(name: str) -> ModuleType:
     return importlib.import_module(f"official.{name}")
-
-
-def checkout(folder: Path, repository: str) -> Path | None:
-    """Where the code of a repository lies; None where it is not there."""
-    owner, name = repository.split("/")
-    for place in (folder / f"{owner}+{name}", folder / name):
-        if place.is_dir():
-            return place
-    return folder if folder.name in (name, f"{owner}+{name}") else None
-
-
-def check_commit(place: Path, commit: str) -> None:
-    """Refuse a git checkout of another commit; a folder without git is taken at its word."""
-    if not (place / ".git").exists():
-        return
-    found = subprocess.run(["git", "-C", str(place), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    if found.stdout.strip() != commit:
-        raise SystemExit(f"{place} is at {found.stdout.strip()}. Check out {commit}, which the module names.")
 
 
 def compared(name: str, place: Path, seeds: int) -> dict[str, Any]:

@@ -463,6 +463,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "planted": planted_table.page, "real_edits": inside_tables.real_edits,
     "league_tofu_six": inside_tables.league_tofu_six, "meta_inside": inside_tables.meta_inside,
     "official": lambda: official_table.page(results("official")),
+    "official_scores": lambda: official_table.scores_page(results("official_scores")),
     "before_after": before_after, "linear": linear,
     "peer": lambda: peer("peer"), "peer_intel": lambda: peer("peer_intel"),
     "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench, "bench_tofu": bench_tofu,

@@ -7,6 +7,7 @@ where it is used.
 from __future__ import annotations
 
 import ast
+import subprocess
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,24 @@ from types import CodeType
 from typing import Any
 
 PARTS = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef | ast.Assign
+
+
+def checkout(folder: Path, repository: str) -> Path | None:
+    """Where the code of a repository lies; None where it is not there."""
+    owner, name = repository.split("/")
+    for place in (folder / f"{owner}+{name}", folder / name):
+        if place.is_dir():
+            return place
+    return folder if folder.name in (name, f"{owner}+{name}") else None
+
+
+def check_commit(place: Path, commit: str) -> None:
+    """Refuse a git checkout of another commit; a folder without git is taken at its word."""
+    if not (place / ".git").exists():
+        return
+    found = subprocess.run(["git", "-C", str(place), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    if found.stdout.strip() != commit:
+        raise SystemExit(f"{place} is at {found.stdout.strip()}. Check out {commit}, which the module names.")
 
 
 def taken(file: Path, name: str, **given: Any) -> Callable[..., Any]:

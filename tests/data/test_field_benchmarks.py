@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from expunge.benchmarks.loading import load_task
+from expunge.data.rwku import _truthful
 from expunge.errors import DataError, MissingError, UsageError
 from expunge.models.tiny import build_subject
 from expunge.probes.generation import Generation
@@ -42,6 +43,33 @@ def test_a_group_has_its_own_number_of_new_tokens() -> None:
     cut = said["short"]["reference"]
     assert 0 < len(cut) < 20 and rows[1].answer.strip().startswith(cut) and said["short"]["aliases"] == ["the cat"]
     assert limits.fingerprint != plain.fingerprint
+    # MUSE counts the token that begins every text among the tokens of a continuation, and cuts no answer to a question.
+    begun = subject.encoder.begins_with()
+    subject.encoder.begins_with = lambda: begun + 1  # type: ignore[method-assign]
+    assert len(Generation().observe(subject, limits.forget, limits)[1]["reference"]) < len(cut)
+    question = rows[1].model_copy(update={"short_answer": "the cat went to town"})
+    assert Generation().observe(subject, [question], limits)[0]["reference"] == question.answer
+
+
+def test_line_breaks_before_an_answer_are_kept() -> None:
+    """RWKU and MUSE read what stands before them, so that what follows is not the answer."""
+    subject = build_subject({**TINY, "hidden_size": 32, "intermediate_size": 64}, ["On day one the cat went to town"])
+    row = Example(id="a", kind="completion", prompt="On day one", answer=" the cat")
+    said = subject.encoder.processor.__class__
+    decoded = {True: " \n\nthe cat \n", False: "  the cat "}
+    for broken, text in decoded.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(said, "decode", lambda *_, text=text, **__: text)
+            kept = Generation().observe(subject, [row], Task(name="t", forget=(row,)))[0]["text"]
+            assert kept == ("\n\nthe cat" if broken else "the cat")
+            assert subject.generate([subject.encoder.prompt(row)], 2)[0][0] == "the cat"
+
+
+def test_best_answers_of_truthfulqa_are_those_of_mc1() -> None:
+    row = {"question": "Q?", "mc1_targets": {"choices": ["best", "wrong"], "labels": [1, 0]},
+           "mc2_targets": {"choices": ["also true", "best", "wrong"], "labels": [1, 1, 0]}}
+    assert _truthful(row, "t").options == ("best", "wrong")
+    assert _truthful({k: v for k, v in row.items() if k != "mc1_targets"}, "t").options == ("also true", "wrong")
 
 
 # RWKU

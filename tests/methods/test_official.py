@@ -63,6 +63,34 @@ def test_ours_is_theirs(method: str) -> None:
     assert all(one.gradient <= AT_MOST and (one.loss or 0) <= AT_MOST for one in found)
 
 
+BENCHMARKS = ("muse", "restor", "rwku")
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_stored_scores_agree_with_the_code_of_benchmarks(benchmark: str) -> None:
+    """To 1e-6 in every row that names no reason to differ; a default that differs has the published option beside it."""
+    stored = read_json(ROOT / "results" / "official_scores.json")["benchmarks"][benchmark]
+    module = importlib.import_module(f"scored.{benchmark}")
+    assert (stored["repository"], stored["commit"]) == (module.REPOSITORY, module.COMMIT)
+    assert list(stored["files"]) == list(module.FILES)
+    agreeing = [row for row in stored["rows"] if not row["deviation"]]
+    assert len(agreeing) >= 8 and all(row["difference"] <= 1e-6 for row in agreeing)
+    assert all(row["difference"] > 0 for row in stored["rows"] if row["deviation"]), "a deviation that makes none"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_our_scores_are_theirs(benchmark: str) -> None:
+    if FOLDER is None:
+        pytest.skip("EXPUNGE_OFFICIAL names no folder of checkouts")
+    module = importlib.import_module(f"scored.{benchmark}")
+    place = part("taken").checkout(Path(FOLDER), module.REPOSITORY)
+    if place is None:
+        pytest.skip(f"no checkout of {module.REPOSITORY}")
+    found = list(module.compare(place, 1))
+    assert found and all(one.difference <= 1e-6 for one in found if not one.deviation)
+
+
 THEIRS = '''
 import nowhere.to.be.found
 from nowhere import Base

@@ -140,7 +140,7 @@ def _lacking(metric: Metric, split: Split | None, offer: Offer) -> str:
         "retrained": offer.retrained, "original": offer.original, "holdout": bool(task.probe_rows("holdout")),
         "retain": bool(task.probe_rows("retain"))}
     for need, found in there.items():
-        if not found and (need in card.needs or (need == "holdout" and card.name.startswith("mia."))):
+        if not found and (need in metric.needs or (need == "holdout" and card.name.startswith("mia."))):
             return f"it {NEED_TEXTS[need].why}"
     return "" if split is None or offer.task.probe_rows(split) else f"the task has no {split} rows"
 

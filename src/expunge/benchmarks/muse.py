@@ -67,7 +67,7 @@ class Muse(TaskPlugin):
         deviations=("Forget and retain texts are cut by words; MUSE joins them and cuts every 2,048 tokens.",
                     "A prompt ends in 'Answer:' and the space belongs to the answer, as most tokenizers have it.",
                     "The AUC of the retrained model is measured on the one that is given. MUSE stores that of its own: "
-                    "0.4772 (news) and 0.5393 (books), by Min-40%.",
+                    "0.4772 (news) and 0.5393 (books), by Min-40%: privleak(retrained_auc=0.4772, group=privleak).",
                     "Scores are fractions; the paper shows per cent."),
         published=tuple(Published(f"muse:{corpus}", MODELS[corpus], subject, score, value, source)
                         for table, source in ((OPEN, OPEN_SOURCE), (TABLE, SOURCE))

@@ -50,8 +50,11 @@ class Rwku(TaskPlugin):
                     "about each person, or on a published corpus.",
                     "RWKU has no rows to keep: questions about people who are not forgotten take their place.",
                     "'Answer:' ends the question; in RWKU it opens the reply of the model.",
+                    "RWKU's code meets no right answer of reasoning that is longer than a character; its published "
+                    "figures are utility.accepted(measure=character, reasoned=True, group=reason).",
                     "There is no holdout set, so attacks have no control unless a retrained model is given.",
-                    "Utility is asked as plain text, and general knowledge of MMLU's first question per subject where "
+                    "Utility is asked as plain text without RWKU's lines of instruction, TruthfulQA without the six "
+                    "questions of its primer, and general knowledge of MMLU's first question per subject where "
                     "RWKU's own choice is not among the files."),
         published=(Published("rwku", MODEL, "original", "forget.rwku_recall(group=level_1)", 85.9, SOURCE),
                    Published("rwku", MODEL, "original", "forget.rwku_recall(group=level_2)", 76.4, SOURCE),

@@ -110,8 +110,8 @@ def _answered(prompt: str, answers: list[str], id: str, group: str) -> Example:
 
 
 def _truthful(row: Mapping[str, Any], id: str) -> Example:
-    """The best true answer among all false ones."""
-    both = row["mc2_targets"]
+    """The best true answer among all false ones: what MC1 compares, whose list the other does not always begin with."""
+    both = row.get("mc1_targets") or row["mc2_targets"]
     true = next(c for c, label in zip(both["choices"], both["labels"], strict=True) if label == 1)
     false = [c for c, label in zip(both["choices"], both["labels"], strict=True) if label != 1]
     return Example(id=id, kind="completion", prompt=f"Q: {row['question']}\n\nA:", answer=f" {true}",

@@ -349,6 +349,10 @@ class TextEncoder:
             return "".join(turns) + "assistant:", " " + answer
         return self.template.replace("{prompt}", prompt), " " + answer
 
+    def begins_with(self) -> int:
+        """How many tokens the tokenizer puts before every text."""
+        return max(len(self._ids("a", special=True)) - len(self._ids("a")), 0)
+
     def _ids(self, text: str, special: bool = False) -> list[int]:
         if not text and not special:
             return []

@@ -17,15 +17,16 @@ from expunge.plugin import Property
 from expunge.records.observation import Row
 from expunge.records.task import SPLITS, Split
 
-Measure = Literal["contains", "exact", "f1"]
+Measure = Literal["contains", "exact", "character", "f1"]
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 CONCLUSION = re.compile(r"[tT]he answer is (.*?)\.")
 
 
 class AcceptedOptions(GroupOptions):
     measure: Measure = Field("contains", description=(
-        "contains: a right answer stands in the first line; exact: it is the whole text; f1: words that the whole text "
-        "and a right answer have in common, as SQuAD counts"))
+        "contains: a right answer stands in the first line; exact: it is the whole text; character: the whole text is "
+        "one character of the first right answer, as RWKU's code counts reasoning; f1: words that the whole text and a "
+        "right answer have in common, as SQuAD counts"))
     reasoned: bool = Field(False, description=(
         "judge what stands between 'the answer is' and the next full stop, where a model reasons first"))
 
@@ -54,11 +55,14 @@ def concluded(text: str) -> str:
 def accepted(row: Row, measure: Measure = "contains", reasoned: bool = False) -> float:
     """The best over all right answers."""
     said, right = row["text"].strip(), [row["short"] or row["reference"], *row.get("aliases", ())]
-    said = concluded(said) if reasoned else said
+    if reasoned and not (said := concluded(said)):
+        return 0.0  # a conclusion of nothing is no answer, although "(A)" without article and marks is empty too
     if measure == "contains":
         line = said.partition("\n")[0]
         return float(any(contains(line, one, one) for one in right if units(one)))
-    if measure == "exact":
+    if measure == "character":
+        right = list(right[0])
+    if measure in ("exact", "character"):
         return float(any(normalised(said) == normalised(one) for one in right))
     return max(token_f1(one, said) for one in right)
 
@@ -71,7 +75,12 @@ class Accepted(RowMetric):
         formula="mean 1[some right answer in the first line]; f1: mean max over right answers of F1",
         defaults="contains; RWKU's factuality: measure=f1, its reasoning: measure=exact, reasoned=True",
         deviations=("RESTOR asks a model to judge, which accepts more: a right answer in other words counts as wrong "
-                    "here.", "RESTOR samples three answers; ours is greedy."),
+                    "here.", "RESTOR samples three answers; ours is greedy. It rounds the accuracy of each person to "
+                    "0.01 per cent before it takes the mean, and reads "
+                    "the line after the first character; blank lines before an answer are skipped here.",
+                    "RWKU's code takes each character of the right answer of a reasoning question for a right answer: "
+                    "'(B)' and '7' can be met, 'yes' and '42' cannot. Its published figures are measure=character, "
+                    "reasoned=True."),
         higher_is="knows", range=(0.0, 1.0), ideal="reference", access="text",
         probes=(("generation", SPLITS),), per_split=True,
     )

@@ -63,7 +63,7 @@ class Accuracy(RowMetric):
         defaults="mean log p of the text. Letters (MMLU, WMDP): by=text on rows whose options are letters; "
                  "TruthfulQA's MC1: by=sum",
         deviations=("Options are compared by the probability of their text, not of a letter.",
-                    "A tie of m options counts 1/m."),
+                    "A tie of m options counts 1/m; in RWKU's code it is wrong for MC1, the first option for MMLU."),
         alternatives=True, higher_is="knows", range=(0.0, 1.0), ideal="reference", access="logits",
         probes=(("likelihood", SPLITS),), per_split=True,
     )

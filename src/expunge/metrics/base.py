@@ -117,6 +117,11 @@ class Metric(Plugin):
         return self.card.higher_is
 
     @property
+    def needs(self) -> frozenset[str]:
+        """What it needs of the audit; the card's needs unless options change them."""
+        return self.card.needs
+
+    @property
     def model_needs(self) -> frozenset[ModelNeed]:
         """Its own needs and those of the probes it reads."""
         return self.card.model_needs.union(*(registry.model_needs(probe) for probe, _ in self.card.probes))

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.metrics.base import Evidence, GroupOptions, MetricCard, RowMetric
-from expunge.metrics.membership import AttackName, answers_of
-from expunge.metrics.privleak import PrivLeakOptions, membership_attack
+from expunge.metrics.membership import FEWER, AttackName, answers_of
+from expunge.metrics.privleak import RelativeOptions, membership_attack
 from expunge.plugin import Property
 from expunge.records.task import SPLITS, Split
 
@@ -27,7 +27,9 @@ class MembershipScore(RowMetric):
         formula="mean over rows of -(1/T) sum_t log p_t (loss), or of the other scores",
         defaults="loss; k = 0.2: RWKU, whose tables show 100 times the value",
         deviations=("The sign is that of a loss: larger is less familiar; RWKU's files hold the negative.",
-                    "Each variance in Min-K++ is at least 1e-6; RWKU divides by it as it is."),
+                    "Each variance in Min-K++ is at least 1e-6; RWKU divides by it as it is.",
+                    "What RWKU's files call mink20 is Min-K++ (score=min_k_pp).",
+                    FEWER, "A row that is not a number is refused; RWKU leaves it out."),
         higher_is="forgot", range=None, ideal="reference", access="logits",
         probes=(("likelihood", SPLITS),), per_split=True,
     )
@@ -41,7 +43,7 @@ class MembershipScore(RowMetric):
     )
 
     def values(self, evidence: Evidence, split: Split) -> dict[str, float]:
-        attack = membership_attack(PrivLeakOptions(attack=self.spec.score, k=self.spec.k))
+        attack = membership_attack(RelativeOptions(attack=self.spec.score, k=self.spec.k))
         return {row["id"]: attack.unfamiliarity(row) for row in answers_of(evidence, split)}
 
     def missing(self, split: Split) -> str:

@@ -7,6 +7,7 @@ from typing import ClassVar
 from expunge import plugin
 from expunge.metrics.base import MetricCard
 from expunge.metrics.membership import (
+    FEWER,
     SPLITS_READ,
     MembershipAttack,
     ShareOptions,
@@ -30,6 +31,7 @@ class MiaMinK(MembershipAttack):
         paper="Min-K%, Shi et al., arXiv 2310.16789; k as in MUSE, arXiv 2407.06460",
         formula="AUC of -mean(lowest k T of log p_t), holdout against forget",
         defaults="k = 0.4: MUSE and OpenUnlearning; the end token is left out",
+        deviations=(FEWER,),
         higher_is="knows", range=(0.0, 1.0), ideal=0.5, access="logits",
         probes=(("likelihood", SPLITS_READ),),
     )

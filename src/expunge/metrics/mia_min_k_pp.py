@@ -9,6 +9,7 @@ import numpy as np
 from expunge import plugin
 from expunge.metrics.base import MetricCard
 from expunge.metrics.membership import (
+    FEWER,
     SPLITS_READ,
     MembershipAttack,
     ShareOptions,
@@ -34,6 +35,7 @@ class MiaMinKpp(MembershipAttack):
         paper="Min-K%++, Zhang et al., arXiv 2404.02936; OpenUnlearning, arXiv 2506.12618",
         formula="AUC of -mean(lowest k T of (log p_t - mu_t)/sigma_t), holdout against forget",
         defaults="k = 0.4: OpenUnlearning; the end token is left out",
+        deviations=(FEWER, "Each variance is at least 1e-6; RWKU divides by it as it is."),
         higher_is="knows", range=(0.0, 1.0), ideal=0.5, access="logits",
         probes=(("likelihood", SPLITS_READ),),
     )

@@ -6,8 +6,10 @@ from collections import Counter
 from math import log2
 from typing import ClassVar
 
+from pydantic import Field
+
 from expunge import plugin
-from expunge.metrics.base import Evidence, GroupOptions, MetricCard, RowMetric
+from expunge.metrics.base import Evidence, GroupOptions, MetricCard, NotAvailable, RowMetric
 from expunge.plugin import Property
 from expunge.records.task import SPLITS, Split
 
@@ -15,8 +17,24 @@ WEIGHTS = {2: 2 / 3, 3: 4 / 3}
 """Length of the run of words -> its weight."""
 
 
-def words_of(text: str) -> list[str]:
-    """Words and marks by the rules of the Penn Treebank."""
+class NgramEntropyOptions(GroupOptions):
+    sentences: bool = Field(False, description=(
+        "find words sentence by sentence, as RWKU does: needs the data of nltk (python -m nltk.downloader punkt_tab)"))
+
+
+def words_of(text: str, sentences: bool = False) -> list[str]:
+    """Words and marks by the rules of the Penn Treebank, of the whole text or of one sentence after the other.
+
+    Raises:
+        NotAvailable: sentences are asked for, and nltk has no data to find them.
+    """
+    if sentences:
+        from nltk import word_tokenize
+
+        try:
+            return list(word_tokenize(text))
+        except LookupError:
+            raise NotAvailable("nltk has no data to find sentences: python -m nltk.downloader punkt_tab") from None
     from nltk.tokenize.destructive import NLTKWordTokenizer  # slow to import
 
     found: list[str] = NLTKWordTokenizer().tokenize(text)
@@ -30,9 +48,9 @@ def entropy(words: list[str], n: int) -> float:
     return -sum(c / total * log2(c / total) for c in counts.values()) if total else 0.0
 
 
-def ngram_entropy(text: str) -> float:
+def ngram_entropy(text: str, sentences: bool = False) -> float:
     """(2/3 H_2 + 4/3 H_3) / 2 in bits."""
-    words = words_of(text)
+    words = words_of(text, sentences)
     return sum(weight * entropy(words, n) for n, weight in WEIGHTS.items()) / len(WEIGHTS)
 
 
@@ -44,11 +62,12 @@ class NgramEntropy(RowMetric):
         formula="mean (2/3 H_2 + 4/3 H_3) / 2, H_n = -sum_g f(g) log2 f(g) over runs of n words",
         defaults="RWKU: 256 new tokens; its tables show 100 times the value",
         deviations=("Words are found by the Penn Treebank rules in the whole text; RWKU splits sentences first, by a "
-                    "model that has to be downloaded, so that full stops within a text stand apart there.",),
+                    "model that has to be downloaded, so that full stops within a text stand apart there "
+                    "(sentences=True).",),
         higher_is="neutral", range=None, ideal="reference", access="text",
         probes=(("generation", SPLITS),), per_split=True,
     )
-    Spec: ClassVar[type[plugin.Spec]] = GroupOptions
+    Spec: ClassVar[type[plugin.Spec]] = NgramEntropyOptions
     must_show = (
         Property("value", {"world": "collapsed", "split": "forget", "is_": 0.0}, "nothing is said"),
         Property("orders", {"split": "forget", "worlds": ("original", "collapsed")}),
@@ -56,4 +75,5 @@ class NgramEntropy(RowMetric):
     )
 
     def values(self, evidence: Evidence, split: Split) -> dict[str, float]:
-        return {r["id"]: ngram_entropy(r["text"]) for r in evidence.rows("generation", split, "prompt")}
+        return {r["id"]: ngram_entropy(r["text"], self.spec.sentences)
+                for r in evidence.rows("generation", split, "prompt")}

@@ -24,23 +24,30 @@ from expunge.metrics.statistics import auc
 from expunge.plugin import Property
 from expunge.records.task import Split
 
-EPSILON = 1e-10
+SMALLEST = 1e-10
+"""In place of an AUC of 0 of the retrained model, which a redrawn sample can have."""
 
 
-class PrivLeakOptions(ShareOptions):
+class RelativeOptions(ShareOptions):
     attack: AttackName = Field("min_k", description="which membership score: loss, zlib, min_k or min_k_pp")
 
 
+class PrivLeakOptions(RelativeOptions):
+    retrained_auc: float | None = Field(None, gt=0, le=1, description=(
+        "AUC of a retrained model that is known, in MUSE's convention (P that a holdout row looks more familiar), in "
+        "place of that of a model that is given; MUSE stores 0.4772 for muse:news and 0.5393 for muse:books"))
+
+
 def privleak(auc_subject: float, auc_retrained: float) -> float:
-    """100 (A - A_ret) / (A_ret + 1e-10), in per cent, **both AUCs in MUSE's convention**.
+    """100 (A - A_ret) / A_ret, in per cent, **both AUCs in MUSE's convention**.
 
     A = P(a holdout row looks more familiar than a forget row), so a model that memorised the
     forget set has A near 0. That is one minus the value of the `mia.*` metrics.
     """
-    return 100 * (auc_subject - auc_retrained) / (auc_retrained + EPSILON)
+    return 100 * (auc_subject - auc_retrained) / max(auc_retrained, SMALLEST)
 
 
-def membership_attack(spec: PrivLeakOptions) -> MembershipAttack:
+def membership_attack(spec: RelativeOptions) -> MembershipAttack:
     """The attack that the options name."""
     k, tokens, group = spec.k, spec.tokens, spec.group
     attacks: dict[AttackName, MembershipAttack] = {
@@ -60,7 +67,8 @@ class PrivLeak(Metric):
         formula="100 (A - A_ret) / A_ret with A = 1 - mia AUC; -100: memorised, 0: ideal, > 0: over-forgotten",
         defaults="Min-K with k = 0.4: MUSE; the end token is left out",
         needs=frozenset({"holdout", "retrained"}),
-        deviations=("Not available without a retrained model; OpenUnlearning then assumes an AUC of 0.5.",),
+        deviations=("Not available without a retrained model or its AUC; OpenUnlearning then assumes 0.5.",
+                    "OpenUnlearning adds 1e-10 to the denominator, MUSE does not, and nor do we."),
         higher_is="neutral", range=None, ideal=0.0, access="logits",
         probes=(("likelihood", SPLITS_READ),),
     )
@@ -74,8 +82,15 @@ class PrivLeak(Metric):
         Property("needs", {"without": "retrained", "says": "no retrained model was given (--retrained)"}),
     )
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.card.needs - {"retrained"} if self.spec.retrained_auc else self.card.needs
+
     def sample(self, evidence: Evidence, split: Split | None = None) -> Strata:
-        retrained, attack = evidence.need_retrained(), membership_attack(self.spec)
+        attack = membership_attack(self.spec)
+        if self.spec.retrained_auc:
+            return attack_strata(attack, evidence)
+        retrained = evidence.need_retrained()
         strata = attack_strata(attack, evidence)
         try:
             strata |= attack_strata(attack, evidence.of(retrained), "reference_")
@@ -88,11 +103,13 @@ class PrivLeak(Metric):
 
     def grouped(self, evidence: Evidence, split: Split | None = None) -> tuple[Strata, Groups]:
         mine = row_groups(evidence, group=self.spec.group)
+        if self.spec.retrained_auc:
+            return self.sample(evidence, split), mine
         return self.sample(evidence, split), mine | {f"reference_{side}": of for side, of in row_groups(
             evidence.of(evidence.need_retrained()), group=self.spec.group).items()}
 
     def statistic(self, strata: Strata) -> float:
-        return privleak(_complement(strata), _complement(strata, "reference_"))
+        return privleak(_complement(strata), self.spec.retrained_auc or _complement(strata, "reference_"))
 
 
 def _complement(strata: Strata, prefix: str = "") -> float:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from expunge import plugin
 from expunge.metrics.base import Evidence, Groups, Metric, MetricCard, NotAvailable, Strata
 from expunge.metrics.membership import attack_strata, row_groups
-from expunge.metrics.privleak import EPSILON, PrivLeakOptions, membership_attack
+from expunge.metrics.privleak import SMALLEST, RelativeOptions, membership_attack
 from expunge.metrics.statistics import auc
 from expunge.plugin import Property
 from expunge.records.task import Split
@@ -29,7 +29,7 @@ class RetainDeviation(Metric):
         higher_is="neutral", range=None, ideal=0.0, access="logits",
         probes=(("likelihood", SIDES),),
     )
-    Spec: ClassVar[type[plugin.Spec]] = PrivLeakOptions
+    Spec: ClassVar[type[plugin.Spec]] = RelativeOptions
     anchored: ClassVar[bool] = True
     must_show = (
         Property("value", {"world": "retrained", "is_": 0.0}, "as the gold standard"),
@@ -53,4 +53,4 @@ class RetainDeviation(Metric):
     def statistic(self, strata: Strata) -> float:
         own, theirs = (auc(members=-strata[f"{of}retain"], nonmembers=-strata[f"{of}holdout"])
                        for of in ("", "reference_"))
-        return 100 * abs(own - theirs) / (theirs + EPSILON)
+        return 100 * abs(own - theirs) / max(theirs, SMALLEST)

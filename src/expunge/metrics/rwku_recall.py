@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from expunge.metrics.base import MetricCard
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from expunge import plugin
+from expunge.metrics.base import GroupOptions, MetricCard
 from expunge.metrics.repeated import RepeatedAnswer
 from expunge.records.task import SPLITS, Split
 
@@ -52,6 +57,11 @@ def first_line(text: str) -> str:
     return text.partition("\n")[0].strip()
 
 
+class RwkuRecallOptions(GroupOptions):
+    lines: Literal["first", "all"] = Field("first", description=(
+        "first: the answer ends at the first line break; all: the whole text, for answers that RWKU's code generated"))
+
+
 class RwkuRecall(RepeatedAnswer):
     card = MetricCard(
         name="rwku_recall", kind="metric",
@@ -59,14 +69,17 @@ class RwkuRecall(RepeatedAnswer):
         paper="RWKU, NeurIPS 2024 (arXiv 2406.10890)",
         formula="mean |union of LCS(ref sentence, sentence)| / |different words of ref|, case kept",
         defaults="RWKU: all rows weigh alike; its levels and types by group=level_1, group=level_3_role_play ...",
-        deviations=("The answer ends at the first line break of the text; RWKU stops at the token of a line break.",
+        deviations=("The answer ends at the first line break of the text; RWKU stops at the token of a line break, so "
+                    "its texts go on where a token holds a full stop and a line break, or two of these (lines=all).",
+                    "An answer of full stops alone counts 0; the package `rouge` refuses it.",
                     "Published values are 100 times as large."),
         higher_is="knows", range=(0.0, 1.0), ideal="reference", access="text",
         probes=(("generation", SPLITS),), per_split=True,
     )
+    Spec: ClassVar[type[plugin.Spec]] = RwkuRecallOptions
 
     def repeated(self, reference: str, text: str) -> float | None:
-        return summary_recall(reference, first_line(text))
+        return summary_recall(reference, first_line(text) if self.spec.lines == "first" else text.strip())
 
     def missing(self, split: Split) -> str:
         return f"no {split} row has a true answer with a word in it"

@@ -296,7 +296,8 @@ class CausalLM(Subject):
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int = 64,
                  progress: Callable[[int], None] | None = None, *, temperature: float | None = None,
-                 seed: int = 0, begun: Sequence[Sequence[int]] = ()) -> list[tuple[str, bool]]:
+                 seed: int = 0, begun: Sequence[Sequence[int]] = (), keep_lines: bool = False,
+                 ) -> list[tuple[str, bool]]:
         """Continuations, in the order given: (text, whether an end token came).
 
         Greedy unless a `temperature` is given; then tokens are drawn from the whole distribution, with `seed`
@@ -305,6 +306,7 @@ class CausalLM(Subject):
         Args:
             begun: the first tokens of each greedy continuation, where the likelihood probe found them. Decoding starts
                 after them. The words stay the same, up to rounding.
+            keep_lines: keep line breaks before the first word, after which some scores read no more.
         """
         greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
@@ -313,7 +315,10 @@ class CausalLM(Subject):
                 torch.manual_seed(seed)  # transformers samples from the global generator only
             said = continued(self, prompts, max_new_tokens, batch_size, greedy if temperature is None else sampling,
                              begun, progress)
-        return [(self.encoder.processor.decode(tokens, skip_special_tokens=True).strip(), ended)
+        def stripped(text: str) -> str:
+            return text.rstrip().lstrip(" \t") if keep_lines else text.strip()
+
+        return [(stripped(self.encoder.processor.decode(tokens, skip_special_tokens=True)), ended)
                 for tokens, ended in said]
 
     def decoded(self, way: Callable[..., Tensor]) -> CausalLM:

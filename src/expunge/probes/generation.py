@@ -32,7 +32,8 @@ class Generation(Probe):
         defaults="greedy; the task gives the number of new tokens (200 for TOFU)",
         model_needs=frozenset({"generate", "prompt"}),
         deviations=("running text is prompted with its first half, and the second half is the reference",
-                    "a group with its own number of new tokens has its references cut at it, as MUSE does"),
+                    "a reference of a group with its own number of new tokens is cut at it, as MUSE does: the tokens "
+                    "that begin every text count among them; answers to questions are not cut"),
     )
     reuses = "likelihood"
     must_show = (Property("ignores_padding_and_order", {}, "batch composition changes nothing"),)
@@ -61,7 +62,7 @@ class Generation(Probe):
             begun = [starts[i] for i in chosen]
             answers |= zip(chosen, subject.generate(
                 [prompts[i] for i in chosen], budget, self.spec.batch_size, progress,
-                begun=begun if any(begun) else ()), strict=True)
+                begun=begun if any(begun) else (), keep_lines=True), strict=True)
         return [
             GenerationRow(id=e.id, entity=e.entity, group=e.group, form="prompt", index=0,
                           prompt=e.prompt, given=before, reference=reference, short=e.short_answer,
@@ -72,11 +73,14 @@ class Generation(Probe):
 
 
 def _within(subject: CausalLM, example: Example, tokens: int | None) -> str:
-    """The answer, cut at this number of tokens."""
+    """The answer; a continuation is cut at this number of tokens, an answer to a question is not."""
     row = subject.encoder.encode(example)
-    if tokens is None or row.answer <= tokens:
+    if tokens is None or example.short_answer:
         return example.answer
-    decoded: str = subject.encoder.processor.decode(row.ids[row.prompt: row.prompt + tokens], skip_special_tokens=True)
+    kept = max(tokens - subject.encoder.begins_with(), 1)
+    if row.answer <= kept:
+        return example.answer
+    decoded: str = subject.encoder.processor.decode(row.ids[row.prompt: row.prompt + kept], skip_special_tokens=True)
     return decoded.strip()
 
 

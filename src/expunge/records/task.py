@@ -109,7 +109,7 @@ class Task(Record):
     generation_tokens: int = 200
     """How many new tokens a generation probe may take."""
     group_tokens: dict[str, int] = Field(default_factory=dict)
-    """The same for the rows of a group, where it differs; a longer true answer is cut at as many tokens."""
+    """The same for the rows of a group, where it differs; a longer text to be continued is cut at as many."""
     template: str | None = None
     """Plain prompt template with {prompt}; None takes the tokenizer's chat template or ours."""
     notes: tuple[str, ...] = ()

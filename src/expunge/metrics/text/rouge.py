@@ -17,6 +17,8 @@ Unit = Literal["rouge1", "rougeL"]
 """Words in any order, or the longest common subsequence of words."""
 Share = Literal["precision", "recall", "f1"]
 """Common words by the length of the text, of the reference, or the harmonic mean of both."""
+Letters = Literal["all", "ascii"]
+"""Words of any script, or only what the published tokenizer keeps."""
 OTHER_SCRIPT = 0.25
 """Share of letters outside the Latin script from which a text is no longer read by the published tokenizer."""
 
@@ -72,16 +74,23 @@ def read_by_units(reference: str) -> bool:
 
 @lru_cache(maxsize=65536)
 def rouge(reference: str, text: str, unit: Unit = "rougeL", share: Share = "recall",
-          stemmer: bool = True) -> float | None:
+          stemmer: bool = True, letters: Letters = "all") -> float | None:
     """ROUGE (Lin 2004) of `text` against `reference`, in 0..1.
 
     English text is read by the published tokenizer, which keeps only a-z and 0-9. A reference that it would drop
     (`read_by_units`) is compared by words of any script, and by characters in scripts without spaces.
-    None when the reference has no letter and no digit.
+    None when the reference has no letter and no digit. With `letters="ascii"` the published package reads every text,
+    and such a reference gives 0.
     """
+    if letters == "ascii":
+        return _share(_scorer(unit, stemmer, False), reference, text, unit, share)
     scorer = _scorer(unit, stemmer, read_by_units(reference))
     reference, text = _composed(reference), _composed(text)
     if not scorer._tokenizer.tokenize(reference):
         return None
+    return _share(scorer, reference, text, unit, share)
+
+
+def _share(scorer: RougeScorer, reference: str, text: str, unit: Unit, share: Share) -> float:
     score = scorer.score(reference, text)[unit]
     return float({"precision": score.precision, "recall": score.recall, "f1": score.fmeasure}[share])
