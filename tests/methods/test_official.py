@@ -68,7 +68,7 @@ BENCHMARKS = ("muse", "restor", "rwku")
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_stored_scores_agree_with_the_code_of_benchmarks(benchmark: str) -> None:
-    """To 1e-6 in every row that names no reason to differ; a default that differs has the published option beside it."""
+    """To 1e-6 in every row that names no reason to differ."""
     stored = read_json(ROOT / "results" / "official_scores.json")["benchmarks"][benchmark]
     module = importlib.import_module(f"scored.{benchmark}")
     assert (stored["repository"], stored["commit"]) == (module.REPOSITORY, module.COMMIT)
