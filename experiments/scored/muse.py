@@ -102,7 +102,7 @@ def _repeated(theirs: Theirs, source: Source) -> Iterator[Compared]:
         yield Compared(ascii_only.label("forget"), name, "each row; other scripts and split accents too",
                        len(mixed), furthest(each(ascii_only, spoken(mixed)), published))
         read = [(pair, one) for pair, one in zip(mixed, published, strict=True) if pair[0] != "... !"]
-        yield Compared(ours.label("forget"), name, "the same rows", len(read), furthest(
+        yield Compared(ours.label("forget"), name, "each row; other scripts and split accents too", len(read), furthest(
             each(ours, spoken([pair for pair, _ in read])), [one for _, one in read]),
             "other scripts are read by their own words")
 

@@ -103,7 +103,7 @@ def _answers(code: Path, source: Source) -> Iterator[Compared]:
     lines = [one["outputs"][0].strip() for one in theirs]
     blank = [text.startswith("\n") for text in texts]
     for chosen, what, told in ((False, "the share of answers of which another line is read", ""),
-                               (True, "the same of answers that begin with line breaks",
+                               (True, "the share of answers that begin with line breaks of which another line is read",
                                 "theirs skips one character, then reads to the line break")):
         pairs = [(text.strip().partition("\n")[0].strip(), line)
                  for text, line, starts in zip(texts, lines, blank, strict=True) if starts is chosen]

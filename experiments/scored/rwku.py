@@ -97,7 +97,7 @@ def _recall(folder: Path, source: Source) -> Iterator[Compared]:
     evidence = Evidence(Observations({("generation", "forget"): rows}))
     yield Compared("forget.rwku_recall(lines=all)", "eval_forget", "each row; texts with line breaks", len(rows),
                    furthest(each(RwkuRecall(lines="all"), evidence), alone))
-    yield Compared("forget.rwku_recall", "eval_forget", "the same rows", len(rows),
+    yield Compared("forget.rwku_recall", "eval_forget", "each row; texts with line breaks", len(rows),
                    furthest(each(RwkuRecall(), evidence), alone),
                    "ours ends at the first line break of the text, RWKU's at the token of one")
 
@@ -155,7 +155,7 @@ def _answers(folder: Path, source: Source) -> Iterator[Compared]:
     published, ours = (Accepted(measure=measure, reasoned=True) for measure in ("character", "exact"))
     yield Compared("utility.accepted(measure=character, reasoned=True)", "eval_bbh", "each row", ROWS,
                    furthest(each(published, evidence, "utility"), theirs))
-    yield Compared("utility.accepted(measure=exact, reasoned=True)", "eval_bbh", "the same rows", ROWS,
+    yield Compared("utility.accepted(measure=exact, reasoned=True)", "eval_bbh", "each row", ROWS,
                    furthest(each(ours, evidence, "utility"), theirs),
                    "theirs takes each character of the right answer for a right answer: 'yes', '42' are never met")
 
@@ -215,6 +215,6 @@ def _fluency(folder: Path, source: Source) -> Iterator[Compared]:
         return
     yield Compared("utility.ngram_entropy(sentences=True)", "n_gram_entropy", "each text", len(texts),
                    furthest(each(NgramEntropy(sentences=True), evidence, "utility"), theirs))
-    yield Compared("utility.ngram_entropy", "n_gram_entropy", "the same texts, in bits", len(texts),
+    yield Compared("utility.ngram_entropy", "n_gram_entropy", "each text, in bits", len(texts),
                    furthest(each(NgramEntropy(), evidence, "utility"), theirs),
                    "the model that finds sentences has to be downloaded")

@@ -23,8 +23,6 @@ from expunge.records.observation import Row, in_group
 from expunge.records.task import Split
 
 SPLITS_READ: tuple[Split, ...] = ("forget", "holdout")
-FEWER = ("At least one token is read; MUSE and RWKU read none of a text shorter than 1/k tokens, and have no number. "
-         "They round k T in floating point, which at k = 0.7 reads a token less of some lengths, as of 90.")
 AttackName = Literal["loss", "zlib", "min_k", "min_k_pp"]
 MUST_SHOW = (
     Property("value", {"world": "perfect", "is_": 1.0}, "forget memorised, holdout never seen"),

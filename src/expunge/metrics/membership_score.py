@@ -8,7 +8,8 @@ from pydantic import Field
 
 from expunge import plugin
 from expunge.metrics.base import Evidence, GroupOptions, MetricCard, RowMetric
-from expunge.metrics.membership import FEWER, AttackName, answers_of
+from expunge.metrics.membership import AttackName, answers_of
+from expunge.metrics.mia_min_k import FEWER
 from expunge.metrics.privleak import RelativeOptions, membership_attack
 from expunge.plugin import Property
 from expunge.records.task import SPLITS, Split

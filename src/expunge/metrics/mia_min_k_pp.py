@@ -9,7 +9,6 @@ import numpy as np
 from expunge import plugin
 from expunge.metrics.base import MetricCard
 from expunge.metrics.membership import (
-    FEWER,
     SPLITS_READ,
     MembershipAttack,
     ShareOptions,
@@ -17,6 +16,7 @@ from expunge.metrics.membership import (
     counted_lowest,
     lowest_mean,
 )
+from expunge.metrics.mia_min_k import FEWER
 from expunge.records.observation import Row
 
 SMALLEST_VARIANCE = 1e-6
