@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # what the names of _HOMES are, for type checkers and editors
     from expunge.auditing import audit as audit
     from expunge.benching import bench as bench
     from expunge.benchmarks.loading import load_task as load_task
+    from expunge.certifying import certify as certify
+    from expunge.certifying import verify as verify
     from expunge.demonstration import demo as demo
     from expunge.errors import ExpungeError as ExpungeError
     from expunge.evaluating import evaluate as evaluate
@@ -50,6 +52,7 @@ _HOMES = {
     "TrainSettings": "expunge.records.settings", "RunSettings": "expunge.records.settings",
     "AuditSettings": "expunge.records.settings", "ExpungeError": "expunge.errors", "add_file": "expunge.registry",
     "merge": "expunge.merging", "evaluate": "expunge.evaluating", "purge": "expunge.purging",
+    "certify": "expunge.certify", "verify": "expunge.certifying",
 }
 __all__ = sorted(_HOMES)
 

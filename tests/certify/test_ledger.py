@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from expunge.errors import DataError, ExpungeError, MissingError, UsageError
-from expunge.ledger import store
+from expunge.ledger import files, store
 from expunge.ledger.entries import LedgerHead
 from expunge.ledger.merkle import root
 from expunge.ledger.store import DeletionLedger, TamperedError
@@ -74,7 +74,7 @@ def test_proofs_hold_and_only_for_what_they_prove(ledger: DeletionLedger) -> Non
 
 def test_an_empty_ledger(tmp_path: Path) -> None:
     made = DeletionLedger.create(tmp_path / "new" / "l.db")
-    assert len(made) == 0 and made.entries() == [] and made.check() == made.head()
+    assert made and len(made) == 0 and made.entries() == [] and made.check() == made.head()
     with pytest.raises(UsageError, match="no entry 0 among its first 0"):
         made.inclusion(0)
     with pytest.raises(UsageError, match="no state with 1 entries"):
@@ -201,7 +201,7 @@ def test_a_disk_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def refuse(*_: object) -> None:
         raise PermissionError("no links here")
 
-    monkeypatch.setattr(store.os, "link", refuse)
+    monkeypatch.setattr(files.os, "link", refuse)
     assert DeletionLedger.create(tmp_path / "l.db").append("note", {}).number == 0
     with pytest.raises(UsageError, match="already exists"):
         DeletionLedger.create(tmp_path / "l.db")
@@ -235,8 +235,8 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(ledger: DeletionLedger, full_di
 
 
 def test_an_exception_in_the_block_leaves_no_entry(ledger: DeletionLedger) -> None:
-    with pytest.raises(KeyError), ledger.appending("note", {}) as proof:
-        assert proof.holds and proof.entry.number == 5
+    with pytest.raises(KeyError), ledger.appending("note", {}) as pending:
+        assert pending.proof.holds and pending.proof.entry.number == 5 and pending.inclusion(1).holds
         raise KeyError
     assert ledger.check().size == 5
 

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,14 @@ from expunge.watching import check_trackers, figures
 from ..cases import case
 
 VERBS = ("train", "forget", "audit", "sweep", "grid", "compare", "report", "make_shadows", "merge", "load_task",
-         "load_subject", "demo", "add_file")
+         "load_subject", "demo", "add_file", "certify", "verify")
 SOURCE = Path(expunge.__file__).parent
 
 
 def function(name: str) -> Any:
     """A verb, or the function behind a package that can be called."""
     verb = getattr(expunge, name)
-    return getattr(sys.modules[verb._home], name) if inspect.ismodule(verb) and hasattr(verb, "_home") else verb
+    return getattr(import_module(verb._home), name) if inspect.ismodule(verb) and hasattr(verb, "_home") else verb
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from expunge import processes
-from expunge.cli import after, bench, compare, grid, presets, studies  # noqa: F401 (they register their commands)
+from expunge.cli import after, bench, certify, compare, grid, presets, studies  # noqa: F401 (they register commands)
 from expunge.cli.app import (
     DryRun,
     Json,

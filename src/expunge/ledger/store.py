@@ -15,7 +15,7 @@ import os
 import secrets
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any, Self
 from expunge.errors import DataError, ExpungeError, MissingError, UsageError
 from expunge.ledger import merkle
 from expunge.ledger.entries import ConsistencyProof, InclusionProof, LedgerEntry, LedgerHead
+from expunge.ledger.files import place_new
 from expunge.records.base import canonical
 
 APPLICATION = 0x78706E67
@@ -51,6 +52,15 @@ class TamperedError(DataError):
     exit_code = 1
 
 
+class PendingEntry:
+    """An entry that is about to be appended, and the tree with it in it."""
+
+    def __init__(self, inclusion: Callable[[int], InclusionProof], entry: LedgerEntry) -> None:
+        self.inclusion = inclusion
+        """Proves an entry, this one or an earlier one, in that tree."""
+        self.proof = inclusion(entry.number)
+
+
 class DeletionLedger:
     """A ledger in one file. Holds no open file between calls, so it may be kept and shared as one likes.
 
@@ -66,6 +76,10 @@ class DeletionLedger:
 
     def __repr__(self) -> str:
         return f"DeletionLedger({str(self.path)!r})"
+
+    def __bool__(self) -> bool:
+        """An empty ledger is a ledger."""
+        return True
 
     @classmethod
     def create(cls, path: str | Path) -> Self:
@@ -88,7 +102,7 @@ class DeletionLedger:
                 db.execute(f"PRAGMA user_version = {VERSION}")
                 db.execute("COMMIT")
             os.chmod(made, 0o644)
-            _place(Path(made), path)
+            place_new(Path(made), path)
         except FileExistsError:
             raise UsageError(f"{path} already exists.", "A ledger is only appended to, never replaced.",
                              "Use it as it is, or name another file.") from None
@@ -128,11 +142,11 @@ class DeletionLedger:
         Raises:
             DataError: the body is no JSON object.
         """
-        with self.appending(kind, body) as proof:
-            return proof.entry
+        with self.appending(kind, body) as pending:
+            return pending.proof.entry
 
     @contextmanager
-    def appending(self, kind: str, body: Mapping[str, Any]) -> Iterator[InclusionProof]:
+    def appending(self, kind: str, body: Mapping[str, Any]) -> Iterator[PendingEntry]:
         """Add an entry when the block ends; an exception in it leaves the ledger as it was.
 
         For what must be written together with the entry. Other writers wait meanwhile.
@@ -142,7 +156,7 @@ class DeletionLedger:
             db.execute("BEGIN IMMEDIATE")
             try:
                 entry = self._insert(db, kind, checked)
-                yield self._inclusion(db, entry.number, entry.number + 1)
+                yield PendingEntry(lambda number: self._inclusion(db, number, entry.number + 1), entry)
                 db.execute("COMMIT")
             finally:
                 if db.in_transaction:
@@ -311,6 +325,9 @@ def _connected(path: Path, named: Path | None = None) -> Iterator[sqlite3.Connec
             db.close()
     except sqlite3.Error as error:
         raise _translated(error, name) from error
+    except UnicodeDecodeError as error:  # a damaged name that SQLite wanted to quote
+        raise TamperedError(f"{name} is no ledger, or a damaged one.", f"Its text cannot be read: {error}.",
+                            AGAIN) from error
 
 
 def _translated(error: sqlite3.Error, path: Path) -> ExpungeError:
@@ -352,18 +369,6 @@ def _size(db: sqlite3.Connection) -> int:
     """Entries, by the last number: `check` tells whether one is missing in between."""
     last, = db.execute("SELECT max(number) FROM entries").fetchone()
     return 0 if last is None else int(last) + 1
-
-
-def _place(made: Path, path: Path) -> None:
-    """Give a finished file its name. Raises FileExistsError: it is never given in place of another."""
-    try:
-        os.link(made, path)  # in one step, unlike looking and renaming
-    except FileExistsError:
-        raise
-    except OSError:  # a disk without links
-        if path.exists():
-            raise FileExistsError(path) from None
-        os.rename(made, path)
 
 
 def _now() -> str:
