@@ -37,6 +37,7 @@ EXAMPLES: dict[str, str] = {
     "sampler": 'forget MODEL --task authors --method "npo + retain_nll + {name}" --out run',
     "edit": 'forget MODEL --task authors --method "{name}" --out run',
     "sequential": 'forget MODEL --task authors --method "{name}" --out run',
+    "federated": 'forget MODEL --task authors --method "npo + retain_nll + {name}" --out run',
     "guard": 'forget MODEL --task authors --method "{name}" --out run',
     "exact": 'train MODEL --task authors --method "{name}" --out original',
     "attack": 'audit run --retrained RETRAINED --suite "{name}" --out attacked',

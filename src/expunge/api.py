@@ -119,6 +119,8 @@ def train(
         problems += cannot_recompute(subject)
     if isinstance(stage.wrap, Exact):
         problems += [*stage.wrap.training_problems(subject, chosen), *trained_on_task(model, task)]
+    if stage.federated is not None:
+        problems += stage.federated.problems(stage, task, subject.model.config, learns=True)
     if problems:
         raise PreflightError(problems)
     plan = make_plan(method or "retain_nll", (stage,), task, subject.encoder, settings,

@@ -13,7 +13,7 @@ from expunge.needs import ModelNeed, Need
 
 Kind = Literal[
     "objective", "preset", "retain", "combine", "perturb", "trim", "stop", "optimizer", "scope", "sampler", "edit",
-    "sequential", "guard", "exact", "attack", "probe", "metric", "task",
+    "sequential", "federated", "guard", "exact", "attack", "probe", "metric", "task",
 ]
 Target = Literal["sample", "entity", "concept", "capability"]
 Guarantee = Literal["exact", "certified", "empirical", "none"]
@@ -51,6 +51,7 @@ KINDS: dict[Kind, KindInfo] = {
     "sampler": KindInfo("samplers", "methods/samplers", "which rows meet in a step", True, single=True),
     "sequential": KindInfo("sequentials", "sequential", "deletion requests served one after another on one model",
                            True, source=True),
+    "federated": KindInfo("servers", "federated", "how a server makes one model of those that its clients train", True),
     "edit": KindInfo("edits", "methods/edits", "changes of the weights without a training loop", True, source=True),
     "guard": KindInfo("guards", "guards", "models that forget at inference, with their weights unchanged", True,
                       source=True),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from expunge import processes
 from expunge.console import Reporter
 from expunge.errors import ExpungeError, InterruptedRun
 from expunge.methods.base import Exact
-from expunge.methods.plan import NOTHING_KEPT, Plan, nothing_kept, training_sides
+from expunge.methods.plan import NOTHING_KEPT, Plan, nothing_kept, stop_rule, training_sides
 from expunge.methods.recipe import Stage
 from expunge.methods.run_context import RunContext
 from expunge.methods.stage import StageMethod
@@ -41,7 +40,6 @@ from expunge.training.loop import Loop, OnStep
 from expunge.training.memory import peak_memory, reset_peak_memory
 from expunge.training.monitor import CheckedMonitor, Monitor
 from expunge.training.schedule import Schedule
-from expunge.training.stopping import StopRule
 from expunge.watching import StepLine, Track, watched
 
 
@@ -118,19 +116,21 @@ def run_stages(plan: Plan, stages: Sequence[Stage], subject: Subject, task: Task
             base = model_folder
             continue
         record = record.model_copy(update={"stages": done[:number]})
-        context = RunContext(settings=settings, folder=place / "checkpoint" / "work", announce=reporter.task)
+        context = RunContext(settings=settings, folder=place / "checkpoint" / "work", beside=place,
+                             announce=reporter.task)
         if takes_guard_off(stages, number) and is_guard(made_by(subject.model.config)):
             subject, base = without_guard(subject), ""
-        if not stage.takes_steps:
-            with _end_noted(record, folder):
-                subject, record = _run_without_loop(stage, subject, task, record, context)
-        else:
+        if stage.takes_steps or stage.federated is not None:
             if not stage.scope.adapter:
                 float32_master(subject)
             elif last and not base:
                 base = out / "base"
                 if processes.is_main():
                     subject.save(base)
+        if not stage.takes_steps:
+            with _end_noted(record, folder):
+                subject, record = _run_without_loop(stage, subject, task, record, context)
+        else:
             with _end_noted(record, folder):
                 teacher = _teacher(stages, number, subject, record, out)
                 _prepare(stage, teacher or subject, task, context)
@@ -175,9 +175,12 @@ def _summed(stages: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def _run_without_loop(stage: Stage, subject: Subject, task: Task, record: RunRecord,
                       run: RunContext) -> tuple[Subject, RunRecord]:
-    """An edit, a guard or an exact method: no steps of ours, but the same figures."""
+    """Clients, an edit, a guard or an exact method: no steps of this loop, but the same figures."""
     began = time.perf_counter()
-    if stage.edit is not None:
+    if stage.federated is not None:
+        figures = stage.federated.carry_out(stage, subject, task, run)
+        reason = f"made by {stage.federated.card.name} of its clients' models"
+    elif stage.edit is not None:
         float32_master(subject)
         edit, reason = stage.edit, "edited"
         edit.announce = run.announce
@@ -190,9 +193,12 @@ def _run_without_loop(stage: Stage, subject: Subject, task: Task, record: RunRec
         else:
             subject, figures = stage.wrap.build(subject, task, run)
         reason = f"built by {stage.wrap.card.name}"
-    return subject, record.model_copy(update={
+    clients = stage.federated is not None
+    own = {name: figures.pop(name) for name in ("alarms", "parameters") if clients}
+    return subject, record.model_copy(update=own | {
         "status": "finished", "reason": reason, "best": figures, "peak_memory_bytes": peak_memory(),
-        "timing": {"steps": 0, "train_s": round(time.perf_counter() - began, 3), "tokens_per_s": 0.0}
+        "timing": {"steps": figures["steps"] if clients else 0, "train_s": round(time.perf_counter() - began, 3),
+                   "tokens_per_s": 0.0}
         | ({"positions": figures["positions"]} if "positions" in figures else {})})
 
 
@@ -286,15 +292,3 @@ def _target(settings: TrainSettings | RunSettings, subject: Subject, task: Task)
     if settings.forget_target is not None:
         return settings.forget_target
     return Monitor(subject, task, settings.seed).never_trained()
-
-
-def stop_rule(stage: Stage, settings: TrainSettings | RunSettings, target: float | None, outcomes: int) -> StopRule:
-    """The stopping rule of a stage: unbounded objectives get a ceiling, whatever was asked."""
-    if isinstance(settings, TrainSettings) or (stage.objective is not None and not stage.objective.forgets):
-        return StopRule(keep="last", utility_floor=0.0)
-    unbounded = stage.objective is not None and stage.objective.unbounded
-    return StopRule(
-        forget_target=target, stop_at_target=settings.stop_at_target, stop_at_floor=settings.stop_at_floor,
-        utility_floor=settings.utility_floor, keep=settings.keep,
-        forget_ceiling=math.log(outcomes) if unbounded else None,
-    )

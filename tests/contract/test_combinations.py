@@ -232,7 +232,8 @@ SHORT = {"uld": "uld(lr=0.01, batch=4, paraphrases=0, wrong_answers=0)", "first_
          "zeroth_order": "zeroth_order(queries=1)", "hybrid": "hybrid(queries=1)",
          "rule": "rule(samples=2, tokens=6)", "adaptive": "adaptive(samples=1, tokens=6)", "u2a": "u2a(outer=2)",
          "knowpo": "knowpo(tokens=6)", "dmm": "dmm(models=2, epochs=0.05)",
-         "bidirectional": "bidirectional(tokens=6)", "fit": "fit(epochs=1)"}
+         "bidirectional": "bidirectional(tokens=6)", "fit": "fit(epochs=1)",
+         **{e.name: f"{e.name}(clients=2, rounds=1, epochs=0.2)" for e in registry.of_kind("federated")}}
 """Long plug-ins made short; altpo needs a model that can follow a request, and has checks of its own."""
 MIXED = 40
 
@@ -246,6 +247,8 @@ def random_stages(number: int) -> str:
         chosen = [rng.choice(registry.of_kind(kind))]
         for modifier in ("retain", "combine", "optimizer", "scope", "perturb"):
             chosen += one_of(modifier, rng, left_out=0.8)  # type: ignore[arg-type]
+        # A stream of its own: the stages of before keep their other parts.
+        chosen += one_of("federated", stream(number, "federated", len(chosen)), left_out=0.8)
         return " + ".join(SHORT.get(e.name) or e.load()(**required(e.load())).text() for e in chosen)
 
     return " >> ".join(stage() for _ in range(rng.choice((1, 1, 2))))

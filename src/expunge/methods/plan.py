@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from expunge.records.settings import LoopSettings, RunSettings, TrainSettings
 from expunge.records.task import Example, Task
 from expunge.training.recomputing import cannot_recompute, without_checkpointing
 from expunge.training.schedule import steps_in
+from expunge.training.stopping import StopRule
 
 
 class Plan(Record):
@@ -81,6 +83,7 @@ def make_plan(recipe: str, stages: Sequence[Stage], task: Task, encoder: Encoder
         steps.append(stage.total_steps(settings, epoch))
         eval_every.append(settings.steps_between_readings(steps[-1], epoch))
     counts = count_rows(task)
+    notes += tuple(note for s in stages if s.federated is not None for note in s.federated.notes(task))
     return Plan(
         recipe=recipe, stages=tuple(s.full() for s in stages), steps=tuple(steps), eval_every=tuple(eval_every),
         rows={"forget": len(task.forget), "retain": len(task.retain), "holdout": len(task.holdout),
@@ -98,6 +101,18 @@ def announce(plan: Plan, reporter: Reporter, max_length: int | None) -> None:
         reporter.warn(warning)
     if plan.truncated:
         reporter.warn(f"{plan.truncated} rows are cut to --max-length {max_length}.")
+
+
+def stop_rule(stage: Stage, settings: TrainSettings | RunSettings, target: float | None, outcomes: int) -> StopRule:
+    """The stopping rule of a stage: unbounded objectives get a ceiling, whatever was asked."""
+    if isinstance(settings, TrainSettings) or (stage.objective is not None and not stage.objective.forgets):
+        return StopRule(keep="last", utility_floor=0.0)
+    unbounded = stage.objective is not None and stage.objective.unbounded
+    return StopRule(
+        forget_target=target, stop_at_target=settings.stop_at_target, stop_at_floor=settings.stop_at_floor,
+        utility_floor=settings.utility_floor, keep=settings.keep,
+        forget_ceiling=math.log(outcomes) if unbounded else None,
+    )
 
 
 NOTHING_KEPT = ("There are no retain rows: nothing is kept on purpose, and --utility-floor has nothing to watch. "
@@ -149,6 +164,8 @@ def preflight(recipe: str, stages: tuple[Stage, ...], task: Task, encoder: Encod
             problems += source.problems(task) if source is not None else []
         if stage.wrap is not None:
             problems += stage.wrap.problems(task, config)
+        if stage.federated is not None:
+            problems += stage.federated.problems(stage, task, config)
         problems += _process_problems(stage)
         problems += _pass_problems(stage)
         problems += _stop_problems(stage)
@@ -270,7 +287,9 @@ def _idle_problems(stage: Stage) -> list[ExpungeError]:
         return []
     source = stage.edit or stage.wrap
     usual = {p.text() for p in training_stage().plugins} - {"retain_nll"}
-    used = stage.edit.beside if isinstance(stage.edit, FactEdit) else ()
+    used: tuple[Plugin, ...] = stage.edit.beside if isinstance(stage.edit, FactEdit) else ()
+    if stage.federated is not None:  # rounds after the edit train
+        used += (stage.federated, stage.optimizer)
     idle = [p.card.name for p in stage.plugins if p is not source and p not in used and p.text() not in usual]
     return [UsageError(f"{source.card.name} takes no steps of its own, so {' and '.join(idle)} would do nothing.",
                        "--lr is an option of the optimizer." if stage.optimizer.card.name in idle else "",

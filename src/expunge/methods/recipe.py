@@ -15,6 +15,7 @@ from expunge.methods.base import (
     Combine,
     Edit,
     Exact,
+    Federated,
     Objective,
     Optimizer,
     Perturb,
@@ -31,7 +32,7 @@ from expunge.needs import ModelNeed, Need
 from expunge.plugin import METHODS, RECIPE_KINDS, SINGLE, SOURCES, Plugin
 from expunge.records.settings import LoopSettings
 from expunge.records.task import Example, Task
-from expunge.registry import load
+from expunge.registry import find, load
 from expunge.terms import Call, parse_sum
 
 DEFAULTS = "weighted + adamw + all + paired"
@@ -49,6 +50,8 @@ class Stage:
     perturb: tuple[Perturb, ...] = ()
     trim: Trim | None = None
     stop: Stop | None = None
+    federated: Federated | None = None
+    """Runs all the rest on clients."""
     combine: Combine
     optimizer: Optimizer
     scope: ScopePlugin
@@ -60,7 +63,7 @@ class Stage:
     def plugins(self) -> tuple[Plugin, ...]:
         """All of them, the source first."""
         source = tuple(p for p in (self.objective, self.edit, self.wrap) if p is not None)
-        once = tuple(p for p in (self.trim, self.stop) if p is not None)
+        once = tuple(p for p in (self.trim, self.stop, self.federated) if p is not None)
         return (*source, *self.retain, *self.perturb, *once, self.combine, self.optimizer, self.scope, self.sampler)
 
     @property
@@ -75,8 +78,9 @@ class Stage:
 
     @property
     def takes_steps(self) -> bool:
-        """Whether a loop runs it; an edit, a guard and an exact method do their work themselves."""
-        return self.objective is not None or (self.edit is None and self.wrap is None)
+        """Whether the run's loop runs it; an edit, a guard and an exact method do their work themselves, and clients
+        have loops of their own."""
+        return self.federated is None and (self.objective is not None or (self.edit is None and self.wrap is None))
 
     @property
     def rolls_out(self) -> bool:
@@ -179,7 +183,9 @@ def trainer_stage(text: str, lr: float | None, usual: float) -> Stage:
     """
     first, *more = [_stage(calls, depth=1) for calls in parse_sum(text)]
     source = first.objective or first.edit or first.wrap
-    exact = isinstance(first.wrap, Exact) and not first.retain
+    if first.federated is not None and not source and not first.retain:
+        first = replace(first, retain=training_stage().retain)
+    exact = first.federated is None and isinstance(first.wrap, Exact) and not first.retain
     trains = first.retain and not source and not any(need.startswith("reference.") for need in first.needs)
     if more or first.perturb or not (exact or trains):
         raise UsageError(f"{text!r} is no way to train an original: neither plain training nor one from which rows can "
@@ -189,7 +195,8 @@ def trainer_stage(text: str, lr: float | None, usual: float) -> Stage:
     if isinstance(first.wrap, Exact):
         options = first.wrap.spec.model_dump() | ({} if lr is None else {"lr": lr})
         return replace(first, wrap=type(first.wrap)(**options))
-    return first.with_learning_rate(lr if lr is not None or "lr=" in text else usual)
+    said = any("lr" in dict(call.options) for call in parse_sum(text)[0] if find(call.name).kind == "optimizer")
+    return first.with_learning_rate(lr if lr is not None or said else usual)
 
 
 def _stage(calls: Sequence[Call], depth: int, *, forgets: bool = False) -> Stage:
@@ -220,7 +227,7 @@ def _stage(calls: Sequence[Call], depth: int, *, forgets: bool = False) -> Stage
                   f"{taken[p.card.kind]} stands in for the {p.card.name} of {bringer}."
                   for p in group if bringer and taken.get(p.card.kind) != p.card.name]
     by_kind: dict[str, list[Any]] = {k: [p for p in plugins if p.card.kind == k] for k in RECIPE_KINDS}
-    for kind in (*SINGLE, "trim", "stop"):
+    for kind in (*SINGLE, "trim", "stop", "federated"):
         if len(by_kind[kind]) > 1:
             raise UsageError(f"A stage has one {kind}, and this has "
                              f"{' and '.join(p.card.name for p in by_kind[kind])}.",
@@ -237,6 +244,7 @@ def _stage(calls: Sequence[Call], depth: int, *, forgets: bool = False) -> Stage
         retain=retain,
         perturb=tuple(by_kind["perturb"]),
         trim=next(iter(by_kind["trim"]), None), stop=next(iter(by_kind["stop"]), None),
+        federated=next(iter(by_kind["federated"]), None),
         combine=by_kind["combine"][0], optimizer=by_kind["optimizer"][0],
         scope=by_kind["scope"][0], sampler=by_kind["sampler"][0], notes=tuple(notes),
     )

@@ -15,10 +15,12 @@ class RunContext:
 
     Args:
         folder: for what it wants to find again when the run is resumed; None keeps nothing.
+        beside: for what stays beside the model once the run is finished; None keeps nothing.
     """
 
     settings: LoopSettings = field(default_factory=RunSettings)
     folder: Path | None = None
+    beside: Path | None = None
     announce: Announce = silent
 
     @property

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from expunge.errors import InterruptedRun
 from expunge.methods.base import Edit
 from expunge.methods.run_context import RunContext
 from expunge.models.subject import AnySubject
 from expunge.records.settings import RunSettings
 from expunge.records.task import Task
-from expunge.training.checkpoint import Checkpoints, FitState, Progress
+from expunge.training.turns import in_turns
 
 
 class Sequential(Edit):
@@ -41,18 +40,6 @@ def one_by_one(subject: AnySubject, count: int, state: dict[str, Any], folder: P
     """
     parameters = dict(subject.model.named_parameters())
     asked = {p: p.requires_grad for p in parameters.values()}
-    kept = None if folder is None else Checkpoints(folder)
-    stored = None if kept is None else kept.restore(parameters)
-    if stored is not None:
-        state.update(stored.method)
-    for number in range(0 if stored is None else stored.progress.step, count):
-        try:
-            serve(number)
-        except InterruptedRun:
-            raise InterruptedRun(f"Interrupted in request {number + 1} of {count}.", *(
-                ["The requests before it are not kept."] if kept is None else
-                ["Finished requests are kept.", "Run the same command with --resume."])) from None
-        if kept is not None:
-            kept.save(parameters, FitState(Progress(step=number + 1), method=state))
+    in_turns(parameters, count, state, folder, serve, "request")
     for parameter, before in asked.items():
         parameter.requires_grad_(before)

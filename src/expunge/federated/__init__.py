@@ -1,0 +1,1 @@
+"""Federated learning and unlearning: one file per server rule, found by the registry."""
