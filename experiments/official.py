@@ -28,7 +28,7 @@ from official.taken import check_commit, checkout
 from expunge.records.base import read_json
 from expunge.records.run import environment
 
-HELPERS = {"bed", "edit_bed", "g_effect", "taken"}
+HELPERS = {"bed", "edit_bed", "g_effect", "server_bed", "taken"}
 NAMES = sorted(m.name for m in pkgutil.iter_modules(official.__path__) if m.name not in HELPERS)
 SEEDS = 3
 

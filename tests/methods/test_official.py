@@ -20,7 +20,7 @@ FOLDER = os.environ.get("EXPUNGE_OFFICIAL")
 """A folder of checkouts, as `experiments/official.py --code` takes it."""
 AT_MOST = 1e-5
 """Same formula, one of the two in single precision."""
-HELPERS = {"bed", "edit_bed", "g_effect", "taken"}
+HELPERS = {"bed", "edit_bed", "g_effect", "server_bed", "taken"}
 METHODS = sorted({m.name for m in pkgutil.iter_modules([str(ROOT / "experiments" / "official")])} - HELPERS)
 
 
