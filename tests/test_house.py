@@ -165,9 +165,9 @@ def check_command(words: list[str]) -> None:
         given = context.params
     methods = given.get("method") or ()
     for method in {methods} - {"auto"} if isinstance(methods, str) else methods:
-        from expunge.methods.recipe import parse
+        from expunge.methods.recipe import parse, trainer_stage
 
-        parse(method)
+        parse(method) if name != "train" else trainer_stage(method, None, 1e-5)
     if given.get("task"):
         parse_task(str(given["task"]))
     if given.get("suite"):

@@ -16,7 +16,7 @@ from torch import Tensor
 import expunge
 from expunge.errors import DataError, InterruptedRun, MissingExtra, PreflightError, UsageError
 from expunge.federated.aggregate import pairs_of, unusable
-from expunge.federated.clients import Answer, LocalClient
+from expunge.federated.clients import ClientAnswer, LocalClient
 from expunge.federated.fedavg import FedAvg
 from expunge.federated.flower import flower_client
 from expunge.methods.plan import preflight
@@ -88,11 +88,11 @@ class Sends:
 
     task = few()
 
-    def train(self, theta: Mapping[str, Tensor], number: int, optimizer: Mapping[str, Any]) -> Answer:
-        return Answer({n: v + 1 for n, v in theta.items()}, 3, 5, {"rounds": optimizer.get("rounds", 0) + 1})
+    def train(self, theta: Mapping[str, Tensor], number: int, optimizer: Mapping[str, Any]) -> ClientAnswer:
+        return ClientAnswer({n: v + 1 for n, v in theta.items()}, 3, 5, {"rounds": optimizer.get("rounds", 0) + 1})
 
-    def unlearn(self, theta: Mapping[str, Tensor]) -> Answer:
-        return Answer({n: v - 1 for n, v in theta.items()})
+    def unlearn(self, theta: Mapping[str, Tensor]) -> ClientAnswer:
+        return ClientAnswer({n: v - 1 for n, v in theta.items()})
 
 
 class FakeFlower:
@@ -176,7 +176,7 @@ def test_a_run_goes_on_after_its_last_round(recipe: str, base: Path, tmp_path: P
     expunge.forget(base, out=whole, **options)
     train = LocalClient.train
 
-    def stopped(self: Any, theta: Any, number: int, optimizer: Any) -> Answer:
+    def stopped(self: Any, theta: Any, number: int, optimizer: Any) -> ClientAnswer:
         count.append(number)
         if len(count) == 4:
             raise InterruptedRun("Interrupted.")

@@ -13,7 +13,7 @@ from expunge import plugin, processes
 from expunge.errors import ExpungeError, UsageError
 from expunge.federated.clients import Client, LocalClient, Workplace, divide, name_of
 from expunge.federated.simulator import Simulation, moments_of
-from expunge.methods.base import Federated
+from expunge.methods.federated import Federated
 from expunge.methods.recipe import Stage
 from expunge.methods.run_context import RunContext
 from expunge.models.subject import AnySubject

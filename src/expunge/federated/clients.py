@@ -63,7 +63,7 @@ def rows_of(task: Task, settings: Any) -> tuple[Example, ...]:
 
 
 @dataclass
-class Answer:
+class ClientAnswer:
     """What a client sends back."""
 
     parameters: Mapping[str, Tensor]
@@ -79,10 +79,10 @@ class Client(Protocol):
 
     task: Task
 
-    def train(self, theta: Mapping[str, Tensor], number: int, optimizer: Mapping[str, Any]) -> Answer | None:
+    def train(self, theta: Mapping[str, Tensor], number: int, optimizer: Mapping[str, Any]) -> ClientAnswer | None:
         """Train on its rows from the weights `theta`, in round `number` (from 0)."""
 
-    def unlearn(self, theta: Mapping[str, Tensor]) -> Answer | None:
+    def unlearn(self, theta: Mapping[str, Tensor]) -> ClientAnswer | None:
         """Unlearn its forget rows, from the weights `theta`."""
 
 
@@ -149,7 +149,7 @@ class LocalClient:
     def __init__(self, task: Task, work: Workplace) -> None:
         self.task, self._work = task, work
 
-    def train(self, theta: Mapping[str, Tensor], number: int, optimizer: Mapping[str, Any]) -> Answer:
+    def train(self, theta: Mapping[str, Tensor], number: int, optimizer: Mapping[str, Any]) -> ClientAnswer:
         work, settings = self._work, self._work.settings
         put(work.scope.parameters, theta)
         seed = settings.seed if work.keeps or not number else derive(settings.seed, "round", number)
@@ -165,16 +165,16 @@ class LocalClient:
             start, last, state = 0, last - first, FitState()
         with work.near():
             ended = fit(method, work.subject, work.scope, schedule, self._loop(last, seed), state)
-        return Answer(take(work.scope.parameters), last - start, ended.progress.positions,
+        return ClientAnswer(take(work.scope.parameters), last - start, ended.progress.positions,
                       ended.optimizer if work.keeps else {})
 
-    def unlearn(self, theta: Mapping[str, Tensor]) -> Answer:
+    def unlearn(self, theta: Mapping[str, Tensor]) -> ClientAnswer:
         work, task, settings = self._work, self.task, self._work.settings
         subject, stage = work.subject, copy.deepcopy(self._work.unlearner)
         put(work.scope.parameters, theta)
         if stage.edit is not None:
             figures = stage.edit.apply(subject, task, settings.seed)
-            return Answer(take(work.scope.parameters), 0, figures.get("positions", 0), figures=figures)
+            return ClientAnswer(take(work.scope.parameters), 0, figures.get("positions", 0), figures=figures)
         for part in stage.builders.values():
             part.made = part.prepare(subject, task, work.run)
         method = StageMethod(stage, subject, task, task.forget, task.retain, settings.seed)
@@ -190,7 +190,7 @@ class LocalClient:
         done = fit(method, subject, work.scope, schedule, loop, reference=reference, monitor=monitor).progress
         figures = {"reason": done.reason, "steps": done.step, "reference": verify(reference), "start": done.start,
                    "kept": done.best or {}, "alarms": done.alarms}
-        return Answer(take(work.scope.parameters), done.step, done.positions, figures=figures)
+        return ClientAnswer(take(work.scope.parameters), done.step, done.positions, figures=figures)
 
     def _loop(self, steps: int, seed: int, eval_every: int = 0, stop: StopRule | None = None) -> Loop:
         return Loop(steps=steps, seed=seed, eval_every=eval_every, stop=stop or StopRule(keep="last", utility_floor=0),

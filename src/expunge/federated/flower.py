@@ -13,26 +13,26 @@ import torch
 from torch import Tensor
 
 from expunge.errors import DataError, MissingExtra, install_line
-from expunge.federated.clients import Answer, Client
+from expunge.federated.clients import ClientAnswer, Client
 
 
-class Rounds(Protocol):
+class FlowerModule(Protocol):
     """What is asked of flwr: the class that its numpy clients derive from."""
 
     NumPyClient: type[Any]
 
 
-def _flwr() -> Rounds:
+def _flwr() -> FlowerModule:
     try:
         from flwr import client
     except ImportError as error:
         raise MissingExtra("A Flower client needs flwr.", "It is not installed.",
                            f"{install_line('flower')}, in an environment of its own.") from error
-    found: Rounds = client
+    found: FlowerModule = client
     return found
 
 
-def flower_client(client: Client, theta: Mapping[str, Tensor], rows: int, flwr: Rounds | None = None) -> Any:
+def flower_client(client: Client, theta: Mapping[str, Tensor], rows: int, flwr: FlowerModule | None = None) -> Any:
     """A `flwr.client.NumPyClient` that trains and unlearns as `client` does.
 
     The server's `fit` configuration says what is asked: {"round": n} (from 0) trains, {"unlearn": true} unlearns.
@@ -84,5 +84,5 @@ def _tensors(arrays: list[Any], names: list[str], theta: Mapping[str, Tensor]) -
     return {name: torch.tensor(array).to(theta[name].dtype) for name, array in zip(names, arrays, strict=True)}
 
 
-def _figures(answer: Answer) -> dict[str, Any]:
+def _figures(answer: ClientAnswer) -> dict[str, Any]:
     return {"steps": answer.steps, "positions": answer.positions}

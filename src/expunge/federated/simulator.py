@@ -12,7 +12,7 @@ from torch import Tensor
 
 from expunge.errors import ExpungeError, NonFiniteError, UsageError
 from expunge.federated.aggregate import Products, average, pairs_of, shares_of, unusable
-from expunge.federated.clients import Answer, Client, Workplace, divide, rows_of
+from expunge.federated.clients import ClientAnswer, Client, Workplace, divide, rows_of
 from expunge.methods.recipe import Stage, training_stage
 from expunge.methods.run_context import RunContext
 from expunge.models.load import float32_master, resolve
@@ -100,7 +100,7 @@ class Simulation:
 
     def _round(self, number: int) -> None:
         """Local training on every client that has rows, and a step of the server."""
-        def train(client: Client, theta: Mapping[str, Tensor], i: int) -> Answer | None:
+        def train(client: Client, theta: Mapping[str, Tensor], i: int) -> ClientAnswer | None:
             answer = client.train(theta, number, self.state["optimizers"].get(i, {}))
             if answer is not None:
                 self.state["optimizers"][i] = answer.optimizer
@@ -112,7 +112,7 @@ class Simulation:
 
     def _unlearn(self) -> None:
         """Clients with forget rows unlearn them. One model is taken as it is, several are averaged by their rows."""
-        def unlearn(client: Client, theta: Mapping[str, Tensor], i: int) -> Answer | None:
+        def unlearn(client: Client, theta: Mapping[str, Tensor], i: int) -> ClientAnswer | None:
             answer = client.unlearn(theta)
             if answer is not None:
                 self.state["unlearned"][str(i)] = answer.figures
@@ -125,7 +125,7 @@ class Simulation:
                                  for i, why in left.items()]
 
     def _average(self, title: str, rows: Mapping[int, int],
-                 ask: Callable[[Client, Mapping[str, Tensor], int], Answer | None],
+                 ask: Callable[[Client, Mapping[str, Tensor], int], ClientAnswer | None],
                  update: Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]) -> dict[int, str]:
         """Ask clients with rows, and move the weights by their mean change; why clients were left out, by number.
 
@@ -133,7 +133,7 @@ class Simulation:
             NoAnswerError: no answer can be used. The weights are those before.
         """
         theta = take(self._scope.parameters)
-        answers, left = dict[int, Answer](), dict[int, str]()
+        answers, left = dict[int, ClientAnswer](), dict[int, str]()
         for i in rows:
             try:
                 answer = ask(self._clients[i], theta, i)

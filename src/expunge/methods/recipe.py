@@ -15,7 +15,6 @@ from expunge.methods.base import (
     Combine,
     Edit,
     Exact,
-    Federated,
     Objective,
     Optimizer,
     Perturb,
@@ -27,6 +26,7 @@ from expunge.methods.base import (
     TermPlugin,
     Wrap,
 )
+from expunge.methods.federated import Federated
 from expunge.models.reference import ReferenceKind, choose_reference
 from expunge.needs import ModelNeed, Need
 from expunge.plugin import METHODS, RECIPE_KINDS, SINGLE, SOURCES, Plugin
