@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from expunge.errors import DataError, MissingExtra, install_line
-from expunge.federated.clients import ClientAnswer, Client
+from expunge.federated.clients import Client, ClientAnswer
 
 
 class FlowerModule(Protocol):

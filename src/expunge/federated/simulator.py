@@ -12,7 +12,7 @@ from torch import Tensor
 
 from expunge.errors import ExpungeError, NonFiniteError, UsageError
 from expunge.federated.aggregate import Products, average, pairs_of, shares_of, unusable
-from expunge.federated.clients import ClientAnswer, Client, Workplace, divide, rows_of
+from expunge.federated.clients import Client, ClientAnswer, Workplace, divide, rows_of
 from expunge.methods.recipe import Stage, training_stage
 from expunge.methods.run_context import RunContext
 from expunge.models.load import float32_master, resolve
