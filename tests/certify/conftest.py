@@ -81,7 +81,8 @@ def make_office(folder: Path) -> Office:
             "subject": audit.subject.model_copy(update={"fingerprint": load_subject(place).fingerprint}),
             "notes": (f"A row says: {ROWS[0].answer}",), "task_fingerprint": Task.read(place / "task.json").fingerprint,
         }).write(place / "audit.json")
-        record.model_copy(update={"model": str(before)}).write(place / "record.json")
+        rows = Task.read(place / "task.json").fingerprints()
+        record.model_copy(update={"model": str(before), "task_fingerprints": rows}).write(place / "record.json")
     new_key(folder / "keys" / "ops", 365)
     history = DeletionLedger.create(made.ledger)
     for number in range(5):
