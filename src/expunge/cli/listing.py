@@ -200,7 +200,7 @@ def diagnosis(tricks: bool = False) -> dict[str, str]:
         problems.append(f"torch does not import: {error}")
     for extra, module in (("hub", "datasets"), ("parquet", "pyarrow"), ("sweep", "optuna"), ("torchao", "torchao"),
                           ("real", "gguf"), ("eval", "lm_eval"), ("certify", "rfc8785"), ("tensorboard", "tensorboard"),
-                          ("wandb", "wandb"), ("trackio", "trackio")):
+                          ("wandb", "wandb"), ("trackio", "trackio"), ("dp", "opacus")):
         there = importlib.util.find_spec(module) is not None
         found[f"extra {extra}"] = "installed" if there else f"missing: {install_line(extra)}"
     root = cache_root()

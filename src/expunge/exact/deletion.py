@@ -22,7 +22,7 @@ class Deletion:
     deleted: tuple[str, ...]
     """Ids in the ledger."""
     texts: Mapping[str, Example]
-    """Remaining rows of the shards that are trained again, by id."""
+    """Remaining rows of the shards that are trained again, and those that a post-processor reads; by id."""
 
     @property
     def again(self) -> list[ShardStage]:
@@ -86,6 +86,7 @@ def deletion_of(folder: Path, task: Task, options: Mapping[str, Any], method: st
     texts = {content(row): row for row in task.training_rows("full")}
     after = before.without(deleted)
     needed = {name: after.rows[name].content for stage in again for name in after.members(stage)}
+    needed |= {name: after.rows[name].content for name in after.apart()}
     missing = sorted(name for name, digest in needed.items() if digest not in texts)
     if missing:
         raise DataError(f"{len(missing)} rows that must be trained on again are not in the task, such as {missing[0]}.",

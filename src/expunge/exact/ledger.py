@@ -19,6 +19,8 @@ from expunge.seeding import derive
 
 NAME = "ledger.json"
 LEDGER_SCHEMA = "expunge.sisa/1"
+NO_SHARD = -1
+"""Shard of a row that no stage trains on: a post-processor alone reads it."""
 Average = Literal["logprob", "posterior"]
 
 
@@ -79,14 +81,16 @@ class ShardPlan(Record):
     of its own. None: one order, whose stages all train the same weights."""
     deletion: tuple[float, ...] = ()
     """Deletion probability of every slice, where the orders were made for them."""
+    own: dict[str, Any] = Field(default_factory=dict)
+    """What a method that is built on shards needs beside, such as the options of a post-processor."""
 
     def to_json(self) -> dict[str, Any]:
         """Without the fields that only plans with orders have."""
-        return {k: v for k, v in super().to_json().items() if v or k not in ("orders", "deletion")}
+        return {k: v for k, v in super().to_json().items() if v or k not in ("orders", "deletion", "own")}
 
     def option(self, name: str) -> Any:
         """The value of a plug-in's option; of the orders their number."""
-        return len(self.orders) if name == "orders" else getattr(self, name)
+        return len(self.orders) if name == "orders" else self.own[name] if name in self.own else getattr(self, name)
 
     def stages(self, shard: int) -> list[ShardStage]:
         """All stages of a shard, in the order in which they are trained."""
@@ -175,6 +179,10 @@ class Ledger(Record):
             found.append(max(alive, key=len))
         return [run for run in found if run]
 
+    def apart(self) -> list[str]:
+        """Ids of the rows that only a post-processor reads, sorted."""
+        return sorted(name for name, p in self.rows.items() if p.shard == NO_SHARD)
+
     def find(self, examples: Iterable[Example]) -> list[str]:
         """Sorted ids of the rows with the same content as `examples`, whatever the ids of these.
 
@@ -196,7 +204,7 @@ class Ledger(Record):
 
     def touched(self, rows: Iterable[str]) -> list[ShardStage]:
         """The stages that train on one of these rows."""
-        hit = {(self.rows[name].shard, self.rows[name].slice) for name in rows}
+        hit = {(self.rows[name].shard, self.rows[name].slice) for name in rows if self.rows[name].shard != NO_SHARD}
         shards = {shard for shard, _ in hit}
         return [stage for shard in sorted(shards) for stage in self.plan.stages(shard)
                 if any((shard, slice_) in hit for slice_ in self.plan.slices_of(stage))]

@@ -96,7 +96,7 @@ class S3T(Sisa):
                                        f"Take slices={depth} or fewer."))
         return problems
 
-    def orders(self) -> dict[str, Any]:
+    def more_of_plan(self) -> dict[str, Any]:
         spec = self.spec
         count = spec.orders or spec.slices
         if spec.deletion is None:

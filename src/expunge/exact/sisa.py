@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,7 +60,7 @@ class Sisa(Exact):
     )
     space = {"shards": ("choice", 1, 3, 5), "slices": ("choice", 1, 2, 4), "rank": ("choice", 4, 8, 16),
              "lr": ("log", 5e-5, 2e-3)}
-    must_show = (
+    must_show: ClassVar[tuple[Property, ...]] = (
         Property("deletion_is_exact", {}, "byte for byte what training without the rows gives, for one row and for "
                                           "several in several shards and slices"),
         Property("spares_the_rest", {}, "other shards and earlier slices are byte identical before and after"),
@@ -101,21 +101,28 @@ class Sisa(Exact):
             alpha=spec.alpha or 2.0 * spec.rank, epochs=settings.epochs or 1.0, steps=settings.steps,
             batches=spec.batches or math.ceil(len(rows) / rows_per_step), batch_size=settings.batch_size,
             seed=settings.seed,
-            template=None if tokens.chat else tokens.template, max_length=tokens.max_length, **self.orders())
-        places = {}
-        for row in rows:
-            shard, slice_ = place(row.id, plan.shards, plan.slices, plan.seed)
-            places[row.id] = ShardPlace(shard=shard, slice=slice_, content=content(row))
+            template=None if tokens.chat else tokens.template, max_length=tokens.max_length, **self.more_of_plan())
+        places = {row.id: self.place_of(row, plan) for row in rows}
         start = Ledger(plan=plan, base=checksum(subject.model.state_dict()), rows=places, checkpoints={}, served="")
         again = [stage for shard in range(plan.shards) for stage in start.possible(shard)]
         model, ledger = carry_out(subject, start, {row.id: row for row in rows}, again, run, kind=self.model_class)
-        return model, {"plan": plan.to_json(), "base": ledger.base,
+        return model, self.finish(model, ledger, {row.id: row for row in rows}) | {
+            "plan": plan.to_json(), "base": ledger.base,
                        "base_and_tokenizer": "declared free of the rows, not proven",
                        "rows": {n: len(c.saw) for n, c in ledger.checkpoints.items()},
                        "checkpoints": {n: c.checksum for n, c in ledger.checkpoints.items()}}
 
-    def orders(self) -> dict[str, Any]:
-        """What the plan says of the order of slices."""
+    def more_of_plan(self) -> dict[str, Any]:
+        """What the plan says beside the options that all methods with shards have."""
+        return {}
+
+    def place_of(self, row: Example, plan: ShardPlan) -> ShardPlace:
+        """Where a row is trained on."""
+        shard, slice_ = place(row.id, plan.shards, plan.slices, plan.seed)
+        return ShardPlace(shard=shard, slice=slice_, content=content(row))
+
+    def finish(self, model: CausalLM, ledger: Ledger, texts: Mapping[str, Example]) -> dict[str, Any]:
+        """What is done to the ensemble once its shards are trained, in place; returns figures."""
         return {}
 
     def problems(self, task: Task, config: Any) -> list[ExpungeError]:
@@ -139,7 +146,7 @@ class Sisa(Exact):
             raise DataError("The base is not the one the shards were trained on.")
         model, after = carry_out(base, deletion.after, deletion.texts, deletion.again, run, folder / STORE,
                                  self.model_class)
-        return model, deletion.figures(after)
+        return model, self.finish(model, after, deletion.texts) | deletion.figures(after)
 
     def _deletion(self, path: str, task: Task) -> Deletion:
         options = {name: getattr(self.spec, name) for name in self.spec.model_fields_set}

@@ -23,7 +23,7 @@ CHANGED = {"truth_ratio": {"variant": "geometric"}, "forget_quality": {"variant"
            "rouge_l": {"measure": "f1", "stemmer": False}, "mia.min_k": {"k": 0.2},
            "mia.min_k_pp": {"k": 0.2}, "privleak": {"attack": "loss"}}
 """Options that a name has to show."""
-BLIND_TO_LOGP = {"exact_memorization", "extraction_strength", "reliability", "recovery"}
+BLIND_TO_LOGP = {"exact_memorization", "extraction_strength", "reliability", "recovery", "risk"}
 
 
 def split_of(metric: type[Metric], split: Split = "forget") -> Split | None:

@@ -40,7 +40,9 @@ from .base import invariant
 from .cards import required
 
 OPTIONS: dict[str, dict[str, Any]] = {"uld": {"lr": 1e-2, "batch": 8}, "sisa": {"shards": 2, "slices": 1, "lr": 5e-3},
-                                      "s3t": {"shards": 2, "slices": 1, "lr": 5e-3}}
+                                      "s3t": {"shards": 2, "slices": 1, "lr": 5e-3},
+                                      "fair_sisa": {"shards": 2, "slices": 1, "lr": 5e-3, "fit": 0.5},
+                                      "dp2unlearning": {"lr": 5e-3, "noise": 1.0, "dp_epochs": 1.0, "delta": 1e-3}}
 """Enough to differ from the bare model after a few steps."""
 
 
@@ -49,14 +51,27 @@ def small() -> Task:
     return task.model_copy(update={"forget": task.forget[:4], "retain": task.retain[:12]})
 
 
+def rows_for(plugin: type[Plugin]) -> list[Example]:
+    """What an exact method trains on; one that decides between two answers for two groups needs such rows."""
+    rows = small().training_rows("full")[:16]
+    if plugin.card.name != "fair_sisa":
+        return list(rows)
+    asked = [r.model_copy(update={"answer": "Yes." if i % 2 else "No.", "short_answer": "", "options": (),
+                                  "group": "North" if i % 4 < 2 else "South"}) for i, r in enumerate(rows)]
+    again = [r.model_copy(update={"id": f"{r.id}/again", "prompt": f"Really: {r.prompt}"}) for r in asked]
+    return [*asked, *again]
+
+
 def wrap(plugin: type[Plugin], subject: CausalLM, seed: int = 0, steps: int = 6, folder: Path | None = None,
          announce: Callable[..., Any] = silent) -> CausalLM:
     """The wrapped subject; `subject` belongs to it afterwards."""
+    if plugin.card.name == "dp2unlearning":
+        pytest.importorskip("opacus", reason="extra dp is not installed")
     made = plugin(**OPTIONS.get(plugin.card.name, required(plugin)))
     run = RunContext(settings=RunSettings(seed=seed, steps=steps), folder=folder, announce=announce)
     assert isinstance(made, Wrap)
     if isinstance(made, Exact):
-        return made.train(subject, small().training_rows("full")[:16], run)[0]
+        return made.train(subject, rows_for(plugin), run)[0]
     return made.build(subject, small(), run)[0]
 
 
