@@ -227,6 +227,7 @@ def test_a_crash_would_be_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 SHORT = {"uld": "uld(lr=0.01, batch=4, paraphrases=0, wrong_answers=0)", "first_epoch": "first_epoch(moves=1)",
+         "eco": "eco(strength=0.8)",
          "task_vector": "task_vector(epochs=0.2, lr=0.001)", "whp": "whp(reinforce_epochs=0.2)",
          "meow": "meow(select='random')", "altpo": "dpo", "lat": "lat(steps=2)",
          "zeroth_order": "zeroth_order(queries=1)", "hybrid": "hybrid(queries=1)",

@@ -64,6 +64,7 @@ class ULD(Guard):
         memory="adapters of a quarter of the blocks (0.3 % of a 7B model), in memory and on disk; they can reproduce "
                "the forget rows, and the target is stored with them as the original",
     )
+    trains = True
     blocks_in = ()  # `layers` is a count, not a position
     space = {"weight": ("uniform", 0.2, 2.0), "uniform": ("log", 1.0, 20.0), "lr": ("log", 1e-4, 5e-3)}
     must_show = (

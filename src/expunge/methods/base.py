@@ -374,6 +374,8 @@ class Wrap(Plugin):
 class Guard(Wrap):
     """Forgets at inference; the guarded weights stay unchanged."""
 
+    trains: ClassVar[bool] = False  # whether `build` trains in a loop that an interrupted run goes on with
+
     @staticmethod
     def inside(model: Any) -> Any:
         """The plain model that a guarded one of this kind holds."""

@@ -226,7 +226,8 @@ class CausalLM(Subject):
     def answers_in_parts(self, rows: Sequence[TokenRow],
                          chosen: Sequence[int]) -> Iterator[tuple[list[tuple[int, ...]], Answers]]:
         """As its parent's; what several rows begin with runs once for all of them, unless tricks are off."""
-        if not (fast.enabled("shared_prefixes") and self.bare and self.pads_right):
+        decides = getattr(self.model, "decides_on_prompts", False)  # a guard reads a prompt whole
+        if decides or not (fast.enabled("shared_prefixes") and self.bare and self.pads_right):
             return super().answers_in_parts(rows, chosen)
         from expunge.models.fast.prefixes import answers_in_parts
 

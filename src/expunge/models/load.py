@@ -14,7 +14,7 @@ from expunge import registry
 from expunge.data.encoder import Encoder
 from expunge.data.image_encoder import ImageEncoder
 from expunge.data.text_encoder import TextEncoder
-from expunge.errors import DataError, MissingError, UsageError, first_line
+from expunge.errors import DataError, ExpungeError, MissingError, UsageError, first_line
 from expunge.models.behaviour import is_causal
 from expunge.models.fast.startup import resume_garbage_collection
 from expunge.models.language import CausalLM
@@ -163,6 +163,8 @@ def load_subject(path: str | Path, *, template: str | None = None, max_length: i
                 from peft import PeftModel
 
                 model = PeftModel.from_pretrained(model, where)
+    except ExpungeError:  # a guard's store says itself what is wrong with it
+        raise
     except Exception as error:  # transformers, safetensors and peft raise a dozen kinds
         raise _unreadable(path, error) from None
     finally:

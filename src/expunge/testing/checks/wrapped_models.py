@@ -44,6 +44,7 @@ OPTIONS: dict[str, dict[str, Any]] = {"uld": {"lr": 1e-2, "batch": 8}, "sisa": {
                                       "fair_sisa": {"shards": 2, "slices": 1, "lr": 5e-3, "fit": 0.5},
                                       "dp2unlearning": {"lr": 5e-3, "noise": 1.0, "dp_epochs": 1.0, "delta": 1e-3}}
 """Enough to differ from the bare model after a few steps."""
+OPTIONS["eco"] = {"strength": 0.8}  # found without a search
 
 
 def small() -> Task:
@@ -300,8 +301,15 @@ def hidden_states_are_the_targets(plugin: type[Plugin]) -> None:
 
 @invariant("guard", trains=True)
 def interrupted_guard_goes_on(plugin: type[Plugin]) -> None:
-    """Ctrl-C in the middle, then the same again: the very model of an uninterrupted run."""
+    """Ctrl-C in the middle, then the same again: the very model of an uninterrupted run.
+
+    A guard that trains in no loop has nothing to go on with: it is made again, and is the same.
+    """
     folder = new_folder()
+    if not plugin.trains:  # type: ignore[attr-defined]
+        assert wrap(plugin, fresh(), steps=6, folder=folder).fingerprint == wrapped(plugin).fingerprint
+        return
+
     def announce(title: str, total: int) -> Callable[..., None]:
         ticks: list[int] = []
 
