@@ -18,6 +18,7 @@ import inside_tables
 import meta_table
 import official_table
 import planted_table
+import requests_table
 import robust_tables
 import site_pages
 from cells import counted, number, results, spread
@@ -467,6 +468,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "before_after": before_after, "linear": linear,
     "peer": lambda: peer("peer"), "peer_intel": lambda: peer("peer_intel"),
     "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench, "bench_tofu": bench_tofu,
+    "requests": requests_table.page,
     "real_facts": real_facts, "real_rule": real_rule, "families": families,
 }
 

@@ -18,8 +18,8 @@ FOUNDATION = {"errors", "needs", "plugin", "registry", "taxonomy", "terms", "see
               "processes", "verbs"}
 """Modules that know nothing of the folders; everyone but `records` may use them."""
 EVERYTHING = {"__init__", "__main__", "api", "auditing", "auto", "benching", "certifying", "cli", "demonstration",
-              "evaluating", "grids", "merging", "output", "presets", "purging", "runs", "saving", "shadows", "studies",
-              "submissions", "testing", "tuning", "watching"}
+              "evaluating", "grids", "merging", "output", "presets", "purging", "requests", "runs", "saving", "shadows",
+              "studies", "submissions", "testing", "tuning", "watching"}
 MAY: dict[str, set[str]] = {
     "records": set(),
     "data": {"records"},
@@ -122,6 +122,7 @@ def test_the_check_sees_every_way_to_import(tmp_path: Path, monkeypatch: pytest.
     "import expunge.records.run, expunge.records.score, expunge.records.task, expunge.records.observation",
     "import expunge.terms, expunge.registry, expunge.console",
     "from expunge.cli.main import app; app(['--help'], standalone_mode=False)",
+    "import expunge.requests.verbs, expunge.requests.telling",
     "from expunge.cli.main import app; app(['forget', '--help'], standalone_mode=False)",
     "from expunge.cli.main import app; app(['ls'], standalone_mode=False)",
     "from expunge.cli.main import app; app(['ls', 'metrics', '--json'], standalone_mode=False)",

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what the names of _HOMES are, for type checkers and editors
+    from expunge import requests as requests
     from expunge.api import forget as forget
     from expunge.api import train as train
     from expunge.auditing import audit as audit
@@ -54,12 +55,16 @@ _HOMES = {
     "merge": "expunge.merging", "evaluate": "expunge.evaluating", "purge": "expunge.purging",
     "certify": "expunge.certify", "verify": "expunge.certifying",
 }
-__all__ = sorted(_HOMES)
+_PACKAGES = ("requests",)
+"""Verbs that belong together: `expunge.requests.add`, `run`, `check` and `status`."""
+__all__ = sorted([*_HOMES, *_PACKAGES])
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version("expunge")
+    if name in _PACKAGES:
+        return import_module(f"expunge.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'expunge' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -56,6 +56,7 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
                            "--reason", "--json"}),
     "verify": (("certificate",), {"--model", "--ledger", "--key", "--keys", "--audit", "--rows", "--salt", "--map",
                                   "--rerun", "--json"}),
+    "requests": ((), set()),
     "merge": (("run",), {"--out", "--overwrite", "--json"}),
     "ls": (("what",), {"--by", "--json", "--plugin"}),
     "presets": (("name",), {"--json"}),

@@ -23,7 +23,7 @@ from expunge.errors import ExpungeError
 if TYPE_CHECKING:
     from expunge.console import Reporter
 
-ORDER = ("demo", "train", "forget", "audit", "report", "merge", "eval", "purge", "sweep", "grid", "bench",
+ORDER = ("demo", "train", "forget", "audit", "report", "merge", "eval", "purge", "requests", "sweep", "grid", "bench",
          "compare", "certify", "verify", "shadows", "study", "ls", "presets", "explain", "doctor", "fetch")
 """Commands as --help lists them: first what most people need; those not named here come last."""
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from expunge import processes
-from expunge.cli import after, bench, certify, compare, grid, presets, studies  # noqa: F401 (they register commands)
+from expunge.cli import after, bench, certify, compare, grid, presets, requests, studies  # noqa: F401 (commands)
 from expunge.cli.app import (
     DryRun,
     Json,
