@@ -19,7 +19,7 @@ PLAIN = "probability"
 State = Literal["open", "running", "done", "returned"]
 
 
-class Entry(Protocol):
+class AnyEntry(Protocol):
     """What is needed of an entry of the ledger."""
 
     @property
@@ -176,7 +176,7 @@ def is_late(deadline: str | None, time: str) -> bool:
     return deadline is not None and datetime.fromisoformat(time) > end_of(deadline)
 
 
-def stream_of(entries: Iterable[Entry], clock: str | None = None) -> RequestStream | None:
+def stream_of(entries: Iterable[AnyEntry], clock: str | None = None) -> RequestStream | None:
     """What the entries of a ledger come to; None where no request was ever added.
 
     Args:
