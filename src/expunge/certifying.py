@@ -68,8 +68,8 @@ def certify(run: str | Path, *, key: str | Path, ledger: str | Path, out: str | 
         What the certificate says.
 
     Raises:
-        UsageError: the run did not end, forgot nothing or was not audited; the key does not count; the file exists.
-        DataError: the model in the folder is not the one that was audited.
+        UsageError: the run did not end, forgot nothing or was not audited; its model is not the one that was audited;
+            the key does not count; the file exists.
     """
     run, out = Path(run), Path(out)
     salted = out.with_name(f"{out.name}.salt")
@@ -311,7 +311,7 @@ def _asked_again(found: Statement, stored: Audit, audit: Path, model: Path) -> C
     from expunge.audit.runner import observe
     from expunge.models.load import load_subject
 
-    what, settings = "model again", stored.settings
+    what, settings, same = "rerun", stored.settings, "the model was loaded: its weights are those audited"
     rows = RunFolder(model).rows
     task = Task.read(rows) if rows.is_file() else None
     subject = load_subject(model, template=settings.template if settings else None,
@@ -321,7 +321,7 @@ def _asked_again(found: Statement, stored: Audit, audit: Path, model: Path) -> C
                            f"audited had {found.claim.after.fingerprint}.")
     before = Observations.read(audit / "observations" / "subject").rows("likelihood", "forget")
     if task is None or not before:
-        return holds(what, "loaded, and its weights are those audited; no row was asked, since none is left here")
+        return holds(what, f"{same}; no row was asked, since none is left here")
     few = task.model_copy(update={"forget": task.probe_rows("forget")[:ASKED_AGAIN], "probes": {}})
     with tempfile.TemporaryDirectory() as folder:
         now = observe(subject, few, [("likelihood", "forget")], Path(folder) / "rows", announce=silent,
@@ -330,13 +330,12 @@ def _asked_again(found: Statement, stored: Audit, audit: Path, model: Path) -> C
     pairs = [(row, known[place]) for row in now.rows("likelihood", "forget")
              if (place := (row["id"], row["form"], row["index"])) in known]
     if not pairs:
-        return holds(what, "loaded, and its weights are those audited; the rows that were asked are not here")
+        return holds(what, f"{same}; the rows that were asked are not here")
     worst = max((abs(_mean(a) - _mean(b)) for a, b in pairs))
     if worst > SAME_LOGP:
         return fails(what, f"The model answers otherwise than it did in the audit: a mean log-probability differs by "
                            f"{worst:.3g}.")
-    return holds(what, f"loaded, its weights are those audited, and the probability of {len(pairs)} answers is as it "
-                       "was")
+    return holds(what, f"{same}, and the probability of {len(pairs)} answers is as it was")
 
 
 def _mean(row: Mapping[str, Any]) -> float:

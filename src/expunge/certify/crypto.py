@@ -35,9 +35,9 @@ def signed(private: bytes, message: bytes) -> bytes:
 
 def is_signed(public: bytes, signature: bytes, message: bytes) -> bool:
     """Whether the signature is that of the message by this key."""
+    _, ed25519 = _libraries()
     from cryptography.exceptions import InvalidSignature
 
-    _, ed25519 = _libraries()
     try:
         ed25519.Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except InvalidSignature:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from expunge.cli.app import Json, app, friendly, print_json, reporter_for
-from expunge.cli.showing import FIGURES, WIDTH, shown_path
+from expunge.cli.showing import FIGURES, WIDTH, report_command, shown_path
 from expunge.console import Reporter, format_number
 from expunge.errors import UsageError
 from expunge.records.run import RunFolder
@@ -109,7 +109,9 @@ def verify(
         again += f" --{name} {shown_path(given)}" if given is not None else f" --{name} {name.upper()}"
     audited = audit or (model if model is not None and RunFolder(model).audit.is_file() else None)
     again += f" --audit {shown_path(audited)} --rerun" if audited is not None else " --audit DIR --rerun"
-    if rerun:
+    if rerun and audited is not None and rows is not None:  # nothing is left to check
+        again = report_command(audited)
+    elif rerun:
         again = f"expunge verify {shown_path(certificate)} {trusted} --rows FILE --salt {shown_path(certificate)}.salt"
     _show_verified(found, again, reporter)
 
@@ -164,7 +166,7 @@ def _show_verified(found: Verification, again: str, reporter: Reporter) -> None:
     for head, check in zip(["Not checked:", *[""] * len(missing)], missing, strict=False):
         _say(f"{head:<12} {check.said}", reporter, indent=13)
     _say("It says what was done and found, and who says so. It is no proof that the model forgot.", reporter)
-    _next(again if missing else f"keep {shown_path(found.certificate)}: it holds the root of the ledger.", reporter)
+    _next(again, reporter)
 
 
 def _finding(claim: Claim) -> str:
