@@ -18,8 +18,8 @@ FOUNDATION = {"errors", "needs", "plugin", "registry", "taxonomy", "terms", "see
               "processes", "verbs"}
 """Modules that know nothing of the folders; everyone but `records` may use them."""
 EVERYTHING = {"__init__", "__main__", "api", "auditing", "auto", "benching", "certifying", "cli", "demonstration",
-              "evaluating", "grids", "merging", "output", "presets", "purging", "requests", "runs", "saving", "shadows",
-              "studies", "submissions", "testing", "tuning", "watching"}
+              "evaluating", "grids", "merging", "output", "presets", "purging", "requests", "runs", "saving", "serving",
+              "shadows", "studies", "submissions", "testing", "tuning", "watching"}
 MAY: dict[str, set[str]] = {
     "records": set(),
     "data": {"records"},
@@ -35,6 +35,7 @@ MAY: dict[str, set[str]] = {
     "audit": {"records", "data", "models", "probes", "attacks", "metrics", "judgement", "benchmarks"},
     "report": {"records"},
     "comparator": {"records", "metrics", "report"},
+    "serve": {"records", "data", "models", "models.fast", "guards"},
     "certify": {"records", "ledger"},
     "ledger": {"records"},
     **{room: {"records", "data", "models", "models.fast", "training", "methods"}

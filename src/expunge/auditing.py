@@ -22,6 +22,9 @@ from expunge.data.duplicates import count_rows
 from expunge.errors import ExpungeError, MissingError, PreflightError, RequirementError, UsageError
 from expunge.metrics.evaluate import available, required
 from expunge.models.checks import check_model
+from expunge.models.endpoint import UNKNOWN, Endpoint
+from expunge.models.endpoint_client import is_endpoint
+from expunge.models.endpoint_rows import EndpointConfig, connect
 from expunge.models.load import load_encoder, load_subject, resolve, subject_class
 from expunge.models.subject import Subject
 from expunge.output import is_purged, prepare_output, refuse_output
@@ -145,7 +148,8 @@ def check_formats(found: Sequence[PromptFormat], reporter: Reporter) -> PromptFo
     reporter.detail(*first.lines)
     for warning in first.warnings:
         reporter.warn(warning)
-    other = next((one for one in found if one.first_row != first.first_row), None)
+    shown = [one for one in found if one.first_row]  # an endpoint does not show how it reads a row
+    other = next((one for one in shown if one.first_row != shown[0].first_row), None)
     if other is not None:
         reporter.warn("The models of this audit read the rows in different forms, so their figures are not of the same "
                       f"texts. Another one's first row: {other.first_row!r}. Give all of them one form: --template.")
@@ -164,7 +168,7 @@ def audit(
         original: str | Path | None = None, retrained: str | Path | Sequence[str | Path] = (),
         require: Sequence[str] = (), settings: AuditSettings | None = None, resume: bool = False,
         overwrite: bool = False, dry_run: Literal[False] = False, reporter: Reporter | None = None,
-        **options: Any) -> Audit: ...
+        api_key_file: Path | None = None, **options: Any) -> Audit: ...
 
 
 @overload
@@ -179,12 +183,12 @@ def audit(
         original: str | Path | None = None, retrained: str | Path | Sequence[str | Path] = (),
         require: Sequence[str] = (), settings: AuditSettings | None = None, resume: bool = False,
         overwrite: bool = False, dry_run: bool = False, reporter: Reporter | None = None,
-        **options: Any) -> Audit | dict[str, Any]:
+        api_key_file: Path | None = None, **options: Any) -> Audit | dict[str, Any]:
     """Ask a model what it still knows, beside the original and retrained models.
 
     Args:
-        subject: a run folder, model folder or hub name. For a run, the model it started from is the
-            original and its rows the rows, unless others are named.
+        subject: a run folder, model folder, hub name, or the address of an OpenAI-shaped endpoint. For a run, the
+            model it started from is the original and its rows the rows, unless others are named.
         out: where audit.json and observations/ go; the run folder itself by default.
         task: a name, a run folder (its rows are meant) or a Task; or give files.
         forget, retain, holdout: files of rows; only without a task.
@@ -200,6 +204,7 @@ def audit(
         overwrite: replace `out`, if it is a folder of expunge's.
         dry_run: check everything and return the plan; nothing is written.
         reporter: where progress is shown; in a notebook and on a terminal by default (`expunge.progress`).
+        api_key_file: file with the key of an endpoint; else EXPUNGE_API_KEY of the environment.
         options: fields of `AuditSettings`.
 
     Returns:
@@ -228,7 +233,8 @@ def audit(
     asked = with_named(named or replace(parse_suite(default_suite(task.name)), named=frozenset()), require)
     settings = settings.model_copy(update={"template": task.template})
     models = [subject, *([original] if original else []), *retrained]
-    configs = [check_model(m) for m in models]
+    known = {m: connect(m, task.template, api_key_file) for m in map(str, models) if is_endpoint(m)}
+    configs = [known.get(str(m)) or check_model(m) for m in models]
     offered = subject_class(configs[0]).offers(configs[0])
     check_conditions(require, asked, Offer(task, original is not None, bool(retrained), frozenset(offered)))
     context = AttackContext.of(task)
@@ -248,7 +254,8 @@ def audit(
             "attacks": {a.text(): f"not run: {refused[a.text()]}" if a.text() in refused else (
                             a.cost(context) or "asks every row once more")
                         for a in asked.attacks}}
-    for caution in (other_rows := check_rows(subject, task)):
+    other_rows = (*check_rows(subject, task), *((UNKNOWN,) if known else ()))
+    for caution in other_rows:
         reporter.warn(caution)
     own = folder.resolve() == Path(subject).resolve()
     if not own:
@@ -258,7 +265,7 @@ def audit(
                          "Go on with --resume, choose another --out, or replace it with --overwrite.")
     reads = check_formats([check_audited(place, config, task, settings.max_length, reporter)
                            for place, config in zip(models, configs, strict=True)], reporter)
-    load = partial(load_subject, template=task.template, max_length=settings.max_length, device=device())
+    load = partial(_loaded, known, template=task.template, max_length=settings.max_length, device=device())
     loaded = load(subject)
     if resume and not overwrite and (folder / "audit.json").exists():
         stored = Audit.read(folder / "audit.json")
@@ -280,3 +287,9 @@ def audit(
     if failed := [c.line for c in made.check(*require) if not c.holds]:
         raise RequirementError(failed, made)
     return made
+
+
+def _loaded(known: Mapping[str, EndpointConfig], place: str | Path, **options: Any) -> Subject:
+    """The model at a place; an endpoint as it was met before."""
+    config = known.get(str(place))
+    return load_subject(place, **options) if config is None else Endpoint(config)

@@ -30,7 +30,7 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
         "--confidence", "--budget", "--cost"}),
     "audit": (("subject",), TASK_OPTIONS | RUN_OPTIONS | {
         "--holdout", "--original", "--retrained", "--suite", "--require", "--junit", "--rescore", "--verbose",
-        "--plugin"}),
+        "--plugin", "--api-key-file"}),
     "sweep": (("model",), TASK_OPTIONS - {"--max-length"} | RUN_OPTIONS | {
         "--method", "--holdout", "--retrained", "--trials", "--suite", "--epochs", "--steps", "--batch-size",
         "--plugin"}),
@@ -43,6 +43,10 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
         "--utility-floor", "--forget-target", "--stop-at-target", "--stop-at-floor", "--checkpoint-every", "--plugin"}),
     "compare": (("folders",), {"--format", "--scores", "--page", "--projection", "--redact", "--serve", "--port",
                                 "--json"}),
+    "serve": (("model",), {
+        "--task", "--forget", "--retain", "--map", "--data-dir", "--plugin", "--guard", "--host", "--port",
+        "--api-key-file", "--no-key", "--name", "--no-logprobs", "--log-prompts", "--rate", "--max-prompt",
+        "--max-tokens", "--batch", "--queue", "--wait", "--drain"}),
     "shadows": (("model",), TASK_OPTIONS - {"--max-length"} | RUN_OPTIONS | {
         "--method", "--trainer", "--holdout", "--count", "--train-epochs", "--train-lr", "--epochs", "--lr",
         "--batch-size", "--plugin"}),

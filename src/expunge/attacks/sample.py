@@ -20,6 +20,7 @@ from expunge import plugin
 from expunge.attacks._lib.decoding import prompts_of
 from expunge.attacks.base import Ask, Attack, AttackCard, AttackContext, View
 from expunge.errors import UsageError
+from expunge.models.endpoint import Endpoint
 from expunge.models.language import CausalLM
 from expunge.plugin import Property
 from expunge.seeding import derive, stream
@@ -74,6 +75,7 @@ class Sample(Attack):
         asks=("forget.keyword", "forget.rouge_l", "forget.pass_at_k"),
         deviations=("draws are keyed by prompt, attempt and position, so subject and control get the same random "
                     "numbers; two rows with the same prompt get the same draw",
+                    "an endpoint draws by itself: it is sent the temperature and another seed in each attempt",
                     "for keyword and rouge_l the best draw of a row counts; pass_at_k is the share of draws",
                     "on the tiny models of the tests a reluctant one goes from keyword .11 (greedy) to .44 in 8 draws "
                     "at temperature 0.5 and .19 in 10 at 1; one suppressed by npo gives nothing at both"),
@@ -101,7 +103,14 @@ class Sample(Attack):
         if not self.spec.count:
             return ask(View(self.text(), subject, context.rows))
         for attempt in range(self.spec.count):
-            ask(View(self.text(), subject.decoded(partial(self._decode, attempt, context.seed)), context.rows, attempt))
+            ask(View(self.text(), self._drawing(subject, attempt, context.seed), context.rows, attempt))
+
+    def _drawing(self, subject: Any, attempt: int, seed: int) -> Any:
+        """The subject as it draws in one attempt; an endpoint draws by itself, with a seed for each."""
+        if isinstance(subject, Endpoint):
+            return subject.sampled(self.spec.temperature, self.spec.top_p, self.spec.top_k,
+                                   derive(seed, "sample", attempt))
+        return subject.decoded(partial(self._decode, attempt, seed))
 
     def _decode(self, attempt: int, seed: int, decode: Any, **options: Any) -> Tensor:
         spec, ids_BT = self.spec, options["input_ids"]

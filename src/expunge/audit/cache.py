@@ -49,7 +49,12 @@ class ObservationCache:
 
 
 def model_key(subject: Subject) -> str:
-    """Everything that decides what a model answers: weights, config, adapters, encoder, and how it decodes."""
+    """Everything that decides what a model answers: weights, config, adapters, encoder, and how it decodes.
+
+    Of an endpoint: its address, the name of its model, and the day.
+    """
+    if not subject.has_weights:
+        return fingerprint(["endpoint", subject.fingerprint, subject.encoder.fingerprint])
     adapters = {name: _sorted(config.to_dict()) for name, config in getattr(subject.model, "peft_config", {}).items()}
     return fingerprint([subject.fingerprint, subject.model.config.to_json_string(), adapters, str(subject.device),
                         subject.encoder.fingerprint, _sorted(subject.decoding)])

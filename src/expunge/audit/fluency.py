@@ -39,7 +39,7 @@ def salad_notes(seen: Mapping[str, Observations], unlikely: Mapping[tuple[str, S
     Args:
         seen: observations of the subject, and of the original where there is one.
         unlikely: (role, split) -> nats per token of each answer under the original, refusals left out.
-        outcomes: size of the vocabulary.
+        outcomes: size of the vocabulary; 0 where an endpoint does not tell.
     """
     found = []
     for split in READ:
@@ -52,7 +52,8 @@ def salad_notes(seen: Mapping[str, Observations], unlikely: Mapping[tuple[str, S
             signs.append(f"{loops:.0%} of them repeat themselves" + (
                 f" (of the original's {others:.0%})" if beside else ""))
         mine, theirs = unlikely.get(("subject", split), ()), unlikely.get(("original", split), ())
-        if len(mine) >= ENOUGH and theirs and median(mine) > max(RANDOM * math.log(outcomes), 2 * median(theirs)):
+        judged = outcomes and theirs and len(mine) >= ENOUGH
+        if judged and median(mine) > max(RANDOM * math.log(outcomes), 2 * median(theirs)):
             signs.append(f"their median perplexity under the original is {math.exp(median(mine)):,.0f} (of its own "
                          f"answers {math.exp(median(theirs)):.3g}, of random tokens {outcomes:,})")
         if signs:

@@ -38,7 +38,7 @@ from expunge.judgement.splices import measured_power
 from expunge.judgement.verdict import verdict
 from expunge.metrics.base import Evidence
 from expunge.metrics.evaluate import MetricTerm, parse_metric, required, score_all, with_alternatives
-from expunge.models.subject import Subject, checksum
+from expunge.models.subject import Subject
 from expunge.needs import MODEL_NEEDS, OFFERS, unmet
 from expunge.progress import Announce
 from expunge.records.base import fingerprint
@@ -131,7 +131,8 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
     for role, make in roles.named():
         subject = make()
         refs[role] = SubjectRef(path=subject.path, fingerprint=subject.fingerprint, reads=subject.modality,
-                                offered=tuple(sorted(subject.offered)), tokens=_tokens(subject, task))
+                                offered=tuple(sorted(subject.offered)),
+                                tokens=_tokens(subject, task) if subject.has_weights else "")
         folder = out / "observations" / role
         partner = roles.original if role != "original" else None
         mine = ordered({*wanted, *aside}, task) if role == "subject" else wanted
@@ -145,7 +146,7 @@ def run_audit(roles: Roles, task: Task, suite: Suite, out: Path, *, announce: An
             note(f"warning: {words(turned_down)}")
             here = []
         subject = attacked(role, subject, make, here, sides)
-        if fit and checksum(subject.model.state_dict()) != subject.fingerprint:
+        if fit and not subject.intact:
             raise ExpungeError(f"An attack left its mark on the {role}.", "Its weights are not what they were.",
                                "Report this; the observations before the attacks are sound.")
         del subject  # before the next one is loaded
@@ -253,8 +254,7 @@ def _turned_down(examined: Iterable[ControlCheck]) -> list[str]:
 
 def _unmarked(subject: Subject, load: Callable[[], Subject] | None) -> Subject:
     """The same subject, or loaded again where its weights are not what they were or a hook is left."""
-    sound = subject.bare and checksum(subject.model.state_dict()) == subject.fingerprint
-    return subject if sound or load is None else load()
+    return subject if (subject.bare and subject.intact) or load is None else load()
 
 
 def _evidence(seen: Mapping[str, Observations], subject: SubjectRef, examined: Iterable[ControlCheck]) -> Evidence:

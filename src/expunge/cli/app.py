@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from expunge.console import Reporter
 
 ORDER = ("demo", "train", "forget", "audit", "report", "merge", "eval", "purge", "requests", "sweep", "grid", "bench",
-         "compare", "certify", "verify", "shadows", "study", "ls", "presets", "explain", "doctor", "fetch")
+         "compare", "certify", "verify", "serve", "shadows", "study", "ls", "presets", "explain", "doctor", "fetch")
 """Commands as --help lists them: first what most people need; those not named here come last."""
 
 

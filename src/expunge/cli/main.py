@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from expunge import processes
-from expunge.cli import after, bench, certify, compare, grid, presets, requests, studies  # noqa: F401 (commands)
+from expunge.cli import after, bench, certify, compare, grid, presets, requests, serve, studies  # noqa: F401 (commands)
 from expunge.cli.app import (
     DryRun,
     Json,
@@ -33,7 +33,7 @@ from expunge.cli.options import load, with_options
 from expunge.cli.threads import use_available_cores
 from expunge.errors import RequirementError, UsageError
 from expunge.models import fast
-from expunge.models.places import check_place
+from expunge.models.places import check_place, is_endpoint
 from expunge.models.sizes import SIZES, is_fresh
 from expunge.presets import published
 from expunge.records.choice import AUTO, AutoSettings
@@ -147,7 +147,7 @@ def forget(
 @with_options("settings", AuditSettings)
 def audit(
     rows: TaskOptions, settings: AuditSettings,
-    subject: Annotated[str | None, typer.Argument(help="Run folder, model folder or hub name.")] = None,
+    subject: Annotated[str | None, typer.Argument(help="Run, model folder, hub name or http://ENDPOINT/v1.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the audit; a run's own by default.")] = None,
     original: Annotated[str | None, typer.Option("--original", help="The model before unlearning.")] = None,
     retrained: Annotated[list[str] | None, typer.Option("--retrained", help="Trained without the forget set; "
@@ -155,6 +155,7 @@ def audit(
     require: Annotated[list[str] | None, typer.Option("--require", help='Exit 1 unless it holds, such as '
                                                       '"verdict=forgets" or "forget.keyword@relearn.excess<=0.05"; may '
                                                       'be given several times, also for a finished audit.')] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="Key of an endpoint; else EXPUNGE_API_KEY.")] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="File for what was required, as JUnit XML.")] = None,
     rescore: Annotated[Path | None, typer.Option("--rescore", help="Score the stored observations of this audit "
                                                                    "again; no model is loaded.")] = None,
@@ -163,7 +164,7 @@ def audit(
 ) -> None:
     """Ask a model what it still knows, beside the original and retrained models."""
     gated = bool(require) and (Path(subject or "") / "audit.json").is_file()  # perhaps a finished audit without a model
-    places = [place for place in (None if gated else subject, original, *(retrained or ())) if place is not None]
+    places = [p for p in (None if gated else subject, original, *(retrained or ())) if p and not is_endpoint(p)]
     for place in places:
         check_place(place, hub=False)
     from expunge import api
@@ -196,7 +197,8 @@ def audit(
         check_place(place)
     try:
         made = api.audit(subject, out=out, task=task, original=original, retrained=retrained or (), require=conditions,
-                         settings=settings, resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter)
+                         settings=settings, resume=resume, overwrite=overwrite, dry_run=dry_run, reporter=reporter,
+                         api_key_file=api_key_file)
     except RequirementError as failed:  # told below, after the audit
         made = failed.audit
     if not isinstance(made, Audit):

@@ -24,7 +24,7 @@ class MiaEntropy(MembershipAttack):
         defaults="no threshold is fitted: the AUC is over all of them",
         deviations=("the label is not used; the modified entropy, which uses it, is not computed here",),
         higher_is="knows", range=(0.0, 1.0), ideal=0.5, access="logits",
-        probes=(("likelihood", SPLITS_READ),),
+        probes=(("likelihood", SPLITS_READ),), model_needs=frozenset({"distribution"}),
     )
 
     must_show = (

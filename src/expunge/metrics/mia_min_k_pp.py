@@ -37,7 +37,7 @@ class MiaMinKpp(MembershipAttack):
         defaults="k = 0.4: OpenUnlearning; the end token is left out",
         deviations=(FEWER, "Each variance is at least 1e-6; RWKU divides by it as it is."),
         higher_is="knows", range=(0.0, 1.0), ideal=0.5, access="logits",
-        probes=(("likelihood", SPLITS_READ),),
+        probes=(("likelihood", SPLITS_READ),), model_needs=frozenset({"distribution"}),
     )
     Spec: ClassVar[type[plugin.Spec]] = ShareOptions
 

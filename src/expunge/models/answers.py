@@ -74,3 +74,10 @@ def per_row(values_N: Tensor, batch: Batch) -> Tensor:
     """Sum token values within their rows: shape B."""
     total_B = torch.zeros(len(batch), dtype=values_N.dtype, device=values_N.device)
     return total_B.index_add(0, batch.row_N, values_N)
+
+
+class ToldScores:
+    """What an endpoint tells of the answer of one row: log p of each token, and whether it was the likeliest."""
+
+    def __init__(self, logp: Sequence[float], hit: Sequence[bool]) -> None:
+        self.logp, self.hit = list(logp), list(hit)

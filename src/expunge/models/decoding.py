@@ -19,14 +19,20 @@ if TYPE_CHECKING:
     from expunge.models.language import CausalLM
 
 
+Watch = Callable[[int, list[int]], bool]
+"""Is told (prompt, its new tokens so far) after every token that does not end it; True ends that continuation there."""
+
+
 def continued(subject: CausalLM, prompts: Sequence[Sequence[int]], most: int, batch_size: int, way: dict[str, Any],
-              begun: Sequence[Sequence[int]], progress: Callable[[int], None] | None) -> list[tuple[list[int], bool]]:
+              begun: Sequence[Sequence[int]], progress: Callable[[int], None] | None,
+              watch: Watch | None = None) -> list[tuple[list[int], bool]]:
     """New tokens of every prompt without the one that ends them, and whether one did. For `CausalLM.generate`.
 
     Args:
         most: new tokens at the most.
         way: how tokens are chosen, as transformers names it.
         begun: tokens that each continuation is known to begin with; used where that changes nothing.
+        watch: sees every token as it comes, and may end a continuation.
     """
     stops = stop_ids(subject)
     context = subject.context
@@ -43,15 +49,21 @@ def continued(subject: CausalLM, prompts: Sequence[Sequence[int]], most: int, ba
     options = way | {"num_beams": 1, "use_cache": True, "pad_token_id": subject.encoder.pad_id,
                      "eos_token_id": sorted(stops) or None}
     lengths = [len(prompts[i]) + len(known[i]) for i in going]
+    ended: dict[int, int] = {}  # prompt -> tokens after which `watch` ended it
     together = decodes_together(subject) if len(going) > 1 else "any"
     for few in batches_of(lengths, 1 if together == "one" else batch_size, equal=together != "any"):
         chosen = [going[k] for k in few]
         ids, attention = left_padded([(*prompts[i], *known[i]) for i in chosen], subject.encoder.pad_id)
         room = max(most - len(known[i]) for i in chosen)
         room = room if context is None else min(room, context - ids.shape[1])
-        said = _decoded(subject, ids.to(subject.device), attention.to(subject.device), max(room, 1), stops, options)
+        here = options
+        if watch is not None:
+            from expunge.models.watched import watched
+
+            here = options | watched(watch, chosen, ids.shape[1], stops, ended)
+        said = _decoded(subject, ids.to(subject.device), attention.to(subject.device), max(room, 1), stops, here)
         for i, row in zip(chosen, said, strict=True):
-            known[i] += row[: most - len(known[i])]
+            known[i] += row[: ended.get(i, most - len(known[i]))]
         if progress:
             progress(len(chosen))
     ends = [next((t for t, token in enumerate(tokens) if token in stops), None) for tokens in known]
@@ -83,7 +95,7 @@ def left_padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Ten
 def _decoded(subject: CausalLM, ids_BT: Tensor, attention_BT: Tensor, room: int, stops: set[int],
              options: dict[str, Any]) -> list[list[int]]:
     """New tokens of every row, at most `room` of them, with whatever follows an end token."""
-    if fast.enabled("ended_rows"):
+    if fast.enabled("ended_rows") and "stopping_criteria" not in options:
         from expunge.models.fast.decoding import in_stretches
 
         said = in_stretches(subject, ids_BT, attention_BT, room, stops, options)
@@ -100,3 +112,8 @@ def stop_ids(subject: CausalLM) -> set[int]:
     ids = {named} if isinstance(named, int) else set(named or ())
     ids |= subject.encoder.turn_ends
     return ids | ({subject.encoder.eos_id} if subject.encoder.eos_id is not None else set())
+
+
+def stripped(text: str, keep_lines: bool) -> str:
+    """A continuation without the white space around it; with the line breaks before its first word if these count."""
+    return text.rstrip().lstrip(" \t") if keep_lines else text.strip()

@@ -21,7 +21,7 @@ from expunge.models import fast
 from expunge.models.answers import Answers
 from expunge.models.attention import attention_maps
 from expunge.models.behaviour import pads_right
-from expunge.models.decoding import continued, stop_ids
+from expunge.models.decoding import Watch, continued, stop_ids, stripped
 from expunge.models.head import LazyLogits, is_plain
 from expunge.models.sites import Site, read, stop_after, write
 from expunge.models.slots import block_number
@@ -297,29 +297,28 @@ class CausalLM(Subject):
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int = 64,
                  progress: Callable[[int], None] | None = None, *, temperature: float | None = None,
-                 seed: int = 0, begun: Sequence[Sequence[int]] = (), keep_lines: bool = False,
-                 ) -> list[tuple[str, bool]]:
+                 seed: int = 0, begun: Sequence[Sequence[int]] = (), keep_lines: bool = False, top_p: float = 1.0,
+                 watch: Watch | None = None) -> list[tuple[str, bool]]:
         """Continuations, in the order given: (text, whether an end token came).
 
-        Greedy unless a `temperature` is given; then tokens are drawn from the whole distribution, with `seed`
-        and never from the global state. Rows run in batches of similar length.
+        Greedy unless a `temperature` is given; then tokens are drawn from the whole distribution, or from the fewest
+        tokens with `top_p` of the probability, with `seed` and never from the global state. Rows run in batches of
+        similar length.
 
         Args:
+            watch: is told of every token as it comes, and may end a continuation.
             begun: the first tokens of each greedy continuation, where the likelihood probe found them. Decoding starts
                 after them. The words stay the same, up to rounding.
             keep_lines: keep line breaks before the first word, after which some scores read no more.
         """
         greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
         with self.evaluating(), torch.random.fork_rng(enabled=temperature is not None):
             if temperature is not None:
                 torch.manual_seed(seed)  # transformers samples from the global generator only
             said = continued(self, prompts, max_new_tokens, batch_size, greedy if temperature is None else sampling,
-                             begun, progress)
-        def stripped(text: str) -> str:
-            return text.rstrip().lstrip(" \t") if keep_lines else text.strip()
-
-        return [(stripped(self.encoder.processor.decode(tokens, skip_special_tokens=True)), ended)
+                             begun, progress, watch)
+        return [(stripped(self.encoder.processor.decode(tokens, skip_special_tokens=True), keep_lines), ended)
                 for tokens, ended in said]
 
     def decoded(self, way: Callable[..., Tensor]) -> CausalLM:

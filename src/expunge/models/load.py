@@ -16,6 +16,8 @@ from expunge.data.image_encoder import ImageEncoder
 from expunge.data.text_encoder import TextEncoder
 from expunge.errors import DataError, ExpungeError, MissingError, UsageError, first_line
 from expunge.models.behaviour import is_causal
+from expunge.models.endpoint import Endpoint
+from expunge.models.endpoint_rows import EndpointConfig, EndpointEncoder
 from expunge.models.fast.startup import resume_garbage_collection
 from expunge.models.language import CausalLM
 from expunge.models.places import check_place
@@ -51,6 +53,8 @@ def subject_class(config: Any) -> type[Subject]:
     """What kind of subject a model of this config is, by the class that saved it."""
     from expunge.models.classifier import ImageClassifier
 
+    if isinstance(config, EndpointConfig):
+        return Endpoint
     saved = [str(name) for name in getattr(config, "architectures", None) or ()]
     image = getattr(config, "model_type", "") in CLASSIFIERS or any(n.endswith("ForImageClassification") for n in saved)
     return ImageClassifier if image else CausalLM
@@ -188,6 +192,8 @@ def load_subject(path: str | Path, *, template: str | None = None, max_length: i
 
 def load_encoder(where: str | Path, config: Any, template: str | None = None, max_length: int | None = None) -> Any:
     """What makes the rows of a model: its tokenizer with a template, or its classes and the size of its images."""
+    if isinstance(config, EndpointConfig):
+        return EndpointEncoder(config)
     if subject_class(config) is not CausalLM:
         return ImageEncoder.read(where, config)
     base = base_of(where)

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from expunge.errors import MissingError, UsageError
+from expunge.models.endpoint_client import is_endpoint
 from expunge.models.sizes import SIZES
 from expunge.records.run import RunFolder, RunRecord
 
@@ -30,6 +31,10 @@ def check_place(path: str | Path, sizes: Collection[str] = (), *, hub: bool = Tr
         MissingError: nothing is there; offers the nearest names at once.
         UsageError: a run is there that did not end.
     """
+    if is_endpoint(path):
+        raise UsageError(f"{path} is an endpoint, and this command needs the model itself.",
+                         "Only `expunge audit` asks an endpoint: it answers, and its weights are elsewhere.",
+                         "Name a run folder, a model folder or a hub name.")
     if Path(path).exists():
         check_ended(Path(path))
         return _check_kind(Path(path))

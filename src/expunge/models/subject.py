@@ -40,6 +40,8 @@ class Subject:
 
     modality: ClassVar[str]
     """What it reads: text or image."""
+    has_weights: ClassVar[bool] = True
+    """False of an endpoint, which only answers."""
     epochs_from_scratch: ClassVar[int] = 40
     """Epochs of training from new weights, unless the options say otherwise."""
 
@@ -179,6 +181,11 @@ class Subject:
     def fingerprint(self) -> str:
         """First 16 hex digits over names and bytes of all weights, taken once."""
         return checksum(self.model.state_dict())
+
+    @property
+    def intact(self) -> bool:
+        """Whether the weights are what they were when the fingerprint was taken."""
+        return checksum(self.model.state_dict()) == self.fingerprint
 
     def clone(self) -> Self:
         """A copy whose weights may be changed; the encoder is shared."""

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge import plugin
-from expunge.models.answers import Answers
+from expunge.models.answers import Answers, ToldScores
 from expunge.models.head import blocks, raised
 from expunge.models.subject import Subject
 from expunge.plugin import Card, Property
@@ -34,7 +34,7 @@ class Likelihood(Probe):
 
     card = Card(
         name="likelihood", kind="probe",
-        model_needs=frozenset({"distribution", "logp"}),
+        model_needs=frozenset({"logp"}),
         summary="per-token log-probs of answers, paraphrases, wrong answers and options",
         paper="TOFU (arXiv 2401.06121); Min-K%++ (arXiv 2404.02936) for the moments",
         formula="log p(y_t), E_v[log p_t(v)], Var_v[log p_t(v)], argmax_v p_t(v) = y_t",
@@ -69,9 +69,10 @@ class Likelihood(Probe):
         texts = [(e, form) for e in examples for form in self.forms(e)]
         tokens = [subject.encoder.encode(e, answer=form[3]) for e, form in texts]
         usable = [i for i, row in enumerate(tokens) if row.supervised > 0]
+        whole = "distribution" in subject.offered  # an endpoint tells log-probs of the tokens alone
         answered = {i for i in usable if texts[i][1][0] == "answer"}
         numbers: dict[int, dict[str, Any]] = {
-            i: {name: [] for name in (PER_TOKEN if i in answered else PER_TOKEN[:2])} for i in usable}
+            i: {name: [] for name in (PER_TOKEN if whole and i in answered else PER_TOKEN[:2])} for i in usable}
         with subject.evaluating():
             for parts, answers in subject.answers_in_parts(tokens, usable):
                 moments = [not answered.isdisjoint(members) for members in parts]
@@ -90,8 +91,11 @@ class Likelihood(Probe):
         return rows
 
 
-def _per_token(answers: Answers, moments: Sequence[bool]) -> Iterator[dict[str, list[Any]]]:
+def _per_token(answers: Answers | ToldScores, moments: Sequence[bool]) -> Iterator[dict[str, list[Any]]]:
     """Split the flat values of a batch into plain lists per row; moments only for the rows flagged in `moments`."""
+    if isinstance(answers, ToldScores):
+        yield {"logp": _plain(answers.logp), "hit": answers.hit}
+        return
     batch = answers.batch
     with_moments_N = torch.tensor(moments, device=batch.row_N.device)[batch.row_N]
     parts, at = [], 0
