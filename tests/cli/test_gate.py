@@ -76,6 +76,7 @@ def test_what_cannot_be_read(text: str, says: str) -> None:
     ("forget.keyword@relearm<0.5", "Did you mean relearn"),
     ("forget.keyword@quantise<0.5", "runs no attack called 'quantise'"),
     ("retain.accuracy@relearn<0.5", "no score called 'retain.accuracy' under relearn"),
+    ("durability<=0.05", "runs no quantise"),
     ("forget_quality>=0.05", "needs a retrained model")])
 def test_what_cannot_be_had_is_refused_before_the_work(cli: Any, model: Path, rows: Any, tmp_path: Path, text: str,
                                                      says: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +256,8 @@ def test_every_strength_of_an_attack_must_hold(stored: Audit) -> None:
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("forget.keyword<=0.5", "not available"), ("verdict=forgets", "the verdict is undecided"),
+    ("forget.keyword<=0.5", "not available"), ("durability<=1", "no precision was tried"),
+    ("verdict=forgets", "the verdict is undecided"),
     ("verdict.gradients!=retains", "nothing was tested")])
 def test_what_was_not_measured_never_holds(stored: Audit, text: str, says: str) -> None:
     scores = tuple(s.model_copy(update={"value": None, "unavailable": "gone"}) if s.name == "forget.keyword" else s

@@ -14,6 +14,7 @@ from expunge.judgement.power import HALF, least_share, rows_for
 from expunge.metrics.base import Metric
 from expunge.metrics.evaluate import parse_metric
 from expunge.needs import NEED_TEXTS, AuditNeed, ModelNeed, RowNeed, unmet
+from expunge.records import durability
 from expunge.records.requirement import Requirement, no_attack, no_score, parse_requirement
 from expunge.records.score import ACCESS, Access
 from expunge.records.task import Split, Task
@@ -53,6 +54,8 @@ def check_conditions(conditions: Sequence[str], suite: Suite, offer: Offer) -> N
             _check_access(asked, suite, offer)
             if (asked.sign, asked.bound) == ("=", "forgets"):
                 _check_forgets(asked, suite, offer)
+        elif asked.of_durability:
+            _check_durable(asked, suite, offer)
         elif asked.attack is None:
             plain = {metric.label(split): (metric, split) for metric, split in map(parse_metric, suite.metrics)}
             if asked.name not in plain:
@@ -106,6 +109,17 @@ def _check_forgets(asked: Requirement, suite: Suite, offer: Offer) -> None:
               if split == "forget" and metric.card.higher_is == "knows" and not _lacking(metric, split, offer)]
     if not any(asked.access in (None, level) for level in levels):
         _refuse(asked, f"the audit runs no attack{where} that could show otherwise")
+
+
+def _check_durable(asked: Requirement, suite: Suite, offer: Offer) -> None:
+    """The certificate needs both probabilities, and a rounding of the weights that asks for them."""
+    plain = {metric.label(split) for metric, split in map(parse_metric, suite.metrics)}
+    lacking = [name for name in (durability.FORGET, durability.RETAIN) if name not in plain]
+    _refuse(asked, f"the audit does not take {' and '.join(lacking)}" if lacking else "")
+    context = AttackContext.of(offer.task)
+    able = [a for a in suite.attacks if any(map(durability.rounds, a.labels))
+            and cannot_run(a, context, offer.original, offer.model) is None]
+    _refuse(asked, "" if able else f"the audit runs no {durability.ROUNDING}, which rounds the weights")
 
 
 def _access(word: str) -> Access:

@@ -6,6 +6,7 @@
     forget.keyword@relearn<=0.2              the same under every attack of that name (@* under every attack)
     forget.keyword@relearn.excess<=0.05      beyond the control under the same attack
     leak_share.worst<=0.2                    the share of the worst entity (leak_share@relearn.worst under attack)
+    durability<=0.05                         forget.probability, as it is and under every rounding of the weights
 
 A condition on the verdict fails where the model's answers are no language any more, whatever the verdict is: word salad
 says nothing about forgetting. `verdict!=retains even if broken` holds all the same.
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
 from expunge.errors import UsageError, did_you_mean
+from expunge.records import durability
 from expunge.records.base import Record
 
 if TYPE_CHECKING:
@@ -61,6 +63,11 @@ class Requirement(Record):
     @property
     def of_verdict(self) -> bool:
         return self.name == "verdict"
+
+    @property
+    def of_durability(self) -> bool:
+        """Whether it asks for the certificate of DurableUn, which an audit has no score for."""
+        return self.name == durability.NAME and self.attack is None and self.figure == "value"
 
     def means(self, label: str, term: str = "") -> bool:
         """Whether an attack of this label (and term) is the one that is named."""
@@ -144,6 +151,10 @@ def check(audit: Audit, conditions: Sequence[str]) -> tuple[Checked, ...]:
 def _check(audit: Audit, asked: Requirement) -> Checked:
     if asked.of_verdict:
         return _check_verdict(audit, asked)
+    if asked.of_durability:
+        found = durability.durability(audit.scores)
+        holds = found.value is not None and COMPARE[asked.sign](found.value, float(asked.bound))
+        return _made(asked, holds, found.said)
     scores = named(audit, asked)
     missing = next((s for s in scores if s.value is None), None)
     if missing is not None:
