@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import demo_screen
+import federated_tables
 import inside_tables
 import meta_table
 import official_table
@@ -452,6 +453,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "run_settings": lambda: site_pages.options(RunSettings),
     "plugins": site_pages.index, "screen": demo_screen.screen,
     "league": league, "tuned": tuned, "league_tofu": league_tofu,
+    "federated": federated_tables.federated,
     "robust": robust_tables.robust, "fresh": robust_tables.fresh, "ordering": robust_tables.ordering,
     "against_league": robust_tables.against_league, "sae_restoration": robust_tables.sae_restoration,
     "demo_recipe": robust_tables.demo_recipe, "tofu_robust": robust_tables.tofu_robust,
