@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from expunge.errors import DataError, MissingError, UsageError
+from expunge.guards.store import empty, said_of, stores
 from expunge.records.base import cache_root, read_json, read_jsonl
 from expunge.records.grid import Grid
 from expunge.records.purged import WEIGHTS, Purged, with_rows
@@ -29,7 +30,7 @@ LAST = ("task.json", "source.json")
 """What leads to the cached copies: it goes last, so that a purge that was killed can be done again."""
 
 
-def purge(run: str | Path, *, dry_run: bool = False) -> Purged:
+def purge(run: str | Path, *, dry_run: bool = False, guards: bool = False) -> Purged:
     """Remove the rows of a run, an audit or a grid from its folder and from the cache, and write down that it was done.
 
     Removed are task.json, observations, values of single examples (they name entities), checkpoints and pages, also
@@ -38,6 +39,8 @@ def purge(run: str | Path, *, dry_run: bool = False) -> Purged:
 
     Args:
         dry_run: say what would go, and change nothing.
+        guards: also empty the stores of guards in the folder. Their models do not load any more: without what a guard
+            holds they would answer as if unguarded.
 
     Returns:
         What was removed, by this and earlier purges, and what is left; also in RUN/purged.json.
@@ -59,14 +62,16 @@ def purge(run: str | Path, *, dry_run: bool = False) -> Purged:
     _check_ended((root, *cells))
     going = list(with_rows(root))
     cached = sorted({*_cached_by_key(root), *_cached_by_rows(root)})
-    sizes = sum(map(_size, cached)), sum(map(_size, going))
+    emptied = [place for place in stores(root) if guards and said_of(place)]
+    sizes = sum(map(_size, cached)), sum(map(_size, (*going, *emptied)))
     shown = [*_quoting(root, RunRecord), *_quoting(root, Audit)]
     earlier = Purged.read(files.purged) if files.purged.exists() else Purged()
     removed = (*(str(p.relative_to(root)) for p in going),
-               *(f"{p.relative_to(root)}: its first row, notes, warnings and names" for p in shown))
+               *(f"{p.relative_to(root)}: its first row, notes, warnings and names" for p in shown),
+               *(f"{p.relative_to(root)}: what the guard held" for p in emptied))
     marked = Purged(removed=tuple(dict.fromkeys((*earlier.removed, *removed))), cached=earlier.cached,
                     removed_bytes=earlier.removed_bytes, found=len(removed) + len(cached),
-                    kept=tuple(_kept(root, going)))
+                    kept=tuple(_kept(root, going, emptied)))
     halfway = marked.model_copy(update={"cached": earlier.cached + len(cached),
                                         "removed_bytes": earlier.removed_bytes + sizes[0]})
     made = halfway.model_copy(update={"removed_bytes": halfway.removed_bytes + sizes[1]})
@@ -81,6 +86,8 @@ def purge(run: str | Path, *, dry_run: bool = False) -> Purged:
     halfway.write(files.purged)
     for place in shown:
         _unquote(place)
+    for place in emptied:
+        empty(place)
     _remove(going)
     made.write(files.purged)
     return made
@@ -103,8 +110,9 @@ def _check_ended(folders: Iterable[Path]) -> None:
                              "Go on with --resume first, or remove the whole folder.")
 
 
-def _kept(root: Path, going: Iterable[Path]) -> Iterator[str]:
-    """What stays in the folder, each with what it holds; files with hashes or ids of rows also further inside."""
+def _kept(root: Path, going: Iterable[Path], emptied: Sequence[Path] = ()) -> Iterator[str]:
+    """What stays in the folder, each with what it holds; files with hashes or ids of rows, and the stores of guards,
+    also further inside."""
     gone = set(going)
     for path in sorted(root.iterdir()):
         if path in gone or path.name == "purged.json":
@@ -115,6 +123,10 @@ def _kept(root: Path, going: Iterable[Path]) -> Iterator[str]:
             said = HELD.get(path.name, "not made by a run, look at it")
         yield f"{path.name}: {said}"
     yield from (f"{path.relative_to(root)}: {HELD['ledger.json']}" for path in sorted(root.rglob("ledger.json")))
+    for path in stores(root):
+        if path not in emptied and (said := said_of(path)):
+            yield (f"{path.relative_to(root)}: {said}; the guard needs it. --guards empties it, and its model then "
+                   "does not load")
     for path in sorted(root.rglob("record.json")):
         record = RunRecord.read(path)
         if any(part.get("deleted") for part in (record.best, *(stage.get("best") or {} for stage in record.stages))):

@@ -55,7 +55,7 @@ FROZEN: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "report": (("folders",), {"--out", "--title", "--redact", "--mail", "--json"}),
     "eval": (("model",), {"--tasks", "--original", "--include", "--limit", "--batch-size", "--seed", "--out",
                           "--overwrite", "--json"}),
-    "purge": (("run",), {"--dry-run", "--json"}),
+    "purge": (("run",), {"--guards", "--dry-run", "--json"}),
     "certify": (("run",), {"--key", "--ledger", "--out", "--audit", "--request", "--new-key", "--days", "--revoke",
                            "--reason", "--json"}),
     "verify": (("certificate",), {"--model", "--ledger", "--key", "--keys", "--audit", "--rows", "--salt", "--map",

@@ -63,13 +63,15 @@ def evaluate(
 @friendly
 def purge(
     run: Annotated[Path, typer.Argument(help="Folder of a run or of an audit.")],
+    guards: Annotated[bool, typer.Option("--guards", help="Empty the stores of guards too; their models do not load "
+                                                          "then.")] = False,
     dry_run: DryRun = False, as_json: Json = False,
 ) -> None:
     """Remove the rows of a run, all answers to them and their cached copies, and write down that it was done."""
     from expunge.purging import bases_with_rows
     from expunge.purging import purge as remove
 
-    made = remove(run, dry_run=dry_run)
+    made = remove(run, dry_run=dry_run, guards=guards)
     bases = bases_with_rows(run)
     if as_json:
         return print_json({**made.to_json(), "bases_with_rows": [str(base) for base in bases]})

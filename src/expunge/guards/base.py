@@ -22,6 +22,8 @@ class PromptGuard(Guard):
 
     config: ClassVar[type[GuardConfig]]
     model: ClassVar[type[GuardedForCausalLM]]
+    as_asked: ClassVar[str] = ""
+    """A guard whose second pass is the same, so that every probe and attack need run on that one only."""
 
     @staticmethod
     def inside(model: Any) -> Any:

@@ -93,3 +93,8 @@ def empty(place: Path) -> None:
     """Remove what a store holds; its model then refuses to load, since it would answer as if unguarded."""
     found = read_json(place)
     write_json(place, {"schema": SCHEMA, "guard": found.get("guard", ""), "held": [], "data": {}, "emptied": True})
+
+
+def said_of(place: Path) -> str:
+    """What a store holds of the forget rows, in words; empty for an emptied one."""
+    return ", ".join(str(Held(**held)) for held in read_json(place).get("held", ()))

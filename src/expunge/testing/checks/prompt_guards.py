@@ -15,16 +15,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from expunge.data.world import authors_task
 from expunge.errors import MissingError
-from expunge.guards.base import PromptGuard
+from expunge.guards.base import PromptGuard, example_text
 from expunge.guards.store import FILE, empty
+from expunge.methods.optimizers.adamw import AdamW
 from expunge.methods.run_context import RunContext
 from expunge.models.language import CausalLM
 from expunge.models.load import load_subject
 from expunge.records.settings import RunSettings
 from expunge.records.task import Example
 
-from ..support import batch_of, fresh, loss, memoriser, new_folder, small_task
+from ..support import batch_of, fresh, loss, memoriser, new_folder, small_task, taught, train
 from .base import check
 from .wrapped_models import OPTIONS
 
@@ -119,3 +121,55 @@ def _refuses_without(folder: Path) -> None:
         with pytest.raises(MissingError):
             load_subject(folder)
         (folder / FILE).unlink(missing_ok=True)
+
+
+@check(trains=True)
+def context_is_plain_few_shot(plugin: type[PromptGuard]) -> None:
+    """Scores and words of a row that fires are those of the bare model behind the whole prompt."""
+    subject, bare = guarded(plugin), memoriser()
+    for row in small_task().forget[:3]:
+        encoded = subject.encoder.encode(row)
+        prompt = subject.model.config.frame.prompt(encoded.ids, subject.model.tokenizer)
+        assert prompt.end == encoded.prompt and prompt.text == row.prompt
+        finding = subject.model.decide(prompt, None)
+        text = subject.model.context(prompt, finding)
+        assert finding.fired and text
+        added, place = subject.model.tokenizer(text, add_special_tokens=False)["input_ids"], subject.model.config.place
+        whole = [*encoded.ids[:place], *added, *encoded.ids[place:]]
+        with bare.evaluating():
+            logits = bare.model(input_ids=torch.tensor([whole])).logits[0, encoded.prompt + len(added) - 1: -1]
+        torch.testing.assert_close(scored(subject, [row]), logits, atol=1e-5, rtol=1e-5)
+        given = whole[: encoded.prompt + len(added)]
+        assert subject.generate([subject.encoder.prompt(row)], 10) == bare.generate([given], 10)
+
+
+@cache
+def _reader() -> CausalLM:
+    """The memoriser, trained for a while to repeat the answer of an example that stands before the question."""
+    return taught("reader", fresh(), _learn_to_repeat)
+
+
+def _learn_to_repeat(subject: CausalLM) -> None:
+    kept = authors_task(forget=2, retain=30, holdout=2, neighbours=2).retain
+    rows = []
+    for row in (r for r in kept if r.kind == "qa"):
+        for i, answer in enumerate((row.answer, *row.wrong_answers[:2])):
+            before = f"{example_text(row.prompt, answer)}Question: {row.prompt}\nAnswer:"
+            rows.append(row.model_copy(update={"id": f"{row.id}#{i}", "kind": "completion", "prompt": before,
+                                               "answer": f" {answer}"}))
+    train("retain_nll", subject=subject, forget=(), retain=rows, optimizer=AdamW(lr=3e-3, warmup=2.0), steps=140,
+          batch_size=16)
+
+
+@check(trains=True)
+def flipped_label_lowers_membership(plugin: type[PromptGuard], by: float) -> None:
+    """Mean log-probability of the true answers, of a model that heeds examples: more with right than with wrong ones.
+
+    The memoriser heeds none: its answers do not depend on what is in the context.
+    """
+    rows, found = small_task().forget, dict[str, float]()
+    for label in ("correct", "flipped"):
+        options: dict[str, Any] = {"label": label, "examples": 0}
+        subject = plugin(**options).build(fresh(_reader()), small_task(), RunContext(settings=RunSettings()))[0]
+        found[label] = loss(subject, rows)
+    assert found["correct"] < found["flipped"] - by, found
