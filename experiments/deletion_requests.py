@@ -30,11 +30,11 @@ CONFIG = {"model_type": "llama", "vocab_size": 1024, "hidden_size": 96, "interme
           "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 256,
           "tie_word_embeddings": True}
 TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 20, "lr": 4e-3}
-TEACHING = "distil(teacher='original', likeliest=1, epochs={}) + adamw(lr=2e-3)"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "npo, repeated": ("npo + adamw(lr=5e-4, weight_decay=0)", {"epochs": 20}),
-    "npo + retain_nll": ("npo + retain_nll(weight=3) + adamw(lr=1e-3, weight_decay=0)", {"epochs": 24}),
-    "ssd, retaught": (f"ssd(alpha=1.2, lambda_=0.03) >> {TEACHING.format(6)}", {"epochs": 1}),
+    "npo + retain_nll, to the level of holdout rows": (
+        "npo + retain_nll(weight=3) + holdout_level + adamw(lr=5e-4, weight_decay=0)",
+        {"steps": 20, "batch_size": 24}),
 }
 """Name -> recipe of every run, and its options."""
 
@@ -54,7 +54,7 @@ def world(work: Path) -> tuple[Task, Path, list[Path]]:
 
 
 def one(name: str, count: int, work: Path) -> None:
-    place, (recipe, options) = work / name.replace(" ", "-").replace(",", ""), METHODS[name]
+    place, (recipe, options) = work / name.split(",")[0].replace(" ", ""), METHODS[name]
     if (place / "row.json").exists():
         return
     task, original, retrained = world(work)

@@ -154,7 +154,9 @@ def check(ledger: str | Path, model: str | Path, *, task: Task | str | None = No
 
     processes.refuse_several("A stream of requests")
     path = Path(ledger)
-    return Carrier(path, _task(status(path), task), reporter or default_reporter()).check(model, retrained, attacks)
+    stream = status(path)
+    with alone(path):
+        return Carrier(path, _task(stream, task), reporter or default_reporter()).check(model, retrained, attacks)
 
 
 @contextmanager

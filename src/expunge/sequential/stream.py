@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from math import inf
 
 from expunge.data.duplicates import row_key
 from expunge.errors import DataError
-from expunge.records.requests import DeletionRequest
+from expunge.records.requests import DeletionRequest, end_of
 from expunge.records.task import Example, Task
 
 
@@ -43,8 +44,8 @@ def next_batch(open_: Sequence[DeletionRequest], deleted: Set[str], rows: Mappin
     return before, RequestBatch(tuple(r.id for r in chosen), tuple(row for name in names for row in rows[name]))
 
 
-def _due(request: DeletionRequest) -> tuple[str, int]:
-    return request.deadline or "9999", request.number
+def _due(request: DeletionRequest) -> tuple[float, int]:
+    return end_of(request.deadline).timestamp() if request.deadline else inf, request.number
 
 
 def task_of_run(task: Task, batch: Sequence[Example], requested: Iterable[Example]) -> Task:
