@@ -15,13 +15,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from common import kept_rows, log, started, store, study_parser
+from common import log, started, store, study_parser
 from requests_table import draw
 
 import expunge
 from expunge.console import Reporter
 from expunge.metrics.stability_gap import loss_per_request, rebounds, stability_gap, sustainability
-from expunge.records.base import write_json
 from expunge.records.requests import ModelReading, RequestStream, curves
 from expunge.records.task import Task
 
@@ -29,6 +28,7 @@ TASK = "authors(forget=20,retain=20,holdout=20,neighbours=0,limit=60)"
 CONFIG = {"model_type": "llama", "vocab_size": 1024, "hidden_size": 96, "intermediate_size": 192,
           "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 256,
           "tie_word_embeddings": True}
+LEDGER = "ledger.db"
 TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 20, "lr": 4e-3}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "npo, repeated": ("npo + adamw(lr=5e-4, weight_decay=0)", {"epochs": 20}),
@@ -53,22 +53,23 @@ def world(work: Path) -> tuple[Task, Path, list[Path]]:
     return task, made[0], made[1:]
 
 
+def folder(name: str, work: Path) -> Path:
+    return work / name.split(",")[0].replace(" ", "")
+
+
 def one(name: str, count: int, work: Path) -> None:
-    place, (recipe, options) = work / name.split(",")[0].replace(" ", ""), METHODS[name]
-    if (place / "row.json").exists():
-        return
+    place, (recipe, options) = folder(name, work), METHODS[name]
     task, original, retrained = world(work)
     people = list(dict.fromkeys(row.entity for row in task.forget))[:count]
-    ledger, quiet = place / "ledger.db", Reporter(quiet=True)
+    ledger, quiet = place / LEDGER, Reporter(quiet=True)
     place.mkdir(parents=True, exist_ok=True)
     there = len(expunge.requests.status(ledger).requests) if ledger.exists() else 0
     for person in people[there:]:
         expunge.requests.add(ledger, task=task, entity=person, reporter=quiet)
-    found = expunge.requests.run(ledger, model=None if (place / "runs").exists() else original, task=task,
-                                 method=None if (place / "runs").exists() else recipe, out=place / "runs",
-                                 retrained=retrained, batch=1, resume=True, reporter=quiet,
-                                 **({} if (place / "runs").exists() else options))
-    write_json(place / "row.json", {"name": name, "recipe": recipe, "options": options, **figures(found)})
+    begun = bool(expunge.requests.status(ledger).runs)
+    found = expunge.requests.run(ledger, model=None if begun else original, task=task, retrained=retrained, batch=1,
+                                 method=None if begun else recipe, out=place / "runs", resume=True, reporter=quiet,
+                                 **({} if begun else options))
     log((name, json.dumps({k: v for k, v in figures(found).items() if k != "points"})))
 
 
@@ -82,7 +83,8 @@ def figures(found: RequestStream) -> dict[str, Any]:
     kept = [p["utility"] for p in points]
     after = [r.after["probability"] for r in found.requests if r.done]
     return {
-        "requests": len(found.requests), "noise": noise, "level": sum(levels.values()) / len(levels),
+        "requests": len(done), "asked_for": len(found.requests), "noise": noise,
+        "level": sum(levels.values()) / len(levels),
         "known_before": sum(values[r][0] for r in values) / len(values), "after": sum(after) / len(after),
         "above_never_seen": max(r.after["probability"] - levels[r.id] for r in found.requests if r.done),
         "worst_rebound": max((v for row in later.values() for v in row), default=0.0),
@@ -90,7 +92,7 @@ def figures(found: RequestStream) -> dict[str, Any]:
         "keyword_alarms": len({r for reading in found.readings for r in reading.rebounds.get("keyword", ())}),
         "utility": sustainability(kept)[-1], "worst_utility": min(kept), "stability_gap": stability_gap(kept),
         "loss_per_request": loss_per_request(kept), "alarms": len(found.alarms),
-        "seconds": sum(run.seconds for run in found.runs) / len(found.runs),
+        "seconds": sum(run.seconds for run in found.runs) / len(done),
         "asking": sum(r.seconds for r in found.readings) / len(found.readings), "points": points}
 
 
@@ -109,7 +111,9 @@ def _mean(values: list[float]) -> float | None:
 
 
 def collect(work: Path) -> None:
-    rows = sorted(kept_rows(work), key=lambda r: list(METHODS).index(r["name"]))
+    """What the ledgers tell, of streams that did not end as well."""
+    rows = [{"name": name, "recipe": recipe, "options": options, **figures(expunge.requests.status(place))}
+            for name, (recipe, options) in METHODS.items() if (place := folder(name, work) / LEDGER).exists()]
     draw(rows)
     log((store("requests", {"task": TASK, "model": CONFIG, "training": TRAINING, "retrained": 2, "rows": rows}),
          len(rows)))

@@ -19,7 +19,8 @@ def page() -> str:
     """A sentence on what was measured, the picture and a line for each recipe."""
     found = results("requests")
     lines = [{
-        "recipe of each run": f"{row['name']}: `{row['recipe']}`", "requests": str(row["requests"]),
+        "recipe of each run": f"{row['name']}: `{row['recipe']}`",
+        "requests": f"{row['requests']} of {row['asked_for']}",
         "known before": f"{row['known_before']:.2f}", "left right after": f"{row['after']:.3f}",
         "most above never seen": f"{row['above_never_seen']:+.3f}", "largest rebound": f"{row['worst_rebound']:+.3f}",
         "beyond the noise": str(row["beyond_noise"]), "utility at the end": f"{row['utility']:.1%}",

@@ -158,8 +158,8 @@ def show_status(found: RequestStream, ledger: Path, reporter: Reporter) -> None:
     others = [r for r in found.requests if r not in urgent]
     shown = sorted((urgent + others[::-1])[:LISTED], key=lambda r: r.number)
     for line in aligned(["request", "entry", "rows", "added", "deadline", "state", "run", "left"], [
-            [r.id, str(r.number), str(len(r.rows)), r.added[:10], r.deadline or "", r.state + ", late" * r.late, r.run or "",
-             f"{r.after['probability']:.3f}" if "probability" in r.after else ""] for r in shown]):
+            [r.id, str(r.number), str(len(r.rows)), r.added[:10], r.deadline or "", r.state + ", late" * r.late,
+             r.run or "", f"{r.after['probability']:.3f}" if "probability" in r.after else ""] for r in shown]):
         reporter.out.print(line, markup=False, soft_wrap=True)
     if len(found.requests) > len(shown):
         reporter.out.print(f"... and {len(found.requests) - len(shown)} more", markup=False)
