@@ -90,7 +90,7 @@ class Icul(PromptGuard):
     must_show = (
         Property("silent_guard_keeps_bits", {}, "no prompt fires: logits and words are the model's, bit for bit"),
         Property("context_is_plain_few_shot", {}, "what fires is answered as the model answers the whole prompt"),
-        Property("flipped_label_lowers_membership", {"by": 0.2}, "a right answer in the context scores "
+        Property("flipped_label_lowers_membership", {"by": 0.1}, "a right answer in the context scores "
                                                                         "higher than a wrong one"),
         Property("guard_lowers_answers", {"drop": 0.3}, "forget answers lose probability, retain answers keep it"),
         Property("says_what_it_holds", {}, "the store is counted, and what is in clear is said to be"),

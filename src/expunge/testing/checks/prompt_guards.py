@@ -151,13 +151,10 @@ def _reader() -> CausalLM:
 
 def _learn_to_repeat(subject: CausalLM) -> None:
     kept = authors_task(forget=2, retain=30, holdout=2, neighbours=2).retain
-    rows = []
-    for row in (r for r in kept if r.kind == "qa"):
-        for i, answer in enumerate((row.answer, *row.wrong_answers[:2])):
-            before = f"{example_text(row.prompt, answer)}Question: {row.prompt}\nAnswer:"
-            rows.append(row.model_copy(update={"id": f"{row.id}#{i}", "kind": "completion", "prompt": before,
-                                               "answer": f" {answer}"}))
-    train("retain_nll", subject=subject, forget=(), retain=rows, optimizer=AdamW(lr=3e-3, warmup=2.0), steps=140,
+    rows = [row.model_copy(update={"id": f"{row.id}#{i}", "prompt": f"{example_text(row.prompt, answer)}{row.prompt}",
+                                   "answer": answer})
+            for row in kept if row.kind == "qa" for i, answer in enumerate((row.answer, *row.wrong_answers[:2]))]
+    train("retain_nll", subject=subject, forget=(), retain=rows, optimizer=AdamW(lr=3e-3, warmup=2.0), steps=90,
           batch_size=16)
 
 
