@@ -215,6 +215,7 @@ def test_an_answer_without_a_choice_is_told(fake: Fake, answer: Any) -> None:
         subject.generate([subject.encoder.prompt(QA)], 5)
 
 
+@pytest.mark.slow
 def test_an_audit_of_words_alone_says_what_it_lacks(fake: Fake, rows: Any, tmp_path: Path, cli: Any) -> None:
     fake.routes["/models"] = models("m")
     made = cli("audit", BASE, *rows.words, "--suite", "forget.rouge_l,forget.probability,prefix(words=1)", "--out",

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from expunge.models.language import CausalLM
 from tests.serve.asking import Client, call, loaded, serving
 
@@ -75,6 +77,7 @@ def test_a_client_that_does_not_wait_for_its_answer_frees_its_place(model: Path)
         assert subject.said < 200 and client.service.open == 0
 
 
+@pytest.mark.slow
 def test_a_full_line_and_a_long_wait_are_told(model: Path) -> None:
     async def ask(client: Client) -> list[Any]:
         first = asyncio.create_task(call(client.app, "POST", "/v1/completions", body(max_tokens=60)))

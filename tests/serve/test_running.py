@@ -9,7 +9,6 @@ import json
 import os
 import random
 import signal
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -149,18 +148,23 @@ def test_many_clients_at_once(server: Any) -> None:
     assert server.key not in server.log.read_text() and '"prompt"' not in server.log.read_text()
 
 
+def begun(made: Any) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    """A long stream whose head has come, so that it is being answered."""
+    connection = http.client.HTTPConnection("127.0.0.1", made.port, timeout=60)
+    connection.request("POST", "/v1/completions", json.dumps(
+        {"model": made.name, "prompt": "Ada", "temperature": 1, "seed": 0, "max_tokens": 400, "stream": True}),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {made.key}"})
+    return connection, connection.getresponse()
+
+
 def test_a_signal_ends_it_once_its_answers_are_given(model: Path, tmp_path: Path) -> None:
     with SCRIPT.running(model, tmp_path) as made:
-        body = {"model": made.name, "prompt": "Ada", "temperature": 1, "seed": 0, "max_tokens": 400, "stream": True}
-        found: list[tuple[int, bytes]] = []
-        asking = threading.Thread(target=lambda: found.append(made.ask("/v1/completions", body)))
-        asking.start()
-        while "expunge_active 2" not in made.ask("/metrics")[1].decode():
-            assert asking.is_alive()
+        connection, answer = begun(made)
         made.process.send_signal(signal.SIGTERM)
-        asking.join(60)
+        said = answer.read()
+        connection.close()
         assert made.process.wait(60) == 0
-    assert found[0][0] == 200 and found[0][1].endswith(b"data: [DONE]\n\n")
+    assert answer.status == 200 and said.endswith(b"data: [DONE]\n\n")
     with pytest.raises(OSError):
         made.ask("/healthz")
 
@@ -171,12 +175,8 @@ def test_a_server_that_is_killed_leaves_nothing_half_written(model: Path, tmp_pa
 
     before = files()
     with SCRIPT.running(model, tmp_path) as made:
-        connection = http.client.HTTPConnection("127.0.0.1", made.port, timeout=60)
-        connection.request("POST", "/v1/completions", json.dumps(
-            {"model": made.name, "prompt": "Ada", "temperature": 1, "max_tokens": 400, "stream": True}),
-            {"Content-Type": "application/json", "Authorization": f"Bearer {made.key}"})
-        answer = connection.getresponse()
-        begun = answer.read(20)
+        connection, answer = begun(made)
+        first = answer.read(20)
         made.process.kill()
         try:
             rest = answer.read()
@@ -185,7 +185,7 @@ def test_a_server_that_is_killed_leaves_nothing_half_written(model: Path, tmp_pa
         answer.close()
         connection.close()
         made.process.wait(10)
-    assert begun and not (begun + rest).endswith(b"[DONE]\n\n")  # the client can tell
+    assert first and not (first + rest).endswith(b"[DONE]\n\n")  # the client can tell
     assert files() == before and {p.name for p in tmp_path.iterdir()} == {"keys.txt", "said.txt", "log.jsonl"}
     for line in made.log.read_text().splitlines():
         json.loads(line)
