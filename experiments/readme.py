@@ -15,6 +15,7 @@ from typing import Any
 
 import demo_screen
 import federated_tables
+import guards_table
 import inside_tables
 import meta_table
 import official_table
@@ -470,7 +471,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "before_after": before_after, "linear": linear,
     "peer": lambda: peer("peer"), "peer_intel": lambda: peer("peer_intel"),
     "tofu": lambda: tofu("tofu"), "tofu_fixed": lambda: tofu("tofu_fixed"), "bench": bench, "bench_tofu": bench_tofu,
-    "requests": requests_table.page,
+    "requests": requests_table.page, "guards": guards_table.page,
     "real_facts": real_facts, "real_rule": real_rule, "families": families,
 }
 
