@@ -23,6 +23,7 @@ def page() -> str:
             for form in FORMS}
     lines["leaks with the guard taken off"] = {g: f"{r['taken_off_leaks']:.2f}" for g, r in rows.items()}
     lines |= {f"time per token, {when}, over the bare model's": {g: f"{r['latency'][when]['ratio']:.2f}"
-                                                               for g, r in rows.items()} for when in ("silent", "fired")}
+                                                               for g, r in rows.items()}
+              for when in ("silent", "fired")}
     made = [{"": what} | {f"`{guard}`": text for guard, text in cells.items()} for what, cells in lines.items()]
     return f"`{found['task']}`; commit `{found['environment']['commit'][:7]}`.\n\n{table(made, list(made[0]))}"

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from expunge.data.text_encoder import TextEncoder
-from expunge.errors import DataError
+from expunge.errors import DataError, ExpungeError, UsageError
 from expunge.exact.ensemble import DOWN, UP, SisaForCausalLM, assemble
 from expunge.exact.ledger import NAME, Checkpoint, Ledger, ShardPlan, ShardStage
 from expunge.exact.orders import group_of
@@ -31,6 +31,7 @@ from expunge.methods.run_context import RunContext
 from expunge.methods.scopes.lora import LoRA
 from expunge.methods.stage import StageMethod
 from expunge.models.language import CausalLM
+from expunge.models.load import made_by, resolve
 from expunge.models.scope import Scope
 from expunge.models.subject import checksum
 from expunge.progress import Announce
@@ -275,3 +276,21 @@ def archive(ledger: Ledger, store: Path, model: SisaForCausalLM, folder: Path) -
         if stage.name in ledger.checkpoints:
             copy_into(path_of(store, stage), path_of(folder / STORE, stage))
     ledger.write(folder / NAME)
+
+
+def base_problems(name: str, subject: CausalLM, targets: str | Sequence[str]) -> list[ExpungeError]:
+    """Why adapters of shards cannot be trained on this model by the method `name`."""
+    problems: list[ExpungeError] = []
+    if made_by(subject.model.config):
+        problems.append(UsageError(f"{name} trains on a plain model, and this one is wrapped by a method.",
+                                   fix="Name the base it was made from."))
+    if (Path(resolve(subject.path)) / "adapter_config.json").exists():
+        problems.append(UsageError(f"{name} needs a whole model as its base, and this is an adapter.",
+                                   "What the adapter learned could not be deleted.",
+                                   "Name its base, or merge the two and save the result."))
+    inside = {n.rpartition(".")[2] for n, _ in subject.model.named_modules() if "experts" in n}
+    if inside and (targets == "all-linear" or inside & set(targets)):
+        problems.append(UsageError(f"{name} cannot put adapters on experts.",
+                                   "They process tokens of all shards in an order set by the router.",
+                                   f"Name other modules, such as {name}(targets=['q_proj', 'v_proj'])."))
+    return problems

@@ -15,11 +15,11 @@ from expunge.errors import DataError, ExpungeError, UsageError
 from expunge.exact.deletion import Deletion, deletion_of
 from expunge.exact.ensemble import SisaForCausalLM
 from expunge.exact.ledger import Average, Ledger, ShardPlace, ShardPlan, content, place
-from expunge.exact.shards import STORE, archive, carry_out
+from expunge.exact.shards import STORE, archive, base_problems, carry_out
 from expunge.methods.base import Exact
 from expunge.methods.run_context import RunContext
 from expunge.models.language import CausalLM
-from expunge.models.load import made_by, resolve
+from expunge.models.load import resolve
 from expunge.models.subject import checksum
 from expunge.plugin import Card, Property
 from expunge.records.task import Example, Task
@@ -73,20 +73,7 @@ class Sisa(Exact):
     model_class: ClassVar[type[SisaForCausalLM]] = SisaForCausalLM
 
     def training_problems(self, subject: CausalLM, rows: Sequence[Example]) -> list[ExpungeError]:
-        problems: list[ExpungeError] = []
-        name = self.card.name
-        if made_by(subject.model.config):
-            problems.append(UsageError(f"{name} trains on a plain model, and this one is wrapped by a method.",
-                                       fix="Name the base it was made from."))
-        if (Path(resolve(subject.path)) / "adapter_config.json").exists():
-            problems.append(UsageError(f"{name} needs a whole model as its base, and this is an adapter.",
-                                       "What the adapter learned could not be deleted.",
-                                       "Name its base, or merge the two and save the result."))
-        inside = {n.rpartition(".")[2] for n, _ in subject.model.named_modules() if "experts" in n}
-        if inside and (self.spec.targets == "all-linear" or inside & set(self.spec.targets)):
-            problems.append(UsageError(f"{name} cannot put adapters on experts.",
-                                       "They process tokens of all shards in an order set by the router.",
-                                       f"Name other modules, such as {name}(targets=['q_proj', 'v_proj'])."))
+        problems = base_problems(self.card.name, subject, self.spec.targets)
         if len({row.id for row in rows}) < len(rows):
             problems.append(DataError("Two rows have the same id, so the ledger cannot distinguish them."))
         return problems

@@ -17,7 +17,6 @@ from expunge.methods.federated import Federated
 from expunge.methods.recipe import Stage
 from expunge.methods.run_context import RunContext
 from expunge.models.subject import AnySubject
-from expunge.needs import ModelNeed
 from expunge.records.task import Task
 
 SHARED_DEVIATIONS = (
@@ -35,7 +34,6 @@ SHARED_DEVIATIONS = (
 """On the card of every server rule."""
 PAPER = "Zhang et al. 2026, Oblivionis (arXiv 2508.08875)"
 DEFAULTS = "3 clients, 2 rounds, 5 local epochs in rounds after unlearning (the authors' configuration)"
-NEEDS: frozenset[ModelNeed] = frozenset({"logp", "weights"})
 
 
 class ServerSpec(plugin.Spec):

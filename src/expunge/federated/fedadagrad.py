@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from expunge.federated.base import DEFAULTS, NEEDS, PAPER, SHARED_DEVIATIONS, ServerRule, ServerSpec
+from expunge.federated.base import DEFAULTS, PAPER, SHARED_DEVIATIONS, ServerRule, ServerSpec
 from expunge.plugin import Card, Property
 
 
@@ -41,7 +41,7 @@ class FedAdagrad(ServerRule):
         paper=f"Reddi et al. 2021, Adaptive Federated Optimization (arXiv 2003.00295) as used by {PAPER}",
         formula="v <- v + Delta^2 (v_0 = tau^2); theta <- theta + server_lr Delta / (sqrt(v) + tau)",
         defaults=f"server_lr 1e-3, tau 1e-3; {DEFAULTS}",
-        model_needs=NEEDS,
+        model_needs=frozenset({"logp", "weights"}),
         deviations=(
             RATE, "an entry moves by less than server_lr in the first round, however far the clients went: in few "
                   "rounds a small model learns little", *SHARED_DEVIATIONS),

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from expunge.federated.base import DEFAULTS, NEEDS, PAPER, SHARED_DEVIATIONS, ServerRule
+from expunge.federated.base import DEFAULTS, PAPER, SHARED_DEVIATIONS, ServerRule
 from expunge.federated.fedadagrad import RATE, AdaptiveSpec
 from expunge.plugin import Card, Property
 
@@ -58,7 +58,7 @@ class FedAdam(ServerRule):
         paper=f"Reddi et al. 2021, Adaptive Federated Optimization (arXiv 2003.00295) as used by {PAPER}",
         formula="m <- b1 m + (1-b1) Delta; v <- b2 v + (1-b2) m^2; theta <- theta + server_lr m / (sqrt(v) + tau)",
         defaults=f"server_lr 1e-3, tau 1e-3, beta 0.9 and 0.99; {DEFAULTS}",
-        model_needs=NEEDS,
+        model_needs=frozenset({"logp", "weights"}),
         deviations=(SQUARES, RATE, "uncertain: whether the square of the momentum is meant or a slip",
                     *SHARED_DEVIATIONS),
         memory="one copy of what moves per client, and two moments in float64",

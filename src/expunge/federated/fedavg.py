@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from expunge.federated.base import DEFAULTS, NEEDS, PAPER, SHARED_DEVIATIONS, ServerRule
+from expunge.federated.base import DEFAULTS, PAPER, SHARED_DEVIATIONS, ServerRule
 from expunge.plugin import Card, Property
 
 
@@ -22,7 +22,7 @@ class FedAvg(ServerRule):
         paper=f"McMahan et al. 2017 (arXiv 1602.05629) as used by {PAPER}",
         formula="theta <- theta + Delta, Delta = sum_c (n_c / n) (theta_c - theta)",
         defaults=DEFAULTS,
-        model_needs=NEEDS,
+        model_needs=frozenset({"logp", "weights"}),
         deviations=SHARED_DEVIATIONS,
         memory="one copy of what moves per client",
     )

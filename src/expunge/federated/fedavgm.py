@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from expunge.federated.base import DEFAULTS, NEEDS, PAPER, SHARED_DEVIATIONS, ServerRule, ServerSpec
+from expunge.federated.base import DEFAULTS, PAPER, SHARED_DEVIATIONS, ServerRule, ServerSpec
 from expunge.plugin import Card, Property
 
 
@@ -34,7 +34,7 @@ class FedAvgM(ServerRule):
         paper=f"Hsu et al. 2019 (arXiv 1909.06335) as used by {PAPER}",
         formula="m <- momentum * m + Delta (m = Delta in round 0); theta <- theta + m",
         defaults=f"momentum 0.9; {DEFAULTS}",
-        model_needs=NEEDS,
+        model_needs=frozenset({"logp", "weights"}),
         deviations=(
             "changes add up undamped, as published: if clients keep asking for the same change, round 2 makes 1.9 "
             "times it and later rounds up to 10 times it, so more than a few rounds overshoot (damped=true does not)",

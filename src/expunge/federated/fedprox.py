@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from expunge.federated.base import DEFAULTS, NEEDS, PAPER, SHARED_DEVIATIONS, ServerRule, ServerSpec
+from expunge.federated.base import DEFAULTS, PAPER, SHARED_DEVIATIONS, ServerRule, ServerSpec
 from expunge.federated.fedavg import fedavg
 from expunge.plugin import Card, Property
 
@@ -22,7 +22,7 @@ class FedProx(ServerRule):
         paper=f"Li et al. 2020 (arXiv 1812.06127) as used by {PAPER}",
         formula="client loss + (mu/2) ||w - theta||^2 with theta frozen; theta <- theta + Delta",
         defaults=f"mu 0.01; {DEFAULTS}",
-        model_needs=NEEDS,
+        model_needs=frozenset({"logp", "weights"}),
         deviations=(
             "the term is against a frozen copy of the server's weights; in the public unlearning code both are one "
             "object, so the term is always 0",

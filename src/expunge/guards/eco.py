@@ -12,18 +12,18 @@ from torch import Tensor
 from expunge import plugin
 from expunge.errors import ExpungeError, UsageError
 from expunge.guards.base import PromptGuard
-from expunge.guards.corruption import COUNTED, ORDERS, Corruption, Search, corrupt, search
+from expunge.guards.corruption import COUNTED, ORDERS, Corruption, corrupt
 from expunge.guards.detector import Detector, Finding, asked
 from expunge.guards.frame import Prompt
 from expunge.guards.guarded import GuardConfig, GuardedForCausalLM, register
 from expunge.guards.store import Held
+from expunge.guards.strength import searched
 from expunge.methods.run_context import RunContext
 from expunge.models.load import OWN
 from expunge.models.subject import AnySubject
 from expunge.plugin import Card, Property
-from expunge.records.task import Example, Task
+from expunge.records.task import Task
 from expunge.seeding import derive
-from expunge.training.monitor import Monitor
 
 
 class EcoConfig(GuardConfig):
@@ -122,7 +122,10 @@ class Eco(PromptGuard):
                                    "missed": sum(s < detector.threshold for s in detector.scores(positive))}
         if self.spec.strength is None and self.spec.corruption not in ORDERS and not (
                 self.spec.corruption in COUNTED and self.spec.dims is not None):
-            found = self.searched(subject, task, data, run)
+            counted = self.spec.corruption in COUNTED
+            found = searched(lambda strength: self.around(subject, data | {"strength": strength}), subject, task, run,
+                             rate=self.spec.rate or (1.0 if counted else 100.0), most=1.0 if counted else math.inf,
+                             steps=self.spec.steps)
             data["strength"] = found.strengths[found.best]
             figures["search"] = {"strengths": found.strengths, "losses": found.losses}
         return data, figures | {"strength": data["strength"]}
@@ -136,37 +139,6 @@ class Eco(PromptGuard):
 
     def held(self, data: dict[str, Any]) -> tuple[Held, ...]:
         return (Held("classifier of the forget questions", 1, "weights"),)
-
-    def searched(self, subject: AnySubject, task: Task, data: dict[str, Any], run: RunContext) -> Search:
-        """The strengths that were tried, on the forget rows."""
-        goal = Monitor(subject, task, run.seed).never_trained()
-        wrong = [row.model_copy(update={"id": f"{row.id}#wrong", "answer": row.wrong_answers[0]})
-                 for row in task.forget if row.wrong_answers]
-        goal = goal if goal is not None else mean_probability(subject, wrong) if wrong else 0.0
-        tick = run.announce("strength", 3 * self.spec.steps + 1)
-
-        def loss(strength: float) -> float:
-            tick(1)
-            return abs(mean_probability(self.around(subject, data | {"strength": strength}), task.forget) - goal)
-
-        counted = self.spec.corruption in COUNTED
-        rate = self.spec.rate or (1.0 if counted else 100.0)
-        return search(loss, 0.1, rate=rate, width=0.0999, least=0.1, most=1.0 if counted else math.inf,
-                      steps=self.spec.steps, enough=0.01)
-
-
-def mean_probability(subject: AnySubject, rows: Any) -> float:
-    """Mean over the rows of exp(mean log-probability of the answer's tokens)."""
-    chosen: list[Example] = list(rows)
-    encoded = [subject.encoder.encode(row) for row in chosen]
-    found: list[float] = []
-    with subject.evaluating():
-        for few in subject.encoder.batches(encoded):
-            batch = subject.collate([encoded[i] for i in few])
-            answers = subject.answers(batch)
-            sums_B = answers.per_row(answers.logp_N)
-            found += [math.exp(float(s) / row.supervised) for s, row in zip(sums_B, batch.rows, strict=True)]
-    return sum(found) / len(found)
 
 
 register(EcoConfig, EcoForCausalLM)

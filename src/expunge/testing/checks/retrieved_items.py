@@ -8,7 +8,8 @@ import torch
 from expunge.guards.base import PromptGuard
 from expunge.guards.bm25 import Bm25
 from expunge.guards.detector import Finding
-from expunge.guards.rag import Rag, fused
+from expunge.guards.rag import Rag
+from expunge.guards.retriever import fused
 from expunge.methods.run_context import RunContext
 from expunge.models.language import CausalLM
 from expunge.records.settings import RunSettings
