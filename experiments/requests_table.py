@@ -30,7 +30,7 @@ def page() -> str:
             f"{found['model']['hidden_size']}; each request deletes one person. Mean probability of the true answers, "
             f"as asked. Models that never saw the rows say them with {first['level']:.3f}; the noise floor of "
             f"{found['retrained']} retrained models is {first['noise']:.3f}. Commit "
-            f"`{found['environment']['commit'][:7]}`, `experiments/deletion_requests.py`.\n\n"
+            f"`{found['environment']['commit']}`, `experiments/deletion_requests.py`.\n\n"
             f"![utility and the best known deleted person, over the requests](requests.svg)\n\n"
             + table(lines, list(lines[0])))
 

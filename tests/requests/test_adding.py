@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ import expunge
 from expunge.data.requested import check_note, find_rows, read_salt, rows_asked, salt_file
 from expunge.errors import DataError, MissingError, UsageError
 from expunge.ledger import store
-from expunge.ledger.store import DeletionLedger
+from expunge.ledger.store import DeletionLedger, TamperedError
 from expunge.records.requests import RequestStream, curves, end_of, stream_of
 from expunge.records.task import Task
-from expunge.requests import add, status
+from expunge.requests import add, run, status, verbs
 from expunge.requests.telling import counted, facts, next_command, render_requests
 from expunge.sequential.stream import next_batch, task_of_reading, task_of_run
 
@@ -70,6 +71,67 @@ def test_a_ledger_holds_no_row_and_no_name(three: Path, task: Task) -> None:
         "Next deadline: 2098-01-01T12:00+01:00 (r3)."]
     assert "ticket 17" in render_requests(found)
     assert RequestStream.model_validate(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_a_guess_of_the_rows_cannot_be_confirmed_without_the_salt(tmp_path: Path, task: Task, names: list[str]) -> None:
+    of_files = task.model_copy(update={"name": f"files:{names[0]}.jsonl"})
+    add(tmp_path / "L.db", task=of_files, entity=names[0])
+    add(tmp_path / "L.db", task=of_files, entity=names[1])
+    body = DeletionLedger.open(tmp_path / "L.db").entries("stream")[0].body
+    assert body["task"] == "files" and body["fingerprint"] not in (task.fingerprint, of_files.fingerprint)
+    with pytest.raises(UsageError, match="No task was given"):
+        add(tmp_path / "L.db", entity=names[0])
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM entries WHERE number = 2",
+                                    "UPDATE entries SET body = replace(body, 'ids', 'idz') WHERE number = 2"])
+def test_an_entry_that_was_removed_or_edited_is_told(ledger: Path, task: Task, names: list[str], change: str) -> None:
+    with closing(sqlite3.connect(ledger)) as db:
+        guards = db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY rowid").fetchall()
+        for name, _ in guards:
+            db.execute(f"DROP TRIGGER {name}")
+        assert db.execute(change).rowcount == 1
+        for _, sql in guards:
+            db.execute(sql)
+        db.commit()
+    for asked in (lambda: status(ledger), lambda: add(ledger, task=task, entity=names[0]),
+                  lambda: run(ledger, task=task), lambda: expunge.requests.check(ledger, "model", task=task)):
+        with pytest.raises(TamperedError, match="Entry 2"):
+            asked()
+
+
+@pytest.mark.parametrize("other", [TASK, TASK.replace(")", ",seed=5)")])
+def test_two_first_requests_at_once_make_one_stream(tmp_path: Path, task: Task, names: list[str], other: str,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second comes while the first has seen that there is no ledger."""
+    path, calls = tmp_path / "L.db", list[str]()
+
+    def meanwhile(*given: object) -> None:
+        calls.append("")
+        if len(calls) == 1:
+            theirs = expunge.load_task(other)
+            add(path, task=theirs, entity=theirs.forget[0].entity)
+
+    monkeypatch.setattr(verbs, "check_note", meanwhile)
+    if other == TASK:
+        assert add(path, task=task, entity=names[1]).id == "r2"
+    else:
+        with pytest.raises(UsageError, match="of another task"):
+            add(path, task=task, entity=names[1])
+    assert len(calls) == 2 and len(DeletionLedger.open(path).entries("stream")) == 1
+
+
+def test_a_salt_is_there_in_full_or_not_at_all(tmp_path: Path, task: Task, names: list[str],
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(handle: int) -> None:
+        assert not salt_file(tmp_path / "L.db").exists()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            add(tmp_path / "L.db", task=task, entity=names[0])
+    assert add(tmp_path / "L.db", task=task, entity=names[0]).id == "r1"
 
 
 def test_the_command_line_adds_and_shows(cli: Any, tmp_path: Path, names: list[str]) -> None:
@@ -237,6 +299,7 @@ def test_states_follow_from_the_entries(ledger: Path) -> None:
     store_.append("done", {"requests": ["r2"], "run": "003", "seconds": 1.0, "reading": later})
     found = status(ledger)
     assert [r.state for r in found.requests] == ["returned", "done", "open"]
+    assert len(found.alarms) == 2, "also where a kill came before the entry of the alarm"
     assert next_command(found, "L.db") == "expunge requests run L.db --again"
     values, done = curves(found)
     assert values["r1"] == [0.1, 0.1, 0.6] and done == {"r1": 1, "r2": 2}

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
 from expunge.data.duplicates import row_key
 from expunge.data.tasks import task_from_files
 from expunge.errors import DataError, MissingError, UsageError
+from expunge.ledger.files import write_new
 from expunge.records.base import canonical
 from expunge.records.task import Example, Task
 
@@ -33,20 +34,8 @@ def salt_file(ledger: Path) -> Path:
 
 def make_salt(ledger: Path) -> bytes:
     """A new salt in its file, which only its owner may read; the one that is there, if there is one."""
-    place = salt_file(ledger)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return read_salt(ledger)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        place.unlink(missing_ok=True)
-        raise
+    with suppress(FileExistsError):
+        write_new(salt_file(ledger), f"{secrets.token_hex(32)}\n".encode(), mode=0o600)
     return read_salt(ledger)
 
 
@@ -82,6 +71,11 @@ def salt_digest(salt: bytes) -> str:
 def row_name(row: Example, salt: bytes) -> str:
     """Hex of the salted hash of what a row says; case and spacing are no matter, as where rows are compared."""
     return hmac.new(salt, canonical(list(row_key(row))).encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def task_mark(task: Task, salt: bytes) -> str:
+    """Salted hash of a task's fingerprint: without the salt nobody can confirm a guess of its rows."""
+    return hmac.new(salt, f"task {task.fingerprint}".encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def deletable(task: Task) -> list[Example]:

@@ -127,7 +127,9 @@ class RequestStream(Record):
     schema_: str = Field(STREAM_SCHEMA, alias="schema")
     model_config = Record.model_config | {"populate_by_name": True}
     task: str
+    """Its name; "files" for one of files, whose names may say too much."""
     task_fingerprint: str
+    """Salted hash of the task's fingerprint."""
     salt: str
     """SHA-256 of the salt."""
     now: str
@@ -192,6 +194,7 @@ def stream_of(entries: Iterable[AnyEntry], clock: str | None = None) -> RequestS
     runs: list[StartedRun] = []
     readings: list[ModelReading] = []
     alarms: list[dict[str, Any]] = []
+    last: ModelReading | None = None
     for entry in found:
         body = entry.body
         if entry.kind == "request":
@@ -200,11 +203,18 @@ def stream_of(entries: Iterable[AnyEntry], clock: str | None = None) -> RequestS
             requests[made.id] = made
         elif entry.kind == "started":
             runs.append(StartedRun(**body))
-        elif entry.kind == "checked":
-            if body["chain"]:
-                readings.append(ModelReading(**body["reading"]))
+        reading = ModelReading(**body["reading"]) if entry.kind in ("checked", "done") and body["reading"] else None
+        # Of the reading, not of the entry "rebound" after it, which a kill in between would lose. A reading that is
+        # taken into the chain later is there twice.
+        if reading is not None and reading != last:
+            last = reading
+            if reading.returned:
+                alarms.append({"time": entry.time, "model": reading.model, "run": reading.run,
+                               "rebounds": reading.rebounds})
+        if entry.kind == "checked":
+            if body["chain"] and reading is not None:
+                readings.append(reading)
         elif entry.kind == "done":
-            reading = ModelReading(**body["reading"]) if body["reading"] else None
             if reading is not None:
                 readings.append(reading)
                 runs[-1] = runs[-1].model_copy(update={"after": reading.model, "seconds": body["seconds"]})
@@ -212,8 +222,6 @@ def stream_of(entries: Iterable[AnyEntry], clock: str | None = None) -> RequestS
                 requests[name] = _carried_out(requests[name], entry.time, body["run"], readings[-1])
         elif entry.kind == "failed":
             runs[-1] = runs[-1].model_copy(update={"failed": body["why"]})
-        elif entry.kind == "rebound":
-            alarms.append({"time": entry.time, **body})
     stream = RequestStream(task=first.body["task"], task_fingerprint=first.body["fingerprint"], now=now,
                            salt=first.body["salt"], runs=tuple(runs), readings=tuple(readings), alarms=tuple(alarms))
     return stream.model_copy(update={"requests": tuple(_standing(r, stream) for r in requests.values())})

@@ -47,6 +47,7 @@ class Carrier:
         self.salt = read_salt(path, self.stream().salt)
 
     def stream(self) -> RequestStream:
+        self.ledger.check()
         found = stream_of(self.ledger.entries())
         assert found is not None, "status has read it"
         return found

@@ -18,6 +18,7 @@ from expunge.data.requested import (
     row_name,
     rows_asked,
     salt_digest,
+    task_mark,
 )
 from expunge.errors import DataError, ExpungeError, UsageError
 from expunge.ledger.store import DeletionLedger
@@ -31,6 +32,11 @@ from expunge.records.requests import (
 )
 from expunge.records.settings import RunSettings, documented
 from expunge.records.task import Task
+
+FILES = "files"
+"""What a ledger calls a task of files."""
+FIRST_S = 10.0
+"""Seconds that a first request waits for another one that is being added."""
 
 
 def add(ledger: str | Path, *, task: Task | str | None = None, entity: Sequence[str] | str = (),
@@ -58,8 +64,8 @@ def add(ledger: str | Path, *, task: Task | str | None = None, entity: Sequence[
     reporter, path = reporter or default_reporter(), Path(ledger)
     processes.refuse_several("A ledger")
     _check_deadline(deadline)
-    stream = stream_of(DeletionLedger.open(path).entries()) if path.exists() else None
-    found = _task(stream, task)
+    stream = _checked(DeletionLedger.open(path)) if path.exists() else None
+    found = _task(stream, task, read_salt(path, stream.salt) if stream else b"")
     by, chosen = rows_asked(found, entities=_listed(entity), ids=_listed(ids), file=Path(rows) if rows else None,
                             query=query)
     check_note(note, chosen)
@@ -67,11 +73,8 @@ def add(ledger: str | Path, *, task: Task | str | None = None, entity: Sequence[
     if dry_run:
         return DeletionRequest(id="r?", number=-1, added="", rows=tuple(row.id for row in chosen), **body)
     if stream is None:
-        salt = make_salt(path)
-        store = DeletionLedger.open(path) if path.exists() else DeletionLedger.create(path)
-        store.append("stream", {"task": found.name, "fingerprint": found.fingerprint, "salt": salt_digest(salt)})
-    else:
-        salt, store = read_salt(path, stream.salt), DeletionLedger.open(path)
+        stream = _begin(path, found)
+    salt, store = read_salt(path, stream.salt), DeletionLedger.open(path)
     names = tuple(dict.fromkeys(row_name(row, salt) for row in chosen))
     entry = store.append("request", body | {"rows": list(names)})
     after = stream_of(store.entries())
@@ -91,7 +94,7 @@ def status(ledger: str | Path) -> RequestStream:
     Raises:
         DataError: the ledger holds no request, or an entry was changed.
     """
-    found = stream_of(DeletionLedger.open(ledger).entries())
+    found = _checked(DeletionLedger.open(ledger))
     if found is None:
         raise DataError(f"The ledger {ledger} holds no requests.", fix="Add one: expunge requests add "
                         f"{ledger} --task T --entity NAME.")
@@ -136,7 +139,7 @@ def run(ledger: str | Path, *, model: str | Path | None = None, task: Task | str
     stream = status(path)
     given = RunSettings.build(settings, **options)
     with alone(path):
-        carrier = Carrier(path, _task(stream, task), reporter or default_reporter())
+        carrier = Carrier(path, _task(stream, task, read_salt(path, stream.salt)), reporter or default_reporter())
         return carrier.run(model=model, method=method, out=out, batch=batch, retrained=retrained, attacks=attacks,
                            resume=resume, again=again, options={k: getattr(given, k) for k in given.model_fields_set})
 
@@ -156,17 +159,18 @@ def check(ledger: str | Path, model: str | Path, *, task: Task | str | None = No
     path = Path(ledger)
     stream = status(path)
     with alone(path):
-        return Carrier(path, _task(stream, task), reporter or default_reporter()).check(model, retrained, attacks)
+        carrier = Carrier(path, _task(stream, task, read_salt(path, stream.salt)), reporter or default_reporter())
+        return carrier.check(model, retrained, attacks)
 
 
 @contextmanager
-def alone(ledger: Path) -> Iterator[None]:
+def alone(ledger: Path, wait_s: float = 0) -> Iterator[None]:
     """Only one process carries out requests of a ledger; the system frees the lock when a process dies.
 
     Raises:
-        UsageError: another one does.
+        UsageError: another one does, and did not end within `wait_s` seconds.
     """
-    db = sqlite3.connect(ledger.with_name(f".{ledger.name}.lock"), timeout=0, isolation_level=None)
+    db = sqlite3.connect(ledger.with_name(f".{ledger.name}.lock"), timeout=wait_s, isolation_level=None)
     try:
         try:
             db.execute("BEGIN EXCLUSIVE")
@@ -182,18 +186,41 @@ def alone(ledger: Path) -> Iterator[None]:
         db.close()
 
 
-def _task(stream: RequestStream | None, task: Task | str | None) -> Task:
+def _checked(store: DeletionLedger) -> RequestStream | None:
+    """What the entries come to, once no entry was changed, moved or removed: requests are counted by their order."""
+    store.check()
+    return stream_of(store.entries())
+
+
+def _begin(path: Path, task: Task) -> RequestStream:
+    """The stream of a ledger that has none yet. Of two first requests at once, the second takes what the first made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with alone(path, FIRST_S):
+        store = DeletionLedger.open(path) if path.exists() else DeletionLedger.create(path)
+        stream = _checked(store)
+        if stream is None:
+            salt = make_salt(path)
+            # A file's name may be that of a person, and a bare fingerprint would confirm a guess of the rows.
+            store.append("stream", {"task": FILES if task.name.startswith(f"{FILES}:") else task.name,
+                                    "fingerprint": task_mark(task, salt), "salt": salt_digest(salt)})
+            stream = _checked(store)
+            assert stream is not None
+        _task(stream, task, read_salt(path, stream.salt))
+    return stream
+
+
+def _task(stream: RequestStream | None, task: Task | str | None, salt: bytes) -> Task:
     """The task, which must be that of the ledger."""
     if task is None:
-        if stream is None or stream.task.startswith("files:"):
+        if stream is None or stream.task == FILES:
             raise UsageError("No task was given.", "It says which rows the model was trained on.",
                              "Give --task T, or --forget FILE and --retain FILE.")
         task = stream.task
     found = task if isinstance(task, Task) else load_task(task)
-    if stream is not None and found.fingerprint != stream.task_fingerprint:
+    if stream is not None and task_mark(found, salt) != stream.task_fingerprint:
         raise UsageError(f"The ledger is of another task than {found.name}.",
-                         f"It is of {stream.task}, with other rows: fingerprint {stream.task_fingerprint}, here "
-                         f"{found.fingerprint}.", "Name that task and the same files, or begin another ledger.")
+                         f"It is of {stream.task}, with other rows.",
+                         "Name that task and the same files, or begin another ledger.")
     return found
 
 
