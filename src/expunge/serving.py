@@ -115,6 +115,7 @@ def serve(model: str | Path, *, guard: str | None = None, task: Task | str | Non
     processes.refuse_several("A server")
     settings = ServeSettings.build(settings, **options)
     keys = read_keys(settings.api_key_file) if settings.api_key_file is not None else None
+    broken = 0
     socket = bound(settings.host, settings.port)  # before the weights are read, which may take minutes
     try:
         from expunge.serve.service import Service
@@ -123,13 +124,19 @@ def serve(model: str | Path, *, guard: str | None = None, task: Task | str | Non
         service = Service(made.subject, settings, name=made.name, guard=made.guard, keys=keys, log=log or sys.stdout)
         reporter.note(*screen(model, made, settings, len(keys) if keys is not None else None,
                               socket.getsockname()[1], service.logprobs))
+
+        def stop() -> None:
+            nonlocal broken
+            broken = max(broken, service.open)  # before they are told so, after which none is open
+            service.engine.stop()
+
         service.engine.start()
-        served(service.app(), [socket], service.engine.drain, lambda: service.open, service.engine.stop,
-               settings.drain)
+        served(service.app(), [socket], service.engine.drain, lambda: service.open, stop, settings.drain)
     finally:
         socket.close()
-    reporter.note("Ended: every request that was taken has its answer." if not service.open else
-                  f"Ended with {service.open} requests broken off after {settings.drain:g} seconds.")
+    reporter.note("Ended: every request that was taken has its answer." if not broken else
+                  f"Ended with {broken} request{'s' * (broken > 1)} broken off: the {settings.drain:g} seconds of "
+                  "--drain were over, or a second signal came.")
 
 
 def screen(model: str | Path, made: Served, settings: ServeSettings, keys: int | None, port: int,

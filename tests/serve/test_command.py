@@ -96,3 +96,35 @@ def test_what_is_said_fits_one_screen(model: Path, keys: int | None, more: dict[
 def test_a_run_is_served_as_it_was_made(model: Path, tmp_path: Path) -> None:
     made = prepared(model, reporter=Reporter(quiet=True))
     assert (made.name, made.guard) == ("plain", "") and called(tmp_path / "a b:c") != ""
+
+
+@pytest.mark.parametrize(("busy", "says"), [(0, "has its answer"), (1, "Ended with 1 request broken off"),
+                                            (2, "Ended with 2 requests broken off")])
+def test_the_end_says_how_many_were_broken_off(cli: Any, model: Path, monkeypatch: pytest.MonkeyPatch, busy: int,
+                                               says: str) -> None:
+    from expunge.serve import service, web
+
+    made: list[service.Service] = []
+
+    class Watched(service.Service):
+        def __init__(self, *given: Any, **more: Any) -> None:
+            super().__init__(*given, **more)
+            made.append(self)
+
+    def served(app: Any, sockets: Any, drain: Any, busy_now: Any, stop: Any, patience: float) -> None:
+        made[0].open = busy
+        stop()
+        made[0].open = 0  # they were told that the server ends
+
+    monkeypatch.setattr(service, "Service", Watched)
+    monkeypatch.setattr(web, "served", served)
+    assert says in cli("serve", model, "--port", 0).err
+
+
+def test_nobody_is_told_to_come_back_too_early() -> None:
+    from expunge.serve.errors import ApiError
+
+    def told(left: float) -> str:
+        return ApiError(429, "Later.", "rate_limit_exceeded", retry=left).headers["Retry-After"]
+
+    assert [told(left) for left in (0.2, 1.0, 1.4, 59.01)] == ["1", "1", "2", "60"]

@@ -18,11 +18,11 @@ from tests.serve.asking import Client, call, loaded, serving
 class Slow(CausalLM):
     """Waits a little before every token, and says what it has said."""
 
-    said = 0
+    said, pause = 0, 0.02
 
     def generate(self, prompts: Any, most: int, *args: Any, watch: Any = None, **options: Any) -> Any:
         def slowly(place: int, tokens: list[int]) -> bool:
-            time.sleep(0.02)
+            time.sleep(self.pause)
             self.said += 1
             return bool(watch(place, tokens))
 
@@ -45,6 +45,15 @@ async def settled(client: Client) -> None:
             return
         await asyncio.sleep(0.02)
     raise AssertionError("a slot was not freed")
+
+
+async def begun(subject: Slow) -> None:
+    """Wait until the model is at work."""
+    for _ in range(1000):
+        if subject.said:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("nothing was begun")
 
 
 def test_a_client_that_goes_away_frees_its_place(model: Path) -> None:
@@ -79,15 +88,18 @@ def test_a_client_that_does_not_wait_for_its_answer_frees_its_place(model: Path)
 
 @pytest.mark.slow
 def test_a_full_line_and_a_long_wait_are_told(model: Path) -> None:
+    subject = slow(model)
+    subject.pause = 0.1  # the first answer takes longer than the others wait
+
     async def ask(client: Client) -> list[Any]:
         first = asyncio.create_task(call(client.app, "POST", "/v1/completions", body(max_tokens=60)))
-        await asyncio.sleep(0.1)
+        await begun(subject)
         others = [asyncio.create_task(call(client.app, "POST", "/v1/completions", body(seed=i, temperature=1)))
                   for i in range(3)]
         replies = await asyncio.gather(*others)
         return [await first, *replies]
 
-    with serving(slow(model), queue=2, wait=0.3) as client:
+    with serving(subject, queue=2, wait=2) as client:
         first, *others = asyncio.run(ask(client))
         assert first.status == 200
         assert [reply.status for reply in others] == [503] * 3
@@ -97,28 +109,32 @@ def test_a_full_line_and_a_long_wait_are_told(model: Path) -> None:
 
 
 def test_the_end_is_graceful(model: Path) -> None:
+    subject = slow(model)
+
     async def ask(client: Client) -> tuple[Any, Any, Any]:
         taken = asyncio.create_task(call(client.app, "POST", "/v1/completions", body(max_tokens=10, stream=True)))
-        await asyncio.sleep(0.1)
+        await begun(subject)
         client.service.engine.drain()
         refused = await call(client.app, "POST", "/v1/completions", body())
         ready = await call(client.app, "GET", "/readyz")
         return await taken, refused, ready
 
-    with serving(slow(model)) as client:
+    with serving(subject) as client:
         taken, refused, ready = asyncio.run(ask(client))
     assert taken.events[-1] == "[DONE]"
     assert (refused.status, refused.error["code"], ready.status) == (503, "shutting_down", 503)
 
 
 def test_a_stream_that_is_broken_off_says_so(model: Path) -> None:
+    subject = slow(model)
+
     async def ask(client: Client) -> Any:
         taken = asyncio.create_task(call(client.app, "POST", "/v1/completions", body(stream=True)))
-        await asyncio.sleep(0.2)
+        await begun(subject)
         client.service.engine.stop()
         return await taken
 
-    with serving(slow(model)) as client:
+    with serving(subject) as client:
         events = asyncio.run(ask(client)).events
     assert events[-1]["error"]["code"] == "shutting_down"
 
@@ -140,6 +156,36 @@ def test_our_own_mistake_is_a_500_without_a_trace_and_the_next_request_is_answer
         assert client.completion("Ada").status == 200
     assert "secret words" not in log.getvalue() + reply.body.decode()
     assert json.loads(log.getvalue().splitlines()[0])["type"] == "KeyError"
+
+
+class Full(io.StringIO):
+    """A disk that is full."""
+
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_under_the_log_ends_nothing(model: Path) -> None:
+    plain = loaded(model)
+    with serving(Broken(plain.model, plain.encoder, plain.path), log=Full()) as client:
+        assert client.completion("Ada " * 20).status == 500
+        assert client.completion("Ada").status == 200
+        assert "expunge_log_lines_lost_total 3" in client("GET", "/metrics").body.decode()
+        assert client.service.engine.alive
+
+
+def test_a_mistake_before_the_answer_ends_one_request_alone(subject: Any, monkeypatch: Any) -> None:
+    log = io.StringIO()
+    with serving(subject, log=log) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(client.service.engine, "_prepare", lambda job: 1 / 0)
+            assert client.completion("Ada").status == 500
+        with monkeypatch.context() as patch:
+            patch.setattr(client.service.rates, "take", lambda owner: 1 / 0)
+            assert client.completion("Ada").status == 500
+        assert client.completion("Ada").status == 200
+    errors = [line for line in map(json.loads, log.getvalue().splitlines()) if line["event"] == "error"]
+    assert [line["where"].partition(":")[0] for line in errors] == ["test_engine.py"] * 2
 
 
 class Filtered(CausalLM):

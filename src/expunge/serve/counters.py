@@ -17,6 +17,7 @@ ABOUT = {
     "expunge_tokens_total": ("counter", "Tokens by kind: prompt or completion."),
     "expunge_disconnects_total": ("counter", "Clients that went away before their answer ended."),
     "expunge_errors_total": ("counter", "Errors inside the server by type."),
+    "expunge_log_lines_lost_total": ("counter", "Lines of the log that could not be written."),
     "expunge_waiting": ("gauge", "Requests that wait for their turn."),
     "expunge_active": ("gauge", "Requests that wait or are answered."),
     "expunge_resident_memory_bytes": ("gauge", "Memory of the process."),
@@ -95,7 +96,7 @@ class RequestLog:
     PRIVATE = ("prompt", "answer", "trace")
 
     def __init__(self, out: TextIO | None, prompts: bool) -> None:
-        self._out, self.prompts, self._lock = out, prompts, threading.Lock()
+        self._out, self.prompts, self._lock, self.lost = out, prompts, threading.Lock(), 0
 
     def write(self, event: str, **fields: Any) -> None:
         if self._out is None:
@@ -103,5 +104,8 @@ class RequestLog:
         kept = {k: v for k, v in fields.items() if v is not None and (self.prompts or k not in self.PRIVATE)}
         line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event} | kept)
         with self._lock:
-            self._out.write(line + "\n")
-            self._out.flush()
+            try:
+                self._out.write(line + "\n")
+                self._out.flush()
+            except OSError:  # such as a full disk: requests are answered all the same
+                self.lost += 1

@@ -22,7 +22,7 @@ from expunge.errors import ExpungeError
 from expunge.models.language import CausalLM
 from expunge.records.serving import ServeSettings
 from expunge.serve.bodies import ServeRequest
-from expunge.serve.errors import ApiError
+from expunge.serve.errors import ApiError, place_of
 from expunge.serve.logprobs import logprobs_of
 from expunge.serve.texts import Pieces, decoder
 
@@ -190,22 +190,28 @@ class Engine:
                     self._change.wait()
                 if self._ended:
                     return
-            jobs = self._pick()
+            jobs: list[Job] = []
             try:
+                jobs = self._pick()
                 self._answer(jobs)
             except Exception as error:  # the thread must live on, whatever one request does
                 problem = self._ours(error)
-                for job in jobs:
+                for job in jobs or self._emptied():
                     job.tell(Event("failed", error=problem))
             finally:
                 with self._change:
                     self._now = []
 
+    def _emptied(self) -> list[Job]:
+        """All jobs in line, which leave it: where picking failed, nobody knows for which of them."""
+        with self._change:
+            line = list(self._line)
+            self._line.clear()
+        return line
+
     def _ours(self, error: Exception) -> ApiError:
         """A mistake of ours: told by its type and place alone, since its text may quote a prompt."""
-        kept = traceback.extract_tb(error.__traceback__)
-        where = f"{kept[-1].filename.rpartition('/')[2]}:{kept[-1].lineno}" if kept else ""
-        self._failed(type(error).__name__, where, "".join(traceback.format_exception(error)))
+        self._failed(type(error).__name__, place_of(error), "".join(traceback.format_exception(error)))
         return ApiError(500, "The server could not answer this request.", "internal_error")
 
     def _pick(self) -> list[Job]:

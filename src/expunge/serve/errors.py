@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import traceback
 from typing import Any
 
 
@@ -32,5 +34,11 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        found = {} if self.retry is None else {"Retry-After": str(max(1, round(self.retry)))}
+        found = {} if self.retry is None else {"Retry-After": str(max(1, math.ceil(self.retry)))}
         return found | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def place_of(error: BaseException) -> str:
+    """File and line where an error was raised; its text may quote a prompt, this does not."""
+    kept = traceback.extract_tb(error.__traceback__)
+    return f"{kept[-1].filename.rpartition('/')[2]}:{kept[-1].lineno}" if kept else ""

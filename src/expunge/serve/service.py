@@ -17,7 +17,7 @@ from expunge.records.serving import LOOPBACK, ServeSettings
 from expunge.serve.bodies import LARGEST, ServeRequest, chat_asked, completion_asked, parsed
 from expunge.serve.counters import Counters, RequestLog, resident_bytes
 from expunge.serve.engine import Engine, Job
-from expunge.serve.errors import ApiError
+from expunge.serve.errors import ApiError, place_of
 from expunge.serve.keys import Keys, RateLimit
 from expunge.serve.replies import Heading, Stream, whole
 from expunge.serve.row_format import row_format
@@ -63,6 +63,7 @@ class Service:
         self.engine = Engine(subject, settings, self._failed)
         self.rates = RateLimit(settings.rate)
         self.counters = Counters({"expunge_waiting": lambda: self.engine.waiting, "expunge_active": lambda: self.open,
+                                  "expunge_log_lines_lost_total": lambda: self.log.lost,
                                   "expunge_resident_memory_bytes": resident_bytes},
                                  {"model": name, "guard": guard or "none"})
         self.logprobs = not settings.no_logprobs and subject.decode is None and not guard
@@ -185,7 +186,7 @@ class Service:
             finish(GONE)
             raise
         except Exception as error:
-            self._failed(type(error).__name__, "", "")
+            self._failed(type(error).__name__, place_of(error), "")
             ours = ApiError(500, "The server could not answer this request.", "internal_error")
             response = JSONResponse(ours.body, 500)
         response.headers["x-request-id"] = number
