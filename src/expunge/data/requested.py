@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import secrets
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
 from expunge.data.duplicates import row_key
 from expunge.data.tasks import task_from_files
 from expunge.errors import DataError, MissingError, UsageError
-from expunge.ledger.files import write_new
 from expunge.records.base import canonical
 from expunge.records.task import Example, Task
 
@@ -30,13 +27,6 @@ SHORTEST = 4
 
 def salt_file(ledger: Path) -> Path:
     return ledger.with_name(f"{ledger.name}.salt")
-
-
-def make_salt(ledger: Path) -> bytes:
-    """A new salt in its file, which only its owner may read; the one that is there, if there is one."""
-    with suppress(FileExistsError):
-        write_new(salt_file(ledger), f"{secrets.token_hex(32)}\n".encode(), mode=0o600)
-    return read_salt(ledger)
 
 
 def read_salt(ledger: Path, digest: str | None = None) -> bytes:

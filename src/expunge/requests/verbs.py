@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ from expunge.benchmarks.loading import load_task
 from expunge.console import Reporter, default_reporter
 from expunge.data.requested import (
     check_note,
-    make_salt,
     read_salt,
     row_name,
     rows_asked,
     salt_digest,
+    salt_file,
     task_mark,
 )
 from expunge.errors import DataError, ExpungeError, UsageError
+from expunge.ledger.files import write_new
 from expunge.ledger.store import DeletionLedger
 from expunge.records.requests import (
     DeletionRequest,
@@ -190,6 +192,13 @@ def _checked(store: DeletionLedger) -> RequestStream | None:
     """What the entries come to, once no entry was changed, moved or removed: requests are counted by their order."""
     store.check()
     return stream_of(store.entries())
+
+
+def make_salt(ledger: Path) -> bytes:
+    """A new salt in its file, which only its owner may read; the one that is there, if there is one."""
+    with suppress(FileExistsError):
+        write_new(salt_file(ledger), f"{secrets.token_hex(32)}\n".encode(), mode=0o600)
+    return read_salt(ledger)
 
 
 def _begin(path: Path, task: Task) -> RequestStream:
