@@ -31,7 +31,7 @@ from expunge.certify.crypto import digest_of
 from expunge.certify.envelope import sealed
 from expunge.certify.keys import check_signer, read_list, read_signer, read_trusted
 from expunge.certify.rows import Salt
-from expunge.certify.weights import read_model
+from expunge.certify.weights import GUARD_FILE, ModelFiles, model_folder, read_model
 from expunge.errors import ExpungeError, MissingError, UsageError
 from expunge.ledger.entries import InclusionProof
 from expunge.ledger.files import place_new, write_beside, write_new
@@ -48,6 +48,9 @@ SAME = 1e-9
 SAME_LOGP = 1e-3
 """Largest difference of a mean log-probability per token between two machines: sums in another order change the fifth
 digit, and another model more than the third."""
+GUARD = ("The digest of guard.json is left out, since it may tell of the rows; the fingerprint of the model covers "
+         "it.")
+"""Caution of a guarded model."""
 ASKED_AGAIN = 20
 """Rows that `rerun` asks a model again."""
 
@@ -69,13 +72,13 @@ def certify(run: str | Path, *, key: str | Path, ledger: str | Path, out: str | 
 
     Raises:
         UsageError: the run did not end, forgot nothing or was not audited; its model is not the one that was audited;
-            the key does not count; the file exists.
+            another run answered the request; the key does not count; the file exists.
     """
     run, out = Path(run), Path(out)
     salted = out.with_name(f"{out.name}.salt")
     for place in (out, salted):
         if place.exists():
-            raise UsageError(f"{place} already exists.", "A certificate is never replaced.", "Choose another --out.")
+            raise _taken(place)
     record, found = _finished(run), _audited(run, Path(audit) if audit else run)
     secret, signer = read_signer(key)
     check_signer(signer)
@@ -85,18 +88,28 @@ def certify(run: str | Path, *, key: str | Path, ledger: str | Path, out: str | 
     salt = Salt.new() if rows else None
     choice = Choice.read(run / "auto") if (run / "auto" / Choice.FILE).is_file() else None
     history = DeletionLedger.open(ledger) if Path(ledger).exists() else None
-    asked = _request(history, request)
-    claim = make_claim(record, found, rows, salt, before=_before(record), after=_after(run, found), choice=choice,
-                       cautions=_cautions(record, found, task), request=asked)
+    after = _after(run, found)
+    asked, unknown = _request(history, request, after.fingerprint)
+    before, changed = _before(record)
+    guard = GUARD if any(model_folder(run).rglob(GUARD_FILE)) else ""
+    claim = make_claim(record, found, rows, salt, before=before, after=after, choice=choice, request=asked,
+                       cautions=[*filter(None, (unknown, changed, guard)), *_cautions(record, found, task)])
     history = DeletionLedger.create(ledger) if history is None else history
     made: Path | None = None
-    try:
-        if salt is not None:
+    if salt is not None:
+        try:
             write_new(salted, salt.written(), 0o600)
+        except FileExistsError:  # of another `certify`: it must stay
+            raise _taken(salted) from None
+    try:
         with history.appending(KIND, entry_body(digest_of(claim.to_json()), signer.id)) as pending:
+            check_signer(signer, pending.proof.entry.time)  # which is what verifying compares
             again = asked and pending.inclusion(asked.entry.number)
             made = write_beside(out, sealed(statement(claim, pending.proof, again), secret, signer.id))
-        place_new(made, out)  # after the entry is on disk: a certificate without one would be refused
+        try:
+            place_new(made, out)  # after the entry is on disk: a certificate without one would be refused
+        except FileExistsError:
+            raise _taken(out) from None
     except BaseException:
         if salt is not None:
             salted.unlink(missing_ok=True)
@@ -182,6 +195,12 @@ def _trusted(key: str | Path | None, keys: str | Path | None) -> Any:
     return read_trusted(key) if key is not None else read_list(keys or "")
 
 
+def _taken(place: Path) -> UsageError:
+    return UsageError(f"{place} already exists.", "A certificate and its salt are never replaced.",
+                      "Choose another --out. A salt without a certificate was left by a `certify` that was killed: "
+                      "delete it where none is running.")
+
+
 def _finished(run: Path) -> RunRecord:
     if not run.is_dir():
         raise MissingError(f"There is no run {run}.", fix="Name the folder that `expunge forget --out` named.")
@@ -205,13 +224,18 @@ def _audited(run: Path, folder: Path) -> Audit:
     return Audit.read(folder)
 
 
-def _before(record: RunRecord) -> ModelClaim:
-    """The model that the run began from; with the digest of its files where it is still at hand."""
+def _before(record: RunRecord) -> tuple[ModelClaim, str]:
+    """The model that the run began from; with the digest of its files where it is still at hand. And a caution where
+    another one lies there now."""
+    files: ModelFiles | None = None
+    caution = ""
     try:
-        files = read_model(record.model)
+        files = read_model(record.model)  # first, since it never asks the hub
+        if _loaded_fingerprint(record.model) != record.model_fingerprint:
+            files, caution = None, "Where the run began from lies another model now, so the files are not told."
     except ExpungeError:
         files = None
-    return ModelClaim(name=model_name(record.model), fingerprint=record.model_fingerprint, files=files)
+    return ModelClaim(name=model_name(record.model), fingerprint=record.model_fingerprint, files=files), caution
 
 
 def _after(run: Path, audit: Audit) -> ModelClaim:
@@ -224,7 +248,7 @@ def _after(run: Path, audit: Audit) -> ModelClaim:
     return ModelClaim(name=model_name(str(run.resolve())), fingerprint=now, files=files)
 
 
-def _loaded_fingerprint(place: Path) -> str:
+def _loaded_fingerprint(place: str | Path) -> str:
     from expunge.models.load import load_subject
 
     return load_subject(place).fingerprint
@@ -246,17 +270,33 @@ def _cautions(record: RunRecord, audit: Audit, task: Task | None) -> list[str]:
     return [*said, *(f"Alarm of the run: {alarm}" for alarm in record.alarms)]
 
 
-def _request(history: DeletionLedger | None, number: int | None) -> InclusionProof | None:
+def _request(history: DeletionLedger | None, number: int | None, model: str) -> tuple[InclusionProof | None, str]:
+    """The request, which the run that left a model must have answered; and a caution where nothing tells."""
     if number is None:
-        return None
+        return None, ""
     if history is None:
         raise UsageError(f"There is no request {number}.", "The ledger does not exist yet.",
                          "Name the ledger that the request was entered into.")
     found = history.inclusion(number)
-    if found.entry.kind == KIND:
-        raise UsageError(f"Entry {number} of {history.path} is no request.", "It is that of a certificate.",
+    if found.entry.kind != "request":
+        raise UsageError(f"Entry {number} of {history.path} is no request.", f"It is of the kind {found.entry.kind}.",
                          "Name the number that `expunge requests status` shows.")
-    return found
+    entries = history.entries()
+    unknown = f"The ledger does not tell which run carried out the request in entry {number}."
+    if not any(entry.kind == "stream" for entry in entries):
+        return found, unknown
+    name = f"r{sum(entry.kind == 'request' for entry in entries[:number + 1])}"
+    done = [e.body.get("reading") for e in entries[number:] if e.kind == "done" and name in e.body.get("requests", ())]
+    if not done:
+        raise UsageError(f"The request in entry {number} ({name}) is not carried out.", "No run of the ledger answers "
+                         "it.", f"Carry it out first: expunge requests run {history.path}; or leave --request out.")
+    if any(reading and reading.get("model") == model for reading in done):
+        return found, ""
+    if not all(done):  # earlier runs had deleted all of its rows
+        return found, unknown
+    raise UsageError(f"This run did not carry out the request in entry {number} ({name}).", "The ledger names another "
+                     f"run, which left the model {(done[-1] or {}).get('model')}; this one left {model}.",
+                     "Certify the run that `expunge requests status` shows for it, or leave --request out.")
 
 
 def _read_rows(rows: str | Path, mapping: Mapping[str, str] | str | None) -> tuple[Example, ...]:
@@ -288,12 +328,24 @@ def _scored_again(stored: Audit, audit: Path) -> CertificateCheck:
     differs = [s.name for s in stored.scores if not _same(s, fresh.get((s.name, s.attack)), intervals=not older)]
     outcomes = [a.verdict.outcome if a.verdict else "none" for a in (stored, again)]
     version = " It was made by another version of expunge." if older else ""
+    if extra := [s.name for key, s in fresh.items() if key not in {(s.name, s.attack) for s in stored.scores}]:
+        return fails("rerun", f"The observations give scores that the audit leaves out: {', '.join(extra[:3])}."
+                              f"{version}")
     if differs:
         return fails("rerun", f"The observations give other scores than the audit: {', '.join(differs[:3])}.{version}")
     if outcomes[0] != outcomes[1]:
         return fails("rerun", f"The audit says {outcomes[0]}, and its observations give {outcomes[1]}.{version}")
+    threats: list[dict[str, str]] = [{t.access: t.outcome for t in a.verdict.threats} if a.verdict else {}
+                                     for a in (stored, again)]
+    if threats[0] != threats[1]:
+        return fails("rerun", f"The audit says {_told(threats[0])}, and its observations give {_told(threats[1])}."
+                              f"{version}")
     return holds("rerun", f"the stored observations give the same {len(stored.scores)} scores and the same outcome"
                  + ("; intervals were not compared, another version made them" if older else ""))
+
+
+def _told(threats: Mapping[str, str]) -> str:
+    return ", ".join(f"{access} {outcome}" for access, outcome in threats.items()) or "nothing by access"
 
 
 def _same(one: Score, other: Score | None, intervals: bool) -> bool:
@@ -331,8 +383,8 @@ def _asked_again(found: Statement, stored: Audit, audit: Path, model: Path) -> C
              if (place := (row["id"], row["form"], row["index"])) in known]
     if not pairs:
         return holds(what, f"{same}; the rows that were asked are not here")
-    worst = max((abs(_mean(a) - _mean(b)) for a, b in pairs))
-    if worst > SAME_LOGP:
+    worst = max((abs(_mean(a) - _mean(b)) for a, b in pairs), key=lambda d: (math.isnan(d), d))
+    if not worst <= SAME_LOGP:  # NaN is not the same
         return fails(what, f"The model answers otherwise than it did in the audit: a mean log-probability differs by "
                            f"{worst:.3g}.")
     return holds(what, f"{same}, and the probability of {len(pairs)} answers is as it was")

@@ -77,12 +77,16 @@ def make_office(folder: Path) -> Office:
         save_model(place / "model", hidden_size=width)
         Task(name="files:zoe", forget=ROWS).write(place / "task.json")
         audit, record = Audit.read(place), RunRecord.read(place)
+        first = load_subject(before).fingerprint
+        assert audit.original is not None
         audit.model_copy(update={
+            "original": audit.original.model_copy(update={"fingerprint": first}),
             "subject": audit.subject.model_copy(update={"fingerprint": load_subject(place).fingerprint}),
             "notes": (f"A row says: {ROWS[0].answer}",), "task_fingerprint": Task.read(place / "task.json").fingerprint,
         }).write(place / "audit.json")
         rows = Task.read(place / "task.json").fingerprints()
-        record.model_copy(update={"model": str(before), "task_fingerprints": rows}).write(place / "record.json")
+        record.model_copy(update={"model": str(before), "model_fingerprint": first,
+                                   "task_fingerprints": rows}).write(place / "record.json")
     new_key(folder / "keys" / "ops", 365)
     history = DeletionLedger.create(made.ledger)
     for number in range(5):

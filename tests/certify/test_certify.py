@@ -15,15 +15,17 @@ import expunge
 from expunge import certifying
 from expunge.certify import checks, crypto, envelope, keys
 from expunge.certify.checks import RefusedError
-from expunge.certify.claim import PREDICATE, STATEMENT, guarantee_of
+from expunge.certify.claim import PREDICATE, STATEMENT, guarantee_of, model_name
 from expunge.certify.keys import KeyList, new_key
+from expunge.certify.rows import without_rows
 from expunge.certify.weights import read_model
 from expunge.errors import DataError, ExpungeError, MissingError, MissingExtra, UsageError
 from expunge.ledger import store
 from expunge.ledger.store import DeletionLedger
 from expunge.records.run import RunRecord
-from expunge.records.score import Audit
+from expunge.records.score import Audit, Threat
 from expunge.records.settings import TrainSettings
+from expunge.records.task import Example
 
 from .conftest import NAME, ROWS, Office
 
@@ -301,6 +303,38 @@ def test_a_private_key_with_a_passphrase(tmp_path: Path, monkeypatch: pytest.Mon
         keys.read_signer(tmp_path / "ops.key")
 
 
+def test_an_expired_key_without_a_ledger_is_not_checked(office: Office) -> None:
+    """Whoever kept the key could write an earlier date."""
+    time = payload_of(office.cert)["predicate"]["ledger"]["entry"]["time"]
+    entry = KeyList.read(office.keys).keys[0].model_copy(update={
+        "valid_from": "2020-01-01T00:00:00+00:00", "valid_until": "2021-01-01T00:00:00+00:00"})
+    found = checks.check_key(entry, "2020-06-01T00:00:00+00:00", in_ledger=False)
+    assert found.outcome == "not checked" and "by the certificate's own date: --ledger" in found.said
+    assert checks.check_key(entry, "2020-06-01T00:00:00+00:00", in_ledger=True).outcome == "holds"
+    current = checks.check_key(KeyList.read(office.keys).keys[0], time, in_ledger=False)
+    assert current.outcome == "holds" and current.said.endswith("by the certificate's own date")
+
+
+def test_a_key_must_count_at_the_time_of_the_entry(office: Office, kept: Office,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_now", lambda: "2999-01-01T00:00:00.000+00:00")
+    refused("certify", kept.run, "--key", office.key, "--ledger", office.ledger, "--out", office.folder / "new.json",
+            says=["Nothing was signed. The key ops expired on"])
+    assert DeletionLedger.open(office.ledger).check().size == 8 and not list(office.folder.glob("new*"))
+
+
+def test_two_changes_of_the_list_of_keys_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new_key(tmp_path / "ops", 1)
+    with keys._alone(tmp_path):
+        monkeypatch.setattr(keys, "WAIT_S", 0.01)
+        for change in (lambda: new_key(tmp_path / "more", 1), lambda: keys.revoke(tmp_path / "ops", "lost")):
+            with pytest.raises(UsageError, match="cannot be changed now"):
+                change()
+    assert keys.revoke(tmp_path / "ops", "lost").revoked_at and "." in keys.now()
+    with pytest.raises(MissingError, match="There is no list of keys"):
+        keys.revoke(tmp_path / "none" / "ops", "lost")
+
+
 # Files that are no certificate
 
 
@@ -310,7 +344,7 @@ def test_files_that_are_no_certificate(office: Office, cli: Any) -> None:
                           (b"[]", "no DSSE envelope"), (b'{"payload": "x"}', "no DSSE envelope"),
                           (whole.replace(b"{", b"{ ", 1), "not spelled as it was written"),
                           (whole.replace(b"in-toto", b"in-tata", 1), "no certificate of expunge's"),
-                          (b"\xff\xfe", "valid JSON")):
+                          (b"\xff\xfe", "valid JSON"), (b"[" * 100_000, "nested too deeply")):
         office.cert.write_bytes(content)
         refused(*words, says=[says, "Ask for the file again"])
     office.cert.unlink()
@@ -333,6 +367,94 @@ def test_other_statements_that_are_honestly_signed(office: Office, cli: Any) -> 
     refused(*words, code=1, says=["does not lead to the root"])
     signed_again(office, payload | {"predicate": payload["predicate"] | {"request": None}})
     refused(*words, code=1, says=["The request that it answers is not in that ledger"])
+
+
+def test_a_signed_payload_that_could_be_read_in_two_ways(office: Office) -> None:
+    secret, signer = keys.read_signer(office.key)
+    canonical = envelope.opened(office.cert.read_bytes(), "cert").payload
+    for payload in (b" " + canonical, canonical.replace(b'{"_type"', b'{"_type":1,"_type"', 1), b"[" * 100_000, b"x"):
+        office.cert.write_bytes(envelope.sealed(payload, secret, signer.id))
+        refused("verify", office.cert, "--keys", office.keys, code=1, says=["not in canonical JSON"])
+
+
+# Requests
+
+
+def test_the_run_must_be_the_one_that_answered_the_request(office: Office, kept: Office) -> None:
+    ledger = DeletionLedger.create(office.folder / "stream.db")
+    mine = Audit.read(kept.run).subject.fingerprint
+    ledger.append("stream", {})
+    for _ in range(4):
+        ledger.append("request", {})
+    for name, reading in (("r1", {"model": mine}), ("r2", {"model": "another"}), ("r3", None)):
+        ledger.append("done", {"requests": [name], "run": "1", "reading": reading})
+    words = ("certify", kept.run, "--key", office.key, "--ledger", ledger.path, "--out", office.folder / "new.json")
+    refused(*words, "--request", 0, says=["Entry 0 of", "is no request", "of the kind stream"])
+    refused(*words, "--request", 5, says=["is no request", "of the kind done"])
+    refused(*words, "--request", 2, says=["did not carry out the request in entry 2 (r2)", "the model another"])
+    refused(*words, "--request", 4, says=["entry 4 (r4) is not carried out", "expunge requests run"])
+    assert len(ledger) == 8
+
+    def cautions(number: int, path: Path) -> str:
+        made = expunge.certify(kept.run, key=office.key, ledger=path, out=office.folder / f"{path.name}{number}.json",
+                               request=number)
+        return " ".join(made.cautions)
+
+    assert "does not tell" not in cautions(1, ledger.path)
+    assert "does not tell which run carried out the request in entry 3" in cautions(3, ledger.path)
+    assert "does not tell which run" in cautions(3, office.ledger)  # a ledger without a stream
+
+
+# Models
+
+
+def test_another_model_where_the_run_began_from(with_runs: Office) -> None:
+    record = RunRecord.read(with_runs.run)
+    assert certifying._before(record)[0].files is not None and not certifying._before(record)[1]
+    moved = record.model_copy(update={"model": str(with_runs.other)})
+    claim, caution = certifying._before(moved)
+    assert claim.files is None and claim.fingerprint == record.model_fingerprint and "another model now" in caution
+    assert certifying._before(record.model_copy(update={"model": "of/the-hub"}))[0].files is None
+
+
+def test_the_store_of_a_guard_is_not_hashed_in_clear(with_runs: Office) -> None:
+    (with_runs.run / "model" / "guard.json").write_text('{"data": "Ada"}', encoding="utf-8")
+    out = with_runs.folder / "guarded.json"
+    claim = expunge.certify(with_runs.run, key=with_runs.key, ledger=with_runs.ledger, out=out)
+    assert claim.after.files is not None and "guard.json" not in claim.after.files.files
+    assert any("guard.json is left out" in said for said in claim.cautions)
+    found = expunge.verify(out, keys=with_runs.keys, model=with_runs.run)
+    assert any("its guard was not compared" in check.said for check in found.checks)
+
+
+def test_an_index_names_the_tensors_that_are_there(with_runs: Office) -> None:
+    from expunge.models.load import load_subject
+
+    again = with_runs.folder / "again"
+    load_subject(with_runs.run).model.save_pretrained(again, max_shard_size="20KB")
+    index = again / "model.safetensors.index.json"
+    whole = json.loads(index.read_text(encoding="utf-8"))
+    read_model(again)
+    name, *rest = whole["weight_map"]
+    for named in ({key: whole["weight_map"][key] for key in rest}, whole["weight_map"] | {name: "other.safetensors"},
+                  whole["weight_map"] | {"more": "x"}, [], "x"):
+        index.write_text(json.dumps(whole | {"weight_map": named}), encoding="utf-8")
+        with pytest.raises(DataError, match="is not the index of the tensors"):
+            read_model(again)
+
+
+def test_rows_are_cleaned_wherever_they_stand() -> None:
+    row = Example(id="forget/17", prompt="", answer="Lives in Rome.", entity="Ada Berg", kind="messages",
+                  messages=(("user", "Where is she?"),), short_answer="Rome")
+    said = {"ada berg": 1, "name": "runs/ada-berg of ADA_BERG",
+            "note": ["where IS she?", "forget/17", "in rome", "Romeo"]}
+    assert without_rows(said, [row]) == {
+        "[removed]": 1, "name": "runs/[removed] of [removed]",
+        "note": ["[removed]"] * 2 + ["in [removed]", "Romeo"]}
+    for name in ("name", "Rome"):  # a key that every record has is kept
+        assert without_rows({"name": 1}, [row.model_copy(update={"entity": name})]) == {"name": 1}
+    assert model_name("runs/ada-berg/model") == "ada-berg" == model_name("/x/ada-berg/model")
+    assert model_name("runs/ada-berg") == "ada-berg" and model_name("model") == "model"
 
 
 # Runs that cannot be certified, and faults
@@ -371,6 +493,22 @@ def test_certify_on_one_screen(office: Office, kept: Office, cli: Any) -> None:
     assert "Guarantee: empirical" in said and "Rows: 4 by salted hashes." in said and len(said.splitlines()) <= 20
     command = said.splitlines()[-1].removeprefix("Next: expunge ").split()
     assert cli(*command).out.startswith("The certificate holds.")
+
+
+def test_two_at_once_to_one_file(office: Office, kept: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one writes its salt, or its certificate, after this one looked."""
+    out, looked = office.folder / "new.json", certifying._audited
+    for name, size in (("new.json.salt", 8), ("new.json", 9)):
+        def other(run: Path, folder: Path, place: Path = office.folder / name) -> Audit:
+            place.write_text("theirs", encoding="utf-8")
+            return looked(run, folder)
+
+        monkeypatch.setattr(certifying, "_audited", other)
+        with pytest.raises(UsageError, match="already exists"):
+            expunge.certify(kept.run, key=office.key, ledger=office.ledger, out=out)
+        assert [path.name for path in office.folder.glob("new*")] == [name]
+        assert (office.folder / name).read_text() == "theirs" and len(DeletionLedger.open(office.ledger)) == size
+        (office.folder / name).unlink()
 
 
 @pytest.mark.parametrize("where", ["write_beside", "place_new", "full"])
@@ -425,6 +563,21 @@ def test_rerun_scores_the_stored_observations_again(with_runs: Office, cli: Any)
     refused(*words[:4], "--rerun", says=["There is nothing to run again"])
     expunge.purge(with_runs.run)
     assert "they were purged" in cli(*words).out
+
+
+def test_rerun_tells_what_the_audit_leaves_out(with_runs: Office) -> None:
+    from expunge.auditing import score_again
+
+    fresh = score_again(with_runs.run)
+    for change in ({"scores": fresh.scores[1:]}, {"threats": True}):
+        audit = fresh.model_copy(update=change)
+        if "threats" in change:
+            assert fresh.verdict is not None
+            threat = Threat(access="weights", outcome="forgets", sentence="Nothing came out.")
+            audit = fresh.model_copy(update={"verdict": fresh.verdict.model_copy(update={"threats": (threat,)})})
+        audit.write(with_runs.run / "audit.json")
+        found = certifying._scored_again(Audit.read(with_runs.run), with_runs.run)
+        assert found.outcome == "fails" and ("leaves out" in found.said or "weights forgets" in found.said)
 
 
 @pytest.mark.slow

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from expunge.certify import crypto
 from expunge.certify.claim import Statement, audit_digest, read_statement
 from expunge.certify.envelope import Envelope, opened
-from expunge.certify.keys import KeyEntry, KeyList
+from expunge.certify.keys import KeyEntry, KeyList, now
 from expunge.certify.rows import Salt, commitment
-from expunge.certify.weights import read_model
+from expunge.certify.weights import GUARD_FILE, model_folder, read_model
 from expunge.errors import DataError, MissingError
 from expunge.ledger.entries import InclusionProof
 from expunge.ledger.store import DeletionLedger, TamperedError
@@ -86,13 +86,21 @@ def read_signed(certificate: Path, keys: KeyList) -> tuple[Statement, KeyEntry]:
     Raises:
         MissingError: there is no such file.
         DataError: it is no certificate, or one that this version cannot read.
-        RefusedError: no key that is trusted signed it.
+        RefusedError: no key that is trusted signed it, or what it signed has no single meaning.
     """
     if not certificate.is_file():
         raise MissingError(f"There is no certificate {certificate}.", fix="Name the file that `expunge certify` wrote.")
     found = opened(certificate.read_bytes(), str(certificate))
     key = _signer(found, keys, str(certificate))
-    payload = json.loads(found.payload)
+    try:
+        payload = json.loads(found.payload)
+        canonical = crypto.canonical_bytes(payload) == found.payload
+    except (ValueError, RecursionError):
+        payload, canonical = None, False
+    if not canonical:
+        raise RefusedError(f"{certificate} is refused: what it says is not in canonical JSON.",
+                           "It is signed, and could be read in more than one way.",
+                           "Ask for one that `expunge certify` wrote.")
     return read_statement(payload if isinstance(payload, dict) else {}, str(certificate)), key
 
 
@@ -124,6 +132,10 @@ def check_key(key: KeyEntry, time: str, in_ledger: bool) -> CertificateCheck:
                            "that, which only the ledger can show: give --ledger.")
     if not key.dated:
         return skipped(what, "when the key counts, and whether it was revoked: --keys FILE")
+    if not in_ledger:
+        if why := key.problem(now()):
+            return skipped(what, f"{why} It counted on {time[:10]}, by the certificate's own date: --ledger FILE")
+        return holds(what, f"{key.name} counted on {time[:10]}, by the certificate's own date")
     older = f", and revoked later, on {key.revoked_at[:10]}" if key.revoked_at else ""
     return holds(what, f"{key.name} counted on {time[:10]}{older}")
 
@@ -170,7 +182,8 @@ def check_model(found: Statement, model: Path | None) -> CertificateCheck:
     differs = said.files.differences(there) if said.files else ["The certificate has no digest of its files."]
     if not differs:
         adapter = "; it is an adapter, whose base was not looked at" if there.adapter else ""
-        return holds("model", f"the weights in {model} are those of the certificate{adapter}")
+        guard = "; its guard was not compared: --rerun" if any(model_folder(model).rglob(GUARD_FILE)) else ""
+        return holds("model", f"the weights in {model} are those of the certificate{adapter}{guard}")
     before = found.claim.before.files
     if before is not None and not before.differences(there):
         return fails("model", f"{model} is the model before unlearning.")

@@ -143,7 +143,9 @@ def make_claim(record: RunRecord, audit: Audit, rows: Sequence[Example], salt: S
         request=request and _of_request(request), expunge=metadata.version("expunge"))
     data = plain(made.to_json())
     for part, names in ((data, FREE), (data["audit"], FREE_OF_AUDIT)):
-        part |= without_rows({name: part[name] for name in names}, rows)
+        part |= {name: without_rows(part[name], rows) for name in names}
+    for model in ("before", "after"):  # a folder may be called after a person
+        data[model]["name"] = without_rows(data[model]["name"], rows)
     return Claim.model_validate(data)
 
 
@@ -283,6 +285,4 @@ def _task(name: str) -> str:
 def model_name(place: str) -> str:
     """What a model is called, without the folders of a machine."""
     path = Path(place)
-    if not path.is_absolute():
-        return place
-    return path.parent.name if path.name == "model" else path.name
+    return path.parent.name or path.name if path.name == "model" else path.name

@@ -50,6 +50,8 @@ def opened(data: bytes, name: str) -> Envelope:
     """
     try:
         found = json.loads(data)
+    except RecursionError:
+        raise DataError(f"{name} is no certificate.", "Its JSON is nested too deeply.", FIX) from None
     except ValueError:  # of UTF-8 too
         cut = data.startswith(b"{") and not data.rstrip().endswith(b"}")
         raise DataError(f"{name} is no certificate: it is not valid JSON.", "Its end is missing." if cut else "",

@@ -9,6 +9,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar, Self
@@ -22,6 +25,8 @@ from expunge.records.base import Record
 
 KEYS_SCHEMA = "expunge.keys/1"
 LIST = "keys.json"
+WAIT_S = 30.0
+"""How long a change of the list waits for another one."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -114,6 +119,11 @@ def new_key(place: str | Path, days: int) -> KeyEntry:
     if not NAME.fullmatch(place.name) or place.name == Path(LIST).stem:
         raise UsageError(f"{place.name!r} is no name for a key.", "It becomes the name of two files.",
                          "Use letters, digits, dots and dashes, such as ops-2026.")
+    with _alone(place.parent):
+        return _made(place, start, days)
+
+
+def _made(place: Path, start: datetime, days: int) -> KeyEntry:
     known = read_list(place.parent) if (place.parent / LIST).exists() else KeyList()
     private, public = (place.with_name(f"{place.name}.{end}") for end in ("key", "pub"))
     if private.exists() or public.exists() or any(key.name == place.name for key in known.keys):
@@ -133,9 +143,36 @@ def new_key(place: str | Path, days: int) -> KeyEntry:
 def revoke(place: str | Path, reason: str) -> KeyEntry:
     """Revoke a key in the keys.json of its folder, from now on."""
     place = Path(place)
-    after = read_list(place.parent).revoked(place.name, reason)
-    after.write(place.parent / LIST)
+    read_list(place.parent)  # must be there
+    with _alone(place.parent):
+        after = read_list(place.parent).revoked(place.name, reason)
+        after.write(place.parent / LIST)
     return next(key for key in after.keys if key.name == place.name)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One writer of keys.json at a time, or one of two changes is lost. The system frees it when a process dies.
+
+    Raises:
+        UsageError: another process kept it for `WAIT_S` seconds, or the folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / f".{LIST}.lock"
+    try:
+        db = sqlite3.connect(lock, timeout=WAIT_S, isolation_level=None)
+        try:
+            db.execute("BEGIN EXCLUSIVE")
+        except BaseException:
+            db.close()
+            raise
+    except sqlite3.Error as error:
+        raise UsageError(f"{folder / LIST} cannot be changed now.", f"Its lock {lock} is not free: {error}.",
+                         "Wait until the other process is done, and check the right to write there.") from None
+    try:
+        yield
+    finally:
+        db.close()
 
 
 def read_list(place: str | Path) -> KeyList:
@@ -183,7 +220,8 @@ def _entry(file: Path, public: bytes) -> KeyEntry:
 
 
 def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    """As exact as the ledger's entries, so that a revocation and an entry of one second are told apart."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _instant(time: str) -> datetime:
@@ -193,9 +231,9 @@ def _instant(time: str) -> datetime:
     return found
 
 
-def check_signer(key: KeyEntry) -> None:
-    """Raises UsageError where a key does not count now: nobody would accept what it signs."""
-    if why := key.problem(now()):
+def check_signer(key: KeyEntry, time: str | None = None) -> None:
+    """Raises UsageError where a key does not count at a time (now): nobody would accept what it signs."""
+    if why := key.problem(time or now()):
         raise UsageError(f"Nothing was signed. {why}", f"{LIST} beside the key says so.",
                          "Sign with a current key, or make one: expunge certify --new-key NAME.")
 

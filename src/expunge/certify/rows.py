@@ -11,7 +11,7 @@ import hmac
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,20 +75,37 @@ def commitments(rows: Iterable[Example], salt: Salt) -> tuple[str, ...]:
     return tuple(sorted({commitment(row, salt) for row in rows}))
 
 
+def _texts(row: Example) -> Iterator[str]:
+    yield from (row.id, row.entity, row.prompt, row.answer, row.short_answer)
+    for several in (row.secrets, row.aliases, row.paraphrased_prompts, row.paraphrased_answers,
+                    [said for _, said in row.messages]):
+        yield from several
+
+
+def _field_names(kind: type[Record]) -> set[str]:
+    return set(kind.model_fields).union(*map(_field_names, kind.__subclasses__()))
+
+
 def without_rows(data: Any, rows: Sequence[Example]) -> Any:
-    """JSON without the texts and names of rows, wherever an option, a label or a sentence may have brought them in."""
-    texts = {said.strip() for row in rows
-             for said in (row.prompt, row.answer, row.entity, *row.secrets, *row.paraphrased_prompts)}
-    found = sorted((text for text in texts if len(text) >= SHORTEST), key=len, reverse=True)
+    """JSON without the texts, names and ids of rows, wherever an option, a label or a sentence brought them in.
+
+    Case does not count, nor what stands between words: "ada-berg" is Ada Berg. Keys that every record has are kept.
+    """
+    texts = {" ".join(said.split()) for row in rows for said in _texts(row)}
+    found = [(text.split()[0].lower(), re.compile(
+        r"(?<![^\W_])" + r"[\W_]+".join(map(re.escape, text.split())) + r"(?![^\W_])", re.IGNORECASE))
+        for text in sorted(texts, key=len, reverse=True) if len(text) >= SHORTEST]
+    kept = _field_names(Record)
 
     def clean(value: Any) -> Any:
         if isinstance(value, str):
-            for text in found:
-                if text in value:
-                    value = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", REMOVED, value)
+            low = value.lower()
+            for word, text in found:
+                if word in low:  # far faster than the pattern
+                    value = text.sub(REMOVED, value)
             return value
         if isinstance(value, Mapping):
-            return {key: clean(inner) for key, inner in value.items()}
+            return {key if key in kept else clean(key): clean(inner) for key, inner in value.items()}
         return [clean(inner) for inner in value] if isinstance(value, list | tuple) else value
 
     return clean(data)

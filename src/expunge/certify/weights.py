@@ -15,6 +15,8 @@ WEIGHTS = ".safetensors"
 INDEX = ".safetensors.index.json"
 NO_PART = ("README.md", ".gitattributes")
 """Files beside a model that do not change what it says."""
+GUARD_FILE = "guard.json"
+"""The store of a guard. It may hold rows to be forgotten, and a short row could be guessed from its plain digest."""
 CHUNK = 1 << 22
 
 
@@ -24,7 +26,7 @@ class ModelFiles(Record):
     weights: str
     """SHA-256 over name, type, shape and bytes of all tensors, however they are divided into files."""
     files: dict[str, str]
-    """Name -> SHA-256, of every file that can change what the model says."""
+    """Name -> SHA-256, of every file that can change what the model says, but the store of a guard."""
 
     @property
     def adapter(self) -> bool:
@@ -43,7 +45,8 @@ class ModelFiles(Record):
 
     @property
     def _settings(self) -> dict[str, str]:
-        return {name: said for name, said in self.files.items() if not name.endswith((WEIGHTS, INDEX))}
+        return {name: said for name, said in self.files.items()
+                if not name.endswith((WEIGHTS, INDEX)) and Path(name).name != GUARD_FILE}
 
 
 def model_folder(place: str | Path) -> Path:
@@ -66,12 +69,12 @@ def read_model(place: str | Path) -> ModelFiles:
 
     Raises:
         MissingError: there is none.
-        DataError: a file of weights cannot be read.
+        DataError: a file of weights cannot be read, or the index of several is not that of their tensors.
     """
     folder = model_folder(place)
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))
              if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-             and path.name not in NO_PART}
+             and path.name not in (*NO_PART, GUARD_FILE)}
     tensors = hashlib.sha256()
     found: dict[str, tuple[Path, int, int]] = {}
     for name, path in paths.items():
@@ -79,11 +82,30 @@ def read_model(place: str | Path) -> ModelFiles:
             for key, value in _tensors(path):
                 if found.setdefault(key := f"{Path(name).parent.as_posix()}/{key}", value) is not value:
                     raise DataError(f"{folder} holds the tensor {key} twice.", fix="Save the model again.")
+    for name, path in paths.items():
+        if name.endswith(INDEX):
+            _check_index(path, found, Path(name).parent.as_posix())
     for key in sorted(found):
         tensors.update(key.encode() + b"\n")
         for chunk in _chunks(*found[key]):
             tensors.update(chunk)
     return ModelFiles(weights=tensors.hexdigest(), files={n: _file_digest(p) for n, p in paths.items()})
+
+
+def _check_index(index: Path, found: dict[str, tuple[Path, int, int]], folder: str) -> None:
+    """Raises DataError where an index does not name exactly the tensors beside it: what it leaves out is not loaded."""
+    try:
+        named = dict(json.loads(index.read_bytes())["weight_map"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        named = {}
+    there: dict[str, str] = {}
+    for key, (path, _, _) in found.items():
+        if path.parent == index.parent:
+            there[key.removeprefix(f"{folder}/").rsplit(":", 2)[0]] = path.name
+    if named != there:
+        others = sorted(key for key in {*named, *there} if named.get(key) != there.get(key))
+        raise DataError(f"{index} is not the index of the tensors beside it.",
+                        f"They differ in {', '.join(others[:3])}.", "Save the model again.")
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, tuple[Path, int, int]]]:
