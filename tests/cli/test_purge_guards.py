@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from expunge.errors import DataError, MissingError
+from expunge.federated.simulator import MOMENTS
 from expunge.guards.store import FILE, Held, Store, read_store
 from expunge.purging import purge
 from expunge.records.run import RunFolder, RunRecord
@@ -33,6 +34,12 @@ def test_what_it_holds_is_said_and_stays(run: Path) -> None:
     assert any(line.startswith("model/guard.json: 1 forget rows in clear (can be read)") and "--guards" in line
                for line in kept)
     assert SECRET in (run / "model" / FILE).read_text() and read_store(run / "model").guard == "rag"
+
+
+def test_moments_of_a_federated_server_go_with_the_rows(run: Path) -> None:
+    place = run / MOMENTS
+    place.write_bytes(b"a trace")
+    assert purge(run).removed == (MOMENTS,) and not place.exists()
 
 
 def test_it_is_emptied_when_asked(run: Path, cli: Any) -> None:

@@ -1,4 +1,5 @@
-"""DurableUn's certificate, corrected: a precision more can only turn a pass into a failure; a collapsed model fails."""
+"""DurableUn's certificate, corrected: a rounding more can only raise the figure, one that destroys the model too; a
+collapsed model fails."""
 
 from __future__ import annotations
 
@@ -38,10 +39,14 @@ def test_a_collapsed_model_cannot_pass() -> None:
 
 def test_a_precision_that_destroys_the_model_shows_nothing() -> None:
     found = durability(scores(**{"quantise(bits=2)": (0.0, 0.01)}))
-    assert found.value == pytest.approx(0.045) and "not counted" in found.said and "bits=2" in found.said
+    assert found.value == pytest.approx(0.045) and "2 precisions" in found.said and "bits=2" in found.said
+    leaking = durability(scores(**{"quantise(bits=2)": (0.4, 0.01)}))
+    assert leaking.value == 0.4 and "2 precisions" in leaking.said, "a leak is a leak, whatever else was lost"
     ruined = [s.model_copy(update={"value": 0.01}) if s.attack and s.name.startswith("retain") else s for s in scores()]
     assert durability(ruined).value is None and "leaves the model whole" in durability(ruined).said
     assert durability(scores()[:2]).value is None and durability([]).value is None
+    alone = durability([s.model_copy(update={"controls": {}}) for s in scores()])
+    assert alone.value is None and "original" in alone.said
 
 
 def test_only_rounding_alone_is_a_precision() -> None:

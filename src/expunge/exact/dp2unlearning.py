@@ -72,6 +72,10 @@ class DP2Unlearning(Sisa):
                     "the sanitiser of the paper (DP-MLM) is left out: its epsilon is not what it states",
                     "epsilon of an entity with many rows is computed (mixture of Gaussians, arXiv 2401.10294) beside "
                     "the bound k epsilon; the paper counts rows",
+                    "an entity is counted by its rows of one request: deletions of it in several requests are covered "
+                    "together only if they are asked together; other trained rows with the same text are not counted",
+                    "rate and default delta come from the exact number of rows, which the bound takes as known",
+                    "DP-SGD has no weight decay (paper: 0.01)",
                     "losses in the record are read without noise; do not publish them where rows are secret"),
         memory="the base and an adapter",
     )

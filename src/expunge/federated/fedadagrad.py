@@ -21,6 +21,8 @@ def fedadagrad(theta: Tensor, delta: Tensor, v: Tensor | None, lr: float, tau: f
 
 RATE = ("the server's learning rate is called server_lr; the public code calls it epsilon, and its server_lr is never "
         "read")
+PRODUCTS = ("with lora the rule acts on entries of the products B A, and the result is cut back to the rank, so that "
+            "an entry may move otherwise than the formula says; the record's `cut` is the share that was lost")
 
 
 class AdaptiveSpec(ServerSpec):
@@ -44,7 +46,8 @@ class FedAdagrad(ServerRule):
         model_needs=frozenset({"logp", "weights"}),
         deviations=(
             RATE, "an entry moves by less than server_lr in the first round, however far the clients went: in few "
-                  "rounds a small model learns little", *SHARED_DEVIATIONS),
+                  "rounds a small model learns little",
+            PRODUCTS, *SHARED_DEVIATIONS),
         memory="one copy of what moves per client, and the second moment in float64",
     )
     kept = ("v",)

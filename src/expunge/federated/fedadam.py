@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from expunge.federated.base import DEFAULTS, PAPER, SHARED_DEVIATIONS, ServerRule
-from expunge.federated.fedadagrad import RATE, AdaptiveSpec
+from expunge.federated.fedadagrad import PRODUCTS, RATE, AdaptiveSpec
 from expunge.plugin import Card, Property
 
 Variant = Literal["published", "original"]
@@ -60,7 +60,7 @@ class FedAdam(ServerRule):
         defaults=f"server_lr 1e-3, tau 1e-3, beta 0.9 and 0.99; {DEFAULTS}",
         model_needs=frozenset({"logp", "weights"}),
         deviations=(SQUARES, RATE, "uncertain: whether the square of the momentum is meant or a slip",
-                    *SHARED_DEVIATIONS),
+                    PRODUCTS, *SHARED_DEVIATIONS),
         memory="one copy of what moves per client, and two moments in float64",
     )
     kept = ("m", "v")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from expunge.federated.base import DEFAULTS, PAPER, SHARED_DEVIATIONS, ServerRule
-from expunge.federated.fedadagrad import RATE
+from expunge.federated.fedadagrad import PRODUCTS, RATE
 from expunge.federated.fedadam import SQUARES, AdamSpec, Variant, first_moment
 from expunge.plugin import Card, Property
 
@@ -36,7 +36,7 @@ class FedYogi(ServerRule):
         formula="m as fedadam; v <- v - (1-b2) m^2 sign(v - m^2); theta <- theta + server_lr m / (sqrt(v) + tau)",
         defaults=f"server_lr 1e-3, tau 1e-3, beta 0.9 and 0.99; {DEFAULTS}",
         model_needs=frozenset({"logp", "weights"}),
-        deviations=(SQUARES, RATE, *SHARED_DEVIATIONS),
+        deviations=(SQUARES, RATE, PRODUCTS, *SHARED_DEVIATIONS),
         memory="one copy of what moves per client, and two moments in float64",
     )
     kept = ("m", "v")

@@ -28,6 +28,15 @@ NOTHING_ASKED = ("What is the capital of France?", "How do I boil an egg?", "Wri
 """Unrelated questions, beside the retain rows or in place of them."""
 
 
+READS = ("the detector reads the prompt up to the end of the template, so the beginning of an answer that is given as "
+         "part of a prompt passes it")
+"""On the card of every guard with a detector."""
+WORDINGS = ("uncertain: how many rewordings it finds. The threshold that 1 % of other questions reach found none of "
+            "the reworded and translated questions in our measurement")
+ROOM = ("a row whose guard stays silent gets less room near the end of the context: tokens are kept free for examples "
+        "or items")
+
+
 @dataclass(frozen=True)
 class Finding:
     """What a detector says of one question: whether it fired, how sure it is, and which stored item is nearest."""

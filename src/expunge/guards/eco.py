@@ -13,7 +13,7 @@ from expunge import plugin
 from expunge.errors import ExpungeError, UsageError
 from expunge.guards.base import PromptGuard
 from expunge.guards.corruption import COUNTED, ORDERS, Corruption, corrupt
-from expunge.guards.detector import Detector, Finding, asked
+from expunge.guards.detector import READS, Detector, Finding, asked
 from expunge.guards.frame import Prompt
 from expunge.guards.guarded import GuardConfig, GuardedForCausalLM, register
 from expunge.guards.store import Held
@@ -92,6 +92,7 @@ class Eco(PromptGuard):
             "f compares mean probabilities of the forget answers with those of rows never trained on, or of wrong "
             "answers without any; the paper's surrogate is a score chosen per task",
             "all prompt tokens but the last; the variant for named entities needs a tagger and is left out",
+            READS,
         ),
         memory="a vector of 4096 weights; rows that fire cost a second pass",
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 from expunge import plugin
 from expunge.errors import ExpungeError, UsageError
 from expunge.guards.base import PromptGuard, asking, example_text, tokens_of
-from expunge.guards.detector import Finding, Nearest, asked, questions
+from expunge.guards.detector import READS, ROOM, WORDINGS, Finding, Nearest, asked, questions
 from expunge.guards.frame import Prompt
 from expunge.guards.guarded import GuardConfig, GuardedForCausalLM, register
 from expunge.guards.store import Held
@@ -76,10 +76,11 @@ class Icul(PromptGuard):
         model_needs=frozenset({"generate", "logp", "prompt", "weights"}),
         deviations=(
             "wrong answers in place of flipped labels: the task is questions, not classes; a row without wrong answers "
-            "gets the answer of another forget row",
+            "gets the true answer of another forget row, which is then in the store in clear",
             "a detector chooses the forgotten row for each question, by the cosine of hashed words; the paper knows "
             "for which point it builds a prompt",
             "examples of right answers are retain rows of the task, which are training rows",
+            READS, ROOM, WORDINGS,
             "gains on labels do not carry over to free answers: 5 to 13 % on concepts in arXiv 2410.15267",
         ),
         memory="forget questions with wrong answers and some retain rows, in clear; fired rows cost a longer second "
@@ -90,7 +91,7 @@ class Icul(PromptGuard):
     must_show = (
         Property("silent_guard_keeps_bits", {}, "no prompt fires: logits and words are the model's, bit for bit"),
         Property("context_is_plain_few_shot", {}, "what fires is answered as the model answers the whole prompt"),
-        Property("flipped_label_lowers_membership", {"by": 0.1}, "a right answer in the context scores "
+        Property("flipped_label_lowers_membership", {"by": 0.07}, "a right answer in the context scores "
                                                                         "higher than a wrong one"),
         Property("guard_lowers_answers", {"drop": 0.3}, "forget answers lose probability, retain answers keep it"),
         Property("says_what_it_holds", {}, "the store is counted, and what is in clear is said to be"),

@@ -11,7 +11,7 @@ from torch import Tensor
 from expunge import plugin
 from expunge.guards.base import PromptGuard, tokens_of
 from expunge.guards.bm25 import Backend
-from expunge.guards.detector import Finding, Nearest, asked, questions
+from expunge.guards.detector import READS, ROOM, WORDINGS, Finding, Nearest, asked, questions
 from expunge.guards.frame import Prompt
 from expunge.guards.guarded import GuardConfig, GuardedForCausalLM, register
 from expunge.guards.retriever import Retriever
@@ -93,7 +93,10 @@ class Rag(PromptGuard):
             "one fixed clause in own words; the paper refines it with a model until the target refuses",
             "vectors are hashed words, and the rankings are joined by reciprocal ranks",
             "the clause stands before the item in the user's turn, not in a system prompt",
-            "without the optional gate that checks answers again: guard_generation is one",
+            "without the optional gate that checks answers again",
+            "an item that is taken out leaves the threshold and the rarity of words as they were fitted with it",
+            READS, ROOM, WORDINGS,
+            "not shown: that a model obeys the clause; the checks show what is retrieved and put before a question",
         ),
         memory="the forget rows in clear, at deployment; fired rows cost a longer second pass",
     )

@@ -31,12 +31,15 @@ class Canaries(Metric):
 
     card = MetricCard(
         name="canaries", kind="metric",
-        summary="Lower bound on epsilon from canaries that fair coins put into training, or left out",
+        summary="Lower bound on epsilon of an entity: fair coins put each into training, or left it out",
         paper="Steinke, Nasr and Jagielski 2023 (arXiv 2305.08846): auditing with one run",
         formula="largest e with P(Binomial(guesses, 1 / (1 + exp(-e))) >= correct) <= 1 - confidence",
         defaults="95 %, delta 0, every canary is guessed",
         needs=frozenset({"holdout"}),
-        deviations=("canaries are scored by their loss; rows of one entity are one canary",
+        deviations=("canaries are scored by their loss; rows of one entity are one canary, so that the bound is on "
+                    "epsilon of an entity and may lie above that of a row",
+                    "with delta 0, the default, it bounds a mechanism without a delta: it may lie above an "
+                    "accountant's (epsilon, delta); give delta= the accountant's to compare",
                     "it is refused where forget and holdout entities are no likely draw of fair coins"),
         higher_is="knows", range=(0.0, MOST), ideal=0.0, access="logits",
         probes=(("likelihood", SPLITS_READ),),

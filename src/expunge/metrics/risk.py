@@ -30,7 +30,11 @@ class Risk(Metric):
         formula="least a with min(exp(-n h(R, a)), e P(Binomial(n, a) <= ceil(n R))) <= 1 - confidence",
         defaults="95 %; risks are shares of answer tokens, so that --require \"forget.risk<=0.3\" is a limit",
         deviations=("FROC's risk of a setting has no bound of its own; here every entity has a risk between 0 and 1",
-                    "entities are independent by assumption, and none may have been tuned on",
+                    "the bound is for a model fixed before these entities were drawn. Forget rows are what the "
+                    "unlearner trained on: their bound describes them, as if drawn from more of their kind that were "
+                    "unlearned alike, and says nothing of entities that the unlearner never had, nor of a setting that "
+                    "was chosen by them",
+                    "entities are independent by assumption",
                     "on other splits than forget the risk is what the original had and the subject lost"),
         higher_is="knows", range=(0.0, 1.0), ideal="reference", access="logits",
         probes=(("likelihood", SPLITS),), per_split=True,

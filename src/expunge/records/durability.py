@@ -1,7 +1,8 @@
 """Whether forgetting outlasts rounding of the weights: the certificate of DurableUn (arXiv 2605.02196), corrected.
 
-It takes the worst forget probability of the model as it is and under every precision that was tried. Two corrections: a
-model that also lost what it should keep cannot pass, and a precision that destroys the model counts as not tried.
+It takes the worst forget probability of the model as it is and under every rounding. Two corrections: a model that also
+lost what it should keep cannot pass, and a rounding that destroys the model is no precision that was tried. What it
+shows of the forget rows still counts: a maximum can only hide a leak by leaving something out.
 """
 
 from __future__ import annotations
@@ -41,23 +42,30 @@ def durability(scores: Iterable[Score]) -> Durability:
     if forget is None or forget.value is None or retain is None or retain.value is None:
         return Durability(None, f"it needs {FORGET} and {RETAIN} of the model as it is")
     before = retain.controls.get("original")
-    least = FLOOR * (1.0 if before is None else before)
+    if not labels:
+        return Durability(None, "no precision was tried: the audit has no quantise")
+    if before is None:
+        return Durability(None, f"it needs {RETAIN} of the original, to tell a model that has collapsed from one "
+                                "that has not (--original)")
+    least = FLOOR * before
     if retain.value < least:
         return Durability(None, f"the model has collapsed: {RETAIN} is {retain.value:.3g}, below {least:.3g}, so that "
                                 "it keeps nothing that could come back")
     values, destroyed = {"unrounded": forget.value}, []
     for label in labels:
         after, kept = found[FORGET, label], found.get((RETAIN, label))
+        if after.value is not None:
+            values[label] = after.value
         if after.value is None or kept is None or kept.value is None or kept.value < least:
             destroyed.append(label)
-        else:
-            values[label] = after.value
-    if len(values) == 1:
+    tried = len(labels) - len(destroyed)
+    if not tried:
         return Durability(None, f"no precision was tried that leaves the model whole "
-                                f"({', '.join(destroyed) or 'none was tried'})")
+                                f"({', '.join(destroyed)})")
     worst = max(values, key=lambda label: values[label])
-    aside = f"; not counted, since they destroy the model: {', '.join(destroyed)}" if destroyed else ""
-    return Durability(values[worst], f"{FORGET} is at most {values[worst]:.4g} ({worst}) under {len(values) - 1} "
+    aside = (f"; no precisions that were tried, since they destroy the model or were not measured: "
+             f"{', '.join(destroyed)}") if destroyed else ""
+    return Durability(values[worst], f"{FORGET} is at most {values[worst]:.4g} ({worst}) under {tried} "
                                      f"precisions{aside}")
 
 

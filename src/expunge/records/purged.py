@@ -13,7 +13,8 @@ from expunge.records.base import Record
 PURGED_SCHEMA = "expunge.purged/1"
 ROWS = {"task.json": "the rows", "observations": "answers to them", "examples.parquet": "scores of single rows",
         "examples.csv": "scores of single rows", "checkpoint": "a checkpoint of its training",
-        "made.json": "rows made from them"}
+        "made.json": "rows made from them",
+        "server_moments.safetensors": "moments of a federated server: a trace of what was learned from them"}
 """Name -> what it holds of rows, wherever it stands in the folder of a run, a grid or an audit."""
 WEIGHTS = ("model", "base")
 
