@@ -158,12 +158,12 @@ def begun(made: Any) -> tuple[http.client.HTTPConnection, http.client.HTTPRespon
 
 
 def test_a_signal_ends_it_once_its_answers_are_given(model: Path, tmp_path: Path) -> None:
-    with SCRIPT.running(model, tmp_path) as made:
+    with SCRIPT.running(model, tmp_path, "--drain", "300") as made:
         connection, answer = begun(made)
         made.process.send_signal(signal.SIGTERM)
         said = answer.read()
         connection.close()
-        assert made.process.wait(60) == 0
+        assert made.process.wait(300) == 0
     assert answer.status == 200 and said.endswith(b"data: [DONE]\n\n")
     with pytest.raises(OSError):
         made.ask("/healthz")
