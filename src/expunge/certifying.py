@@ -179,7 +179,7 @@ def _advice(failed: CertificateCheck) -> str:
     """What to do about the first check that failed."""
     return {
         "key": "Ask for a certificate that a current key signed: the run can be certified again.",
-        "inclusion": "Ask whoever signed it for the file again.",
+        "inclusion": "Ask the signer for the file again.",
         "ledger": "Compare the ledger with another copy. One of the two was changed after this certificate was made.",
         "model": "Name the model that it was made for, or have this one audited and certified.",
         "audit": "Name the folder of the audit that it was made from, or have the run certified again.",
@@ -255,7 +255,7 @@ def _loaded_fingerprint(place: str | Path) -> str:
 
 
 def _cautions(record: RunRecord, audit: Audit, task: Task | None) -> list[str]:
-    """What whoever relies on the certificate must know of how it was made."""
+    """What a reader of the certificate must know of how it was made."""
     said = []
     if task is None:
         said.append("The rows were purged before: the certificate does not tell which they were.")

@@ -114,7 +114,7 @@ def _signer(envelope: Envelope, keys: KeyList, name: str) -> KeyEntry:
     if not crypto.is_signed(key.raw, envelope.signature, envelope.message):
         raise RefusedError(f"{name} is refused: its signature is not that of {key.name}.",
                            "It was changed after it was signed, or somebody else signed it.",
-                           "Ask whoever signed it for the file again.")
+                           "Ask the signer for the file again.")
     return key
 
 

@@ -1,6 +1,6 @@
 """What a certificate says: made from a run's record, its audit and its rows, and read back when it is verified.
 
-Nothing here is a proof that the model forgot. It is what was done and found, said by whoever holds the key.
+Nothing here is a proof that the model forgot. It says what was done and found; the holder of the key signs it.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Claim(Record):
     """Upper bounds that `--method auto` chose by, with their confidence; empty otherwise."""
     not_tested: tuple[str, ...]
     cautions: tuple[str, ...] = ()
-    """What whoever relies on it must know of how it was made."""
+    """What a reader must know of how it was made."""
     request: dict[str, Any] | None = None
     """Number, time and leaf of the request's entry in the same ledger."""
     expunge: str

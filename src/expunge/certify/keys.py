@@ -1,6 +1,6 @@
 """Keys: new ones, and the list that says which of them count from when to when, and which were revoked.
 
-The list holds public keys only. Whoever verifies must have it from somebody they trust, and not from the place that the
+The list holds public keys only. A verifier must have it from a trusted source, and not from the place that the
 certificate came from.
 """
 
@@ -209,7 +209,7 @@ def read_trusted(file: str | Path) -> KeyList:
     """
     file = Path(file)
     if not file.is_file():
-        raise MissingError(f"There is no public key {file}.", fix="Name the file NAME.pub of whoever signed.")
+        raise MissingError(f"There is no public key {file}.", fix="Name the file NAME.pub of the signer.")
     raw = crypto.read_public(file.read_bytes(), str(file))
     return KeyList(keys=(KeyEntry(id=key_id(raw), name=file.stem, public=base64.b64encode(raw).decode()),))
 

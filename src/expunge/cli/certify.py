@@ -126,18 +126,18 @@ def _change_keys(new_key: Path | None, days: int, revoke: Path | None, reason: s
             return print_json(made.to_json())
         _say(f"The key {made.name} counts until {(made.valid_until or '')[:10]}.", reporter, style="bold")
         _say(f"{new_key}.key signs: keep it private, with a copy elsewhere.", reporter)
-        _say(f"{new_key.parent / keys.LIST} lists it: give this file to whoever verifies.", reporter)
+        _say(f"{new_key.parent / keys.LIST} lists it: give this file to the verifiers.", reporter)
         return _next(f"expunge certify RUN --key {shown_path(f'{new_key}.key')} --ledger deletions.db --out cert.json",
                      reporter)
     if not reason:
-        raise UsageError("--revoke needs a --reason.", "Whoever verifies is told it.",
+        raise UsageError("--revoke needs a --reason.", "Verifiers are shown it.",
                          'Such as --reason "lost with a laptop".')
     gone = keys.revoke(revoke or Path(), reason)
     if as_json:
         return print_json(gone.to_json())
     _say(f"The key {gone.name} is revoked. What it signs from now on is refused; older certificates count where the "
          "ledger shows that they are older.", reporter, style="bold")
-    _say(f"Give {(revoke or Path()).parent / keys.LIST} to whoever verifies: they know nothing of it yet.", reporter)
+    _say(f"Give {(revoke or Path()).parent / keys.LIST} to the verifiers: they do not know it yet.", reporter)
 
 
 def _show_certified(made: Claim, run: Path, key: Path, ledger: Path, out: Path, reporter: Reporter) -> None:

@@ -66,9 +66,6 @@ def flower_client(client: Client, theta: Mapping[str, Tensor], rows: int, flwr: 
             self.optimizer = answer.optimizer
             return _arrays(answer.parameters), weight, _figures(answer)
 
-        def evaluate(self, parameters: list[Any], config: dict[str, Any]) -> tuple[float, int, dict[str, Any]]:
-            raise NotImplementedError("An expunge client is not asked for a loss: audit the server's model instead.")
-
     return FlowerClient()
 
 

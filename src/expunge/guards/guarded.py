@@ -28,12 +28,13 @@ from expunge.guards.cache import GuardCache
 from expunge.guards.detector import Finding
 from expunge.guards.frame import Prompt, QuestionFrame
 from expunge.guards.store import Store, read_store
+from expunge.guards.target_config import TargetConfig
 from expunge.models.language import CausalLM
 from expunge.models.load import load_processor
 from expunge.models.sites import Site, read, without_hooks
 
 
-class GuardConfig(PretrainedConfig):
+class GuardConfig(TargetConfig, PretrainedConfig):
     """The target's config, its template, and the options of the guard.
 
     Args:
@@ -43,36 +44,20 @@ class GuardConfig(PretrainedConfig):
         options: options of the guard.
     """
 
-    sub_configs = {"text_config": AutoConfig}
-
     def __init__(self, text_config: Any = None, before: Sequence[int] = (), after: Sequence[int] = (), place: int = 0,
                  reserve: int = 0, options: dict[str, Any] | None = None, **others: Any) -> None:
         super().__init__(**others)
         self.before, self.after, self.place, self.reserve = list(before), list(after), place, reserve
         self.options = options or {}
-        self.text_config = AutoConfig.for_model(**text_config) if isinstance(text_config, dict) else text_config
-        if self.text_config is not None and self._attn_implementation is not None:
-            self.text_config._attn_implementation = self._attn_implementation
+        self.hold(text_config)
 
     @property
     def frame(self) -> QuestionFrame:
         return QuestionFrame(tuple(self.before), tuple(self.after), self.place)
 
     @property
-    def num_hidden_layers(self) -> int:
-        return cast(int, self.text_config.num_hidden_layers)
-
-    @property
-    def vocab_size(self) -> int:
-        return cast(int, self.text_config.vocab_size)
-
-    @property
-    def hidden_size(self) -> int:
-        return cast(int, self.text_config.hidden_size)
-
-    @property
     def max_position_embeddings(self) -> int:
-        return cast(int, self.text_config.max_position_embeddings) - self.reserve
+        return super().max_position_embeddings - self.reserve
 
 
 class _Shared:

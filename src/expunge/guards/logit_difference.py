@@ -30,6 +30,7 @@ from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import UsageError
 from expunge.guards.adapter import Adapted, Adapter
+from expunge.guards.target_config import TargetConfig
 from expunge.models.language import CausalLM
 from expunge.models.load import OWN
 from expunge.models.sites import without_hooks
@@ -64,7 +65,7 @@ def subtract(target_V: Tensor, assistant_V: Tensor, weight: float, share: float,
     return logits_V.to(target_V.dtype)
 
 
-class ULDConfig(PretrainedConfig):
+class ULDConfig(TargetConfig, PretrainedConfig):
     """The target's config and the options of the guard.
 
     Args:
@@ -75,32 +76,13 @@ class ULDConfig(PretrainedConfig):
     """
 
     model_type = OWN + "uld"
-    sub_configs = {"text_config": AutoConfig}
 
     def __init__(self, text_config: Any = None, weight: float = 0.8, filter: float = 0.01, blocks: int = 1,
                  rank: int = 32, alpha: float = 32.0, dropout: float = 0.05, **others: Any) -> None:
         super().__init__(**others)
         self.weight, self.filter, self.blocks = weight, filter, blocks
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
-        self.text_config = AutoConfig.for_model(**text_config) if isinstance(text_config, dict) else text_config
-        if self.text_config is not None and self._attn_implementation is not None:
-            self.text_config._attn_implementation = self._attn_implementation
-
-    @property
-    def num_hidden_layers(self) -> int:
-        return cast(int, self.text_config.num_hidden_layers)
-
-    @property
-    def vocab_size(self) -> int:
-        return cast(int, self.text_config.vocab_size)
-
-    @property
-    def hidden_size(self) -> int:
-        return cast(int, self.text_config.hidden_size)
-
-    @property
-    def max_position_embeddings(self) -> int:
-        return cast(int, self.text_config.max_position_embeddings)
+        self.hold(text_config)
 
 
 def _on_both(name: str) -> Callable[..., None]:

@@ -29,7 +29,7 @@ class LedgerEntry(Record):
 
 
 class LedgerHead(Record):
-    """A ledger at one time, in one hash. Whoever keeps one can tell later whether anything before it was changed."""
+    """A ledger at one time, in one hash. Who keeps one can tell later whether an earlier entry was changed."""
 
     FILE: ClassVar[str] = "head.json"
     ledger: str

@@ -44,7 +44,7 @@ class Keys:
         asked = _hash(given.strip())
         found = [name for name, known in self._hashes.items() if hmac.compare_digest(asked, known)]
         if not found:
-            raise ApiError(401, "This API key is not known here. Ask whoever runs the server for one.",
+            raise ApiError(401, "This API key is not known here. Ask the operator of the server for one.",
                            "invalid_api_key")
         return found[0]
 
@@ -72,7 +72,7 @@ def read_keys(path: Path) -> Keys:
                         "Check that it is a file, and that you may read it.") from None
     if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise UsageError(f"The key file {path} is open to others (mode {stat.S_IMODE(mode):o}).",
-                         "Whoever reads it can ask the model.", f"Close it: chmod 600 {path}")
+                         "A reader of the file can ask the model.", f"Close it: chmod 600 {path}")
     found: dict[str, bytes] = {}
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
