@@ -34,11 +34,6 @@ def task() -> Task:
 
 
 @pytest.fixture(scope="module")
-def names(task: Task) -> list[str]:
-    return list(dict.fromkeys(row.entity for row in task.forget))
-
-
-@pytest.fixture(scope="module")
 def three(task: Task, names: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger with three requests, the second without a deadline; the third names rows to keep: those of a person and
     one that mentions them."""

@@ -40,11 +40,6 @@ def task() -> Task:
 
 
 @pytest.fixture(scope="module")
-def names(task: Task) -> list[str]:
-    return list(dict.fromkeys(row.entity for row in task.forget))
-
-
-@pytest.fixture(scope="module")
 def model(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """It knows a little of the rows."""
     place = tmp_path_factory.mktemp("requests-model")
