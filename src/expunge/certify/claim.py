@@ -256,7 +256,7 @@ def _score(score: Score) -> dict[str, Any]:
 def _not_tested(audit: Audit) -> tuple[str, ...]:
     verdict = audit.verdict
     said = list(verdict.not_tested) if verdict else ["no verdict was made"]
-    said += [item.question.removeprefix("Whether ").rstrip(".?") for item in audit.checklist
+    said += [item.question.replace("Whether ", "whether ", 1).rstrip(".?") for item in audit.checklist
              if item.answer == "not tested"]
     said += [f"{t.access} access: nothing was tested" for t in (verdict.threats if verdict else ())
              if t.outcome == "not tested"]
